@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# What the build scripts share: where things live, content keys, progress,
+# and entering the build root. Sourced, never run.
+
+set -euo pipefail
+export LC_ALL=C
+
+TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+CACHE=${DRM_GPU_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/drm_gpu}
+OUT=$TOP/build
+LOGS=$OUT/logs
+JOBS=${JOBS:-$(nproc)}
+. "$TOP/tools/build/inputs"
+mkdir -p "$CACHE" "$LOGS"
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "error: $*"; exit 1; }
+
+# Runs the rest as root; everything that makes or enters a root needs it.
+as_root() {
+	if [ "$(id -u)" = 0 ]; then
+		"$@"
+	else
+		sudo --preserve-env=DRM_GPU_CACHE,JOBS,KERNEL_SRC "$@"
+	fi
+}
+
+# key TEXT|FILE...: a short name for the content of the arguments.
+key() {
+	local a
+	for a in "$@"; do
+		if [ -f "$a" ]; then cat "$a"; else printf '%s\n' "$a"; fi
+	done | sha256sum | cut -c1-16
+}
+
+# logged NAME TITLE COMMAND...: one line of progress, the output in a file.
+logged() {
+	local name=$1 title=$2 log=$LOGS/$1.log start=$SECONDS rc=0 pid
+	shift 2
+	say "  $title ..."
+	"$@" >"$log" 2>&1 </dev/null &
+	pid=$!
+	while kill -0 $pid 2>/dev/null; do
+		sleep 1
+		if [ $(((SECONDS - start) % 60)) = 59 ]; then
+			say "    $title: $((SECONDS - start)) s, $(wc -l <"$log") lines of output"
+		fi
+	done
+	wait $pid || rc=$?
+	if [ $rc != 0 ]; then
+		tail -n 20 "$log" >&2
+		say "  $title failed (status $rc), the whole output: $log"
+		return $rc
+	fi
+	say "  $title: done in $((SECONDS - start)) s"
+}
+
+# Several commands may want the same cached thing at once: one makes it.
+locked() {
+	local name=$1
+	shift
+	(
+		flock 9
+		"$@"
+	) 9>"$CACHE/.lock-$name"
+}
+
+BUILD_ROOT=$CACHE/root-$(key "$BUILD_SUITE" "$BUILD_SUITES_EXTRA" \
+	"$BUILD_PACKAGES" "$BUILD_PINS" "$TOP/tools/build/root")
+
+# enter COMMAND...: runs it in the build root, in this directory. The checkout
+# and the cache have the same paths inside, and so have the folders in ENTER_BIND.
+# What it starts ends with it.
+enter() {
+	as_root env ENTER_BIND="${ENTER_BIND:-}" \
+		unshare --mount --propagation slave --pid --fork --kill-child=KILL \
+		"$TOP/tools/build/enter" "$BUILD_ROOT" "$TOP" "$CACHE" "$PWD" "$@"
+}
