@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The virtual board: makes of the PCI function that the GPU model is a device
+ * of the kind that an SoC has, so that drivers written for those run on it.
+ *
+ * The GPU's registers are BAR 0 and its three interrupts are MSI-X vectors. What
+ * surrounds a GPU on an SoC (clock, supply, reset line, power domain) is a set
+ * of switches in the control BAR, and the model answers nothing while one of
+ * them is in the wrong position. This module offers them through the kernel's
+ * frameworks, describes all in the device tree, and adds the platform device.
+ *
+ * The providers have no owner on purpose. Their one consumer is the platform
+ * device, which is gone before they are, so nothing has to keep this module
+ * from being removed or its function from being unplugged.
+ */
+
+#include <linux/dma-mapping.h>
+#include <linux/io.h>
+#include <linux/module.h>
+#include <linux/pci.h>
+#include <linux/platform_device.h>
+
+#include "board.h"
+
+#define VGPU_VENDOR	0x13b5
+#define VGPU_DEVICE	0x0001
+
+#define VGPU_BAR_REGS	0
+#define VGPU_BAR_CTL	4
+
+/* What MMU_FEATURES says of every GPU that the model can be. */
+#define VGPU_PA_BITS	40
+
+const struct vgpu_rate vgpu_rates[VGPU_NUM_RATES] = {
+	{ 200000000, 700000 },
+	{ 400000000, 800000 },
+	{ 600000000, 900000 },
+	{ 800000000, 1000000 },
+};
+
+/* The interrupts of a Mali, in the order of the vectors. */
+static const char * const vgpu_irqs[] = { "job", "mmu", "gpu" };
+
+/*
+ * Subsystem device ids are the product ids of the GPUs; the strings are those
+ * that boards with these GPUs have.
+ */
+static const struct {
+	u16 product;
+	const char *compatible;
+} vgpu_products[] = {
+	{ 0x0860, "arm,mali-t860" },
+	{ 0x7402, "arm,mali-bifrost" },
+	{ 0x9093, "arm,mali-valhall-jm" },
+};
+
+static const char *vgpu_compatible(const struct pci_dev *pdev)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(vgpu_products); i++)
+		if (vgpu_products[i].product == pdev->subsystem_device)
+			return vgpu_products[i].compatible;
+
+	return NULL;
+}
+
+/**
+ * vgpu_power_update() - switch clock, supply and power domain
+ * @board: the board
+ * @clear: bits of CTL_POWER to switch off
+ * @set: bits of CTL_POWER to switch on
+ *
+ * Context: any.
+ */
+void vgpu_power_update(struct vgpu_board *board, u32 clear, u32 set)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&board->lock, flags);
+	board->power = (board->power & ~clear) | set;
+	iowrite32(board->power, board->ctl + CTL_POWER);
+	spin_unlock_irqrestore(&board->lock, flags);
+}
+
+static int vgpu_gpu_add(struct vgpu_board *board)
+{
+	struct pci_dev *pdev = board->pdev;
+	struct resource res[1 + ARRAY_SIZE(vgpu_irqs)] = {};
+	struct platform_device_info info = {
+		.parent = &pdev->dev,
+		.fwnode = of_fwnode_handle(board->nodes[VGPU_NODE_GPU]),
+		.id = PLATFORM_DEVID_NONE,
+		.res = res,
+		.num_res = ARRAY_SIZE(res),
+		.dma_mask = DMA_BIT_MASK(VGPU_PA_BITS),
+	};
+	char name[32];
+	unsigned int i;
+	int irq;
+
+	/* As a device made from the tree would be called. */
+	snprintf(name, sizeof(name), "%llx.gpu",
+		 (u64)pci_resource_start(pdev, VGPU_BAR_REGS));
+	info.name = name;
+
+	/*
+	 * Below the BAR, so that the driver can claim it for itself. This
+	 * module must not claim it.
+	 */
+	res[0] = DEFINE_RES_MEM(pci_resource_start(pdev, VGPU_BAR_REGS),
+				pci_resource_len(pdev, VGPU_BAR_REGS));
+	res[0].parent = &pdev->resource[VGPU_BAR_REGS];
+
+	for (i = 0; i < ARRAY_SIZE(vgpu_irqs); i++) {
+		irq = pci_irq_vector(pdev, i);
+		if (irq < 0)
+			return irq;
+		res[1 + i] = DEFINE_RES_IRQ_NAMED(irq, vgpu_irqs[i]);
+	}
+
+	board->gpu = platform_device_register_full(&info);
+
+	return PTR_ERR_OR_ZERO(board->gpu);
+}
+
+/* Everything between the enabled function and the platform device. */
+static int vgpu_board_add(struct vgpu_board *board, const char *compatible)
+{
+	int ret;
+
+	ret = vgpu_of_add(board, compatible,
+			  &board->pdev->resource[VGPU_BAR_REGS]);
+	if (ret)
+		return ret;
+
+	ret = vgpu_clk_add(board);
+	if (ret)
+		goto err_of;
+
+	ret = vgpu_regulator_add(board);
+	if (ret)
+		goto err_clk;
+
+	ret = vgpu_reset_add(board);
+	if (ret)
+		goto err_regulator;
+
+	ret = vgpu_power_add(board);
+	if (ret)
+		goto err_reset;
+
+	ret = vgpu_gpu_add(board);
+	if (ret)
+		goto err_power;
+
+	return 0;
+
+err_power:
+	vgpu_power_remove(board);
+err_reset:
+	vgpu_reset_remove(board);
+err_regulator:
+	vgpu_regulator_remove(board);
+err_clk:
+	vgpu_clk_remove(board);
+err_of:
+	vgpu_of_remove(board);
+	return ret;
+}
+
+static void vgpu_board_remove(struct vgpu_board *board)
+{
+	platform_device_unregister(board->gpu);
+	vgpu_power_remove(board);
+	vgpu_reset_remove(board);
+	vgpu_regulator_remove(board);
+	vgpu_clk_remove(board);
+	vgpu_of_remove(board);
+}
+
+static int vgpu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
+{
+	const char *compatible = vgpu_compatible(pdev);
+	struct device *dev = &pdev->dev;
+	struct vgpu_board *board;
+	int ret;
+
+	if (!compatible)
+		return dev_err_probe(dev, -ENODEV, "unknown product 0x%x\n",
+				     pdev->subsystem_device);
+
+	board = devm_kzalloc(dev, sizeof(*board), GFP_KERNEL);
+	if (!board)
+		return -ENOMEM;
+
+	board->pdev = pdev;
+	spin_lock_init(&board->lock);
+
+	ret = pcim_enable_device(pdev);
+	if (ret)
+		return dev_err_probe(dev, ret, "cannot enable\n");
+
+	board->ctl = pcim_iomap_region(pdev, VGPU_BAR_CTL, KBUILD_MODNAME);
+	if (IS_ERR(board->ctl))
+		return dev_err_probe(dev, PTR_ERR(board->ctl),
+				     "cannot map the control BAR\n");
+
+	if (ioread32(board->ctl + CTL_MAGIC) != CTL_MAGIC_VALUE ||
+	    ioread32(board->ctl + CTL_VERSION) != CTL_VERSION_VALUE)
+		return dev_err_probe(dev, -ENODEV,
+				     "not a control BAR that is known here\n");
+
+	ret = pci_alloc_irq_vectors(pdev, ARRAY_SIZE(vgpu_irqs),
+				    ARRAY_SIZE(vgpu_irqs), PCI_IRQ_MSIX);
+	if (ret < 0)
+		return dev_err_probe(dev, ret, "cannot get the vectors\n");
+
+	pci_set_master(pdev);
+	pci_set_drvdata(pdev, board);
+
+	ret = vgpu_board_add(board, compatible);
+	if (ret) {
+		dev_err_probe(dev, ret, "cannot set up the board\n");
+		pci_free_irq_vectors(pdev);
+		return ret;
+	}
+
+	return 0;
+}
+
+static void vgpu_remove(struct pci_dev *pdev)
+{
+	struct vgpu_board *board = pci_get_drvdata(pdev);
+
+	vgpu_board_remove(board);
+	pci_free_irq_vectors(pdev);
+}
+
+static const struct pci_device_id vgpu_ids[] = {
+	{ PCI_DEVICE(VGPU_VENDOR, VGPU_DEVICE) },
+	{ }
+};
+MODULE_DEVICE_TABLE(pci, vgpu_ids);
+
+static struct pci_driver vgpu_driver = {
+	.name = KBUILD_MODNAME,
+	.id_table = vgpu_ids,
+	.probe = vgpu_probe,
+	.remove = vgpu_remove,
+};
+module_pci_driver(vgpu_driver);
+
+MODULE_DESCRIPTION("Platform device on the PCI function of the GPU model");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The board's part of the device tree:
+ *
+ *	vgpu-<PCI name> {
+ *		clock { }; regulator { }; reset { }; power { };
+ *		opp-table { opp-<Hz> { }; ... };
+ *		gpu@<BAR 0> { };
+ *	};
+ *
+ * All of it lies in a node of its own. Devices are not made for the children of
+ * a node that is not marked as a bus, so the platform device can be added by
+ * hand, with interrupts that no node describes.
+ */
+
+#include <linux/cleanup.h>
+#include <linux/fwnode.h>
+#include <linux/mutex.h>
+#include <linux/pci.h>
+
+#include "board.h"
+
+/* Held from choosing free phandles to their being in the tree. */
+static DEFINE_MUTEX(vgpu_of_lock);
+
+/* Makes a node; the references are dropped by vgpu_of_remove(). */
+static struct device_node *vgpu_node_add(struct vgpu_board *board,
+					 struct device_node *parent,
+					 const char *name)
+{
+	struct device_node *np;
+
+	np = of_changeset_create_node(&board->ocs, parent, name);
+	if (np)
+		board->nodes[board->num_nodes++] = np;
+
+	return np;
+}
+
+/*
+ * A phandle that nothing in the tree has. The nodes made here get theirs when
+ * the change is applied, so @taken says how many are promised already.
+ */
+static u32 vgpu_free_phandle(unsigned int taken)
+{
+	struct device_node *np;
+	u32 phandle = 1;
+
+	for (;;) {
+		np = of_find_node_by_phandle(phandle);
+		if (!np && !taken--)
+			return phandle;
+		of_node_put(np);
+		phandle++;
+	}
+}
+
+/* A node that others point to. */
+static int vgpu_target_add(struct vgpu_board *board, const char *name,
+			   const char *compatible, u32 *phandle)
+{
+	static const char * const cells[VGPU_NUM_FIXED_NODES] = {
+		[VGPU_NODE_CLOCK] = "#clock-cells",
+		[VGPU_NODE_RESET] = "#reset-cells",
+		[VGPU_NODE_POWER] = "#power-domain-cells",
+	};
+	unsigned int index = board->num_nodes;
+	struct device_node *np;
+	int ret;
+
+	np = vgpu_node_add(board, board->nodes[VGPU_NODE_BOARD], name);
+	if (!np)
+		return -ENOMEM;
+
+	*phandle = vgpu_free_phandle(index - VGPU_NODE_CLOCK);
+	ret = of_changeset_add_prop_u32(&board->ocs, np, "phandle", *phandle);
+	if (!ret && compatible)
+		ret = of_changeset_add_prop_string(&board->ocs, np,
+						   "compatible", compatible);
+	if (!ret && cells[index])
+		ret = of_changeset_add_prop_u32(&board->ocs, np, cells[index],
+						index == VGPU_NODE_RESET);
+
+	return ret;
+}
+
+static int vgpu_opps_add(struct vgpu_board *board)
+{
+	const struct vgpu_rate *rate;
+	struct device_node *np;
+	char name[32];
+	int ret;
+
+	for (rate = vgpu_rates; rate < vgpu_rates + VGPU_NUM_RATES; rate++) {
+		u32 hz[] = { 0, rate->hz };
+
+		snprintf(name, sizeof(name), "opp-%lu", rate->hz);
+		np = vgpu_node_add(board, board->nodes[VGPU_NODE_OPP], name);
+		if (!np)
+			return -ENOMEM;
+
+		ret = of_changeset_add_prop_u32_array(&board->ocs, np, "opp-hz",
+						      hz, ARRAY_SIZE(hz));
+		if (!ret)
+			ret = of_changeset_add_prop_u32(&board->ocs, np,
+							"opp-microvolt",
+							rate->uv);
+		if (ret)
+			return ret;
+	}
+
+	return 0;
+}
+
+static int vgpu_gpu_node_add(struct vgpu_board *board, const char *compatible,
+			     const struct resource *regs, const u32 *phandles)
+{
+	const u32 reg[] = {
+		upper_32_bits(regs->start), lower_32_bits(regs->start),
+		upper_32_bits(resource_size(regs)),
+		lower_32_bits(resource_size(regs)),
+	};
+	const u32 resets[] = { phandles[VGPU_NODE_RESET], 0 };
+	struct of_changeset *ocs = &board->ocs;
+	struct device_node *np;
+	char name[32];
+	int ret;
+
+	snprintf(name, sizeof(name), "gpu@%llx", (u64)regs->start);
+	np = vgpu_node_add(board, board->nodes[VGPU_NODE_BOARD], name);
+	if (!np)
+		return -ENOMEM;
+
+	ret = of_changeset_add_prop_string(ocs, np, "compatible", compatible);
+	if (!ret)
+		ret = of_changeset_add_prop_u32_array(ocs, np, "reg", reg,
+						      ARRAY_SIZE(reg));
+	if (!ret)
+		ret = of_changeset_add_prop_u32(ocs, np, "clocks",
+						phandles[VGPU_NODE_CLOCK]);
+	if (!ret)
+		ret = of_changeset_add_prop_u32(ocs, np, "mali-supply",
+						phandles[VGPU_NODE_REGULATOR]);
+	if (!ret)
+		ret = of_changeset_add_prop_u32_array(ocs, np, "resets", resets,
+						      ARRAY_SIZE(resets));
+	if (!ret)
+		ret = of_changeset_add_prop_u32(ocs, np, "power-domains",
+						phandles[VGPU_NODE_POWER]);
+	if (!ret)
+		ret = of_changeset_add_prop_u32(ocs, np, "operating-points-v2",
+						phandles[VGPU_NODE_OPP]);
+	if (!ret)
+		ret = of_changeset_add_prop_bool(ocs, np, "dma-coherent");
+
+	return ret;
+}
+
+static int vgpu_nodes_add(struct vgpu_board *board, struct device_node *root,
+			  const char *compatible, const struct resource *regs)
+{
+	static const struct {
+		const char *name;
+		const char *compatible;
+	} targets[] = {
+		[VGPU_NODE_CLOCK] = { "clock", NULL },
+		[VGPU_NODE_REGULATOR] = { "regulator", NULL },
+		[VGPU_NODE_RESET] = { "reset", NULL },
+		[VGPU_NODE_POWER] = { "power", NULL },
+		[VGPU_NODE_OPP] = { "opp-table", "operating-points-v2" },
+	};
+	u32 phandles[VGPU_NUM_FIXED_NODES] = {};
+	struct device_node *np;
+	char name[32];
+	unsigned int i;
+	int ret;
+
+	snprintf(name, sizeof(name), "vgpu-%s", pci_name(board->pdev));
+	np = vgpu_node_add(board, root, name);
+	if (!np)
+		return -ENOMEM;
+
+	/* The root is a bus: nobody shall make a device of this child. */
+	of_node_set_flag(np, OF_POPULATED);
+
+	ret = of_changeset_add_prop_u32(&board->ocs, np, "#address-cells", 2);
+	if (!ret)
+		ret = of_changeset_add_prop_u32(&board->ocs, np, "#size-cells",
+						2);
+
+	for (i = VGPU_NODE_CLOCK; !ret && i < ARRAY_SIZE(targets); i++)
+		ret = vgpu_target_add(board, targets[i].name,
+				      targets[i].compatible, &phandles[i]);
+
+	if (!ret)
+		ret = vgpu_gpu_node_add(board, compatible, regs, phandles);
+	if (!ret)
+		ret = vgpu_opps_add(board);
+
+	return ret;
+}
+
+static void vgpu_nodes_put(struct vgpu_board *board)
+{
+	of_changeset_destroy(&board->ocs);
+	while (board->num_nodes)
+		of_node_put(board->nodes[--board->num_nodes]);
+}
+
+int vgpu_of_add(struct vgpu_board *board, const char *compatible,
+		const struct resource *regs)
+{
+	struct device_node *root;
+	int ret;
+
+	root = of_find_node_by_path("/");
+	if (!root)
+		return dev_err_probe(&board->pdev->dev, -ENODEV,
+				     "no device tree\n");
+
+	of_changeset_init(&board->ocs);
+	scoped_guard(mutex, &vgpu_of_lock) {
+		ret = vgpu_nodes_add(board, root, compatible, regs);
+		if (!ret)
+			ret = of_changeset_apply(&board->ocs);
+	}
+	of_node_put(root);
+	if (ret) {
+		vgpu_nodes_put(board);
+		return ret;
+	}
+
+	/*
+	 * No device will ever be made of these two. Without saying so the GPU
+	 * would wait for them. The other frameworks say it for themselves.
+	 */
+	fwnode_dev_initialized(of_fwnode_handle(board->nodes[VGPU_NODE_REGULATOR]),
+			       true);
+	fwnode_dev_initialized(of_fwnode_handle(board->nodes[VGPU_NODE_RESET]),
+			       true);
+
+	return 0;
+}
+
+void vgpu_of_remove(struct vgpu_board *board)
+{
+	of_changeset_revert(&board->ocs);
+	vgpu_nodes_put(board);
+}
