@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tests of the executor against memory of their own.
+
+mod chain;
+mod fragment;
+mod heap;
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use crate::desc::JobHeader;
+use crate::desc::JobType;
+use crate::desc::HEADER_SIZE;
+
+use super::*;
+
+const PAGE: u64 = 4096;
+
+/// Sparse memory: pages appear when they are first written to. Reads of others give zeroes.
+#[derive(Clone, Default)]
+pub(super) struct TestVm {
+    pages: BTreeMap<u64, Vec<u8>>,
+    /// Memory that is not there until something adds it to `mapped`.
+    holes: Vec<std::ops::Range<u64>>,
+    mapped: Vec<std::ops::Range<u64>>,
+    /// Fault on the access with this number, once.
+    fault_access: Option<u64>,
+    pub(super) accesses: u64,
+    pub(super) writes: u64,
+}
+
+impl TestVm {
+    fn access(&mut self, va: u64, len: usize, access: Access) -> Result<(), Fault> {
+        let number = self.accesses;
+        self.accesses += 1;
+        if self.fault_access == Some(number) {
+            self.fault_access = None;
+            return Err(Self::fault(va, access));
+        }
+        let end = va.checked_add(len as u64).expect("access wraps around");
+        let mut at = va;
+        while at < end {
+            let hole = self.holes.iter().any(|hole| hole.contains(&at));
+            if hole && !self.mapped.iter().any(|range| range.contains(&at)) {
+                return Err(Self::fault(at, access));
+            }
+            at = (at / PAGE + 1) * PAGE;
+        }
+        Ok(())
+    }
+
+    fn fault(va: u64, access: Access) -> Fault {
+        Fault {
+            va,
+            access,
+            kind: FaultKind::Translation { level: 3 },
+        }
+    }
+
+    fn poke(&mut self, va: u64, data: &[u8]) {
+        for (i, byte) in data.iter().enumerate() {
+            let at = va + i as u64;
+            let page = self
+                .pages
+                .entry(at / PAGE)
+                .or_insert_with(|| vec![0; PAGE as usize]);
+            page[(at % PAGE) as usize] = *byte;
+        }
+    }
+
+    fn peek(&self, va: u64, len: usize) -> Vec<u8> {
+        (va..va + len as u64)
+            .map(|at| match self.pages.get(&(at / PAGE)) {
+                Some(page) => page[(at % PAGE) as usize],
+                None => 0,
+            })
+            .collect()
+    }
+
+    fn peek64(&self, va: u64) -> u64 {
+        u64::from_le_bytes(self.peek(va, 8).try_into().unwrap())
+    }
+
+    /// Places a job.
+    fn job(&mut self, va: u64, header: JobHeader, payload: &[u8]) {
+        self.poke(va, &header.encode());
+        self.poke(va + PAYLOAD_OFFSET, payload);
+    }
+
+    fn header(&self, va: u64) -> JobHeader {
+        let buf: [u8; HEADER_SIZE] = self.peek(va, HEADER_SIZE).try_into().unwrap();
+        JobHeader::decode(&buf)
+    }
+
+    fn status(&self, va: u64) -> Exception {
+        Exception(self.header(va).status)
+    }
+}
+
+impl Vm for TestVm {
+    fn read(&mut self, va: u64, buf: &mut [u8]) -> Result<(), Fault> {
+        self.access(va, buf.len(), Access::Read)?;
+        let mut done = 0;
+        while done < buf.len() {
+            let at = va + done as u64;
+            let offset = (at % PAGE) as usize;
+            let len = (PAGE as usize - offset).min(buf.len() - done);
+            match self.pages.get(&(at / PAGE)) {
+                Some(page) => buf[done..done + len].copy_from_slice(&page[offset..offset + len]),
+                None => buf[done..done + len].fill(0),
+            }
+            done += len;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, va: u64, data: &[u8]) -> Result<(), Fault> {
+        let result = self.access(va, data.len(), Access::Write);
+        // What comes before the fault is written, as an address space does it.
+        let len = match result {
+            Ok(()) => data.len(),
+            Err(fault) => (fault.va - va) as usize,
+        };
+        let mut done = 0;
+        while done < len {
+            let at = va + done as u64;
+            let offset = (at % PAGE) as usize;
+            let part = (PAGE as usize - offset).min(len - done);
+            let page = self
+                .pages
+                .entry(at / PAGE)
+                .or_insert_with(|| vec![0; PAGE as usize]);
+            page[offset..offset + part].copy_from_slice(&data[done..done + part]);
+            done += part;
+        }
+        self.writes += 1;
+        result
+    }
+}
+
+/// A GPU whose counters stand at known values. Each look at the cycle counter advances it.
+pub(super) struct TestEnv {
+    arch: Arch,
+    cycles: Cell<u64>,
+    per_primitive: u32,
+}
+
+impl TestEnv {
+    fn new(arch: Arch) -> Self {
+        Self {
+            arch,
+            cycles: Cell::new(0x1122_3344_5566_7788),
+            per_primitive: DEFAULT_BYTES_PER_PRIMITIVE,
+        }
+    }
+}
+
+impl Env for TestEnv {
+    fn arch(&self) -> Arch {
+        self.arch
+    }
+
+    fn cycles(&self) -> u64 {
+        self.cycles.replace(self.cycles.get() + 1)
+    }
+
+    fn timestamp(&self) -> u64 {
+        0x0102_0304_0506_0708
+    }
+
+    fn heap_bytes_per_primitive(&self) -> u32 {
+        self.per_primitive
+    }
+}
+
+const ARCHES: [Arch; 3] = [Arch::V5, Arch::V7, Arch::V9];
+
+/// Runs a chain that is not expected to fault.
+fn run(vm: &mut TestVm, env: &TestEnv, head: u64) -> (Step, Chain) {
+    let mut chain = Chain::new(head);
+    for _ in 0..100_000 {
+        match chain.step(vm, env).expect("unexpected fault") {
+            Step::Continue => {}
+            end => return (end, chain),
+        }
+    }
+    panic!("the chain does not end");
+}
+
+/// Runs the chain once for each access it makes, with a fault on that access, and checks that memory
+/// ends up the same as without faults.
+fn check_resume(vm: &TestVm, arch: Arch, head: u64, expected: Step) {
+    let mut reference = vm.clone();
+    reference.accesses = 0;
+    assert_eq!(run(&mut reference, &TestEnv::new(arch), head).0, expected);
+    for number in 0..reference.accesses {
+        let mut vm = vm.clone();
+        vm.accesses = 0;
+        vm.fault_access = Some(number);
+        let env = TestEnv::new(arch);
+        let mut chain = Chain::new(head);
+        let mut faults = 0;
+        let end = loop {
+            match chain.step(&mut vm, &env) {
+                Ok(Step::Continue) => {}
+                Ok(end) => break end,
+                Err(_) => faults += 1,
+            }
+        };
+        assert_eq!(faults, 1);
+        assert_eq!(end, expected);
+        assert!(vm.pages == reference.pages, "fault on access {number}");
+    }
+}
+
+/// A header with an index and a successor.
+fn header(job_type: JobType, index: u16, next: u64) -> JobHeader {
+    JobHeader {
+        index,
+        next,
+        ..JobHeader::new(job_type)
+    }
+}
