@@ -1,0 +1,877 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! DRM range allocator.
+//!
+//! C header: [`include/drm/drm_mm.h`](srctree/include/drm/drm_mm.h)
+//!
+//! [`Mm`] hands out parts of a range of numbers, of GPU addresses usually, and finds what it handed
+//! out by address. It has no lock of its own. It is meant to live in a lock of its user, a spinlock
+//! included: the methods neither allocate nor free memory, nor do they sleep. What they need is
+//! prepared with [`NodeAlloc::new`] before the lock is taken, and what they leave behind, a
+//! [`Removed`], is dropped after it was released.
+
+use crate::{
+    alloc::{
+        AllocError,
+        Flags, //
+    },
+    bindings,
+    error::to_result,
+    prelude::*,
+    types::Opaque, //
+};
+use core::{
+    marker::PhantomData,
+    mem::MaybeUninit,
+    ops::{
+        Deref,
+        Range, //
+    },
+    ptr::NonNull, //
+};
+
+/// Restricts where in a hole a node may be placed.
+///
+/// Each node has a color, a number that means something to the policy alone. The policy does not see
+/// the neighbours, and has no state.
+///
+/// # Examples
+///
+/// ```
+/// use core::ops::Range;
+/// use kernel::drm::mm::Policy;
+///
+/// /// Keeps nodes of color 1 out of the first and the last 4 KiB of the hole.
+/// struct Margin;
+///
+/// impl Policy for Margin {
+///     fn adjust(color: usize, hole: Range<u64>) -> Range<u64> {
+///         if color == 1 {
+///             hole.start.saturating_add(0x1000)..hole.end.saturating_sub(0x1000)
+///         } else {
+///             hole
+///         }
+///     }
+/// }
+/// ```
+pub trait Policy: 'static {
+    /// Returns the part of `hole` that a node with the given color may use.
+    ///
+    /// What lies outside of `hole` in the returned range is ignored; an empty range stands for a hole
+    /// that cannot be used. The alignment of the node is applied afterwards. Called with the lock
+    /// held that protects the allocator.
+    fn adjust(color: usize, hole: Range<u64>) -> Range<u64>;
+}
+
+/// The [`Policy`] without any restriction.
+pub struct AnyColor;
+
+impl Policy for AnyColor {
+    #[inline]
+    fn adjust(_color: usize, hole: Range<u64>) -> Range<u64> {
+        hole
+    }
+}
+
+/// Which one of the holes that are large enough is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// The smallest hole; the node is placed at its lower end.
+    #[default]
+    Best,
+    /// The lowest hole; the node is placed at its lower end.
+    Low,
+    /// The highest hole; the node is placed at its upper end.
+    High,
+}
+
+impl Mode {
+    fn as_raw(self) -> bindings::drm_mm_insert_mode {
+        match self {
+            Self::Best => bindings::drm_mm_insert_mode_DRM_MM_INSERT_BEST,
+            Self::Low => bindings::drm_mm_insert_mode_DRM_MM_INSERT_LOW,
+            Self::High => bindings::drm_mm_insert_mode_DRM_MM_INSERT_HIGH,
+        }
+    }
+}
+
+/// What a new node needs.
+///
+/// All numbers are in the unit of the allocator, whatever that is: bytes, pages...
+#[derive(Clone, Debug)]
+pub struct Placement {
+    size: u64,
+    align: u64,
+    color: usize,
+    range: Range<u64>,
+    mode: Mode,
+}
+
+impl Placement {
+    /// A node of the given size, anywhere.
+    #[inline]
+    pub const fn new(size: u64) -> Self {
+        Self {
+            size,
+            align: 0,
+            color: 0,
+            range: 0..u64::MAX,
+            mode: Mode::Best,
+        }
+    }
+
+    /// Aligns the start of the node to a multiple of `align`, which need not be a power of two.
+    #[inline]
+    pub const fn align(mut self, align: u64) -> Self {
+        self.align = align;
+        self
+    }
+
+    /// Sets the color of the node, which is 0 otherwise.
+    #[inline]
+    pub const fn color(mut self, color: usize) -> Self {
+        self.color = color;
+        self
+    }
+
+    /// Limits the node to `start..end`.
+    #[inline]
+    pub const fn range(mut self, start: u64, end: u64) -> Self {
+        self.range.start = start;
+        self.range.end = end;
+        self
+    }
+
+    /// Sets how the hole is chosen.
+    #[inline]
+    pub const fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+}
+
+/// A node of an [`Mm`], with data of the user, to which it dereferences.
+///
+/// # Invariants
+///
+/// `node` is allocated from an [`Mm`] that also owns the memory of `Self`, and `data` is
+/// initialised.
+#[repr(C)]
+pub struct Node<T> {
+    // Has to be the first field, see `Node::from_raw()`.
+    node: Opaque<bindings::drm_mm_node>,
+    data: MaybeUninit<T>,
+}
+
+impl<T> Node<T> {
+    /// Returns the `Node` that `node` is a part of.
+    fn from_raw(node: *mut bindings::drm_mm_node) -> *mut Self {
+        // CAST: `Node` is `repr(C)`, `node` is its first field, and `Opaque` is transparent.
+        node.cast()
+    }
+
+    /// Returns where the node starts.
+    #[inline]
+    pub fn start(&self) -> u64 {
+        // SAFETY: By the type invariants the node is allocated; its place does not change until it is
+        // removed, which needs exclusive access to the allocator.
+        unsafe { (*self.node.get()).start }
+    }
+
+    /// Returns the size of the node.
+    #[inline]
+    pub fn size(&self) -> u64 {
+        // SAFETY: As in `Self::start()`.
+        unsafe { (*self.node.get()).size }
+    }
+
+    /// Returns where the node ends: the first number beyond it.
+    #[inline]
+    pub fn end(&self) -> u64 {
+        // This cannot overflow: all of the node lies in the allocator's range.
+        self.start().wrapping_add(self.size())
+    }
+
+    /// Returns the range that the node occupies.
+    #[inline]
+    pub fn range(&self) -> Range<u64> {
+        self.start()..self.end()
+    }
+
+    /// Returns the color of the node.
+    #[inline]
+    pub fn color(&self) -> usize {
+        // SAFETY: As in `Self::start()`.
+        unsafe { (*self.node.get()).color }
+    }
+}
+
+impl<T> Deref for Node<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: By the type invariants the data is initialised.
+        unsafe { self.data.assume_init_ref() }
+    }
+}
+
+/// The memory for a node, to be allocated before the lock is taken that protects the allocator.
+///
+/// # Invariants
+///
+/// The node is zeroed, as `drm_mm` wants it, and the data is not initialised.
+pub struct NodeAlloc<T>(KBox<Node<T>>);
+
+// SAFETY: This is nothing but memory.
+unsafe impl<T> Send for NodeAlloc<T> {}
+
+// SAFETY: As above; a shared reference gives access to nothing.
+unsafe impl<T> Sync for NodeAlloc<T> {}
+
+impl<T> NodeAlloc<T> {
+    /// Allocates the memory for one node.
+    pub fn new(flags: Flags) -> Result<Self, AllocError> {
+        // INVARIANT: The node is zeroed.
+        Ok(Self(KBox::new(
+            Node {
+                node: Opaque::zeroed(),
+                data: MaybeUninit::uninit(),
+            },
+            flags,
+        )?))
+    }
+}
+
+/// A node that was taken out of its [`Mm`], with the data, to which it dereferences.
+///
+/// # Invariants
+///
+/// The node is not allocated any more; its data is initialised.
+pub struct Removed<T>(KBox<Node<T>>);
+
+// SAFETY: A removed node belongs to no allocator; it is its data and a few numbers.
+unsafe impl<T: Send> Send for Removed<T> {}
+
+// SAFETY: As above.
+unsafe impl<T: Sync> Sync for Removed<T> {}
+
+impl<T> Removed<T> {
+    /// Returns the range that the node occupied.
+    #[inline]
+    pub fn range(&self) -> Range<u64> {
+        self.0.range()
+    }
+
+    /// Returns the data, and frees the memory of the node.
+    #[inline]
+    pub fn into_data(self) -> T {
+        let this = core::mem::ManuallyDrop::new(self);
+
+        // SAFETY: `this` is not used any more and not dropped either, hence the box is moved out of
+        // it exactly once.
+        let node = unsafe { core::ptr::read(&this.0) };
+
+        // SAFETY: By the type invariants the data is initialised; dropping the box does not touch
+        // it.
+        unsafe { node.data.assume_init_read() }
+    }
+}
+
+impl<T> Deref for Removed<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> Drop for Removed<T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the data is initialised; it is not used after this.
+        unsafe { self.0.data.assume_init_drop() };
+    }
+}
+
+/// A range allocator.
+///
+/// It owns its nodes: each comes in as a [`NodeAlloc`] and leaves as a [`Removed`]. Those that are
+/// still there when the allocator is dropped are dropped, too.
+///
+/// Finding a node by address, removing one, and looking for a hole in [`Mode::Best`] take
+/// logarithmic time, as long as the first hole is not ruled out by alignment, range or policy.
+///
+/// # Invariants
+///
+/// - `mm` is initialised, and all nodes in it are the `node` fields of boxed [`Node<T>`]s, which are
+///   owned by `self`.
+/// - `mm.color_adjust` is either `None` or `color_adjust::<P>`.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::{
+///     drm::mm::{
+///         Mm,
+///         NodeAlloc,
+///         Placement, //
+///     },
+///     new_spinlock,
+///     prelude::*,
+///     sync::SpinLock, //
+/// };
+///
+/// #[pin_data]
+/// struct AddressSpace {
+///     #[pin]
+///     mm: SpinLock<Mm<u32>>,
+/// }
+///
+/// impl AddressSpace {
+///     fn new() -> impl PinInit<Self, Error> {
+///         try_pin_init!(Self {
+///             mm <- new_spinlock!(Mm::new(0x1000..0x10_0000)?),
+///         })
+///     }
+///
+///     fn alloc(&self, size: u64, id: u32) -> Result<u64> {
+///         // The allocation may sleep, hence it comes before the lock.
+///         let node = NodeAlloc::new(GFP_KERNEL)?;
+///         let place = Placement::new(size).align(0x1000);
+///
+///         // On error the memory is freed after the lock has been released.
+///         let result = self
+///             .mm
+///             .lock()
+///             .insert(node, &place, |_| id)
+///             .map(|node| node.start());
+///
+///         result.map_err(|(err, _)| err)
+///     }
+///
+///     fn id_at(&self, address: u64) -> Option<u32> {
+///         self.mm.lock().find(address).map(|node| **node)
+///     }
+///
+///     fn free(&self, address: u64) {
+///         let removed = self.mm.lock().remove(address);
+///         drop(removed);
+///     }
+/// }
+///
+/// let space = KBox::pin_init(AddressSpace::new(), GFP_KERNEL)?;
+/// let start = space.alloc(0x2000, 7)?;
+/// assert_eq!(start % 0x1000, 0);
+/// assert_eq!(space.id_at(start + 0x1fff), Some(7));
+/// space.free(start);
+/// assert_eq!(space.id_at(start), None);
+/// # Ok::<(), Error>(())
+/// ```
+pub struct Mm<T, P: Policy = AnyColor> {
+    // The `drm_mm` must not move, the `Mm` may.
+    mm: KBox<Opaque<bindings::drm_mm>>,
+    range: Range<u64>,
+    _nodes: PhantomData<(T, P)>,
+}
+
+// SAFETY: An allocator and its nodes, which it owns, can be used on any thread, one at a time; the
+// data in the nodes goes with it. There is no value of type `P`.
+unsafe impl<T: Send, P: Policy> Send for Mm<T, P> {}
+
+// SAFETY: The methods that take a shared reference only read; the data in the nodes is shared by
+// them.
+unsafe impl<T: Sync, P: Policy> Sync for Mm<T, P> {}
+
+impl<T, P: Policy> Mm<T, P> {
+    /// Creates an allocator of what is in `range`.
+    ///
+    /// Returns [`EINVAL`] if `range` is empty. May sleep.
+    pub fn new(range: Range<u64>) -> Result<Self> {
+        if range.is_empty() {
+            return Err(EINVAL);
+        }
+
+        let mm = KBox::new(Opaque::<bindings::drm_mm>::zeroed(), GFP_KERNEL)?;
+
+        // SAFETY: `mm` is zeroed, and start plus size do not overflow.
+        unsafe { bindings::drm_mm_init(mm.get(), range.start, range.end - range.start) };
+
+        // SAFETY: `mm` is initialised, and not yet shared with anybody.
+        unsafe { (*mm.get()).color_adjust = Some(Self::color_adjust) };
+
+        // INVARIANT: `mm` was just initialised; there is no node in it.
+        Ok(Self {
+            mm,
+            range,
+            _nodes: PhantomData,
+        })
+    }
+
+    extern "C" fn color_adjust(
+        _node: *const bindings::drm_mm_node,
+        color: usize,
+        start: *mut u64,
+        end: *mut u64,
+    ) {
+        // SAFETY: `drm_mm` passes valid pointers, of which this call has exclusive use.
+        let (start, end) = unsafe { (&mut *start, &mut *end) };
+
+        let usable = P::adjust(color, *start..*end);
+
+        // Not more than what `drm_mm` offers, else it would hand something out twice.
+        *start = usable.start.max(*start);
+        *end = usable.end.min(*end);
+    }
+
+    /// Turns a node that `drm_mm` has just placed into one with data.
+    ///
+    /// # Safety
+    ///
+    /// `node` must just have been inserted into `self.mm`.
+    unsafe fn inserted(
+        &mut self,
+        node: KBox<Node<T>>,
+        init: impl FnOnce(Range<u64>) -> T,
+    ) -> &Node<T> {
+        let range = node.range();
+        let node = KBox::into_raw(node);
+
+        // From here to the write the node has no data. A panic in `init` does not unwind in the
+        // kernel, hence nobody sees it in that state.
+        //
+        // SAFETY: `node` comes from `KBox::into_raw()`, and nobody else has access to its data.
+        unsafe { (*node).data.write(init(range)) };
+
+        // INVARIANT: The node is in `self.mm` and has its data; the allocator owns it now.
+        // SAFETY: The node is valid until it is removed, which takes a mutable borrow of `self`.
+        unsafe { &*node }
+    }
+
+    /// Finds room for a node, and puts the data that `init` makes for its place into it.
+    ///
+    /// Returns [`ENOSPC`] if there is no room, with the memory of the node.
+    pub fn insert(
+        &mut self,
+        alloc: NodeAlloc<T>,
+        place: &Placement,
+        init: impl FnOnce(Range<u64>) -> T,
+    ) -> Result<&Node<T>, (Error, NodeAlloc<T>)> {
+        if place.range.is_empty() {
+            return Err((ENOSPC, alloc));
+        }
+
+        // SAFETY: `self.mm` is initialised, the node is zeroed by the type invariants of
+        // `NodeAlloc`, and the range is not reversed.
+        let ret = to_result(unsafe {
+            bindings::drm_mm_insert_node_in_range(
+                self.mm.get(),
+                alloc.0.node.get(),
+                place.size,
+                place.align,
+                place.color,
+                place.range.start,
+                place.range.end,
+                place.mode.as_raw(),
+            )
+        });
+
+        match ret {
+            // INVARIANT: `drm_mm` has not touched the node.
+            Err(err) => Err((err, alloc)),
+            // SAFETY: The node was just inserted.
+            Ok(()) => Ok(unsafe { self.inserted(alloc.0, init) }),
+        }
+    }
+
+    /// Puts a node at `range`, with the data that `init` makes.
+    ///
+    /// Returns [`ENOSPC`] if any part of it is taken, does not belong to the allocator, or is not for
+    /// a node of this color, with the memory of the node. The same goes for an empty range.
+    pub fn insert_at(
+        &mut self,
+        alloc: NodeAlloc<T>,
+        range: Range<u64>,
+        color: usize,
+        init: impl FnOnce(Range<u64>) -> T,
+    ) -> Result<&Node<T>, (Error, NodeAlloc<T>)> {
+        if range.is_empty() || range.start < self.range.start || range.end > self.range.end {
+            return Err((ENOSPC, alloc));
+        }
+
+        let node = alloc.0.node.get();
+
+        // SAFETY: We have exclusive access to the node.
+        unsafe {
+            (*node).start = range.start;
+            (*node).size = range.end - range.start;
+            (*node).color = color;
+        }
+
+        // SAFETY: `self.mm` is initialised, and the node is zeroed but for what was just set.
+        match to_result(unsafe { bindings::drm_mm_reserve_node(self.mm.get(), node) }) {
+            Err(err) => {
+                // INVARIANT: All of the node is zero again: `drm_mm` has not touched it.
+                // SAFETY: We have exclusive access to the node.
+                unsafe {
+                    (*node).start = 0;
+                    (*node).size = 0;
+                    (*node).color = 0;
+                }
+
+                Err((err, alloc))
+            }
+            // SAFETY: The node was just inserted.
+            Ok(()) => Ok(unsafe { self.inserted(alloc.0, init) }),
+        }
+    }
+
+    /// Returns the head of the list of nodes, which is not a node itself.
+    fn head(&self) -> *mut bindings::drm_mm_node {
+        // SAFETY: This only computes the address of a field of a valid structure.
+        unsafe { &raw mut (*self.mm.get()).head_node }
+    }
+
+    /// Returns the first node that has something in common with `start..=last`, if there is one.
+    fn first_in(&self, start: u64, last: u64) -> Option<NonNull<Node<T>>> {
+        // SAFETY: `self.mm` is initialised, and nobody changes it while `self` is borrowed.
+        let node = unsafe { bindings::__drm_mm_interval_first(self.mm.get(), start, last) };
+
+        if node.is_null() || node == self.head() {
+            None
+        } else {
+            NonNull::new(Node::from_raw(node))
+        }
+    }
+
+    /// Returns the node that covers `address`.
+    pub fn find(&self, address: u64) -> Option<&Node<T>> {
+        let node = self.first_in(address, address)?;
+
+        // SAFETY: By the type invariants this is a node that `self` owns; it is not removed while
+        // `self` is borrowed.
+        Some(unsafe { node.as_ref() })
+    }
+
+    /// Returns the data of the node that covers `address`.
+    pub fn find_mut(&mut self, address: u64) -> Option<&mut T> {
+        let node = self.first_in(address, address)?;
+
+        // SAFETY: By the type invariants this is a node that `self` owns, with its data initialised,
+        // and `self` is borrowed exclusively. Only the data is borrowed of it, because `drm_mm`
+        // keeps pointers to the rest.
+        Some(unsafe { (*node.as_ptr()).data.assume_init_mut() })
+    }
+
+    /// Takes `node` out.
+    ///
+    /// # Safety
+    ///
+    /// `node` must be a node of `self`.
+    unsafe fn take(&mut self, node: NonNull<Node<T>>) -> Removed<T> {
+        // SAFETY: By the safety requirements the node is allocated, from an allocator to which we
+        // have exclusive access.
+        unsafe { bindings::drm_mm_remove_node((*node.as_ptr()).node.get()) };
+
+        // INVARIANT: The node was just removed. By the type invariants of `Node` its data is
+        // initialised.
+        // SAFETY: The node comes from `KBox::into_raw()` in `Self::inserted()`, and the allocator,
+        // which owned it, does not know it any more.
+        Removed(unsafe { KBox::from_raw(node.as_ptr()) })
+    }
+
+    /// Takes out the node that starts at `start`.
+    pub fn remove(&mut self, start: u64) -> Option<Removed<T>> {
+        let node = self.first_in(start, start)?;
+
+        // SAFETY: By the type invariants this is a node that `self` owns.
+        if unsafe { node.as_ref() }.start() != start {
+            return None;
+        }
+
+        // SAFETY: As above.
+        Some(unsafe { self.take(node) })
+    }
+
+    /// Takes out the lowest node.
+    pub fn pop_first(&mut self) -> Option<Removed<T>> {
+        let node = self.next(self.head())?;
+
+        // SAFETY: This is a node of `self`.
+        Some(unsafe { self.take(node) })
+    }
+
+    /// Returns the node that follows `node`, which has to be one of `self`, or the head.
+    fn next(&self, node: *mut bindings::drm_mm_node) -> Option<NonNull<Node<T>>> {
+        // SAFETY: `node` is a node of `self` or the head, hence in the list of nodes, which does not
+        // change while `self` is borrowed.
+        let next = unsafe { (*node).node_list.next };
+
+        // SAFETY: All that is in the list, the head included, is the field of a `drm_mm_node`.
+        let next = unsafe { crate::container_of!(next, bindings::drm_mm_node, node_list) };
+
+        if next == self.head() {
+            None
+        } else {
+            NonNull::new(Node::from_raw(next))
+        }
+    }
+
+    /// Returns the nodes, in ascending order.
+    pub fn iter(&self) -> Iter<'_, T, P> {
+        Iter {
+            mm: self,
+            next: self.next(self.head()),
+            end: u64::MAX,
+        }
+    }
+
+    /// Returns the nodes that have something in common with `range`, in ascending order.
+    pub fn iter_range(&self, range: Range<u64>) -> Iter<'_, T, P> {
+        Iter {
+            mm: self,
+            next: if range.is_empty() {
+                None
+            } else {
+                self.first_in(range.start, range.end - 1)
+            },
+            end: range.end,
+        }
+    }
+
+    /// Returns whether there is no node at all.
+    pub fn is_empty(&self) -> bool {
+        self.next(self.head()).is_none()
+    }
+}
+
+impl<T, P: Policy> Drop for Mm<T, P> {
+    fn drop(&mut self) {
+        while self.pop_first().is_some() {}
+
+        // SAFETY: `self.mm` is initialised, and there is no node left in it.
+        unsafe { bindings::drm_mm_takedown(self.mm.get()) };
+    }
+}
+
+/// An iterator over nodes of an [`Mm`].
+pub struct Iter<'a, T, P: Policy> {
+    mm: &'a Mm<T, P>,
+    next: Option<NonNull<Node<T>>>,
+    end: u64,
+}
+
+impl<'a, T, P: Policy> Iterator for Iter<'a, T, P> {
+    type Item = &'a Node<T>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        // SAFETY: `self.next` is a node of `self.mm`, which does not change while it is borrowed.
+        let node: &'a Node<T> = unsafe { self.next?.as_ref() };
+
+        if node.start() >= self.end {
+            self.next = None;
+            return None;
+        }
+
+        self.next = self.mm.next(node.node.get());
+        Some(node)
+    }
+}
+
+#[macros::kunit_tests(rust_drm_mm)]
+mod tests {
+    use super::*;
+    use crate::sync::Arc;
+
+    fn insert<P: Policy>(mm: &mut Mm<u32, P>, place: &Placement, data: u32) -> Result<u64> {
+        mm.insert(NodeAlloc::new(GFP_KERNEL)?, place, |_| data)
+            .map(|node| node.start())
+            .map_err(|(err, _)| err)
+    }
+
+    #[test]
+    fn refuses_empty_ranges() {
+        assert_eq!(Mm::<()>::new(5..5).err(), Some(EINVAL));
+        assert_eq!(
+            Mm::<()>::new(Range { start: 6, end: 5 }).err(),
+            Some(EINVAL)
+        );
+    }
+
+    #[test]
+    fn insert_find_remove() -> Result {
+        let mut mm = Mm::<u32>::new(16..64)?;
+        assert!(mm.is_empty());
+
+        let a = insert(&mut mm, &Placement::new(8), 1)?;
+        let b = insert(&mut mm, &Placement::new(16).align(32), 2)?;
+        let c = insert(&mut mm, &Placement::new(4).range(56, 64), 3)?;
+        assert_eq!((a, b, c), (16, 32, 56));
+
+        // Within, at the edges of, and beside nodes, inside and outside of the range.
+        assert_eq!(mm.find(15).map(|node| **node), None);
+        assert_eq!(mm.find(16).map(|node| **node), Some(1));
+        assert_eq!(mm.find(23).map(|node| **node), Some(1));
+        assert_eq!(mm.find(24).map(|node| **node), None);
+        assert_eq!(mm.find(47).map(|node| node.range()), Some(32..48));
+        assert_eq!(mm.find(64).map(|node| **node), None);
+        assert_eq!(mm.find(u64::MAX).map(|node| **node), None);
+
+        if let Some(data) = mm.find_mut(40) {
+            *data = 20;
+        }
+
+        // Only the start of a node names it.
+        assert!(mm.remove(33).is_none());
+        assert!(mm.remove(24).is_none());
+        assert_eq!(
+            mm.remove(32).map(|node| (node.range(), *node)),
+            Some((32..48, 20))
+        );
+        assert!(mm.remove(32).is_none());
+        assert!(mm.find(40).is_none());
+
+        // What was given back can be had again.
+        assert_eq!(insert(&mut mm, &Placement::new(32), 4)?, 24);
+        assert_eq!(mm.pop_first().map(Removed::into_data), Some(1));
+        assert!(!mm.is_empty());
+
+        Ok(())
+    }
+
+    #[test]
+    fn no_space() -> Result {
+        let mut mm = Mm::<u32>::new(0..16)?;
+
+        assert_eq!(insert(&mut mm, &Placement::new(17), 0), Err(ENOSPC));
+        assert_eq!(insert(&mut mm, &Placement::new(0), 0), Err(ENOSPC));
+        assert_eq!(insert(&mut mm, &Placement::new(u64::MAX), 0), Err(ENOSPC));
+        let place = Placement::new(1).range(8, 4);
+        assert_eq!(insert(&mut mm, &place, 0), Err(ENOSPC));
+        let place = Placement::new(1).range(16, 32);
+        assert_eq!(insert(&mut mm, &place, 0), Err(ENOSPC));
+
+        // The memory of a node that was refused is good for the next attempt.
+        let alloc = NodeAlloc::new(GFP_KERNEL)?;
+        let Err((err, alloc)) = mm.insert(alloc, &Placement::new(17), |_| 0) else {
+            return Err(EINVAL);
+        };
+        assert_eq!(err, ENOSPC);
+        assert!(mm.insert(alloc, &Placement::new(16), |_| 0).is_ok());
+        assert_eq!(insert(&mut mm, &Placement::new(1), 0), Err(ENOSPC));
+
+        Ok(())
+    }
+
+    #[test]
+    fn fixed_places() -> Result {
+        let mut mm = Mm::<u32>::new(0x1000..0x2000)?;
+        let mut at = |range| {
+            mm.insert_at(NodeAlloc::new(GFP_KERNEL)?, range, 0, |_| 0)
+                .map(|_| ())
+                .map_err(|(err, _)| err)
+        };
+
+        assert_eq!(at(0x1100..0x1200), Ok(()));
+        assert_eq!(at(0x1200..0x1201), Ok(()));
+        assert_eq!(at(0x11ff..0x1200), Err(ENOSPC));
+        assert_eq!(at(0x1000..0x1101), Err(ENOSPC));
+        assert_eq!(at(0x1f00..0x2001), Err(ENOSPC));
+        assert_eq!(at(0..0x1001), Err(ENOSPC));
+        assert_eq!(at(0x1300..0x1300), Err(ENOSPC));
+        assert_eq!(at(0x1f00..0x2000), Ok(()));
+        assert_eq!(at(0x1000..0x1100), Ok(()));
+
+        Ok(())
+    }
+
+    #[test]
+    fn modes() -> Result {
+        let mut mm = Mm::<u32>::new(0..0x1000)?;
+        for range in [0x100..0x200, 0x300..0x400, 0x480..0x500] {
+            let alloc = NodeAlloc::new(GFP_KERNEL)?;
+            assert!(mm.insert_at(alloc, range, 0, |_| 0).is_ok());
+        }
+
+        let place = Placement::new(0x40);
+        assert_eq!(insert(&mut mm, &place, 0)?, 0x400);
+        assert_eq!(insert(&mut mm, &place.clone().mode(Mode::Low), 0)?, 0);
+        assert_eq!(insert(&mut mm, &place.mode(Mode::High), 0)?, 0xfc0);
+
+        Ok(())
+    }
+
+    #[test]
+    fn iteration() -> Result {
+        let mut mm = Mm::<u32>::new(0..100)?;
+        for i in 0u32..10 {
+            let start = u64::from(i) * 10;
+            let alloc = NodeAlloc::new(GFP_KERNEL)?;
+            assert!(mm.insert_at(alloc, start..start + 5, 0, |_| i).is_ok());
+        }
+
+        assert!(mm.iter().map(|node| **node).eq(0..10));
+        assert!(mm.iter_range(24..51).map(|node| **node).eq(2..6));
+        assert!(mm.iter_range(25..50).map(|node| **node).eq(3..5));
+        assert_eq!(mm.iter_range(25..30).count(), 0);
+        assert_eq!(mm.iter_range(30..30).count(), 0);
+        assert_eq!(mm.iter_range(0..u64::MAX).count(), 10);
+
+        Ok(())
+    }
+
+    /// Colors are boundaries that a node must not touch, and one that goes astray.
+    struct Boundary;
+
+    impl Policy for Boundary {
+        fn adjust(color: usize, hole: Range<u64>) -> Range<u64> {
+            match color {
+                0 => hole,
+                1 => 0..u64::MAX,
+                _ => hole.start.next_multiple_of(color as u64)..hole.end,
+            }
+        }
+    }
+
+    #[test]
+    fn policy() -> Result {
+        let mut mm = Mm::<u32, Boundary>::new(10..50)?;
+
+        assert_eq!(insert(&mut mm, &Placement::new(5).color(16), 0)?, 16);
+        assert_eq!(mm.find(18).map(|node| node.color()), Some(16));
+        // A policy cannot give away what is not in the hole.
+        assert_eq!(insert(&mut mm, &Placement::new(6).color(1), 0)?, 10);
+        assert_eq!(
+            insert(&mut mm, &Placement::new(40).color(1), 0),
+            Err(ENOSPC)
+        );
+        assert_eq!(
+            insert(&mut mm, &Placement::new(1).color(64), 0),
+            Err(ENOSPC)
+        );
+
+        Ok(())
+    }
+
+    #[test]
+    fn drops_data_once() -> Result {
+        let witness = Arc::new((), GFP_KERNEL)?;
+        let mut mm = Mm::<Arc<()>>::new(0..16)?;
+        for _ in 0..4 {
+            let alloc = NodeAlloc::new(GFP_KERNEL)?;
+            assert!(mm
+                .insert(alloc, &Placement::new(1), |_| witness.clone())
+                .is_ok());
+        }
+
+        drop(mm.pop_first());
+        let data = mm.pop_first().map(Removed::into_data);
+        drop(mm);
+        drop(data);
+
+        // All clones are gone, else this would fail.
+        assert!(Arc::into_unique_or_drop(witness).is_some());
+
+        Ok(())
+    }
+}
