@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `mali-model`: the GPU model as a PCI function behind a vfio-user socket.
+//!
+//! One process serves one emulator and ends when that one goes away. The emulator needs its guest memory shared
+//! (`memory-backend-memfd,share=on`) and
+//! `-device '{"driver":"vfio-user-pci","socket":{"type":"unix","path":"PATH"}}'`.
+//!
+//! Threads: this one serves the socket, the engine's runs jobs, one serves the control socket if asked for.
+//! `unsafe` is in `sys` (receiving file descriptors, eventfds) and `dma` (guest memory) only.
+
+#![deny(unsafe_code)]
+
+mod control_socket;
+mod device;
+mod dma;
+mod irqs;
+mod log;
+mod pci;
+mod sys;
+mod vfio;
+
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use clap::ValueEnum;
+
+use model::control::Board;
+use model::engine::Engine;
+use model::engine::Mode;
+use model::gpu::Gpu;
+use model::gpu::Timing;
+use model::gpu::Trace;
+use model::host::Clock;
+use model::host::RealClock;
+use model::host::VirtualClock;
+use model::product::Product;
+use model::product::G52;
+use model::product::G57;
+use model::product::T860;
+
+use crate::device::Device;
+use crate::dma::DmaMap;
+use crate::irqs::Eventfds;
+use crate::log::Log;
+
+/// Guest time that one register access stands for in synchronous mode, in nanoseconds.
+const SYNC_NS_PER_ACCESS: u64 = 10_000;
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum GpuName {
+    /// Mali-G52 r1 (0x7402), Bifrost
+    G52,
+    /// Mali-G57 (0x9093), Valhall
+    G57,
+    /// Mali-T860 (0x0860), Midgard
+    T860,
+}
+
+impl GpuName {
+    fn product(self) -> &'static Product {
+        match self {
+            GpuName::G52 => &G52,
+            GpuName::G57 => &G57,
+            GpuName::T860 => &T860,
+        }
+    }
+}
+
+/// A software model of a Mali GPU as a PCI function behind a vfio-user socket
+#[derive(Debug, Parser)]
+struct Args {
+    /// Where the emulator connects
+    #[arg(long, value_name = "PATH")]
+    socket: PathBuf,
+
+    /// Which GPU
+    #[arg(long, value_enum, default_value = "g52")]
+    gpu: GpuName,
+
+    /// Do all work before a register write is answered (for -icount)
+    #[arg(long)]
+    sync: bool,
+
+    /// Log register accesses, interrupts, DMA maps and events of the GPU
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+
+    /// Take orders (one per line, as "hang-next-job any 1") on this socket
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+
+    /// Power, clock and reset are on from the start, for boards that do not drive them
+    #[arg(long)]
+    always_on: bool,
+}
+
+/// Listens at `path` such that whoever sees the file can connect.
+fn listen(path: &Path) -> std::io::Result<UnixListener> {
+    let mut early = path.as_os_str().to_owned();
+    early.push(".new");
+    let _ = std::fs::remove_file(&early);
+    let listener = UnixListener::bind(&early)?;
+    std::fs::rename(&early, path)?;
+    Ok(listener)
+}
+
+fn run(args: &Args) -> Result<(), String> {
+    let at = |path: &Path| {
+        let path = path.display().to_string();
+        move |error| format!("{path}: {error}")
+    };
+    let log = match &args.log {
+        Some(path) => Some(Arc::new(Log::create(path).map_err(at(path))?)),
+        None => None,
+    };
+    let dma = Arc::new(DmaMap::new());
+    let eventfds = Arc::new(Eventfds::new(log.clone()));
+    let (mode, timing, clock): (_, _, Arc<dyn Clock>) = if args.sync {
+        let clock = VirtualClock::new(SYNC_NS_PER_ACCESS);
+        (Mode::Sync, Timing::NONE, Arc::new(clock))
+    } else {
+        (Mode::Threaded, Timing::USUAL, Arc::new(RealClock::new()))
+    };
+    let product = args.gpu.product();
+    let gpu = Gpu::new(
+        product,
+        dma.clone(),
+        eventfds.clone(),
+        clock,
+        timing,
+        Board::new(!args.always_on),
+        log.clone().map(|log| log as Arc<dyn Trace>),
+    );
+    let engine = Arc::new(Engine::start(gpu, mode).map_err(|e| format!("thread: {e}"))?);
+    if let Some(path) = &args.control {
+        control_socket::serve(listen(path).map_err(at(path))?, engine.clone())
+            .map_err(|e| format!("thread: {e}"))?;
+    }
+    let listener = listen(&args.socket).map_err(at(&args.socket))?;
+    let accepted = listener.accept().map_err(at(&args.socket))?;
+    let _ = std::fs::remove_file(&args.socket);
+    let device = Device::new(product, engine, dma, eventfds, log);
+    let result = vfio::serve(accepted.0, device).map_err(|e| format!("connection: {e}"));
+    if let Some(path) = &args.control {
+        let _ = std::fs::remove_file(path);
+    }
+    result
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mali-model: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

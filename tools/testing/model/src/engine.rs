@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Lets jobs run and time pass.
+//!
+//! One lock is around the whole GPU. A job's step is made with it held; steps are short, and whoever waits for a
+//! register access goes first. One thread runs the chains of all slots, a step of each in turn: with threads of their
+//! own they could do no more than take turns at the lock, in no particular order.
+//!
+//! In synchronous mode the thread that makes a register access also runs whatever can run, before the access is
+//! answered. What is then left over, an endless chain or something delayed by order, is left to the engine's
+//! thread, so that it comes to an end when the guest only waits.
+//!
+//! Locks: `Shared::gpu`, inside of which the host's memory, interrupts and clock are called. Dropping the engine stops
+//! its thread first.
+
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::thread;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::control::Order;
+use crate::gpu::Gpu;
+
+/// When jobs run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Before the register access that started them is answered.
+    Sync,
+    /// While the guest does something else.
+    Threaded,
+}
+
+/// Steps that a register access makes at most in synchronous mode.
+const SYNC_STEPS: u32 = 1 << 16;
+
+/// What the engine's thread knows besides the GPU.
+struct State {
+    gpu: Gpu,
+    quit: bool,
+    /// The thread sleeps, until this time or for ever.
+    asleep: Option<Option<u64>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+    /// Register accesses that wait for the lock.
+    waiting: AtomicU32,
+    mode: Mode,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere has been reported there; registers go on being readable for the post-mortem.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self) {
+        let mut state = self.lock();
+        while !state.quit {
+            state.gpu.tick();
+            if state.gpu.step() {
+                drop(state);
+                while self.waiting.load(Ordering::Relaxed) > 0 {
+                    thread::yield_now();
+                }
+                state = self.lock();
+                continue;
+            }
+            let deadline = state.gpu.deadline();
+            state.asleep = Some(deadline);
+            state = match deadline {
+                None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(when) => {
+                    let left = when.saturating_sub(state.gpu.clock().now());
+                    let (state, result) = self
+                        .wake
+                        .wait_timeout(state, Duration::from_nanos(left))
+                        .unwrap_or_else(PoisonError::into_inner);
+                    if result.timed_out() {
+                        state.gpu.clock().skip_to(when);
+                    }
+                    state
+                }
+            };
+            state.asleep = None;
+        }
+    }
+}
+
+/// A GPU that runs. Shared by whoever accesses it.
+pub struct Engine {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Engine {
+    /// Starts the engine's thread.
+    pub fn start(gpu: Gpu, mode: Mode) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                gpu,
+                quit: false,
+                asleep: None,
+            }),
+            wake: Condvar::new(),
+            waiting: AtomicU32::new(0),
+            mode,
+        });
+        let its = shared.clone();
+        let thread = thread::Builder::new()
+            .name("engine".into())
+            .spawn(move || its.run())?;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// Does something with the GPU, and sees to what comes of it.
+    pub fn with<R>(&self, f: impl FnOnce(&mut Gpu) -> R) -> R {
+        let shared = &*self.shared;
+        shared.waiting.fetch_add(1, Ordering::Relaxed);
+        let mut state = shared.lock();
+        shared.waiting.fetch_sub(1, Ordering::Relaxed);
+        let result = f(&mut state.gpu);
+        if shared.mode == Mode::Sync {
+            for _ in 0..SYNC_STEPS {
+                state.gpu.tick();
+                if !state.gpu.step() {
+                    break;
+                }
+            }
+        }
+        let wake = match state.asleep {
+            None => false,
+            Some(until) => {
+                let sooner = match (state.gpu.deadline(), until) {
+                    (Some(new), Some(old)) => new < old,
+                    (new, _) => new.is_some(),
+                };
+                sooner || state.gpu.runnable()
+            }
+        };
+        drop(state);
+        if wake {
+            shared.wake.notify_one();
+        }
+        result
+    }
+
+    /// Reads a GPU register.
+    pub fn read32(&self, offset: u32) -> u32 {
+        self.with(|gpu| gpu.read32(offset))
+    }
+
+    /// Writes a GPU register.
+    pub fn write32(&self, offset: u32, value: u32) {
+        self.with(|gpu| gpu.write32(offset, value));
+    }
+
+    /// Reads a register of the control block.
+    pub fn control_read32(&self, offset: u32) -> u32 {
+        self.with(|gpu| gpu.control_read32(offset))
+    }
+
+    /// Writes a register of the control block.
+    pub fn control_write32(&self, offset: u32, value: u32) {
+        self.with(|gpu| gpu.control_write32(offset, value));
+    }
+
+    /// Performs an order of the control channel. The error is an errno value.
+    pub fn order(&self, order: Order) -> Result<(), u32> {
+        self.with(|gpu| gpu.order(order))
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shared.lock().quit = true;
+        self.shared.wake.notify_one();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

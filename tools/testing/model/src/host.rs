@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the model needs from whoever embeds it: memory, interrupts, time.
+//!
+//! Locks: the embedder's own; they are taken inside of the GPU's lock and must not call back into the GPU.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// An access to guest memory that nothing answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BusError;
+
+/// Guest memory as a bus master sees it.
+pub trait GuestMemory: Send + Sync {
+    /// Fills `buf` from bus address `pa`. Must not block.
+    fn read(&self, pa: u64, buf: &mut [u8]) -> Result<(), BusError>;
+
+    /// Stores `data` at bus address `pa`. Must not block.
+    fn write(&self, pa: u64, data: &[u8]) -> Result<(), BusError>;
+}
+
+/// An interrupt line of the GPU, and its MSI-X vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vector {
+    /// Job slots.
+    Job = 0,
+    /// Address spaces.
+    Mmu = 1,
+    /// Everything else.
+    Gpu = 2,
+}
+
+impl Vector {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Vector; 3] = [Vector::Job, Vector::Mmu, Vector::Gpu];
+
+    /// The vector with this number.
+    pub fn new(number: u32) -> Option<Self> {
+        Self::ALL.get(usize::try_from(number).ok()?).copied()
+    }
+}
+
+/// Where interrupts go.
+pub trait IrqSink: Send + Sync {
+    /// Sends the message of `vector` once. Must not block.
+    fn raise(&self, vector: Vector);
+}
+
+/// Time, in nanoseconds from an arbitrary start.
+pub trait Clock: Send + Sync {
+    /// Now.
+    fn now(&self) -> u64;
+
+    /// A register was accessed.
+    fn access(&self) {}
+
+    /// Nothing happens before `to`: a virtual clock may go there.
+    fn skip_to(&self, _to: u64) {}
+}
+
+/// The host's time.
+pub struct RealClock(Instant);
+
+impl RealClock {
+    /// Starts at zero.
+    pub fn new() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Default for RealClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for RealClock {
+    fn now(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Time that passes only with register accesses, so that a run does not depend on the host's speed.
+pub struct VirtualClock {
+    now: AtomicU64,
+    per_access: u64,
+}
+
+impl VirtualClock {
+    /// A clock that each register access moves by `per_access` nanoseconds.
+    pub fn new(per_access: u64) -> Self {
+        Self {
+            now: AtomicU64::new(0),
+            per_access,
+        }
+    }
+
+    /// Lets `ns` pass.
+    pub fn advance(&self, ns: u64) {
+        self.now.fetch_add(ns, Ordering::Relaxed);
+    }
+}
+
+impl Clock for VirtualClock {
+    fn now(&self) -> u64 {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    fn access(&self) {
+        self.advance(self.per_access);
+    }
+
+    fn skip_to(&self, to: u64) {
+        self.now.fetch_max(to, Ordering::Relaxed);
+    }
+}

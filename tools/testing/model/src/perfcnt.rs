@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Performance counters.
+//!
+//! The registers are accepted, and a sample is written to memory through the configured address space: blocks of 64
+//! 32-bit counters, in the order job manager, tiler, L2 cache, one per shader core up to the highest one present.
+//! The first words of a block are the timestamp and the enable mask. The counters are zero, but for one in the job
+//! manager's block (number 6, cycles of activity), which counts chains.
+//!
+//! Locks: none of its own, part of the GPU's state.
+
+use crate::gpu::Gpu;
+use crate::host::Vector;
+use crate::job::Vm;
+use crate::mmu::set_half;
+use crate::mmu::view::View;
+use crate::mmu::Miss;
+use crate::product::SPACES;
+use crate::regs;
+use crate::timer::Event;
+
+/// Counters in a block.
+const PER_BLOCK: usize = 64;
+/// Word of the enable mask in a block.
+const ENABLE_WORD: usize = 2;
+/// Word of the one counter that counts.
+const ACTIVE_WORD: usize = 6;
+/// `AS_FAULTSTATUS` source of the counters.
+const SOURCE: u16 = 0x80;
+
+/// The registers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Perfcnt {
+    base: u64,
+    config: u32,
+    enable: [u32; 4],
+    /// Chains when the counters were cleared.
+    cleared_at: u32,
+    clear: bool,
+}
+
+impl Perfcnt {
+    pub(crate) fn read(&self, offset: u32) -> u32 {
+        match offset {
+            regs::GPU_PERFCNT_BASE_LO => self.base as u32,
+            regs::GPU_PERFCNT_BASE_HI => (self.base >> 32) as u32,
+            regs::GPU_PERFCNT_CFG => self.config,
+            regs::GPU_PRFCNT_JM_EN => self.enable[0],
+            regs::GPU_PRFCNT_SHADER_EN => self.enable[1],
+            regs::GPU_PRFCNT_TILER_EN => self.enable[2],
+            regs::GPU_PRFCNT_MMU_L2_EN => self.enable[3],
+            _ => 0,
+        }
+    }
+
+    pub(crate) fn write(&mut self, offset: u32, value: u32) {
+        match offset {
+            regs::GPU_PERFCNT_BASE_LO => set_half(&mut self.base, false, value),
+            regs::GPU_PERFCNT_BASE_HI => set_half(&mut self.base, true, value),
+            regs::GPU_PERFCNT_CFG => self.config = value,
+            regs::GPU_PRFCNT_JM_EN => self.enable[0] = value,
+            regs::GPU_PRFCNT_SHADER_EN => self.enable[1] = value,
+            regs::GPU_PRFCNT_TILER_EN => self.enable[2] = value,
+            regs::GPU_PRFCNT_MMU_L2_EN => self.enable[3] = value,
+            _ => (),
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.clear = true;
+    }
+}
+
+impl Gpu {
+    pub(crate) fn perfcnt_sample(&mut self) {
+        let chains = self.stats.chains_done.wrapping_add(self.stats.chains_failed);
+        if std::mem::take(&mut self.perfcnt.clear) {
+            self.perfcnt.cleared_at = chains;
+        }
+        let set = self.perfcnt;
+        let space = (set.config >> 4 & 0xf) as usize;
+        if set.config & 0xf == 0 || space >= SPACES {
+            return;
+        }
+        let cores = 64 - self.product.shader_present.leading_zeros() as usize;
+        let [jm, shader, tiler, l2] = set.enable;
+        let enables = [jm, tiler, l2].into_iter().chain(std::iter::repeat_n(shader, cores));
+        let now = self.clock.now();
+        let mut data = Vec::new();
+        for (n, enable) in enables.enumerate() {
+            let mut block = [0u32; PER_BLOCK];
+            block[0] = now as u32;
+            block[1] = (now >> 32) as u32;
+            block[ENABLE_WORD] = enable;
+            if n == 0 {
+                block[ACTIVE_WORD] = chains.wrapping_sub(set.cleared_at);
+            }
+            data.extend(block.into_iter().flat_map(u32::to_le_bytes));
+        }
+        let mut view = View::new(&mut self.mmu, &*self.mem, space);
+        match (view.write(set.base, &data), view.miss) {
+            (Ok(()), _) => self.raise(Vector::Gpu, regs::GPU_IRQ_PERFCNT_SAMPLE_COMPLETED),
+            (Err(_), Some(Miss::Wait)) => self.later(Some(self.timing.caches.max(1000)), Event::Sample),
+            (Err(_), Some(Miss::Fault(fault))) => {
+                // Nobody waits for a retry: the sample is lost.
+                let bits = self.mmu.report(space, &fault, SOURCE);
+                self.raise(Vector::Mmu, bits);
+            }
+            (Err(_), _) => self.raise(Vector::Gpu, regs::GPU_IRQ_FAULT),
+        }
+    }
+}
