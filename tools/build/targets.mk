@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# The standalone targets, for people who have checked this repository out by
+# itself. kbuild never reads this file.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-long vm bench tree clippy fmt rustdoc rust-analyzer kernel clean
+
+help:
+	@echo 'make run            boot a guest, load the driver, render with Mesa'
+	@echo 'make test           every test, with small counts (LANE=... for one lane)'
+	@echo 'make test-long      the same with large counts; writes a report'
+	@echo 'make vm             a shell in a guest with the driver loaded'
+	@echo 'make tree DIR=...   a kernel tree with the driver and linux/ in it'
+	@echo 'make kernel         build the x86_64 kernel with the driver'
+	@echo 'make clippy fmt rustdoc rust-analyzer'
+	@echo 'tools/testing/vm --help tells how to run anything in a guest.'
+
+run:
+	@tools/testing/run
+
+test:
+	@tools/testing/test $(LANE)
+
+test-long:
+	@tools/testing/test --long $(LANE)
+
+vm:
+	@tools/testing/vm
+
+tree:
+	@tools/build/tree $(abspath $(or $(DIR),build/linux))
+
+kernel:
+	@tools/build/kernel x86_64 release
+
+clippy fmt rustdoc rust-analyzer:
+	@tools/build/check $@
+
+clean:
+	rm -rf build

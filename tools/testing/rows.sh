@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# How tests are recorded: each is a row `lane, result, name, note` in $ROWS.
+# Sourced by `test`, which says what is run.
+
+: >"$ROWS.times"
+
+# row pass|fail|skip NAME [NOTE]
+row() {
+	printf '%s\t%s\t%s\t%s\n' "$LANE" "$1" "$2" "${3:-}" >>"$ROWS"
+	[ "$1" != fail ] || say "    FAILED: $2${3:+ ($3)}"
+}
+
+# row_of NAME COMMAND...: a row that passes when COMMAND does.
+row_of() {
+	local name=$1 log
+	shift
+	log=$RESULTS/$LANE-$(tr -c 'a-zA-Z0-9\n' - <<<"$name").log
+	if "$@" >"$log" 2> >(tee "$log.err" >&2); then
+		row pass "$name"
+	else
+		cat "$log" >&2
+		row fail "$name" "$log"
+	fi
+}
+
+# vm_row LOGS NAME VM-ARGUMENT...: boots a guest; passes when its command does
+# and its kernel had nothing to complain of. Its logs go to $RESULTS/LOGS.
+vm_row() {
+	local dir=$RESULTS/$1 name=$2 status=0
+	shift 2
+	rm -rf "$dir"
+	mkdir -p "$dir/share"
+	"$VM" --log "$dir" --share "$dir/share" "$@" >"$dir/output" 2>&1 </dev/null || status=$?
+	if [ $status = 0 ]; then
+		row pass "$name"
+	else
+		tail -n 15 "$dir/output" >&2
+		row fail "$name" "status $status, $dir"
+	fi
+	clean_row "$dir" "$name"
+}
+
+# What a kernel says when something is wrong with it or with one of its drivers.
+SPLATS='WARNING: |BUG: |Oops|KASAN|UBSAN|INFO: (task|possible|rcu|trying)|possible (recursive|circular)|suspicious RCU|DMA-API: |kmemleak: [1-9]|general protection|Kernel panic|Call trace:|Call Trace:|unregister_netdevice|refcount_t'
+
+# clean_row DIR NAME: no splat, and no line of our modules at level warning or
+# above. C panfrost's are counted in a row that cannot fail: they are the peer's.
+clean_row() {
+	local dir=$1 name="$2: kernel log is clean" found
+	found=$(grep -aE "$SPLATS" "$dir/console" | grep -avE 'Could not enable error recovery' | head -n 5 || :)
+	if [ -s "$dir/dmesg" ]; then
+		# A raw line is <priority>...; the level is its lowest three bits.
+		found+=$(awk -F'[<>]' '/drm_gpu|panfrost|vgpu/ && $2 % 8 <= 4' "$dir/dmesg" | head -n 5)
+	fi
+	if [ -z "$found" ]; then
+		row pass "$name"
+	elif [ "${SPLATS_ALLOWED:-}" = 1 ]; then
+		row pass "$2: kernel log recorded" "$(head -n 1 <<<"$found" | cut -c1-100)"
+	else
+		printf '%s\n' "$found" >&2
+		row fail "$name" "$dir/console"
+	fi
+}
+
+# cargo_rows LOG: from the output of `cargo test`.
+cargo_rows() {
+	local name result seen=
+	while read -r name result; do
+		seen=1
+		case $result in
+		ok) row pass "$name" ;;
+		ignored*) row skip "$name" ;;
+		*) row fail "$name" "$1" ;;
+		esac
+	done < <(sed -n 's/^test \(.*\) \.\.\. \([a-zA-Z]*\).*/\1 \2/p' "$1" | sed 's/ - should panic / /')
+	if [ -z "$seen" ]; then
+		tail -n 20 "$1" >&2
+		row fail "cargo test" "$1"
+	fi
+}
+
+# ktap_rows CONSOLE: the suites that are ours, from the kernel's log.
+ktap_rows() {
+	local suites suite line seen=
+	suites=$(tr '\n' ' ' < <(grep -v '^#' "$TOP/tools/testing/lists/kunit"))
+	while IFS=$'\t' read -r suite result name; do
+		case " $suites " in *" $suite "*) ;; *) continue ;; esac
+		seen="$seen $suite"
+		row "$result" "$suite: $name" "$([ "$result" = pass ] || echo "$1")"
+	done < <(awk '
+		{ sub(/^\[ *[0-9.]+\] /, "") }
+		/# Subtest: / { suite = $NF; next }
+		/^ +(not )?ok [0-9]+ / {
+			r = /not ok/ ? "fail" : (/# SKIP/ ? "skip" : "pass")
+			sub(/^ +(not )?ok [0-9]+ /, ""); sub(/ *#.*/, "")
+			print suite "\t" r "\t" $0
+		}' "$1" | tr -d '\r')
+	for suite in $suites; do
+		case " $seen " in *" $suite "*) ;; *) row fail "$suite" "did not run" ;; esac
+	done
+}
+
+# tap_rows FILE PREFIX: from a TAP stream.
+tap_rows() {
+	local result name note seen=
+	while IFS=$'\t' read -r result name note; do
+		seen=1
+		row "$result" "$2$name" "$note"
+	done < <(awk '
+		/^(not )?ok / {
+			r = /^not/ ? "fail" : (/# [Ss][Kk][Ii][Pp]/ ? "skip" : "pass")
+			note = ""; if (match($0, / # .*/)) { note = substr($0, RSTART + 3); $0 = substr($0, 1, RSTART - 1) }
+			sub(/^(not )?ok [0-9]+( - )?/, ""); print r "\t" $0 "\t" note
+		}' "$1" | tr -d '\r')
+	[ -n "$seen" ] || row fail "${2}no test ran" "$1"
+}
+
+# igt_lane LOGS DRIVER VM-ARGUMENT...: IGT; a subtest that is not listed as an
+# exception must pass.
+igt_lane() {
+	local dir=$RESULTS/$1 driver=$2 name=$1 result test expected
+	shift 2
+	[ "$driver" != panfrost ] || local SPLATS_ALLOWED=1
+	vm_row "$name" "IGT on $driver" --driver "$driver" --cards "$@" -- \
+		igt-run /mnt/bench/lists/igt /mnt/share/igt
+	[ -e "$dir/share/igt/results.json" ] || { row fail "IGT results of $driver" "$dir"; return 0; }
+	cd "$dir"
+	enter python3 "$TOP/tools/testing/igt-results" "$dir/share/igt/results.json" >"$dir/igt"
+	while IFS=$'\t' read -r test result; do
+		expected=$(awk -v t="$test" '$1 == t { print $2 }' "$TOP/tools/testing/lists/igt-expected-$driver")
+		case $result:$expected in
+		pass:) row pass "IGT $driver $test" ;;
+		skip:skip) row skip "IGT $driver $test" ;;
+		"$expected:$expected") row pass "IGT $driver $test" "known: $expected" ;;
+		*) row fail "IGT $driver $test" "$result, expected ${expected:-pass}" ;;
+		esac
+	done <"$dir/igt"
+}
+
+# guest_lane LOGS DRIVER VM-ARGUMENT...: our own tests.
+guest_lane() {
+	local name=$1 driver=$2
+	shift 2
+	[ "$driver" != panfrost ] || local SPLATS_ALLOWED=1
+	vm_row "$name" "guest tests on $driver ($name)" --driver "$driver" --cards "$@" -- \
+		bash -c "guest-tests --driver $driver >/mnt/share/tap; s=\$?; rmmod ${driver} || s=1; exit \$s"
+	tap_rows "$RESULTS/$name/share/tap" "$name: "
+}
+
+# mesa_lane LOGS DRIVER GPU: Debian's Mesa in the arm64 guest.
+mesa_lane() {
+	local name=$1 driver=$2 gpu=$3 program
+	[ "$driver" != panfrost ] || local SPLATS_ALLOWED=1
+	vm_row "$name" "Mesa on $driver, $gpu" --arch arm64 --driver "$driver" --gpu "$gpu" -- \
+		mesa-run "$gpu" /mnt/share
+	tap_rows "$RESULTS/$name/share/tap" "$name: "
+}
+
+table() {
+	echo
+	printf '%-10s %8s %8s %8s %8s\n' lane passed failed skipped minutes
+	local lane seconds
+	while IFS=$'\t' read -r lane seconds; do
+		awk -F'\t' -v l="$lane" -v s="$seconds" '
+			$1 == l { n[$2]++ }
+			END { printf "%-10s %8d %8d %8d %8.1f\n", l, n["pass"], n["fail"], n["skip"], s / 60 }' "$ROWS"
+	done <"$ROWS.times"
+	if grep -q "	fail	" "$ROWS"; then
+		echo
+		echo "Failed:"
+		awk -F'\t' '$2 == "fail" { printf "  %s: %s  %s\n", $1, $3, $4 }' "$ROWS"
+	fi
+	if grep -q "	skip	" "$ROWS"; then
+		echo
+		echo "Skipped:"
+		awk -F'\t' '$2 == "skip" { printf "  %s: %s  %s\n", $1, $3, $4 }' "$ROWS"
+	fi
+}
+
+summary() {
+	local p f s
+	p=$(grep -c "	pass	" "$ROWS" || :)
+	f=$(grep -c "	fail	" "$ROWS" || :)
+	s=$(grep -c "	skip	" "$ROWS" || :)
+	echo
+	echo "$(($1 / 60)) minutes; every row is in $ROWS"
+	echo "$p passed, $f failed, $s skipped"
+	[ "$f" = 0 ] && [ "$p" != 0 ]
+}
