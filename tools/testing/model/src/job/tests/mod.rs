@@ -58,24 +58,42 @@ impl TestVm {
         }
     }
 
-    fn poke(&mut self, va: u64, data: &[u8]) {
-        for (i, byte) in data.iter().enumerate() {
-            let at = va + i as u64;
+    /// The offset into a page, and how many of `len` bytes from `va` it has.
+    fn part(va: u64, len: usize) -> (usize, usize) {
+        let offset = (va % PAGE) as usize;
+        (offset, len.min(PAGE as usize - offset))
+    }
+
+    fn poke(&mut self, mut va: u64, mut data: &[u8]) {
+        while !data.is_empty() {
+            let (offset, len) = Self::part(va, data.len());
             let page = self
                 .pages
-                .entry(at / PAGE)
+                .entry(va / PAGE)
                 .or_insert_with(|| vec![0; PAGE as usize]);
-            page[(at % PAGE) as usize] = *byte;
+            page[offset..offset + len].copy_from_slice(&data[..len]);
+            va += len as u64;
+            data = &data[len..];
+        }
+    }
+
+    fn peek_into(&self, mut va: u64, mut buf: &mut [u8]) {
+        while !buf.is_empty() {
+            let (offset, len) = Self::part(va, buf.len());
+            let (to, rest) = buf.split_at_mut(len);
+            match self.pages.get(&(va / PAGE)) {
+                Some(page) => to.copy_from_slice(&page[offset..offset + len]),
+                None => to.fill(0),
+            }
+            va += len as u64;
+            buf = rest;
         }
     }
 
     fn peek(&self, va: u64, len: usize) -> Vec<u8> {
-        (va..va + len as u64)
-            .map(|at| match self.pages.get(&(at / PAGE)) {
-                Some(page) => page[(at % PAGE) as usize],
-                None => 0,
-            })
-            .collect()
+        let mut buf = vec![0; len];
+        self.peek_into(va, &mut buf);
+        buf
     }
 
     fn peek64(&self, va: u64) -> u64 {
@@ -101,17 +119,7 @@ impl TestVm {
 impl Vm for TestVm {
     fn read(&mut self, va: u64, buf: &mut [u8]) -> Result<(), Fault> {
         self.access(va, buf.len(), Access::Read)?;
-        let mut done = 0;
-        while done < buf.len() {
-            let at = va + done as u64;
-            let offset = (at % PAGE) as usize;
-            let len = (PAGE as usize - offset).min(buf.len() - done);
-            match self.pages.get(&(at / PAGE)) {
-                Some(page) => buf[done..done + len].copy_from_slice(&page[offset..offset + len]),
-                None => buf[done..done + len].fill(0),
-            }
-            done += len;
-        }
+        self.peek_into(va, buf);
         Ok(())
     }
 
@@ -122,18 +130,7 @@ impl Vm for TestVm {
             Ok(()) => data.len(),
             Err(fault) => (fault.va - va) as usize,
         };
-        let mut done = 0;
-        while done < len {
-            let at = va + done as u64;
-            let offset = (at % PAGE) as usize;
-            let part = (PAGE as usize - offset).min(len - done);
-            let page = self
-                .pages
-                .entry(at / PAGE)
-                .or_insert_with(|| vec![0; PAGE as usize]);
-            page[offset..offset + part].copy_from_slice(&data[done..done + part]);
-            done += part;
-        }
+        self.poke(va, &data[..len]);
         self.writes += 1;
         result
     }
