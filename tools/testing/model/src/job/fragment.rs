@@ -5,7 +5,8 @@
 //! A tile is written to a render target if the target's write enable and its "clean pixel write" bits
 //! are set; what is written is the clear value, because nothing is ever drawn. The same holds for depth
 //! and stencil. A target without "clean pixel write" keeps its content, which is what drawing nothing
-//! over preloaded content comes to, so that pre-frame shaders need not run. Pixels outside of the
+//! over preloaded content comes to, so that pre-frame shaders need not run. (One case is lost: clearing one of
+//! depth and stencil where the other is preloaded into the same tiles; both get their clear values.) Pixels outside of the
 //! framebuffer's bounds, of the job's tiles or of tiles that the tile-enable map leaves out are not
 //! touched. All samples of a pixel have the same value, so that a stored mean is that value. Checksums
 //! (CRC) are neither read nor written.
