@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Fences that announce themselves.
+//!
+//! A queue of jobs waits for the fences of others. Their callbacks run under the locks of those
+//! fences, all of which are one class, hence under a lock that must not nest with the queue's
+//! own. So a callback does no work here: it pushes its preallocated node on the lock-free list of a
+//! [`Mailbox`], and if that was empty, kicks whoever empties it.
+//!
+//! The node belongs to a [`FenceWatch`], which can be started on one fence after another without
+//! allocating, in a signalling section for instance.
+//!
+//! # Who owns a node
+//!
+//! The [`FenceWatch`] has one reference from its creation to its end, and one more is lent to the
+//! fence by [`FenceWatch::start`]. The callback moves that one into the list, and
+//! [`Mailbox::drain`] out of it. [`FenceWatch::stop`] takes it back from the fence instead. As
+//! the watch waits for a running callback before it lets go of its own reference, a callback never
+//! drops anything, and the mailbox, to which the watch has a reference, outlives it as well.
+//!
+//! # Locks and contexts
+//!
+//! There is no lock. [`Kick::kick`] is called in atomic context, everything else in the context of
+//! its caller.
+
+use super::Fence;
+use crate::{
+    alloc::{
+        AllocError,
+        Flags, //
+    },
+    bindings,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Acquire,
+            Atomic,
+            Full,
+            Relaxed,
+            Release, //
+        },
+        rcu,
+        Arc, //
+    },
+    types::Opaque, //
+};
+use core::{
+    cell::UnsafeCell,
+    ops::Deref,
+    ptr, //
+};
+
+/// How the one that empties a [`Mailbox`] is told that there is something in it.
+pub trait Kick: Send + Sync + 'static {
+    /// The mailbox was empty and is not any more.
+    ///
+    /// Called in atomic context with interrupts disabled and the lock of some fence held: see
+    /// [`FenceCallback::signaled`](super::FenceCallback::signaled) for what that means. Queueing a
+    /// work item is what it is for.
+    fn kick(&self);
+}
+
+/// A list of the watches whose fences have signalled.
+///
+/// # Invariants
+///
+/// `head` is NULL or the first node of a list that ends with NULL. The list owns a reference to
+/// each of its nodes.
+pub struct Mailbox<T: Send + Sync + 'static, K: Kick> {
+    head: Atomic<*mut Node<T, K>>,
+    kick: K,
+}
+
+/// One node, part of a [`FenceWatch`].
+struct Node<T: Send + Sync + 'static, K: Kick> {
+    cb: Opaque<bindings::dma_fence_cb>,
+    /// The next node of the list. Belongs to who owns the reference that was lent: the callback
+    /// before it pushes the node, afterwards who drains the list.
+    next: UnsafeCell<*mut Node<T, K>>,
+    /// Whether the fence has, or the list, what was lent by [`FenceWatch::start`].
+    lent: Atomic<bool>,
+    /// Set as the last access of the callback to the node and to the mailbox.
+    done: Atomic<bool>,
+    /// Valid as long as the watch is, to which the node belongs.
+    mailbox: *const Mailbox<T, K>,
+    data: T,
+}
+
+// SAFETY: `next` has one owner at a time, `mailbox` is only followed while it is valid, and what
+// both lead to may be used by any thread. The rest is `Send` by itself or synchronised by C.
+unsafe impl<T: Send + Sync + 'static, K: Kick> Send for Node<T, K> {}
+// SAFETY: As above.
+unsafe impl<T: Send + Sync + 'static, K: Kick> Sync for Node<T, K> {}
+
+impl<T: Send + Sync + 'static, K: Kick> Mailbox<T, K> {
+    /// Creates an empty mailbox.
+    pub fn new(kick: K) -> Self {
+        // INVARIANT: The list is empty.
+        Self {
+            head: Atomic::new(ptr::null_mut()),
+            kick,
+        }
+    }
+
+    /// What is kicked.
+    pub fn kicker(&self) -> &K {
+        &self.kick
+    }
+
+    /// Whether there is nothing in it just now.
+    pub fn is_empty(&self) -> bool {
+        self.head.load(Relaxed).is_null()
+    }
+
+    /// Takes out all that is in it, in the order in which it came in.
+    ///
+    /// Several can do that at once; each node goes to one of them. The next node to come in kicks
+    /// again.
+    pub fn drain(&self) -> Drain<T, K> {
+        if self.is_empty() {
+            return Drain(ptr::null_mut());
+        }
+        // Full ordering pairs with that of `push`: what the signaller did is visible here.
+        let mut rest = self.head.xchg(ptr::null_mut(), Full);
+
+        // The newest is the first; turn the list around.
+        let mut first = ptr::null_mut();
+        while !rest.is_null() {
+            let node = rest;
+            // SAFETY: By the type invariants this is a valid node. Its reference is ours now, and
+            // so is `next`.
+            rest = unsafe { (*node).next.get().replace(first) };
+            first = node;
+        }
+        Drain(first)
+    }
+
+    /// Adds a node.
+    ///
+    /// # Safety
+    ///
+    /// `node` must be valid and not be in any list. The caller must own a reference to it, which
+    /// moves into the list. The node and the mailbox must stay valid until this returns.
+    unsafe fn push(&self, node: *mut Node<T, K>) {
+        let mut head = self.head.load(Relaxed);
+        loop {
+            // SAFETY: The node is valid, and we own its `next`.
+            unsafe { *(*node).next.get() = head };
+            // INVARIANT: The list goes on with what it was.
+            match self.head.cmpxchg(head, node, Full) {
+                Ok(_) => break,
+                Err(current) => head = current,
+            }
+        }
+        // From here on the node may be drained, and be in use again.
+        if head.is_null() {
+            self.kick.kick();
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static, K: Kick> Drop for Mailbox<T, K> {
+    fn drop(&mut self) {
+        drop(self.drain());
+    }
+}
+
+/// What was in a [`Mailbox`], oldest first.
+///
+/// Dropping it drops the rest of it.
+///
+/// # Invariants
+///
+/// NULL or the first node of a list that ends with NULL, with a reference to each of its nodes.
+pub struct Drain<T: Send + Sync + 'static, K: Kick>(*mut Node<T, K>);
+
+// SAFETY: This is a list of references, which are `Send` since `Node` is `Send` and `Sync`.
+unsafe impl<T: Send + Sync + 'static, K: Kick> Send for Drain<T, K> {}
+
+impl<T: Send + Sync + 'static, K: Kick> Iterator for Drain<T, K> {
+    type Item = Mail<T, K>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_null() {
+            return None;
+        }
+        let node = self.0;
+        // SAFETY: By the type invariants the node is valid, and `next` belongs to the owner of the
+        // list.
+        // INVARIANT: The rest of the list.
+        self.0 = unsafe { *(*node).next.get() };
+        // SAFETY: By the type invariants we own a reference to the node, which came from
+        // `Arc::into_raw`.
+        let node = unsafe { Arc::from_raw(node) };
+        // The node is in no list any more. Pairs with the load in `start`.
+        node.lent.store(false, Release);
+        Some(Mail(node))
+    }
+}
+
+impl<T: Send + Sync + 'static, K: Kick> Drop for Drain<T, K> {
+    fn drop(&mut self) {
+        while self.next().is_some() {}
+    }
+}
+
+/// One node taken out of a [`Mailbox`].
+pub struct Mail<T: Send + Sync + 'static, K: Kick>(Arc<Node<T, K>>);
+
+impl<T: Send + Sync + 'static, K: Kick> Deref for Mail<T, K> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0.data
+    }
+}
+
+/// Sends itself to a [`Mailbox`] when a fence signals.
+///
+/// It watches one fence at a time, any number of them in turn. Dropping it stops it; that must not
+/// happen in a callback of the fence it watches, in [`Kick::kick`] for instance.
+///
+/// The data must not own the watch, or neither is ever freed.
+///
+/// # Invariants
+///
+/// If there is a fence, then `dma_fence_add_callback` had success for it and the node, and the
+/// callback was not removed.
+pub struct FenceWatch<T: Send + Sync + 'static, K: Kick> {
+    node: Arc<Node<T, K>>,
+    fence: Option<ARef<Fence>>,
+    /// Keeps the mailbox, to which the node has a pointer.
+    mailbox: Arc<Mailbox<T, K>>,
+}
+
+impl<T: Send + Sync + 'static, K: Kick> FenceWatch<T, K> {
+    /// Allocates a watch that delivers `data` to `mailbox`.
+    pub fn new(mailbox: Arc<Mailbox<T, K>>, data: T, flags: Flags) -> Result<Self, AllocError> {
+        let node = Arc::new(
+            Node {
+                cb: Opaque::uninit(),
+                next: UnsafeCell::new(ptr::null_mut()),
+                lent: Atomic::new(false),
+                done: Atomic::new(true),
+                mailbox: Arc::as_ptr(&mailbox),
+                data,
+            },
+            flags,
+        )?;
+        Ok(Self {
+            node,
+            // INVARIANT: There is no fence.
+            fence: None,
+            mailbox,
+        })
+    }
+
+    /// The data.
+    pub fn data(&self) -> &T {
+        &self.node.data
+    }
+
+    /// Where it delivers to.
+    pub fn mailbox(&self) -> &Arc<Mailbox<T, K>> {
+        &self.mailbox
+    }
+
+    /// Starts watching `fence`, after [stopping](Self::stop) with the one before.
+    ///
+    /// Returns whether it does: `false` if the fence has signalled already, and then nothing is
+    /// delivered. Fails with [`EBUSY`] if an earlier fence was delivered and is still in the
+    /// mailbox. Does not allocate and does not sleep.
+    pub fn start(&mut self, fence: &Fence) -> Result<bool> {
+        self.stop();
+        // Pairs with the store when the node was drained: `next` is ours after it.
+        if self.node.lent.load(Acquire) {
+            return Err(EBUSY);
+        }
+
+        self.node.lent.store(true, Relaxed);
+        self.node.done.store(false, Relaxed);
+        let node = Arc::into_raw(self.node.clone());
+        // SAFETY: The node is valid.
+        let cb = unsafe { (*node).cb.get() };
+        let ret = {
+            // The lock of a fence that signals just now.
+            let _rcu = rcu::read_lock();
+            // SAFETY: The fence is valid. `cb` is in no list: the last callback was stopped or has
+            // run, which removes it first. It stays valid until the callback has run or was
+            // removed, since a reference to the node was lent.
+            unsafe {
+                bindings::dma_fence_add_callback(fence.as_raw(), cb, Some(Self::signaled_callback))
+            }
+        };
+        if ret != 0 {
+            // SAFETY: The callback was not added, so the reference that was lent is still ours.
+            unsafe { self.take_back(node) };
+            self.node.done.store(true, Relaxed);
+            return Ok(false);
+        }
+        // INVARIANT: The callback was added.
+        self.fence = Some(fence.into());
+        Ok(true)
+    }
+
+    /// Stops watching, and if the callback runs just now, waits for it.
+    ///
+    /// Returns whether that came in time: nothing was and nothing will be delivered. Must not be
+    /// called in a callback of the fence.
+    pub fn stop(&mut self) -> bool {
+        // INVARIANT: The callback has run or is removed below.
+        let Some(fence) = self.fence.take() else {
+            return false;
+        };
+        if self.node.done.load(Acquire) {
+            return false;
+        }
+        let removed = {
+            // The lock of a fence that signals just now.
+            let _rcu = rcu::read_lock();
+            // SAFETY: By the type invariants the callback was added to this fence.
+            unsafe { bindings::dma_fence_remove_callback(fence.as_raw(), self.node.cb.get()) }
+        };
+        if removed {
+            // SAFETY: The callback will not run, so the reference that was lent is ours again.
+            unsafe { self.take_back(Arc::as_ptr(&self.node)) };
+            self.node.done.store(true, Relaxed);
+        }
+        removed
+    }
+
+    /// Takes back the reference that was lent.
+    ///
+    /// # Safety
+    ///
+    /// `node` must be the one of `self`, with a reference lent to a fence that has no means any
+    /// more to give it on.
+    unsafe fn take_back(&self, node: *const Node<T, K>) {
+        self.node.lent.store(false, Relaxed);
+        // SAFETY: By the requirements this reference is ours.
+        drop(unsafe { Arc::from_raw(node) });
+    }
+
+    /// # Safety
+    ///
+    /// To be called by the C side only, for the `cb` of a node to which it was lent a reference,
+    /// once.
+    unsafe extern "C" fn signaled_callback(
+        _fence: *mut bindings::dma_fence,
+        cb: *mut bindings::dma_fence_cb,
+    ) {
+        // SAFETY: `cb` is the field of a valid node, by the requirements.
+        let node =
+            unsafe { crate::container_of!(Opaque::cast_from(cb), Node<T, K>, cb) }.cast_mut();
+        // SAFETY:
+        // - The watch exists and has a reference to the node and to the mailbox: it waits for `done`
+        //   or for the lock of the fence before it lets go of them.
+        // - The node is in no list, and the reference is the one that was lent.
+        unsafe { (*(*node).mailbox).push(node) };
+        // SAFETY: As above.
+        unsafe { (*node).done.store(true, Release) };
+    }
+}
+
+impl<T: Send + Sync + 'static, K: Kick> Drop for FenceWatch<T, K> {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

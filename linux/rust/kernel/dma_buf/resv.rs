@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reservation objects.
+//!
+//! A reservation object, resv for short, holds the fences of a buffer, each with a [`Usage`], and the
+//! lock of the buffer. The lock is a wound/wait mutex: where several are needed at once, they are
+//! taken with [`drm::exec`](crate::drm::exec); one alone is taken with [`Resv::lock`] and its
+//! variants.
+//!
+//! Looking at the fences and waiting for them needs no lock. Adding one does, and is done in two
+//! steps, since it must not fail once the fence is armed: first a [`Slot`] is reserved, which
+//! allocates, then [`Slot::add_fence`] fills it.
+//!
+//! [`ResvLocked`] is the proof that the lock is held. It is what a function takes whose caller must
+//! hold it.
+//!
+//! # Locking
+//!
+//! Code that a fence waits for must not lock a resv: fences are waited for with it held.
+//!
+//! C header: [`include/linux/dma-resv.h`](srctree/include/linux/dma-resv.h)
+
+use super::{
+    clamp_timeout,
+    fence::Fence,
+    Waited, //
+};
+use crate::{
+    alloc::Flags,
+    bindings,
+    error::to_result,
+    ffi::c_ulong,
+    prelude::*,
+    sync::aref::ARef,
+    time::Jiffies,
+    types::{
+        NotThreadSafe,
+        Opaque, //
+    },
+};
+use core::{
+    marker::PhantomData,
+    ptr, //
+};
+
+/// What the work behind a fence does to the buffer, and who has to wait for it.
+///
+/// Whoever asks for the fences of one usage gets those of the ones before it, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Usage {
+    /// The kernel moves or clears the memory. Everybody waits, always.
+    Kernel = bindings::dma_resv_usage_DMA_RESV_USAGE_KERNEL,
+
+    /// The buffer is written. All that takes part in implicit synchronisation waits.
+    Write = bindings::dma_resv_usage_DMA_RESV_USAGE_WRITE,
+
+    /// The buffer is read. Writers that take part in implicit synchronisation wait.
+    Read = bindings::dma_resv_usage_DMA_RESV_USAGE_READ,
+
+    /// The buffer is in use, without implicit synchronisation. Only those wait who want to move
+    /// or free the memory.
+    Bookkeep = bindings::dma_resv_usage_DMA_RESV_USAGE_BOOKKEEP,
+}
+
+impl Usage {
+    /// The usage whose fences an access with implicit synchronisation waits for.
+    pub const fn implicit(write: bool) -> Self {
+        if write {
+            Self::Read
+        } else {
+            Self::Write
+        }
+    }
+
+    const fn as_raw(self) -> bindings::dma_resv_usage {
+        // CAST: The values are those of the C enumeration.
+        self as bindings::dma_resv_usage
+    }
+}
+
+/// A reservation object.
+///
+/// # Invariants
+///
+/// The `struct dma_resv` is valid and initialised.
+#[repr(transparent)]
+pub struct Resv(Opaque<bindings::dma_resv>);
+
+// SAFETY: Looking at the fences and taking the lock can be done by any thread; what needs the lock
+// takes a proof of it.
+unsafe impl Sync for Resv {}
+
+impl Resv {
+    /// Makes a reference of a pointer.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must point to an initialised `struct dma_resv` that stays valid during `'a`.
+    pub unsafe fn from_raw<'a>(ptr: *mut bindings::dma_resv) -> &'a Self {
+        // SAFETY: By the requirements; the type is transparent.
+        unsafe { &*ptr.cast() }
+    }
+
+    /// The C object.
+    pub fn as_raw(&self) -> *mut bindings::dma_resv {
+        self.0.get()
+    }
+
+    /// Takes the lock. Sleeps.
+    pub fn lock(&self) -> ResvGuard<'_> {
+        // SAFETY: The object is valid. Without a context this cannot fail.
+        unsafe { bindings::dma_resv_lock(self.as_raw(), ptr::null_mut()) };
+        // INVARIANT: Locked just now.
+        ResvGuard::new(self)
+    }
+
+    /// Takes the lock. Sleeps, and fails with [`EINTR`] if a signal is delivered to the task.
+    pub fn lock_interruptible(&self) -> Result<ResvGuard<'_>> {
+        // SAFETY: The object is valid.
+        to_result(unsafe {
+            bindings::dma_resv_lock_interruptible(self.as_raw(), ptr::null_mut())
+        })?;
+        // INVARIANT: Locked just now.
+        Ok(ResvGuard::new(self))
+    }
+
+    /// Takes the lock if nobody has it. Does not sleep.
+    pub fn try_lock(&self) -> Option<ResvGuard<'_>> {
+        // SAFETY: The object is valid.
+        // INVARIANT: Locked just now.
+        unsafe { bindings::dma_resv_trylock(self.as_raw()) }.then(|| ResvGuard::new(self))
+    }
+
+    /// Whether all fences of `usage` have signalled. Needs no lock and does not sleep.
+    pub fn test_signaled(&self, usage: Usage) -> bool {
+        // SAFETY: The object is valid.
+        unsafe { bindings::dma_resv_test_signaled(self.as_raw(), usage.as_raw()) }
+    }
+
+    /// Waits until all fences of `usage` have signalled, for `timeout` jiffies at most.
+    ///
+    /// Needs no lock; fences that are added meanwhile may be waited for or not. Sleeps. A
+    /// `timeout` of zero only looks. Fails with [`ERESTARTSYS`] if a signal is delivered to the
+    /// task.
+    pub fn wait_timeout(&self, usage: Usage, timeout: Jiffies) -> Result<Waited> {
+        self.wait_raw(usage, true, timeout)
+    }
+
+    /// Waits until all fences of `usage` have signalled, for `timeout` jiffies at most, whatever
+    /// signals there are.
+    ///
+    /// Needs no lock; fences that are added meanwhile may be waited for or not. Sleeps. A
+    /// `timeout` of zero only looks.
+    pub fn wait_timeout_uninterruptible(&self, usage: Usage, timeout: Jiffies) -> Waited {
+        // An error can only come from the wait operation of another driver; C callers take it for
+        // the end of the fence, too.
+        self.wait_raw(usage, false, timeout)
+            .unwrap_or(Waited::Signaled(1))
+    }
+
+    fn wait_raw(&self, usage: Usage, interruptible: bool, timeout: Jiffies) -> Result<Waited> {
+        // CAST: Not negative.
+        let timeout = clamp_timeout(timeout) as c_ulong;
+        // SAFETY: The object is valid.
+        Waited::from_ret(unsafe {
+            bindings::dma_resv_wait_timeout(self.as_raw(), usage.as_raw(), interruptible, timeout)
+        })
+    }
+}
+
+/// The lock of a resv is held.
+///
+/// As long as this exists, the lock is held, and no fence is added or removed by others.
+///
+/// # Invariants
+///
+/// The lock is held by the task that has this, during `'a`.
+#[derive(Clone, Copy)]
+pub struct ResvLocked<'a> {
+    resv: &'a Resv,
+    /// It is the task that has the lock.
+    _not_send: NotThreadSafe,
+}
+
+impl<'a> ResvLocked<'a> {
+    /// Makes a proof.
+    ///
+    /// # Safety
+    ///
+    /// The lock of `resv` must be held by the task during `'a`, and no fence be added or removed.
+    pub(crate) unsafe fn new(resv: &'a Resv) -> Self {
+        // INVARIANT: By the requirements.
+        Self {
+            resv,
+            _not_send: NotThreadSafe,
+        }
+    }
+
+    /// What is locked.
+    pub fn resv(&self) -> &'a Resv {
+        self.resv
+    }
+
+    /// Whether it is `resv` that is locked.
+    pub fn covers(&self, resv: &Resv) -> bool {
+        ptr::eq(self.resv, resv)
+    }
+
+    /// Calls `f` for each fence of `usage` that has not signalled, until it fails.
+    pub fn for_each_fence(&self, usage: Usage, mut f: impl FnMut(&Fence) -> Result) -> Result {
+        let mut cursor = bindings::dma_resv_iter {
+            obj: self.resv.as_raw(),
+            usage: usage.as_raw(),
+            ..Default::default()
+        };
+        // SAFETY: The cursor is set up as `dma_resv_iter_begin` does it, and by the type invariants
+        // the lock is held.
+        let mut next = unsafe { bindings::dma_resv_iter_first(&mut cursor) };
+        while !next.is_null() {
+            // SAFETY: The resv has a reference to the fence, and as the lock is held, keeps it:
+            // whoever could replace it needs exclusive access to the owner of the lock.
+            let fence = unsafe { Fence::from_raw(next) };
+            if !fence.is_signaled() {
+                f(fence)?;
+            }
+            // SAFETY: As above.
+            next = unsafe { bindings::dma_resv_iter_next(&mut cursor) };
+        }
+        Ok(())
+    }
+
+    /// References to all fences of `usage` that have not signalled.
+    ///
+    /// Allocates with `flags`; fails with [`ENOMEM`].
+    pub fn fences(&self, usage: Usage, flags: Flags) -> Result<KVec<ARef<Fence>>> {
+        let mut fences = KVec::new();
+        self.for_each_fence(usage, |fence| Ok(fences.push(fence.into(), flags)?))?;
+        Ok(fences)
+    }
+}
+
+/// Holds the lock of a resv. Dropping it releases the lock.
+///
+/// # Invariants
+///
+/// The lock is held by the task.
+#[must_use = "the lock is released when the guard is dropped"]
+pub struct ResvGuard<'a> {
+    resv: &'a Resv,
+    /// The lock must be released by the task that took it.
+    _not_send: NotThreadSafe,
+}
+
+impl<'a> ResvGuard<'a> {
+    /// The lock must have been taken just now.
+    fn new(resv: &'a Resv) -> Self {
+        Self {
+            resv,
+            _not_send: NotThreadSafe,
+        }
+    }
+
+    /// The proof that the lock is held.
+    pub fn locked(&self) -> ResvLocked<'_> {
+        // SAFETY: By the type invariants the lock is held, and neither released nor used to add a
+        // fence while this is borrowed.
+        unsafe { ResvLocked::new(self.resv) }
+    }
+
+    /// Reserves the room for one fence. May sleep; fails with [`ENOMEM`].
+    pub fn reserve_fence(&mut self) -> Result<Slot<'_>> {
+        // SAFETY: By the type invariants the lock is held.
+        to_result(unsafe { bindings::dma_resv_reserve_fences(self.resv.as_raw(), 1) })?;
+        // SAFETY: The lock is held, and the room was reserved. As `self` is borrowed exclusively,
+        // that does not change and there is no other slot.
+        Ok(unsafe { Slot::new(self.resv.as_raw()) })
+    }
+}
+
+impl Drop for ResvGuard<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the lock is held by this task.
+        unsafe { bindings::dma_resv_unlock(self.resv.as_raw()) };
+    }
+}
+
+/// Room for one fence in a resv that is locked.
+///
+/// # Invariants
+///
+/// During `'a` the lock of the resv is held by the task, and the resv has room for one fence more
+/// than there are other slots.
+pub struct Slot<'a> {
+    resv: *mut bindings::dma_resv,
+    _lock: PhantomData<&'a mut Resv>,
+    /// It is the task that has the lock.
+    _not_send: NotThreadSafe,
+}
+
+impl Slot<'_> {
+    /// Makes a slot.
+    ///
+    /// # Safety
+    ///
+    /// `resv` must be valid, and as the type invariants say.
+    pub(crate) unsafe fn new(resv: *mut bindings::dma_resv) -> Self {
+        // INVARIANT: By the requirements.
+        Self {
+            resv,
+            _lock: PhantomData,
+            _not_send: NotThreadSafe,
+        }
+    }
+
+    /// Adds `fence`. Takes a reference to it, does not allocate, sleep or fail.
+    ///
+    /// It replaces fences that have signalled, and earlier ones of its timeline with the same or a
+    /// weaker usage. It must be the fence of one piece of work, not an array or a chain of fences.
+    pub fn add_fence(self, fence: &Fence, usage: Usage) {
+        // SAFETY: By the type invariants the lock is held and there is room for the fence.
+        unsafe { bindings::dma_resv_add_fence(self.resv, fence.as_raw(), usage.as_raw()) };
+    }
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Sync objects.
+//!
+//! A sync object is a container for a fence that user space has a handle for. What is in it can be
+//! replaced; with a timeline, points of it have fences of their own.
+//!
+//! # Locks and contexts
+//!
+//! Process context. [`SyncObj::replace_fence`] and [`SyncObj::add_point`] do not allocate and cannot
+//! fail, so they may come after the point of no return of a submission.
+//!
+//! C header: [`include/drm/drm_syncobj.h`](srctree/include/drm/drm_syncobj.h)
+
+use crate::{
+    bindings,
+    dma_buf::fence::Fence,
+    drm::file::{
+        DriverFile,
+        File, //
+    },
+    error::to_result,
+    prelude::*,
+    sync::aref::{
+        ARef,
+        AlwaysRefCounted, //
+    },
+    types::Opaque, //
+};
+use core::{
+    mem::MaybeUninit,
+    ptr::{
+        self,
+        NonNull, //
+    }, //
+};
+
+/// Whether [`SyncObj::find_fence`] waits for a fence to be there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FindFence {
+    /// If there is no fence, then that is an error.
+    #[default]
+    Now,
+
+    /// Sleep until somebody puts a fence in. There is a limit of some seconds, after which that
+    /// fails with [`ETIME`]. No lock may be held.
+    WaitForSubmit,
+}
+
+/// Whether the device of `file` has sync objects, that is, whether `file` is set up for them.
+fn check_feature<F: DriverFile>(file: &File<F>) -> Result {
+    // SAFETY: An open file has a minor with a device with a driver.
+    let features = unsafe {
+        let dev = (*(*file.as_raw()).minor).dev;
+        (*dev).driver_features & (*(*dev).driver).driver_features
+    };
+    if features & bindings::drm_driver_feature_DRIVER_SYNCOBJ == 0 {
+        return Err(EOPNOTSUPP);
+    }
+    Ok(())
+}
+
+/// A sync object.
+///
+/// # Invariants
+///
+/// The `struct drm_syncobj` is valid and refcounted.
+#[repr(transparent)]
+pub struct SyncObj(Opaque<bindings::drm_syncobj>);
+
+// SAFETY: A sync object may be used and released by any thread.
+unsafe impl Send for SyncObj {}
+// SAFETY: All that can be done with a shared sync object is synchronised by the C side.
+unsafe impl Sync for SyncObj {}
+
+// SAFETY: The reference count is that of the `struct drm_syncobj`.
+unsafe impl AlwaysRefCounted for SyncObj {
+    fn inc_ref(&self) {
+        // SAFETY: A shared reference proves that the reference count is not zero.
+        unsafe { bindings::drm_syncobj_get(self.0.get()) };
+    }
+
+    unsafe fn dec_ref(obj: NonNull<Self>) {
+        // SAFETY: The caller hands over a reference.
+        unsafe { bindings::drm_syncobj_put(obj.cast().as_ptr()) };
+    }
+}
+
+impl SyncObj {
+    /// Creates one, without a handle, that holds `fence`.
+    ///
+    /// Sleeps; fails with [`ENOMEM`].
+    pub fn new(fence: Option<&Fence>) -> Result<ARef<Self>> {
+        let mut obj = ptr::null_mut();
+        let fence = fence.map_or(ptr::null_mut(), Fence::as_raw);
+        // SAFETY: The fence is NULL or valid. Without the flag, NULL stays NULL.
+        to_result(unsafe { bindings::drm_syncobj_create(&mut obj, 0, fence) })?;
+        // SAFETY: The function has set `obj` to a new object with a reference that is ours.
+        Ok(unsafe { ARef::from_raw(NonNull::new_unchecked(obj.cast())) })
+    }
+
+    /// The sync object that has `handle` in `file`.
+    ///
+    /// Fails with [`ENOENT`] if there is none, and with [`EOPNOTSUPP`] if the driver has no sync
+    /// objects.
+    pub fn lookup<F: DriverFile>(file: &File<F>, handle: u32) -> Result<ARef<Self>> {
+        check_feature(file)?;
+        // SAFETY: The file is open, and set up for sync objects. The function returns a reference
+        // or NULL.
+        let obj = unsafe { bindings::drm_syncobj_find(file.as_raw(), handle) };
+        let obj = NonNull::new(obj).ok_or(ENOENT)?;
+        // SAFETY: The reference that the function returned is ours.
+        Ok(unsafe { ARef::from_raw(obj.cast()) })
+    }
+
+    /// The fence at `point` of the sync object that has `handle` in `file`.
+    ///
+    /// `point` is zero for what is not a timeline. If the point has been reached, then the fence is
+    /// one that has signalled.
+    ///
+    /// # Errors
+    ///
+    /// - [`ENOENT`]: there is no such handle.
+    /// - [`EINVAL`]: there is no fence, or none for this point yet.
+    /// - [`ETIME`], [`ERESTARTSYS`]: with [`FindFence::WaitForSubmit`], the time is over or a signal
+    ///   was delivered.
+    /// - [`EOPNOTSUPP`]: the driver has no sync objects.
+    pub fn find_fence<F: DriverFile>(
+        file: &File<F>,
+        handle: u32,
+        point: u64,
+        find: FindFence,
+    ) -> Result<ARef<Fence>> {
+        check_feature(file)?;
+        let flags = match find {
+            FindFence::Now => 0,
+            FindFence::WaitForSubmit => bindings::DRM_SYNCOBJ_WAIT_FLAGS_WAIT_FOR_SUBMIT,
+        };
+        let mut fence = ptr::null_mut();
+        // SAFETY: The file is open, and set up for sync objects.
+        to_result(unsafe {
+            bindings::drm_syncobj_find_fence(
+                file.as_raw(),
+                handle,
+                point,
+                u64::from(flags),
+                &mut fence,
+            )
+        })?;
+        // SAFETY: The function has set `fence` to a reference that is ours.
+        unsafe { Fence::from_raw_owned(fence) }.ok_or(EINVAL)
+    }
+
+    /// What is in it now.
+    pub fn fence(&self) -> Option<ARef<Fence>> {
+        // SAFETY: The object is valid. The function returns a reference or NULL.
+        unsafe { Fence::from_raw_owned(bindings::drm_syncobj_fence_get(self.0.get())) }
+    }
+
+    /// Replaces what is in it, and wakes those who wait for that.
+    pub fn replace_fence(&self, fence: Option<&Fence>) {
+        let fence = fence.map_or(ptr::null_mut(), Fence::as_raw);
+        // SAFETY: The object is valid, and the fence is NULL or valid. The function takes its own
+        // reference.
+        unsafe { bindings::drm_syncobj_replace_fence(self.0.get(), fence) };
+    }
+
+    /// Makes `fence` the one of `point` of the timeline, and wakes those who wait for that.
+    ///
+    /// Points should be added in rising order.
+    pub fn add_point(&self, node: ChainNode, fence: &Fence, point: u64) {
+        // SAFETY: The object and the fence are valid, the function takes its own reference. It
+        // initialises the node, which then has one reference, owned by the sync object.
+        unsafe {
+            bindings::drm_syncobj_add_point(
+                self.0.get(),
+                KBox::into_raw(node.0).cast(),
+                fence.as_raw(),
+                point,
+            )
+        };
+    }
+}
+
+/// The memory of a point on a timeline, to be allocated in advance.
+pub struct ChainNode(KBox<MaybeUninit<bindings::dma_fence_chain>>);
+
+impl ChainNode {
+    /// Allocates one. Sleeps; fails with [`ENOMEM`].
+    pub fn new() -> Result<Self> {
+        Ok(Self(KBox::new_uninit(GFP_KERNEL)?))
+    }
+}
