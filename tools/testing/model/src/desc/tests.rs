@@ -222,3 +222,34 @@ fn tiler_bytes() {
         }
     }
 }
+
+#[test]
+fn packed_invocations() {
+    // A draw of 6 vertices and 4 instances as Mesa packs it: vertices less one in 3 bits, then
+    // instances less one; the last count starts where the shift says.
+    let mut bytes = [0; TILER_JOB_SIZE];
+    bytes[32..36].copy_from_slice(&(5 | 3u32 << 3).to_le_bytes());
+    bytes[36..40].copy_from_slice(&(3u32 << 22).to_le_bytes());
+    bytes[40..44].copy_from_slice(&8u32.to_le_bytes());
+    bytes[52..56].copy_from_slice(&5u32.to_le_bytes());
+    for arch in [Arch::V5, Arch::V7] {
+        let job = TilerJob::decode(arch, &bytes);
+        assert_eq!((job.mode, job.vertices), (DrawMode::Triangles, 6));
+        assert_eq!(job.instances, 4);
+        // Without instances the shift is 32.
+        let mut bytes = bytes;
+        bytes[36..40].copy_from_slice(&(32u32 << 22).to_le_bytes());
+        assert_eq!(TilerJob::decode(arch, &bytes).instances, 1);
+    }
+    // The same on v9.
+    let mut bytes = [0; TILER_JOB_SIZE];
+    bytes[32..36].copy_from_slice(&(8 | 2u32 << 8).to_le_bytes());
+    bytes[44..48].copy_from_slice(&6u32.to_le_bytes());
+    bytes[48..52].copy_from_slice(&4u32.to_le_bytes());
+    bytes[52..56].copy_from_slice(&(32 | 16u32 << 16).to_le_bytes());
+    bytes[56..64].copy_from_slice(&0x1234_5640u64.to_le_bytes());
+    let job = TilerJob::decode(Arch::V9, &bytes);
+    assert_eq!((job.mode, job.vertices), (DrawMode::Triangles, 6));
+    assert_eq!((job.instances, job.packet_stride), (4, 32));
+    assert_eq!(job.tiler_context, 0x1234_5640);
+}

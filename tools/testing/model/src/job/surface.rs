@@ -117,7 +117,7 @@ impl Target {
         let tile_bytes = TILE_PIXELS * self.pixel.size as u64;
         let row = base
             .wrapping_add(u64::from(rect.y0 / TILE).wrapping_mul(self.surface.row_stride.into()));
-        let whole_rows = rect.y0 % TILE == 0 && rect.y1 - rect.y0 == TILE;
+        let whole_rows = rect.y1.saturating_sub(rect.y0) == TILE;
         let mut x = rect.x0;
         while x < rect.x1 {
             let tile = x / TILE;

@@ -389,3 +389,65 @@ fn no_double_effects() {
     assert_eq!(chain.step(&mut vm, &env), Ok(Step::Done));
     assert_eq!(vm.peek64(TARGET), 9);
 }
+
+#[test]
+fn any_bits() {
+    // Descriptors of noise, with the pointers that lead from one to the next put right most of the time.
+    // Nothing to compare: it must not panic, and steps must end.
+    let mut state = 1u64;
+    let mut random = move || {
+        state = state
+            .wrapping_mul(0x5851_f42d_4c95_7f2d)
+            .wrapping_add(0x1405_7b7e_f767_814f);
+        (state >> 32) as u32
+    };
+    let (mut steps, mut done) = (0, 0);
+    for round in 0..3000u32 {
+        let mut vm = TestVm::default();
+        vm.holes.push(0x40_0000..u64::MAX);
+        for at in (0..0x1000u64).step_by(4) {
+            // Few bits set, so that checks are passed now and then.
+            let word = random() & random() & random();
+            vm.poke(A + at, &word.to_le_bytes());
+        }
+        let types = [2, 3, 5, 7, 9, 9, 9, 10, 11];
+        let job_type = JobType::from_bits(types[round as usize % types.len()]);
+        vm.poke(
+            A,
+            &header(job_type, 1, A + 64 * u64::from(random() % 4)).encode(),
+        );
+        let pointer = |at: u64| (A + at).to_le_bytes();
+        if random() % 8 != 0 {
+            // To a framebuffer: its size and bounds are such that some of it is within the tiles.
+            vm.poke(
+                A + 40,
+                &(A + 0x400 + u64::from((random() % 64) | 1)).to_le_bytes(),
+            );
+            vm.poke(A + 32, &[0; 8]);
+            vm.poke(A + 0x400 + 32, &[99, 0, 99, 0, 3, 0, 3, 0, 98, 0, 98, 0]);
+            let count = vm.peek(A + 40, 1)[0];
+            let fields = u32::from(count >> 2 & 15) << 19;
+            vm.poke(A + 0x400 + 44, &fields.to_le_bytes());
+            vm.poke(A + 0x400 + 50, &[4 | (count & 2) << 4]);
+            // To tiler contexts and heaps.
+            vm.poke(A + 176, &pointer(0x401));
+            vm.poke(A + 72, &pointer(0x800));
+            vm.poke(A + 56, &pointer(0x800));
+            vm.poke(A + 0x800 + 24, &pointer(0xa00));
+            vm.poke(A + 0x800, &u64::from(random() % 2).to_le_bytes());
+        }
+        for arch in ARCHES {
+            let mut vm = vm.clone();
+            let mut chain = Chain::new(A);
+            for _ in 0..8 {
+                match chain.step(&mut vm, &TestEnv::new(arch)) {
+                    Ok(Step::Continue) => steps += 1,
+                    _ => break,
+                }
+            }
+            done += chain.stats().jobs_done;
+        }
+    }
+    // Some get through.
+    assert!(steps > 1000 && done > 1000, "{steps} steps, {done} jobs");
+}

@@ -475,18 +475,24 @@ fn bounds_and_tiles() {
             let surface = surface(IMAGE, block, 4, width, height);
             for (min, max) in bounds {
                 for (tx0, ty0, tx1, ty1) in tiles {
+                    // Two samples in two layers, then another target.
+                    let mut target = rgba8(block, surface, 0x4433_2211);
+                    target.msaa = Msaa::Layered;
+                    let mut second = rgba8(block, surface, 0x4433_2211);
+                    second.surface.base += 0x4_0000;
                     let mut frame = Frame {
-                        framebuffer: Framebuffer::new(width as u32, height as u32, 1),
+                        framebuffer: Framebuffer::new(width as u32, height as u32, 2),
                         zs_extension: None,
-                        render_targets: vec![rgba8(block, surface, 0x4433_2211)],
+                        render_targets: vec![target, second],
                     };
+                    frame.framebuffer.log2_samples = 1;
                     frame.framebuffer.bound_min = min;
                     frame.framebuffer.bound_max = max;
                     let mut vm = scene(arch, &frame, |job| {
                         (job.min_x, job.min_y) = (tx0, ty0);
                         (job.max_x, job.max_y) = (tx1, ty1);
                     });
-                    background(&mut vm, IMAGE, 0x1_0000);
+                    background(&mut vm, IMAGE, 0x6_0000);
                     let what = format!("{block:?} {min:?} {max:?} {tx0} {ty0} {tx1} {ty1}");
                     compare(&vm, arch, &what, |vm| {
                         for y in min.1..=max.1 {
@@ -495,8 +501,14 @@ fn bounds_and_tiles() {
                                 if tx < tx0 || tx > tx1 || ty < ty0 || ty > ty1 {
                                     continue;
                                 }
-                                let at = address(block, &surface, 4, x.into(), y.into(), 0);
-                                vm.poke(at, &[0x11, 0x22, 0x33, 0x44]);
+                                let (x, y) = (x.into(), y.into());
+                                let pixel = [0x11, 0x22, 0x33, 0x44];
+                                for sample in 0..2 {
+                                    let at = address(block, &surface, 4, x, y, sample);
+                                    vm.poke(at, &pixel);
+                                }
+                                let at = address(block, &second.surface, 4, x, y, 0);
+                                vm.poke(at, &pixel);
                             }
                         }
                     });

@@ -38,7 +38,9 @@ impl TestVm {
             self.fault_access = None;
             return Err(Self::fault(va, access));
         }
-        let end = va.checked_add(len as u64).expect("access wraps around");
+        let Some(end) = va.checked_add(len as u64) else {
+            return Err(Self::fault(va, access));
+        };
         let mut at = va;
         while at < end {
             let hole = self.holes.iter().any(|hole| hole.contains(&at));
