@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs the tests and prints TAP. Exit status: 0 if none failed, 1 if some did, 2 if they cannot be run.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use guest::device::Node;
+use guest::harness;
+use guest::harness::Gpu;
+use guest::harness::Test;
+use guest::tests;
+
+const USAGE: &str = "\
+usage: guest-tests [OPTION]...
+  --list               print the tests, the features they show and what they need
+  --filter TEXT        only tests with TEXT in their name or as a feature (repeatable: any of them)
+  --skip TEXT          not those (repeatable)
+  --driver NAME        insist on this kernel driver: panfrost or drm_gpu
+  --timeout SECONDS    per test (120)
+  --count N            run everything N times
+";
+
+struct Options {
+    list: bool,
+    filter: Vec<String>,
+    skip: Vec<String>,
+    driver: Option<String>,
+    timeout: Duration,
+    count: usize,
+}
+
+fn options() -> Result<Options, String> {
+    let mut options = Options {
+        list: false,
+        filter: Vec::new(),
+        skip: Vec::new(),
+        driver: None,
+        timeout: Duration::from_secs(120),
+        count: 1,
+    };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or(format!("{arg} wants a value"));
+        match arg.as_str() {
+            "--list" => options.list = true,
+            "--filter" => options.filter.push(value()?),
+            "--skip" => options.skip.push(value()?),
+            "--driver" => options.driver = Some(value()?),
+            "--timeout" => options.timeout = Duration::from_secs(number(&value()?)? as u64),
+            "--count" => options.count = number(&value()?)?,
+            _ => return Err(format!("unknown option {arg}")),
+        }
+    }
+    Ok(options)
+}
+
+fn number(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| format!("not a number: {text}"))
+}
+
+fn matches(test: &Test, texts: &[String]) -> bool {
+    texts
+        .iter()
+        .any(|text| test.name.contains(text) || test.features.contains(&text.as_str()))
+}
+
+fn main() -> ExitCode {
+    let options = match options() {
+        Ok(options) => options,
+        Err(message) => {
+            eprint!("guest-tests: {message}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let tests: Vec<&Test> = tests::all()
+        .filter(|test| options.filter.is_empty() || matches(test, &options.filter))
+        .filter(|test| !matches(test, &options.skip))
+        .collect();
+    if options.list {
+        for test in tests {
+            println!(
+                "{:32} {:12} {:?}",
+                test.name,
+                test.features.join(","),
+                test.needs
+            );
+        }
+        return ExitCode::SUCCESS;
+    }
+
+    let wanted = |node: &Node| options.driver.as_ref().is_none_or(|d| *d == node.driver);
+    let Some(node) = Node::all().into_iter().find(wanted) else {
+        eprintln!("guest-tests: no GPU with this driver");
+        return ExitCode::from(2);
+    };
+    eprintln!("# {} on {}", node.driver, node.path.display());
+    let gpu = Gpu { node };
+    let tests = tests.repeat(options.count);
+    let summary = harness::run(&gpu, &tests, options.timeout);
+    println!(
+        "# {} passed, {} failed, {} skipped",
+        summary.passed, summary.failed, summary.skipped
+    );
+    if summary.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

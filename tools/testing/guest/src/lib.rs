@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Test programs that run in a guest, on whichever driver is loaded.
+//!
+//! From the bottom up: [`sys`] is system calls, [`uapi`] the structures they take, [`device`], [`bo`],
+//! [`sync`] and [`dmabuf`] what they are about, [`chain`] and [`pixels`] what a GPU is given to do and
+//! what must come of it, [`board`] the GPU model's other side. [`harness`] runs what is in [`tests`].
+//!
+//! Single-threaded but for the tests that say otherwise. Handles close when they are dropped; a [`bo::Bo`]
+//! keeps its file open.
+
+pub mod bo;
+pub mod board;
+pub mod chain;
+pub mod device;
+pub mod dmabuf;
+pub mod harness;
+pub mod pixels;
+pub mod sync;
+pub mod sys;
+pub mod tests;
+pub mod uapi;

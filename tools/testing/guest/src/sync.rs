@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Syncobjs, sync files, and fences that the test itself signals.
+
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::FromRawFd;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::device::open_file;
+use crate::device::Device;
+use crate::sys;
+use crate::sys::Errno;
+use crate::sys::Result;
+use crate::uapi;
+
+/// A syncobj's handle, destroyed on drop.
+pub struct Syncobj {
+    device: Device,
+    handle: u32,
+}
+
+impl Syncobj {
+    /// Makes one.
+    pub fn create(device: &Device, flags: u32) -> Result<Self> {
+        let mut arg = uapi::SyncobjCreate { handle: 0, flags };
+        // SAFETY: no pointers.
+        unsafe { sys::ioctl(device.as_fd(), uapi::SYNCOBJ_CREATE, &mut arg)? };
+        Ok(Self {
+            device: device.clone(),
+            handle: arg.handle,
+        })
+    }
+
+    /// Makes one that holds this fence.
+    pub fn with_fence(device: &Device, sync_file: BorrowedFd<'_>) -> Result<Self> {
+        let this = Self::create(device, 0)?;
+        let mut arg = uapi::SyncobjHandle {
+            handle: this.handle,
+            flags: uapi::SYNCOBJ_SYNC_FILE,
+            fd: sync_file.as_raw_fd(),
+            ..Default::default()
+        };
+        // SAFETY: no pointers.
+        unsafe { sys::ioctl(device.as_fd(), uapi::SYNCOBJ_FD_TO_HANDLE, &mut arg)? };
+        Ok(this)
+    }
+
+    /// The handle.
+    pub fn handle(&self) -> u32 {
+        self.handle
+    }
+
+    /// Its fence. EINVAL if it has none.
+    pub fn fence(&self) -> Result<OwnedFd> {
+        let mut arg = uapi::SyncobjHandle {
+            handle: self.handle,
+            flags: uapi::SYNCOBJ_SYNC_FILE,
+            fd: -1,
+            ..Default::default()
+        };
+        // SAFETY: no pointers.
+        unsafe { sys::ioctl(self.device.as_fd(), uapi::SYNCOBJ_HANDLE_TO_FD, &mut arg)? };
+        // SAFETY: the kernel has just opened it for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(arg.fd) })
+    }
+
+    /// Waits for its fence: ETIME if that takes longer, EINVAL if there is none.
+    pub fn wait(&self, timeout: Duration) -> Result<()> {
+        let handles = [self.handle];
+        let mut arg = uapi::SyncobjWait {
+            handles: handles.as_ptr() as u64,
+            timeout_ns: sys::deadline_ns(timeout),
+            count_handles: 1,
+            flags: uapi::SYNCOBJ_WAIT_ALL,
+            ..Default::default()
+        };
+        // SAFETY: `handles` is as long as the argument says.
+        unsafe { sys::ioctl(self.device.as_fd(), uapi::SYNCOBJ_WAIT, &mut arg) }
+    }
+
+    /// Whether its fence has signalled.
+    pub fn signalled(&self) -> Result<bool> {
+        match self.wait(Duration::ZERO) {
+            Ok(()) => Ok(true),
+            Err(Errno(libc::ETIME)) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+impl Drop for Syncobj {
+    fn drop(&mut self) {
+        let mut arg = uapi::SyncobjDestroy {
+            handle: self.handle,
+            pad: 0,
+        };
+        // SAFETY: no pointers.
+        let _ = unsafe { sys::ioctl(self.device.as_fd(), uapi::SYNCOBJ_DESTROY, &mut arg) };
+    }
+}
+
+/// A fence that signals when the test says so, or when it is dropped.
+pub struct Gate {
+    timeline: OwnedFd,
+    fence: OwnedFd,
+}
+
+impl Gate {
+    const PATH: &'static str = "/sys/kernel/debug/sync/sw_sync";
+
+    /// Whether the kernel has such fences (CONFIG_SW_SYNC, debugfs mounted).
+    pub fn available() -> bool {
+        Path::new(Self::PATH).exists()
+    }
+
+    /// A fence that has not signalled.
+    pub fn new() -> Result<Self> {
+        let timeline = open_file(Path::new(Self::PATH))?;
+        let mut arg = uapi::SwSyncFence {
+            value: 1,
+            fence: -1,
+            ..Default::default()
+        };
+        // SAFETY: no pointers.
+        unsafe { sys::ioctl(timeline.as_fd(), uapi::SW_SYNC_CREATE_FENCE, &mut arg)? };
+        // SAFETY: the kernel has just opened it for us.
+        let fence = unsafe { OwnedFd::from_raw_fd(arg.fence) };
+        Ok(Self { timeline, fence })
+    }
+
+    /// The fence as a sync file.
+    pub fn fence(&self) -> BorrowedFd<'_> {
+        self.fence.as_fd()
+    }
+
+    /// A syncobj with the fence.
+    pub fn syncobj(&self, device: &Device) -> Result<Syncobj> {
+        Syncobj::with_fence(device, self.fence())
+    }
+
+    /// Signals the fence.
+    pub fn open(&self) -> Result<()> {
+        let mut by = 1u32;
+        // SAFETY: no pointers.
+        unsafe { sys::ioctl(self.timeline.as_fd(), uapi::SW_SYNC_INC, &mut by) }
+    }
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Closing things that jobs use.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use model::control::Opcode;
+use model::control::Stat;
+
+use crate::board::Board;
+use crate::chain::Chain;
+use crate::chain::DONE;
+use crate::chain::NOT_STARTED;
+use crate::chain::PATIENCE;
+use crate::check;
+use crate::check_eq;
+use crate::device::Job;
+use crate::harness::Gpu;
+use crate::harness::Need;
+use crate::harness::Outcome;
+use crate::harness::Stop;
+use crate::harness::Test;
+use crate::sync::Gate;
+use crate::sys;
+use crate::uapi;
+
+use super::target;
+use super::PATTERN64;
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("close-bo-queued", &["A2"], bo_queued).needs(&[Need::Gate]),
+    Test::new("close-bo-running", &["A2"], bo_running).needs(&[Need::Board]),
+    Test::new("close-bo-reused-address", &["A2", "F7"], reused).needs(&[Need::Gate]),
+    Test::new("close-after-fence", &["F7"], after_fence),
+    Test::new("close-file-queued", &["A2", "C8"], file_queued).needs(&[Need::Gate]),
+    Test::new("close-file-running", &["A2"], file_running).needs(&[Need::Board]),
+    Test::new("madvise-busy", &["A2", "D3"], madvise_busy).needs(&[Need::Gate]),
+];
+
+/// The mappings that a waiting job lists are there when it runs, whatever happened to the handles.
+fn bo_queued(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let gate = Gate::new()?;
+    let (bo, map) = target(&device, 64 * 1024)?;
+    let mut chain = Chain::new(&device, 4096)?;
+    chain.zero(bo.va() + 4096);
+    let head = chain.head();
+    let wait = gate.syncobj(&device)?;
+    let done = device.syncobj()?;
+    chain.submit(&[&bo], &[&wait], Some(&done))?;
+    let (descriptors, statuses) = chain.into_parts();
+    bo.close()?;
+    descriptors.close()?;
+    drop(wait);
+    check_eq!(statuses.get32(0), NOT_STARTED);
+    gate.open()?;
+    done.wait(PATIENCE)?;
+    check_eq!(statuses.get32(0), DONE, "chain at {head:#x}");
+    check_eq!(map.get64(4096), 0);
+    check_eq!(map.get64(4104), PATTERN64);
+    Ok(())
+}
+
+/// Lets every job run for so long before it does anything.
+fn slow(board: &Board, time: Duration) -> Outcome {
+    board.order(Opcode::SlowJobs, &[time.as_micros() as u32])?;
+    Ok(())
+}
+
+/// Closing returns while the job runs, and the job does not notice.
+fn bo_running(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    // Shorter than any driver's patience with a job.
+    slow(&board, Duration::from_millis(250))?;
+    let faults = board.stat(Stat::MmuFaults);
+    let mut at_once = 0;
+    for _ in 0..4 {
+        let device = gpu.open()?;
+        let (bo, map) = target(&device, 64 * 1024)?;
+        let mut chain = Chain::new(&device, 4096)?;
+        chain.zero(bo.va());
+        let done = device.syncobj()?;
+        chain.submit(&[&bo], &[], Some(&done))?;
+        let (descriptors, statuses) = chain.into_parts();
+        bo.close()?;
+        descriptors.close()?;
+        at_once += usize::from(!done.signalled()?);
+        done.wait(PATIENCE)?;
+        check_eq!(statuses.get32(0), DONE);
+        check_eq!(map.get64(0), 0);
+    }
+    check!(at_once > 0, "closing waits for the job");
+    check_eq!(board.stat(Stat::MmuFaults), faults);
+    Ok(())
+}
+
+/// The address of a closed BO is not given out again while a job may use it.
+fn reused(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let gate = Gate::new()?;
+    let (bo, old) = target(&device, 64 * 1024)?;
+    let va = bo.va();
+    let mut chain = Chain::new(&device, 4096)?;
+    chain.zero(va);
+    let done = device.syncobj()?;
+    chain.submit(&[&bo], &[&gate.syncobj(&device)?], Some(&done))?;
+    bo.close()?;
+    let mut fresh = Vec::new();
+    for _ in 0..16 {
+        let (bo, map) = target(&device, 64 * 1024)?;
+        let overlap = bo.va() < va + 64 * 1024 && va < bo.va() + 64 * 1024;
+        check!(!overlap, "{va:#x} was given out again");
+        fresh.push((bo, map));
+    }
+    gate.open()?;
+    done.wait(PATIENCE)?;
+    check_eq!(chain.statuses(), [DONE]);
+    check_eq!(old.get64(0), 0);
+    for (_, map) in &fresh {
+        check_eq!(map.get64(0), PATTERN64);
+    }
+    Ok(())
+}
+
+/// Whoever has seen the fence may close at once, and the address is free.
+fn after_fence(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    for round in 0..50 {
+        let (bo, map) = target(&device, 64 * 1024)?;
+        let mut chain = Chain::new(&device, 4096)?;
+        chain.zero(bo.va());
+        chain.run(&[&bo])?;
+        bo.close()?;
+        check_eq!(map.get64(0), 0, "round {round}");
+        check_eq!(chain.statuses(), [DONE], "round {round}");
+    }
+    Ok(())
+}
+
+/// A file that is closed takes its waiting jobs with it; their fences signal all the same.
+fn file_queued(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let gate = Gate::new()?;
+    let (bo, map) = target(&device, 4096)?;
+    let mut fences = Vec::new();
+    let mut keep = Vec::new();
+    for _ in 0..3 {
+        let mut chain = Chain::new(&device, 4096)?;
+        chain.zero(bo.va());
+        let done = device.syncobj()?;
+        chain.submit(&[&bo], &[&gate.syncobj(&device)?], Some(&done))?;
+        fences.push(done.fence()?);
+        let (descriptors, statuses) = chain.into_parts();
+        descriptors.leak();
+        keep.push(statuses);
+    }
+    bo.leak();
+    // A mapping holds a file, too.
+    drop(keep);
+    drop(map);
+    drop(device);
+    gate.open()?;
+    for fence in fences {
+        check!(sys::readable(fence.as_fd(), PATIENCE)?);
+    }
+    // The GPU is none the worse.
+    let device = gpu.open()?;
+    let mut chain = Chain::new(&device, 4096)?;
+    chain.null();
+    chain.run(&[])?;
+    check_eq!(chain.statuses(), [DONE]);
+    Ok(())
+}
+
+fn file_running(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    slow(&board, Duration::from_millis(250))?;
+    for _ in 0..3 {
+        let device = gpu.open()?;
+        let bo = device.create(4096, uapi::BO_NOEXEC)?;
+        let mut chain = Chain::new(&device, 4096)?;
+        chain.zero(bo.va());
+        let done = device.syncobj()?;
+        chain.submit(&[&bo], &[], Some(&done))?;
+        let fence = done.fence()?;
+        drop((bo, chain, done, device));
+        check!(sys::readable(fence.as_fd(), PATIENCE)?);
+    }
+    drop(board);
+    let device = gpu.open()?;
+    let mut chain = Chain::new(&device, 4096)?;
+    chain.null();
+    chain.run(&[])?;
+    check_eq!(chain.statuses(), [DONE]);
+    Ok(())
+}
+
+/// Mesa gives BOs up right after it has submitted what uses them.
+fn madvise_busy(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let gate = Gate::new()?;
+    let (bo, map) = target(&device, 64 * 1024)?;
+    let mut chain = Chain::new(&device, 4096)?;
+    chain.zero(bo.va());
+    let done = device.syncobj()?;
+    chain.submit(&[&bo], &[&gate.syncobj(&device)?], Some(&done))?;
+    check!(bo.madvise(uapi::MADV_DONTNEED)?);
+    check!(chain.bo().madvise(uapi::MADV_DONTNEED)?);
+    // As far as reclaim can be asked for: nothing of a job that is to run may go.
+    let _ = std::fs::write("/proc/sys/vm/drop_caches", "3");
+    check!(bo.madvise(uapi::MADV_WILLNEED)?, "taken from a waiting job");
+    check!(chain.bo().madvise(uapi::MADV_WILLNEED)?);
+    gate.open()?;
+    done.wait(PATIENCE)?;
+    check_eq!(chain.statuses(), [DONE]);
+    check_eq!(map.get64(0), 0);
+    // And it can be used again.
+    chain.rearm();
+    device
+        .submit(Job {
+            head: chain.head(),
+            bos: &[chain.bo(), &bo],
+            signal: Some(&done),
+            ..Default::default()
+        })
+        .map_err(Stop::from)?;
+    done.wait(PATIENCE)?;
+    check_eq!(chain.statuses(), [DONE]);
+    Ok(())
+}

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The tests, by subject.
+
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use crate::bo::Bo;
+use crate::device::Device;
+use crate::harness::Stop;
+use crate::harness::Test;
+use crate::sync::Syncobj;
+use crate::sys;
+use crate::sys::Mapping;
+use crate::uapi;
+
+mod buffers;
+mod errors;
+mod fences;
+mod identity;
+mod lifetime;
+mod prime;
+mod render;
+mod spaces;
+mod submit;
+mod tiler;
+
+/// All tests, simple things first.
+pub fn all() -> impl Iterator<Item = &'static Test> {
+    [
+        identity::TESTS,
+        buffers::TESTS,
+        prime::TESTS,
+        submit::TESTS,
+        errors::TESTS,
+        render::TESTS,
+        tiler::TESTS,
+        fences::TESTS,
+        lifetime::TESTS,
+        spaces::TESTS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// What memory that a job shall change is filled with.
+const PATTERN: u8 = 0xa5;
+
+/// [`PATTERN`], eight times.
+const PATTERN64: u64 = u64::from_le_bytes([PATTERN; 8]);
+
+/// How long it is watched that nothing happens.
+const A_WHILE: Duration = Duration::from_millis(150);
+
+/// A BO for jobs to write to, filled with [`PATTERN`].
+fn target(device: &Device, size: usize) -> Result<(Bo, Mapping), Stop> {
+    let bo = device.create(size, uapi::BO_NOEXEC)?;
+    let map = bo.map()?;
+    map.fill(PATTERN);
+    Ok((bo, map))
+}
+
+/// Whether a syncobj's fence stays unsignalled for a while.
+fn stays_pending(sync: &Syncobj) -> Result<bool, Stop> {
+    match sync.wait(A_WHILE) {
+        Ok(()) => Ok(false),
+        Err(sys::Errno(libc::ETIME)) => Ok(true),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Whether a sync file's fence stays unsignalled for a while.
+fn file_stays_pending(sync_file: BorrowedFd<'_>) -> Result<bool, Stop> {
+    Ok(!sys::readable(sync_file, A_WHILE)?)
+}
+
+/// Numbers that look random and are the same in every run (splitmix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn wide(&mut self) -> u128 {
+        (u128::from(self.next()) << 64) | u128::from(self.next())
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+}

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Address spaces: faults, more of them than the hardware holds, several at work.
+
+use std::thread;
+
+use crate::chain::Chain;
+use crate::chain::DONE;
+use crate::chain::PATIENCE;
+use crate::check;
+use crate::check_eq;
+use crate::device::Device;
+use crate::harness::Gpu;
+use crate::harness::Need;
+use crate::harness::Outcome;
+use crate::harness::Stop;
+use crate::harness::Test;
+use crate::pixels::Layout;
+use crate::pixels::FORMATS;
+use crate::sync::Gate;
+use crate::uapi;
+
+use super::render::blocks;
+use super::render::clear_frame;
+use super::target;
+use super::Random;
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("fault-write", &["B5"], write_fault),
+    Test::new("fault-chain", &["B5"], chain_fault),
+    Test::new("fault-closed-bo", &["A6", "B5"], closed_bo),
+    Test::new("fault-again-and-again", &["B5"], repeated),
+    Test::new("fault-other-file", &["B5"], other_file),
+    Test::new("fault-is-private", &["A1"], private),
+    Test::new("space-more-than-slots", &["F1"], more_than_slots),
+    Test::new("space-all-waiting", &["F1"], all_waiting).needs(&[Need::Gate]),
+    Test::new("space-come-and-go", &["F1"], come_and_go),
+    Test::new("clients-concurrent", &["C2", "F1"], concurrent),
+];
+
+/// Addresses where nothing is ever mapped: below all BOs, above all of them, far above.
+const UNMAPPED: [u64; 4] = [0x1000, 0x8_0000_0000, 0xdead_beef_0000, 0x00ff_ffff_0000];
+
+fn works(device: &Device) -> Outcome {
+    let (bo, map) = target(device, 4096)?;
+    let mut chain = Chain::new(device, 4096)?;
+    chain.zero(bo.va());
+    chain.run(&[&bo])?;
+    check_eq!(chain.statuses(), [DONE]);
+    check_eq!(map.get64(0), 0);
+    Ok(())
+}
+
+/// A job that writes to nothing ends, undone, and the file's next one works.
+fn write_fault(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    for va in UNMAPPED {
+        let mut chain = Chain::new(&device, 4096)?;
+        let job = chain.zero(va);
+        chain.run(&[])?;
+        check!(chain.status(job) != DONE, "{va:#x} was written");
+        works(&device)?;
+    }
+    Ok(())
+}
+
+/// The chain itself is nowhere, or goes there.
+fn chain_fault(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    for va in UNMAPPED {
+        let done = device.syncobj()?;
+        device.submit(crate::device::Job {
+            head: va,
+            signal: Some(&done),
+            ..Default::default()
+        })?;
+        done.wait(PATIENCE)?;
+        works(&device)?;
+
+        let mut chain = Chain::new(&device, 4096)?;
+        let job = chain.null();
+        chain.edit(job, |header| header.next = va);
+        chain.run(&[])?;
+        check_eq!(chain.status(job), DONE);
+        works(&device)?;
+    }
+    Ok(())
+}
+
+/// What has been closed cannot be reached any more: the mapping is gone from the GPU's caches, too.
+fn closed_bo(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    for _ in 0..5 {
+        let (bo, map) = target(&device, 4096)?;
+        let va = bo.va();
+        let mut chain = Chain::new(&device, 4096)?;
+        chain.zero(va);
+        chain.run(&[&bo])?;
+        check_eq!(map.get64(0), 0);
+        map.put64(0, 1);
+        bo.close()?;
+        chain.rearm();
+        chain.run(&[])?;
+        check!(chain.statuses() != [DONE], "{va:#x} can still be written");
+        check_eq!(map.get64(0), 1);
+    }
+    works(&device)
+}
+
+fn repeated(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    for n in 0..30 {
+        let mut chain = Chain::new(&device, 4096)?;
+        let job = chain.zero(0x8_0000_0000 + n * 4096);
+        chain.run(&[])?;
+        check!(chain.status(job) != DONE);
+    }
+    works(&device)
+}
+
+/// A file's faults are no other's concern.
+fn other_file(gpu: &Gpu) -> Outcome {
+    let bad = gpu.open()?;
+    let good = gpu.open()?;
+    for round in 0..10u64 {
+        let mut faulty = Vec::new();
+        let mut sound = Vec::new();
+        for n in 0..4 {
+            let mut chain = Chain::new(&bad, 4096)?;
+            chain.zero(0xdead_0000_0000 + n * 4096);
+            let done = bad.syncobj()?;
+            chain.submit(&[], &[], Some(&done))?;
+            faulty.push((chain, done));
+            let (bo, map) = target(&good, 4096)?;
+            let mut chain = Chain::new(&good, 4096)?;
+            chain.zero(bo.va());
+            let done = good.syncobj()?;
+            chain.submit(&[&bo], &[], Some(&done))?;
+            sound.push((chain, done, map, bo));
+        }
+        for (chain, done, map, _) in &sound {
+            done.wait(PATIENCE)?;
+            check_eq!(chain.statuses(), [DONE], "round {round}");
+            check_eq!(map.get64(0), 0, "round {round}");
+        }
+        for (chain, done) in &faulty {
+            done.wait(PATIENCE)?;
+            check!(chain.statuses() != [DONE]);
+        }
+    }
+    works(&bad)
+}
+
+/// One file's BOs are not in another's address space.
+fn private(gpu: &Gpu) -> Outcome {
+    let owner = gpu.open()?;
+    let other = gpu.open()?;
+    // Far from anything that the other file has.
+    let _filler = owner.create(256 << 20, uapi::BO_NOEXEC | uapi::BO_HEAP)?;
+    let (bo, map) = target(&owner, 4096)?;
+    let mut chain = Chain::new(&other, 4096)?;
+    let job = chain.zero(bo.va());
+    check!(chain.bo().va() != bo.va());
+    chain.run(&[])?;
+    check!(chain.status(job) != DONE);
+    check!(map.get64(0) != 0);
+    works(&other)?;
+    works(&owner)
+}
+
+/// Some work: a clear and some values, checked.
+fn work(device: &Device, random: &mut Random) -> Outcome {
+    let arch = device.arch()?;
+    let format = &FORMATS[random.below(FORMATS.len() as u64) as usize];
+    let blocks = blocks(arch);
+    let layout = Layout {
+        width: 1 + random.below(70) as usize,
+        height: 1 + random.below(40) as usize,
+        bytes: format.bytes,
+        block: blocks[random.below(blocks.len() as u64) as usize],
+    };
+    let (bo, map) = target(device, layout.size())?;
+    let (words, pixel) = format.clear(random.wide());
+    let mut render = Chain::new(device, 4096)?;
+    render.fragment(&clear_frame(format, &layout, bo.va(), words));
+
+    let values = 1 + random.below(6) as usize;
+    let (zeroes, zeroes_map) = target(device, 4096)?;
+    let mut write = Chain::new(device, 4096)?;
+    for n in 0..values {
+        write.zero(zeroes.va() + 16 * n as u64);
+    }
+    let (rendered, written) = (device.syncobj()?, device.syncobj()?);
+    render.submit(&[&bo], &[], Some(&rendered))?;
+    write.submit(&[&zeroes], &[], Some(&written))?;
+    rendered.wait(PATIENCE)?;
+    check_eq!(render.statuses(), [DONE]);
+    let memory = map.bytes(0, layout.size());
+    layout
+        .check(&memory, &pixel)
+        .map_err(|message| Stop::fail(format!("{} {layout:?}: {message}", format.name)))?;
+    written.wait(PATIENCE)?;
+    check_eq!(write.statuses(), vec![DONE; values]);
+    for n in 0..values {
+        check_eq!(zeroes_map.get64(16 * n), 0);
+    }
+    Ok(())
+}
+
+const FILES: usize = 20;
+
+fn more_than_slots(gpu: &Gpu) -> Outcome {
+    let mut files = Vec::new();
+    for _ in 0..FILES {
+        files.push(gpu.open()?);
+    }
+    let mut random = Random(3);
+    for _ in 0..3 {
+        for file in &files {
+            work(file, &mut random)?;
+        }
+    }
+    Ok(())
+}
+
+/// More jobs ready at one moment than there are slots.
+fn all_waiting(gpu: &Gpu) -> Outcome {
+    let gate = Gate::new()?;
+    let mut jobs = Vec::new();
+    for n in 0..FILES {
+        let file = gpu.open()?;
+        let (bo, map) = target(&file, 4096)?;
+        let mut chain = Chain::new(&file, 4096)?;
+        chain.zero(bo.va() + 8 * n as u64);
+        if n % 2 == 0 {
+            chain.require(uapi::REQ_FS);
+        }
+        let done = file.syncobj()?;
+        chain.submit(&[&bo], &[&gate.syncobj(&file)?], Some(&done))?;
+        jobs.push((chain, done, map, bo));
+    }
+    gate.open()?;
+    for (n, (chain, done, map, _)) in jobs.iter().enumerate() {
+        done.wait(PATIENCE)?;
+        check_eq!(chain.statuses(), [DONE], "file {n}");
+        check_eq!(map.get64(8 * n), 0, "file {n}");
+    }
+    Ok(())
+}
+
+/// Files that are closed at once, while others stay.
+fn come_and_go(gpu: &Gpu) -> Outcome {
+    let stays = gpu.open()?;
+    let mut random = Random(4);
+    for _ in 0..40 {
+        work(&gpu.open()?, &mut random)?;
+    }
+    work(&stays, &mut random)
+}
+
+/// Clients that know nothing of each other.
+fn concurrent(gpu: &Gpu) -> Outcome {
+    const ROUNDS: usize = 40;
+    let mut devices = Vec::new();
+    for _ in 0..2 {
+        devices.push(gpu.open()?);
+    }
+    let results: Vec<Outcome> = thread::scope(|scope| {
+        let threads: Vec<_> = devices
+            .iter()
+            .enumerate()
+            .map(|(n, device)| {
+                scope.spawn(move || {
+                    let mut random = Random(100 + n as u64);
+                    for _ in 0..ROUNDS {
+                        work(device, &mut random)?;
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|_| Err(Stop::Fail("panic".into())))
+            })
+            .collect()
+    });
+    results.into_iter().collect()
+}
