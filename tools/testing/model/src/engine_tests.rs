@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tests of the two modes, with real threads.
+
+use std::time::Instant;
+
+use super::*;
+use crate::control::Board;
+use crate::control::Opcode;
+use crate::gpu::Timing;
+use crate::host::RealClock;
+use crate::host::VirtualClock;
+use crate::product::G52;
+use crate::regs;
+use crate::testing::Bench;
+use crate::testing::Ram;
+use crate::testing::Tables;
+use crate::testing::VA;
+
+struct Rig {
+    engine: Engine,
+    bench: Bench,
+}
+
+impl Rig {
+    fn new(mode: Mode) -> Self {
+        let bench = Bench::cold(&G52, Board::new(false));
+        Tables::new(&bench.ram, Bench::ROOT).map(VA, Bench::PA, 0x10_0000);
+        let ram: Arc<Ram> = bench.ram.clone();
+        let gpu = match mode {
+            Mode::Sync => Gpu::new(
+                &G52,
+                ram,
+                bench.lines.clone(),
+                Arc::new(VirtualClock::new(10_000)),
+                Timing::NONE,
+                Board::new(false),
+                None,
+            ),
+            Mode::Threaded => Gpu::new(
+                &G52,
+                ram,
+                bench.lines.clone(),
+                Arc::new(RealClock::new()),
+                Timing::USUAL,
+                Board::new(false),
+                None,
+            ),
+        };
+        let engine = Engine::start(gpu, mode).unwrap();
+        for on in [0x1a0, 0x180, 0x190] {
+            engine.write32(on, !0);
+        }
+        engine.write32(regs::AS_BASE, Bench::ROOT as u32 | 3);
+        engine.write32(regs::AS_BASE + regs::AS_COMMAND, regs::AS_COMMAND_UPDATE);
+        Self { engine, bench }
+    }
+
+    fn submit(&self, slot: u32, head: u64) {
+        let slot = regs::JS_BASE + slot * regs::JS_STRIDE;
+        self.engine.write32(slot + regs::JS_HEAD_NEXT, head as u32);
+        self.engine.write32(slot + regs::JS_AFFINITY_NEXT, 1);
+        self.engine.write32(slot + regs::JS_COMMAND_NEXT, 1);
+    }
+
+    fn wait(&self, offset: u32, bits: u32) {
+        let start = Instant::now();
+        while self.engine.read32(offset) & bits == 0 {
+            assert!(start.elapsed() < Duration::from_secs(60), "timeout");
+            thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn synchronous_work_is_done_at_once() {
+    let rig = Rig::new(Mode::Sync);
+    assert_eq!(rig.engine.read32(0x140), 1);
+    rig.bench.null_job(0, None);
+    rig.submit(1, VA);
+    assert_eq!(rig.bench.status(0), 1);
+    assert_eq!(rig.engine.read32(regs::JOB_INT_RAWSTAT), 2);
+    rig.engine.write32(regs::GPU_CMD, regs::GPU_CMD_SOFT_RESET);
+    assert_eq!(
+        rig.engine.read32(regs::GPU_INT_RAWSTAT),
+        regs::GPU_IRQ_RESET_COMPLETED
+    );
+}
+
+#[test]
+fn threaded_work_is_done_later() {
+    let rig = Rig::new(Mode::Threaded);
+    rig.bench.null_job(0, None);
+    rig.submit(1, VA);
+    rig.wait(regs::JOB_INT_RAWSTAT, 2);
+    assert_eq!(rig.bench.status(0), 1);
+}
+
+#[test]
+fn an_endless_chain_blocks_nobody() {
+    for mode in [Mode::Sync, Mode::Threaded] {
+        let rig = Rig::new(mode);
+        let head = rig.bench.endless(0x1000);
+        rig.submit(0, head);
+        rig.bench.null_job(0, None);
+        rig.submit(1, VA);
+        rig.wait(regs::JOB_INT_RAWSTAT, 2);
+        rig.engine
+            .write32(regs::JS_BASE + regs::JS_COMMAND, regs::JS_COMMAND_SOFT_STOP);
+        rig.wait(regs::JOB_INT_RAWSTAT, 1 << 16);
+    }
+}
+
+#[test]
+fn delayed_work_ends_without_register_accesses() {
+    for mode in [Mode::Sync, Mode::Threaded] {
+        let rig = Rig::new(mode);
+        rig.wait(0x140, 1);
+        rig.engine.order((Opcode::SlowJobs, [2000, 0, 0, 0])).unwrap();
+        rig.bench.null_job(0, None);
+        rig.submit(1, VA);
+        assert_eq!(rig.bench.status(0), 0);
+        let start = Instant::now();
+        while rig.bench.status(0) == 0 {
+            assert!(start.elapsed() < Duration::from_secs(60), "timeout");
+            thread::yield_now();
+        }
+    }
+}

@@ -8,12 +8,24 @@
 
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::sync::Mutex;
 
+use crate::control::Board;
+use crate::control::Opcode;
+use crate::control::Stat;
+use crate::desc::JobHeader;
+use crate::desc::JobType;
+use crate::gpu::Gpu;
+use crate::gpu::Timing;
 use crate::host::BusError;
+use crate::host::Clock;
 use crate::host::GuestMemory;
 use crate::host::IrqSink;
 use crate::host::Vector;
+use crate::host::VirtualClock;
+use crate::product::Product;
+use crate::regs;
 
 /// A stretch of memory.
 pub struct Ram {
@@ -151,5 +163,185 @@ impl<'a> Tables<'a> {
             table = self.ram.get64(at) & !0xfff;
         }
         self.ram.put64(table + (va >> (39 - 9 * level) & 0x1ff) * 8, entry);
+    }
+}
+
+/// A GPU with memory, an address space and powered cores: what most tests start from.
+pub struct Bench {
+    /// The GPU.
+    pub gpu: Gpu,
+    /// 16 MiB from bus address 0.
+    pub ram: Arc<Ram>,
+    /// Its interrupts.
+    pub lines: Arc<Lines>,
+    /// Its time, which passes only when told to.
+    pub clock: Arc<VirtualClock>,
+}
+
+/// Where [`Bench`] maps [`Bench::PA`] in address spaces 0 and 1: 1 MiB of 4 KiB pages.
+pub const VA: u64 = 0x200_0000;
+
+impl Bench {
+    /// What [`VA`] is mapped to.
+    pub const PA: u64 = 0x10_0000;
+    /// The page-table root of both address spaces.
+    pub const ROOT: u64 = 0x1000;
+
+    /// Everything is fed, nothing is set up.
+    pub fn cold(product: &'static Product, board: Board) -> Self {
+        let ram = Arc::new(Ram::new(0, 0x100_0000));
+        let lines = Arc::new(Lines::default());
+        let clock = Arc::new(VirtualClock::new(0));
+        let gpu = Gpu::new(
+            product,
+            ram.clone(),
+            lines.clone(),
+            clock.clone(),
+            Timing::USUAL,
+            board,
+            None,
+        );
+        Self {
+            gpu,
+            ram,
+            lines,
+            clock,
+        }
+    }
+
+    /// Powered up, address spaces 0 and 1 enabled, all interrupts unmasked.
+    pub fn new(product: &'static Product) -> Self {
+        let mut bench = Self::cold(product, Board::new(false));
+        Tables::new(&bench.ram, Self::ROOT).map(VA, Self::PA, 0x10_0000);
+        bench.set_up();
+        bench
+    }
+
+    /// Powers up, enables address spaces, unmasks.
+    pub fn set_up(&mut self) {
+        for on in [0x1a0, 0x180, 0x190] {
+            self.gpu.write32(on, !0);
+        }
+        for n in 0..2 {
+            let space = regs::AS_BASE + n * regs::AS_STRIDE;
+            self.gpu.write32(space + regs::AS_TRANSTAB, Self::ROOT as u32 | 3);
+            self.gpu.write32(space + regs::AS_COMMAND, regs::AS_COMMAND_UPDATE);
+        }
+        self.settle();
+        for (mask, clear) in [
+            (regs::JOB_INT_MASK, regs::JOB_INT_CLEAR),
+            (regs::MMU_INT_MASK, regs::MMU_INT_CLEAR),
+            (regs::GPU_INT_MASK, regs::GPU_INT_CLEAR),
+        ] {
+            self.gpu.write32(clear, !0);
+            self.gpu.write32(mask, !0);
+        }
+    }
+
+    /// Lets jobs run for at most `steps` steps, without time passing.
+    pub fn steps(&mut self, steps: usize) {
+        self.gpu.tick();
+        for _ in 0..steps {
+            if !self.gpu.step() {
+                return;
+            }
+            self.gpu.tick();
+        }
+    }
+
+    /// Lets jobs run and time pass until nothing more happens by itself.
+    pub fn settle(&mut self) {
+        loop {
+            self.steps(10_000);
+            assert!(!self.gpu.runnable(), "endless");
+            let Some(when) = self.gpu.deadline() else {
+                return;
+            };
+            self.clock.skip_to(when);
+        }
+    }
+
+    /// Lets `us` pass, and jobs run.
+    pub fn pass(&mut self, us: u64) {
+        self.clock.advance(us * 1000);
+        self.steps(10_000);
+    }
+
+    /// Puts a NULL job at `offset` from [`VA`], followed by the one at `next`.
+    pub fn null_job(&self, offset: u64, next: Option<u64>) -> u64 {
+        let header = JobHeader {
+            next: next.map_or(0, |next| VA + next),
+            ..JobHeader::new(JobType::Null)
+        };
+        self.ram.put(Self::PA + offset, &header.encode());
+        VA + offset
+    }
+
+    /// Puts a WRITE_VALUE job that stores zero to `target`, followed by the one at `next`.
+    pub fn zero_job(&self, offset: u64, target: u64, next: Option<u64>) -> u64 {
+        let header = JobHeader {
+            next: next.map_or(0, |next| VA + next),
+            ..JobHeader::new(JobType::WriteValue)
+        };
+        self.ram.put(Self::PA + offset, &header.encode());
+        self.ram.put64(Self::PA + offset + 32, target);
+        self.ram.put64(Self::PA + offset + 40, 3);
+        VA + offset
+    }
+
+    /// Puts two WRITE_VALUE jobs that clear each other's status and follow each other for ever.
+    pub fn endless(&self, offset: u64) -> u64 {
+        self.zero_job(offset, VA + offset + 64, Some(offset + 64));
+        self.zero_job(offset + 64, VA + offset, Some(offset));
+        VA + offset
+    }
+
+    /// The status of the job at `offset` from [`VA`].
+    pub fn status(&self, offset: u64) -> u32 {
+        self.ram.get32(Self::PA + offset)
+    }
+
+    /// Writes a register of a slot.
+    pub fn slot(&mut self, n: u32, reg: u32, value: u32) {
+        self.gpu.write32(regs::JS_BASE + n * regs::JS_STRIDE + reg, value);
+    }
+
+    /// Reads a register of a slot.
+    pub fn slot_reg(&mut self, n: u32, reg: u32) -> u32 {
+        self.gpu.read32(regs::JS_BASE + n * regs::JS_STRIDE + reg)
+    }
+
+    /// Submits a chain as the next one of a slot. `config` holds the address space.
+    pub fn submit(&mut self, n: u32, head: u64, config: u32) {
+        self.slot(n, regs::JS_HEAD_NEXT, head as u32);
+        self.slot(n, regs::JS_HEAD_NEXT + 4, (head >> 32) as u32);
+        self.slot(n, regs::JS_AFFINITY_NEXT, !0);
+        self.slot(n, regs::JS_AFFINITY_NEXT + 4, !0);
+        self.slot(n, regs::JS_CONFIG_NEXT, config);
+        self.slot(n, regs::JS_COMMAND_NEXT, regs::JS_COMMAND_START);
+    }
+
+    /// The job interrupts, which are then cleared.
+    pub fn take_job_irqs(&mut self) -> u32 {
+        let raw = self.gpu.read32(regs::JOB_INT_RAWSTAT);
+        self.gpu.write32(regs::JOB_INT_CLEAR, raw);
+        raw
+    }
+
+    /// Performs a command of address space `n`.
+    pub fn as_command(&mut self, n: u32, command: u32) {
+        self.gpu
+            .write32(regs::AS_BASE + n * regs::AS_STRIDE + regs::AS_COMMAND, command);
+    }
+
+    /// Orders something.
+    pub fn order(&mut self, opcode: Opcode, args: [u32; 3]) {
+        let [a, b, c] = args;
+        self.gpu.order((opcode, [a, b, c, 0])).expect("order");
+    }
+
+    /// Reads a statistic.
+    pub fn stat(&mut self, stat: Stat) -> u32 {
+        self.gpu.control_read32(stat.offset())
     }
 }
