@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! DRM driver for the Job-Manager generations of the Arm Mali GPU: Midgard, Bifrost and the first
+//! Valhall parts.
+//!
+//! It speaks the UAPI of `panfrost` and answers to that name, so that user space which knows
+//! panfrost needs nothing new.
+//!
+//! # The house
+//!
+//! Calls go in one direction only, from the top of this list to its bottom:
+//!
+//! | module     | what it is                                                              |
+//! | ---------- | ----------------------------------------------------------------------- |
+//! | [`uapi`]   | the ioctls: decode the arguments, check them, call the core             |
+//! | [`file`]   | one open file: its address space and its job contexts                   |
+//! | [`job`]    | submission, contexts, the queue of the job slots, recovery              |
+//! | [`gem`]    | buffer objects: pages, mappings, heaps that grow on faults, sharing     |
+//! | [`mmu`]    | GPU address spaces: addresses, page tables, hardware slots, faults      |
+//! | [`hw`]     | the registers: identity and quirks, power, reset, MMU commands, slots   |
+//! | [`device`] | what holds it together: probe, teardown, interrupts, the DRM device     |
+//!
+//! `uapi` keeps no state, the core (`job`, `gem`, `mmu`) names no register, and `hw` never sees a
+//! handle or a pointer of user space.
+//!
+//! # Proof of power
+//!
+//! Whatever touches a register takes a [`device::Gpu`]. One exists from the moment at which clocks
+//! and power are on until they go off, and code that holds nothing but the DRM device gets at it
+//! through [`device::with_gpu`], which fails once the device has gone.
+//!
+//! # Locks, in order
+//!
+//! 1. dma_resv of objects
+//! 2. backing and mappings of an object (mutex)
+//! 3. VA tree of an address space (spinlock)
+//! 4. the job queue (spinlock)
+//! 5. address-space slots (spinlock)
+//! 6. the cycle counter (spinlock)
+//!
+//! All spinlocks are taken in process context only; the hard halves of the interrupt handlers
+//! mask and read, and leave the rest to their threads. Fences are signalled with none of them
+//! held. The interrupt threads are fence-signalling sections: nothing in them may wait for memory
+//! or for another fence.
+
+mod device;
+mod file;
+mod gem;
+mod hw;
+mod job;
+mod mmu;
+mod uapi;
+
+kernel::module_platform_driver! {
+    type: device::PlatformDriver,
+    name: "drm_gpu",
+    authors: ["The drm_gpu authors"],
+    description: "DRM driver for Arm Mali Job-Manager GPUs",
+    license: "GPL v2",
+    params: {
+        job_timeout_ms: u32 {
+            default: 500,
+            description: "Time in milliseconds that a job may run before it is stopped (50 to 600000)",
+        },
+    },
+}

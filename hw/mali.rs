@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Arm Mali GPUs with a Job Manager (architectures 4 to 9).
+//!
+//! Facts about registers come from the register headers that Arm published with its kernel driver
+//! under the GPL, and from the panfrost driver, which has them in `panfrost_regs.h`.
+//!
+//! - [`identity`]: what the GPU says about itself,
+//! - [`product`]: what it does not say: names, features and errata by product and revision,
+//! - [`power`] and [`reset`]: cores on and off, back to a known state,
+//! - [`mmu`]: commands to the hardware address spaces,
+//! - [`job`]: the job slots,
+//! - [`irq`]: the three interrupt blocks,
+//! - [`counter`]: cycle counter and timestamp,
+//! - [`exception`]: names of what went wrong.
+//!
+//! Nothing here takes a lock but [`counter`], which has its own.
+
+pub(crate) mod counter;
+pub(crate) mod exception;
+pub(crate) mod identity;
+pub(crate) mod irq;
+pub(crate) mod job;
+pub(crate) mod mmu;
+pub(crate) mod power;
+pub(crate) mod product;
+mod regs;
+pub(crate) mod reset;
+
+use kernel::sizes::SZ_16K;
+
+pub(crate) use counter::{
+    cycle_count,
+    cycle_counter_get,
+    cycle_counter_put,
+    latest_flush_id,
+    timestamp, //
+};
+pub(crate) use exception::Exception;
+pub(crate) use identity::Identity;
+pub(crate) use product::{
+    Caps,
+    Feature,
+    Issue, //
+};
+
+/// Size of the register file that the driver needs, in bytes. The highest register in use is the
+/// last of address space 15; the devicetree binding asks for 16 KiB at least.
+pub(crate) const REGS_SIZE: usize = SZ_16K;
+
+/// Mapping of the register file.
+pub(crate) type IoMem<'a> = kernel::io::mem::ExclusiveIoMem<'a, REGS_SIZE>;
+
+/// Joins the two halves of a 64-bit value.
+const fn join(lo: u32, hi: u32) -> u64 {
+    ((hi as u64) << 32) | lo as u64
+}
+
+/// Lower half of a 64-bit value.
+const fn lo(value: u64) -> u32 {
+    (value & 0xffff_ffff) as u32
+}
+
+/// Upper half of a 64-bit value.
+const fn hi(value: u64) -> u32 {
+    (value >> 32) as u32
+}

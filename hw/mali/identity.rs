@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the GPU says about itself: the identity and feature registers, read once at probe.
+//!
+//! The values go to user space as they are; the units are the hardware's.
+
+use kernel::{
+    device::Device,
+    io::{
+        register::RegisterArray,
+        Io, //
+    },
+    prelude::*, //
+};
+
+use super::{
+    join,
+    regs::{
+        gpu::*,
+        mmu::MAX_AS,
+        read_at, //
+    },
+    Caps,
+    Feature,
+    IoMem, //
+};
+
+/// Raw values of the identity and feature registers.
+pub(crate) struct Identity {
+    /// Product, the upper half of `GPU_ID`. T60x, whose number does not fit the scheme, has 0x600.
+    pub(crate) product_id: u16,
+    /// Release, the lower half of `GPU_ID`.
+    pub(crate) revision: u16,
+    /// Bitmap of shader cores. Can have holes.
+    pub(crate) shader_present: u64,
+    /// Bitmap of tilers.
+    pub(crate) tiler_present: u64,
+    /// Bitmap of level 2 caches, one per core group.
+    pub(crate) l2_present: u64,
+    /// Bitmap of core stacks.
+    pub(crate) stack_present: u64,
+    /// Bitmap of address spaces.
+    pub(crate) as_present: u32,
+    /// Bitmap of job slots.
+    pub(crate) js_present: u32,
+    /// `L2_FEATURES`.
+    pub(crate) l2_features: u32,
+    /// `CORE_FEATURES`.
+    pub(crate) core_features: u32,
+    /// `TILER_FEATURES`.
+    pub(crate) tiler_features: u32,
+    /// `MEM_FEATURES`.
+    pub(crate) mem_features: u32,
+    /// `MMU_FEATURES`.
+    pub(crate) mmu_features: u32,
+    /// `THREAD_FEATURES`.
+    pub(crate) thread_features: u32,
+    /// `THREAD_MAX_THREADS`.
+    pub(crate) thread_max_threads: u32,
+    /// `THREAD_MAX_WORKGROUP_SIZE`.
+    pub(crate) thread_max_workgroup_size: u32,
+    /// `THREAD_MAX_BARRIER_SIZE`.
+    pub(crate) thread_max_barrier_size: u32,
+    /// `THREAD_TLS_ALLOC`.
+    pub(crate) thread_tls_alloc: u32,
+    /// Bitmap of coherency protocols. Without the register: ACE-Lite.
+    pub(crate) coherency_features: u32,
+    /// Coherency protocol that fits the system: 0 ACE-Lite, 1 ACE, 31 none.
+    pub(crate) selected_coherency: u32,
+    /// `AFBC_FEATURES`.
+    pub(crate) afbc_features: u32,
+    /// Number of core groups.
+    pub(crate) core_groups: u32,
+    /// `TEXTURE_FEATURES0` to `3`.
+    pub(crate) texture_features: [u32; 4],
+    /// `JS_FEATURES0` to `15`; 0 for slots that do not exist.
+    pub(crate) js_features: [u32; 16],
+}
+
+/// Product number of T60x, from before there was a scheme.
+const T60X_ODD_ID: u16 = 0x6956;
+
+impl Identity {
+    /// Reads everything. `coherent`: the system keeps the GPU's accesses coherent with the CPUs'.
+    ///
+    /// `ENODEV`, with a line in the log, if nobody answers or if the driver does not know the GPU.
+    pub(crate) fn read(dev: &Device, io: &IoMem<'_>, coherent: bool) -> Result<(Self, Caps)> {
+        let gpu_id = io.read(GPU_ID).into_raw();
+        if gpu_id == u32::MAX || gpu_id == 0 {
+            dev_err!(
+                dev,
+                "GPU_ID reads as {:#010x}: no GPU, or no power, clock or reset release\n",
+                gpu_id
+            );
+            return Err(ENODEV);
+        }
+
+        // The shifts leave 16 bits each.
+        let mut product_id = (gpu_id >> 16) as u16;
+        let revision = (gpu_id & 0xffff) as u16;
+        if product_id == T60X_ODD_ID {
+            product_id = 0x0600;
+        }
+
+        let Some(caps) = Caps::find(product_id, revision) else {
+            dev_err!(
+                dev,
+                "unknown GPU: product {:#06x}, revision {:#06x}\n",
+                product_id,
+                revision
+            );
+            return Err(ENODEV);
+        };
+
+        let coherency_features = if caps.feature(Feature::CoherencyReg) {
+            io.read(COHERENCY_FEATURES).into_raw()
+        } else {
+            1 << coherency::ACE_LITE
+        };
+        let js_present = io.read(JS_PRESENT).into_raw();
+        let l2_present = read_mask::<L2_PRESENT>(io)?;
+
+        let mut js_features = [0; 16];
+        for (n, features) in js_features.iter_mut().enumerate() {
+            if js_present & 1 << n != 0 {
+                *features = read_at::<JS_FEATURES>(io, n)?.into_raw();
+            }
+        }
+        let mut texture_features = [0; 4];
+        for (n, features) in texture_features.iter_mut().enumerate() {
+            *features = read_at::<TEXTURE_FEATURES>(io, n)?.into_raw();
+        }
+
+        let id = Self {
+            product_id,
+            revision,
+            shader_present: read_mask::<SHADER_PRESENT>(io)?,
+            tiler_present: read_mask::<TILER_PRESENT>(io)?,
+            l2_present,
+            stack_present: read_mask::<STACK_PRESENT>(io)?,
+            as_present: io.read(AS_PRESENT).into_raw() & ((1 << MAX_AS) - 1),
+            js_present,
+            l2_features: io.read(L2_FEATURES).into_raw(),
+            core_features: io.read(CORE_FEATURES).into_raw(),
+            tiler_features: io.read(TILER_FEATURES).into_raw(),
+            mem_features: io.read(MEM_FEATURES).into_raw(),
+            mmu_features: io.read(MMU_FEATURES).into_raw(),
+            thread_features: io.read(THREAD_FEATURES).into_raw(),
+            thread_max_threads: io.read(THREAD_MAX_THREADS).into_raw(),
+            thread_max_workgroup_size: io.read(THREAD_MAX_WORKGROUP_SIZE).into_raw(),
+            thread_max_barrier_size: io.read(THREAD_MAX_BARRIER_SIZE).into_raw(),
+            thread_tls_alloc: io.read(THREAD_TLS_ALLOC).into_raw(),
+            coherency_features,
+            selected_coherency: select_coherency(coherent, coherency_features),
+            afbc_features: io.read(AFBC_FEATURES).into_raw(),
+            core_groups: l2_present.count_ones(),
+            texture_features,
+            js_features,
+        };
+        id.check(dev)?;
+        id.log(dev, &caps);
+
+        Ok((id, caps))
+    }
+
+    /// Width of GPU virtual addresses in bits.
+    pub(crate) fn va_bits(&self) -> u32 {
+        self.mmu_features & 0xff
+    }
+
+    /// Width of physical addresses in bits.
+    pub(crate) fn pa_bits(&self) -> u32 {
+        (self.mmu_features >> 8) & 0xff
+    }
+
+    /// Shader cores in use: those of the first core group. Groups are coherent with themselves
+    /// only, and a job cannot be told to keep within one.
+    pub(crate) fn shader_mask(&self) -> u64 {
+        self.shader_present & self.core_mask()
+    }
+
+    /// Level 2 caches in use.
+    pub(crate) fn l2_mask(&self) -> u64 {
+        self.l2_present & self.core_mask()
+    }
+
+    /// Cores of the first core group. Each bit of the level 2 caches stands at the first core of
+    /// its group, so that the cores below the second bit are those of the first group.
+    fn core_mask(&self) -> u64 {
+        let others = self.l2_present & self.l2_present.wrapping_sub(1);
+
+        match others.trailing_zeros() {
+            64 => u64::MAX,
+            first => (1 << first) - 1,
+        }
+    }
+
+    /// Refuses values that the rest of the driver could not work with.
+    fn check(&self, dev: &Device) -> Result {
+        if self.as_present == 0 || self.js_present & 0x3 != 0x3 {
+            dev_err!(
+                dev,
+                "unusable GPU: address spaces {:#x}, job slots {:#x}\n",
+                self.as_present,
+                self.js_present
+            );
+            return Err(ENODEV);
+        }
+        if self.shader_present == 0 || self.l2_present == 0 || self.tiler_present == 0 {
+            dev_err!(
+                dev,
+                "unusable GPU: it has no shader, tiler or level 2 cache\n"
+            );
+            return Err(ENODEV);
+        }
+        if !(33..=48).contains(&self.va_bits()) || !(32..=52).contains(&self.pa_bits()) {
+            dev_err!(dev, "unusable GPU: MMU features {:#x}\n", self.mmu_features);
+            return Err(ENODEV);
+        }
+        Ok(())
+    }
+
+    /// Says at probe what was found.
+    fn log(&self, dev: &Device, caps: &Caps) {
+        dev_info!(
+            dev,
+            "mali-{} id {:#x} major {:#x} minor {:#x} status {:#x}\n",
+            caps.name(),
+            self.product_id,
+            self.revision >> 12,
+            (self.revision >> 4) & 0xff,
+            self.revision & 0xf
+        );
+        dev_info!(
+            dev,
+            "features {:#x}, issues {:#x}, shader_present {:#x}, l2_present {:#x}\n",
+            caps.feature_bits(),
+            caps.issue_bits(),
+            self.shader_present,
+            self.l2_present
+        );
+        dev_info!(
+            dev,
+            "L2 {:#010x} core {:#010x} tiler {:#010x} mem {:#x} MMU {:#010x} AS {:#x} JS {:#x}\n",
+            self.l2_features,
+            self.core_features,
+            self.tiler_features,
+            self.mem_features,
+            self.mmu_features,
+            self.as_present,
+            self.js_present
+        );
+    }
+}
+
+/// Chooses the strongest protocol that both sides have.
+fn select_coherency(coherent: bool, features: u32) -> u32 {
+    if !coherent {
+        coherency::NONE
+    } else if features & 1 << coherency::ACE != 0 {
+        coherency::ACE
+    } else if features & 1 << coherency::ACE_LITE != 0 {
+        coherency::ACE_LITE
+    } else {
+        coherency::NONE
+    }
+}
+
+/// Reads a register of two words.
+pub(super) fn read_mask<R>(io: &IoMem<'_>) -> Result<u64>
+where
+    R: RegisterArray<Storage = u32> + Into<u32>,
+{
+    let lo = read_at::<R>(io, 0)?.into();
+    let hi = read_at::<R>(io, 1)?.into();
+
+    Ok(join(lo, hi))
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The interrupt blocks: GPU, MMU and jobs.
+//!
+//! Each block has a status, a mask and a clear register. The hard half of a handler masks its whole
+//! block with `take_*`; its thread clears what it has handled and unmasks.
+
+use kernel::{
+    io::Io,
+    prelude::*, //
+};
+
+use super::{
+    join,
+    regs::{
+        gpu::*,
+        job::{
+            JOB_INT_CLEAR,
+            JOB_INT_MASK,
+            JOB_INT_STAT, //
+        },
+        mmu::{
+            MMU_INT_CLEAR,
+            MMU_INT_MASK,
+            MMU_INT_RAWSTAT,
+            MMU_INT_STAT, //
+        }, //
+    },
+    Exception,
+    IoMem, //
+};
+
+/// Whether a status register says that this device wants something. All ones: it is not there.
+fn raised(status: u32) -> bool {
+    status != 0 && status != u32::MAX
+}
+
+/// Hard half, job block: masks it if the interrupt is its own.
+pub(crate) fn take_job(io: &IoMem<'_>) -> bool {
+    let ours = raised(io.read(JOB_INT_STAT).into_raw());
+    if ours {
+        io.write_reg(JOB_INT_MASK::from_raw(0));
+    }
+    ours
+}
+
+/// Hard half, MMU block: masks it if the interrupt is its own.
+pub(crate) fn take_mmu(io: &IoMem<'_>) -> bool {
+    let ours = raised(io.read(MMU_INT_STAT).into_raw());
+    if ours {
+        io.write_reg(MMU_INT_MASK::from_raw(0));
+    }
+    ours
+}
+
+/// Hard half, GPU block: masks it if the interrupt is its own.
+pub(crate) fn take_gpu(io: &IoMem<'_>) -> bool {
+    let ours = raised(io.read(GPU_INT_STAT).into_raw());
+    if ours {
+        io.write_reg(GPU_INT_MASK::from_raw(0));
+    }
+    ours
+}
+
+/// Masks all blocks.
+pub(crate) fn mask_all(io: &IoMem<'_>) {
+    io.write_reg(JOB_INT_MASK::from_raw(0));
+    io.write_reg(MMU_INT_MASK::from_raw(0));
+    io.write_reg(GPU_INT_MASK::from_raw(0));
+}
+
+/// Forgets interrupts of the MMU and the job slots from before a reset.
+pub(crate) fn clear(io: &IoMem<'_>) {
+    io.write_reg(MMU_INT_CLEAR::from_raw(u32::MAX));
+    io.write_reg(JOB_INT_CLEAR::from_raw(u32::MAX));
+}
+
+/// Unmasks the GPU block: faults.
+pub(crate) fn unmask_gpu(io: &IoMem<'_>) {
+    io.write_reg(GPU_INT_MASK::from_raw(int::FAULTS));
+}
+
+/// Unmasks the MMU block but for the address spaces in `except` (bits 15:0).
+pub(crate) fn unmask_mmu(io: &IoMem<'_>, except: u32) {
+    io.write_reg(MMU_INT_MASK::from_raw(!(except | except << 16)));
+}
+
+/// Address spaces with a page fault (bits 15:0) or a bus error (bits 31:16).
+///
+/// `ENODEV` if the device is gone.
+pub(crate) fn pending_mmu(io: &IoMem<'_>) -> Result<u32> {
+    match io.read(MMU_INT_RAWSTAT).into_raw() {
+        u32::MAX => Err(ENODEV),
+        status => Ok(status),
+    }
+}
+
+/// A fault of the GPU that no address space and no job slot reports.
+pub(crate) struct GpuFault {
+    /// What happened.
+    pub(crate) exception: Exception,
+    /// Where, if the GPU knows.
+    pub(crate) address: u64,
+    /// There were more.
+    pub(crate) multiple: bool,
+}
+
+/// Takes the GPU interrupts that are pending and clears them. [`None`]: no fault among them.
+pub(crate) fn take_gpu_fault(io: &IoMem<'_>) -> Option<GpuFault> {
+    let pending = io.read(GPU_INT_RAWSTAT).into_raw();
+    if !raised(pending) {
+        return None;
+    }
+
+    let fault = (pending & int::FAULTS != 0).then(|| GpuFault {
+        // The code is in the lowest byte.
+        exception: Exception((io.read(GPU_FAULT_STATUS).into_raw() & 0xff) as u8),
+        address: join(
+            io.read(GPU_FAULT_ADDRESS_LO).into_raw(),
+            io.read(GPU_FAULT_ADDRESS_HI).into_raw(),
+        ),
+        multiple: pending & int::MULTIPLE_FAULT != 0,
+    });
+    // A reset waits for its own bit to appear: leave that one alone.
+    io.write_reg(GPU_INT_CLEAR::from_raw(pending & !int::RESET_COMPLETED));
+    fault
+}

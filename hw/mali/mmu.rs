@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Address spaces of the hardware: turn one on and off, flush it, see why an access failed.
+//!
+//! A command is over when the function that gave it returns, and the caller holds the lock of the
+//! address-space slots; so no command is ever given while another is being carried out. Waits are
+//! busy and bounded: `ETIMEDOUT` when the MMU is stuck (only a reset helps), `ENODEV` when the
+//! device is gone.
+
+use core::ops::Range;
+
+use kernel::{
+    io::{
+        poll::read_poll_timeout_atomic,
+        Io, //
+    },
+    prelude::*,
+    time::Delta, //
+};
+
+use super::{
+    hi,
+    join,
+    lo,
+    regs::{
+        mmu::*,
+        read_at,
+        write_at, //
+    },
+    Exception,
+    Feature, //
+};
+use crate::device::Gpu;
+
+pub(crate) use super::regs::mmu::MAX_AS;
+
+/// Pause between two looks at the status of a command.
+const POLL: Delta = Delta::from_micros(5);
+/// Number of looks after which a command counts as stuck: 50 ms at least.
+const POLLS: usize = 10_000;
+
+/// How an address space reads its page table.
+#[derive(Clone, Copy)]
+pub(crate) struct Config {
+    /// Root of the table, in the form of the register.
+    pub(crate) transtab: u64,
+    /// Memory attributes, in the form of the register.
+    pub(crate) memattr: u64,
+    /// Translation configuration; for GPUs that have the register.
+    transcfg: u64,
+}
+
+impl Config {
+    /// For tables in Midgard's own format.
+    pub(crate) fn legacy(transtab: u64, memattr: u64) -> Self {
+        Self {
+            transtab,
+            memattr,
+            transcfg: transcfg::ADRMODE_LEGACY,
+        }
+    }
+
+    /// For 64-bit Arm tables with a granule of 4 KiB. `va_bits`: width of virtual addresses.
+    /// `coherent`: the GPU snoops the CPUs' caches.
+    pub(crate) fn aarch64_4k(ttbr: u64, mair: u64, va_bits: u32, coherent: bool) -> Self {
+        let mut transcfg = transcfg::ADRMODE_AARCH64_4K
+            | u64::from(55u32.saturating_sub(va_bits)) << transcfg::INA_BITS_SHIFT
+            | transcfg::PTW_MEMATTR_WB
+            | transcfg::PTW_RA;
+        if coherent {
+            transcfg |= transcfg::PTW_SH_OS;
+        }
+
+        Self {
+            transtab: ttbr,
+            memattr: memattr_of(mair, coherent),
+            transcfg,
+        }
+    }
+}
+
+/// Translates the CPU's memory attributes (`MAIR`) to the GPU's, byte by byte.
+///
+/// Only what is write-back on both levels is cached; everything else, device memory included, is
+/// not. Without coherency, write-back memory must not be inner-shareable with the CPUs, so the
+/// meaning of "inner" shrinks to the GPU.
+fn memattr_of(mair: u64, coherent: bool) -> u64 {
+    u64::from_le_bytes(mair.to_le_bytes().map(|attr| {
+        let (outer, inner) = (attr >> 4, attr & 0xf);
+
+        if outer & 0x3 == 0 || outer & 0x4 == 0 || inner & 0x4 == 0 {
+            memattr::NON_CACHEABLE | memattr::SH_MIDGARD_INNER | memattr::ALLOC_EXPLICIT
+        } else {
+            let mut out = memattr::WRITE_BACK | memattr::ALLOC_EXPLICIT;
+            if inner & 0x1 != 0 {
+                out |= memattr::ALLOC_W;
+            }
+            if inner & 0x2 != 0 {
+                out |= memattr::ALLOC_R;
+            }
+            out | if coherent {
+                memattr::SH_CPU_INNER
+            } else {
+                memattr::SH_MIDGARD_INNER
+            }
+        }
+    }))
+}
+
+/// log2 of the smallest region that can be locked.
+const MIN_REGION_LOG2: u32 = 15;
+
+/// Encodes the smallest region that holds `range`: a power of two in size, aligned to itself. The
+/// lowest bits are log2 of the size, less one. The encoding is the same for both table formats.
+fn lock_region(range: &Range<u64>) -> u64 {
+    let last = range.end.saturating_sub(1).max(range.start);
+    let log2 = (u64::BITS - (range.start ^ last).leading_zeros()).max(MIN_REGION_LOG2);
+    let base = match u64::MAX.checked_shl(log2) {
+        Some(mask) => range.start & mask,
+        None => 0,
+    };
+
+    base | u64::from(log2 - 1)
+}
+
+/// All addresses.
+const EVERYTHING: Range<u64> = 0..u64::MAX;
+
+/// Writes the configuration of an address space.
+fn configure(gpu: &Gpu<'_>, nr: u8, config: &Config) -> Result {
+    let (io, n) = (gpu.io(), usize::from(nr));
+
+    write_at(io, n, AS_TRANSTAB_LO::from_raw(lo(config.transtab)))?;
+    write_at(io, n, AS_TRANSTAB_HI::from_raw(hi(config.transtab)))?;
+    write_at(io, n, AS_MEMATTR_LO::from_raw(lo(config.memattr)))?;
+    write_at(io, n, AS_MEMATTR_HI::from_raw(hi(config.memattr)))?;
+    if gpu.caps.feature(Feature::Aarch64Mmu) {
+        write_at(io, n, AS_TRANSCFG_LO::from_raw(lo(config.transcfg)))?;
+        write_at(io, n, AS_TRANSCFG_HI::from_raw(hi(config.transcfg)))?;
+    }
+    command(gpu, nr, cmd::UPDATE)
+}
+
+/// Makes an address space translate with a table. What it translated before must not be in use.
+pub(crate) fn enable(gpu: &Gpu<'_>, nr: u8, config: &Config) -> Result {
+    flush(gpu, nr, &EVERYTHING, cmd::FLUSH_MEM)?;
+    configure(gpu, nr, config)
+}
+
+/// Makes every access in an address space fail, those that wait for a retry included.
+pub(crate) fn disable(gpu: &Gpu<'_>, nr: u8) -> Result {
+    flush(gpu, nr, &EVERYTHING, cmd::FLUSH_MEM)?;
+    configure(
+        gpu,
+        nr,
+        &Config {
+            transtab: 0,
+            memattr: 0,
+            transcfg: transcfg::ADRMODE_UNMAPPED,
+        },
+    )
+}
+
+/// Makes the MMU forget its translations of a range, after a change of the page table. Accesses that
+/// wait in an address space after a fault are made again.
+pub(crate) fn flush_range(gpu: &Gpu<'_>, nr: u8, range: &Range<u64>) -> Result {
+    flush(gpu, nr, range, cmd::FLUSH_PT)
+}
+
+/// Locks a region, then gives a flush command, which unlocks it.
+fn flush(gpu: &Gpu<'_>, nr: u8, range: &Range<u64>, how: u32) -> Result {
+    let (io, n) = (gpu.io(), usize::from(nr));
+    let region = lock_region(range);
+
+    write_at(io, n, AS_LOCKADDR_LO::from_raw(lo(region)))?;
+    write_at(io, n, AS_LOCKADDR_HI::from_raw(hi(region)))?;
+    command(gpu, nr, cmd::LOCK)?;
+    command(gpu, nr, how)
+}
+
+/// Gives a command and waits until it is over.
+fn command(gpu: &Gpu<'_>, nr: u8, command: u32) -> Result {
+    let (io, n) = (gpu.io(), usize::from(nr));
+
+    write_at(io, n, AS_COMMAND::from_raw(command))?;
+    read_poll_timeout_atomic(
+        || match read_at::<AS_STATUS>(io, n)? {
+            gone if gone.into_raw() == u32::MAX => Err(ENODEV),
+            status => Ok(status),
+        },
+        |status| !status.active(),
+        POLL,
+        POLLS,
+    )
+    .inspect_err(|e| {
+        if gpu.log.allows() {
+            dev_err!(
+                gpu.dev(),
+                "AS {}: MMU command {} failed: {:?}\n",
+                nr,
+                command,
+                e
+            );
+        }
+    })?;
+    Ok(())
+}
+
+/// Why an access of an address space failed.
+pub(crate) struct Fault {
+    /// Raw fault status.
+    pub(crate) status: u32,
+    /// What kind of failure.
+    pub(crate) exception: Exception,
+    /// GPU address.
+    pub(crate) address: u64,
+    /// What the access was to do.
+    pub(crate) access: &'static str,
+    /// Unit that made the access.
+    pub(crate) source: u32,
+}
+
+/// Reads the fault of an address space and clears its interrupts.
+pub(crate) fn take_fault(gpu: &Gpu<'_>, nr: u8) -> Result<Fault> {
+    let (io, n) = (gpu.io(), usize::from(nr));
+    let status = read_at::<AS_FAULTSTATUS>(io, n)?;
+    let fault = Fault {
+        status: status.into_raw(),
+        // The code is in the lowest byte.
+        exception: Exception((status.into_raw() & 0xff) as u8),
+        address: join(
+            read_at::<AS_FAULTADDRESS_LO>(io, n)?.into_raw(),
+            read_at::<AS_FAULTADDRESS_HI>(io, n)?.into_raw(),
+        ),
+        access: match status.access().get() {
+            0 if gpu.caps.feature(Feature::Aarch64Mmu) => "ATOMIC",
+            0 => "UNKNOWN",
+            1 => "EXECUTE",
+            2 => "READ",
+            _ => "WRITE",
+        },
+        source: status.source().get(),
+    };
+
+    clear(gpu, nr);
+    Ok(fault)
+}
+
+/// Clears the interrupts of an address space.
+pub(crate) fn clear(gpu: &Gpu<'_>, nr: u8) {
+    gpu.io()
+        .write_reg(MMU_INT_CLEAR::from_raw(0x1_0001u32.wrapping_shl(nr.into())));
+}
+
+#[kunit_tests(drm_gpu_hw_mmu)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions() {
+        // One page: the smallest region, 32 KiB.
+        assert!(lock_region(&(0x1000..0x2000)) == 14);
+        assert!(lock_region(&(0x9000..0xa000)) == 0x8000 | 14);
+        // 2 MiB, aligned.
+        assert!(lock_region(&(0x20_0000..0x40_0000)) == 0x20_0000 | 20);
+        // Two pages across a boundary of 2 MiB need 4 MiB.
+        assert!(lock_region(&(0x1f_f000..0x20_1000)) == 21);
+        assert!(lock_region(&(0..u64::MAX)) == 63);
+        // An empty range is as good as one byte.
+        assert!(lock_region(&(0x8000..0x8000)) == 0x8000 | 14);
+    }
+
+    #[test]
+    fn attributes() {
+        // Device, non-cacheable, write-back with both allocations.
+        assert!(memattr_of(0x04, false) & 0xff == 0x4c);
+        assert!(memattr_of(0x44, false) & 0xff == 0x4c);
+        assert!(memattr_of(0xff, false) & 0xff == 0x8f);
+        assert!(memattr_of(0xff, true) & 0xff == 0x9f);
+    }
+}

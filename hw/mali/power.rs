@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Power of the cores: level 2 cache first, then tiler and shaders; off the other way round.
+//!
+//! These are the domains inside the GPU. Clocks, regulators and the domains of the SoC around it
+//! belong to [`device`](crate::device). Functions sleep.
+
+use kernel::{
+    device::Device,
+    io::{
+        poll::read_poll_timeout,
+        register::RegisterArray,
+        Io, //
+    },
+    prelude::*,
+    time::Delta, //
+};
+
+use super::{
+    hi,
+    identity::read_mask,
+    lo,
+    regs::{
+        gpu::*,
+        write_at, //
+    },
+    Caps,
+    Feature,
+    Identity,
+    IoMem,
+    Issue, //
+};
+
+/// Time between two looks at a state register.
+const POLL: Delta = Delta::from_micros(10);
+/// Time after which a transition is given up. Real ones take microseconds.
+const TIMEOUT: Delta = Delta::from_millis(100);
+
+/// Settings of the system on a chip that the GPU needs after each reset.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Overrides {
+    /// Amlogic: the power manager needs bits that are not documented.
+    pub(crate) amlogic: bool,
+}
+
+/// Writes the configuration that errata and features ask for, then turns all cores on.
+///
+/// To be called after each reset. `ETIMEDOUT` names the cores that do not come up.
+pub(crate) fn on(
+    dev: &Device,
+    io: &IoMem<'_>,
+    id: &Identity,
+    caps: &Caps,
+    overrides: Overrides,
+) -> Result {
+    configure(io, id, caps, overrides);
+
+    request::<L2_PWRON>(io, id.l2_mask())?;
+    wait_on::<L2_READY>(dev, io, id.l2_mask(), "level 2 cache")?;
+
+    request::<SHADER_PWRON>(io, id.shader_mask())?;
+    request::<TILER_PWRON>(io, id.tiler_present)?;
+    wait_on::<SHADER_READY>(dev, io, id.shader_mask(), "shader cores")?;
+    wait_on::<TILER_READY>(dev, io, id.tiler_present, "tiler")
+}
+
+/// Turns all cores off. Goes on with the rest if some do not go down.
+pub(crate) fn off(dev: &Device, io: &IoMem<'_>, id: &Identity) -> Result {
+    request::<SHADER_PWROFF>(io, id.shader_present)?;
+    request::<TILER_PWROFF>(io, id.tiler_present)?;
+    let shader = wait_settled::<SHADER_PWRTRANS>(dev, io, "shader cores");
+    let tiler = wait_settled::<TILER_PWRTRANS>(dev, io, "tiler");
+
+    request::<L2_PWROFF>(io, id.l2_present)?;
+    let l2 = wait_settled::<L2_PWRTRANS>(dev, io, "level 2 cache");
+
+    shader.and(tiler).and(l2)
+}
+
+/// Waits until the level 2 caches keep their state. Some parts must not be reset before.
+pub(super) fn settle_l2(dev: &Device, io: &IoMem<'_>) -> Result {
+    wait_settled::<L2_PWRTRANS>(dev, io, "level 2 cache")
+}
+
+/// Asks for a change of the cores in `mask`.
+fn request<R>(io: &IoMem<'_>, mask: u64) -> Result
+where
+    R: RegisterArray<Storage = u32> + From<u32>,
+{
+    write_at(io, 0, R::from(lo(mask)))?;
+    if hi(mask) != 0 {
+        write_at(io, 1, R::from(hi(mask)))?;
+    }
+    Ok(())
+}
+
+/// Reads a state register. `ENODEV` if the device is gone.
+fn state<R>(io: &IoMem<'_>) -> Result<u64>
+where
+    R: RegisterArray<Storage = u32> + Into<u32>,
+{
+    match read_mask::<R>(io)? {
+        u64::MAX => Err(ENODEV),
+        state => Ok(state),
+    }
+}
+
+/// Waits until all cores in `mask` are on.
+fn wait_on<R>(dev: &Device, io: &IoMem<'_>, mask: u64, what: &str) -> Result
+where
+    R: RegisterArray<Storage = u32> + Into<u32>,
+{
+    read_poll_timeout(
+        || state::<R>(io),
+        |&ready| ready & mask == mask,
+        POLL,
+        TIMEOUT,
+    )
+    .inspect_err(|e| dev_err!(dev, "{} ({:#x}) did not power up: {:?}\n", what, mask, e))?;
+    Ok(())
+}
+
+/// Waits until no core of a kind changes its state.
+fn wait_settled<R>(dev: &Device, io: &IoMem<'_>, what: &str) -> Result
+where
+    R: RegisterArray<Storage = u32> + Into<u32>,
+{
+    read_poll_timeout(|| state::<R>(io), |&moving| moving == 0, POLL, TIMEOUT)
+        .inspect_err(|e| dev_err!(dev, "{} did not settle: {:?}\n", what, e))?;
+    Ok(())
+}
+
+/// Writes the implementation-specific configuration registers. A reset undoes it.
+fn configure(io: &IoMem<'_>, id: &Identity, caps: &Caps, overrides: Overrides) {
+    let shader = shader_config(caps);
+    if shader != 0 {
+        io.write_reg(SHADER_CONFIG::from_raw(shader));
+    }
+
+    if caps.issue(Issue::T76x3953) {
+        let config = io.read(TILER_CONFIG).into_raw();
+        io.write_reg(TILER_CONFIG::from_raw(config | tiler::CLOCK_GATE_OVERRIDE));
+    }
+
+    let jm = jm_config(id, caps);
+    if jm != 0 {
+        io.write_reg(JM_CONFIG::from_raw(jm));
+    }
+
+    if overrides.amlogic {
+        // The value is from panfrost; its meaning is not public.
+        io.write_reg(PWR_KEY::from_raw(PWR_KEY_UNLOCK));
+        io.write_reg(PWR_OVERRIDE1::from_raw(0xfff | 0x20 << 16));
+    }
+}
+
+/// Value for `SHADER_CONFIG`; 0 to leave it alone.
+fn shader_config(caps: &Caps) -> u32 {
+    let mut config = 0;
+
+    if caps.issue(Issue::T8443) || caps.issue(Issue::T11035) {
+        config |= shader::LS_PAUSEBUFFER_DISABLE;
+    }
+    if caps.issue(Issue::T10327) {
+        config |= shader::SDC_DISABLE_OQ_DISCARD;
+    }
+    if caps.issue(Issue::T10797) {
+        config |= shader::ENABLE_TEXGRD_FLAGS;
+    }
+    if !caps.issue(Issue::GpuCore1619) {
+        config |= match caps.family() {
+            0..=0x74f => shader::LS_ATTR_CHECK_DISABLE,
+            0x750..=0x880 => shader::LS_ALLOW_ATTR_TYPES,
+            _ => 0,
+        };
+    }
+    if caps.issue(Issue::Ttrx2968Ttrx3162) {
+        config |= shader::VAR_ALGORITHM;
+    }
+    if caps.feature(Feature::TlsHashing) {
+        config |= shader::TLS_HASH_ENABLE;
+    }
+    config
+}
+
+/// Value for `JM_CONFIG`; 0 to leave it alone.
+fn jm_config(id: &Identity, caps: &Caps) -> u32 {
+    let mut config = 0;
+
+    if matches!(caps.family(), 0x860 | 0x880) && id.revision >= 0x2000 {
+        config |= jm::MAX_JOB_THROTTLE_LIMIT;
+    } else if caps.family() == 0x6000 && id.coherency_features == 1 << coherency::ACE {
+        config |= (1 << coherency::ACE_LITE | 1 << coherency::ACE) << jm::FORCE_COHERENCY_SHIFT;
+    }
+    if caps.feature(Feature::IdvsGroupSize) {
+        config |= jm::DEFAULT_IDVS_GROUP_SIZE;
+    }
+    config
+}
+
+#[kunit_tests(drm_gpu_power)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shader_config_by_product() {
+        let config = |id, revision| Caps::find(id, revision).map(|c| shader_config(&c));
+
+        assert!(config(0x0860, 0x2000) == Some(shader::LS_ALLOW_ATTR_TYPES));
+        assert!(config(0x7402, 0x1000) == Some(0));
+        assert!(config(0x9093, 0) == Some(shader::VAR_ALGORITHM));
+        assert!(config(0x7093, 0) == Some(shader::TLS_HASH_ENABLE));
+    }
+}

@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a GPU does not say about itself: features and errata by product and revision.
+//!
+//! The lists are those of `panfrost_features.h` and `panfrost_issues.h`, which took them from Arm's
+//! own driver: what this driver asks about, not all that is known.
+
+use kernel::prelude::*;
+
+/// What a product can do.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+pub(crate) enum Feature {
+    /// Two chains in one slot can be told apart when stopping.
+    JobchainDisambiguation,
+    /// A job can skip its first cache flush.
+    FlushReduction,
+    /// There is a register that says which coherency protocols exist.
+    CoherencyReg,
+    /// The MMU can walk 64-bit Arm tables.
+    Aarch64Mmu,
+    /// Thread-local storage can be hashed over the caches.
+    TlsHashing,
+    /// The group size of index-driven vertex shading has to be set.
+    IdvsGroupSize,
+}
+
+/// Errata. The names are those of Arm's lists.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+pub(crate) enum Issue {
+    /// The pause buffer of the load/store pipe must not be used.
+    T8443,
+    /// Occlusion queries can be discarded wrongly.
+    T10327,
+    /// The MMU has to be started with each job.
+    T10649,
+    /// A compiler workaround needs a configuration bit (T72x).
+    T10797,
+    /// The pause buffer can hang a fragment job.
+    T11035,
+    /// The tiler's clock must stay on.
+    T76x3953,
+    /// The level 2 cache must not change its power state during a reset.
+    Tmix8463,
+    /// A hard stop soon after a soft stop can be reported as a soft stop.
+    Tmix8438,
+    /// Attribute checks must be left alone.
+    GpuCore1619,
+    /// Another algorithm for varyings must be used.
+    Ttrx2968Ttrx3162,
+    /// A bus fault of an occlusion query can hang later fragment jobs.
+    Ttrx3076,
+    /// A job that does nothing has to run before the first real one.
+    Ttrx3485,
+}
+
+const fn features(list: &[Feature]) -> u32 {
+    let mut bits = 0;
+    let mut i = 0;
+    while i < list.len() {
+        bits |= 1 << list[i] as u32;
+        i += 1;
+    }
+    bits
+}
+
+const fn issues(list: &[Issue]) -> u32 {
+    let mut bits = 0;
+    let mut i = 0;
+    while i < list.len() {
+        bits |= 1 << list[i] as u32;
+        i += 1;
+    }
+    bits
+}
+
+/// Features of Midgard's first two generations.
+const MIDGARD_OLD: u32 = features(&[]);
+/// Features of Midgard from T760.
+const MIDGARD: u32 = features(&[Feature::JobchainDisambiguation]);
+/// Features that all of Bifrost and Valhall share.
+const BIFROST: u32 = features(&[
+    Feature::JobchainDisambiguation,
+    Feature::FlushReduction,
+    Feature::CoherencyReg,
+    Feature::Aarch64Mmu,
+]);
+/// Errata of Midgard from T760.
+const MIDGARD_ISSUES: u32 = issues(&[Issue::T76x3953, Issue::Tmix8438]);
+/// Errata of the first two Valhall products.
+const G57_ISSUES: u32 = issues(&[Issue::Ttrx2968Ttrx3162, Issue::Ttrx3076]);
+/// Errata of the release r0p0 of the same.
+const G57_R0P0: &[(u32, u32)] = &[(rev(0, 0, 0), issues(&[Issue::Ttrx3485]))];
+
+/// A release as the lower half of `GPU_ID` has it.
+const fn rev(major: u32, minor: u32, status: u32) -> u32 {
+    major << 12 | minor << 4 | status
+}
+
+/// A product.
+pub(crate) struct Product {
+    /// Name for the log, without the `mali-`.
+    pub(crate) name: &'static str,
+    /// Product number; see [`family_id`].
+    id: u16,
+    /// Features, as bits.
+    features: u32,
+    /// Errata of all releases, as bits.
+    issues: u32,
+    /// Errata of single releases.
+    revisions: &'static [(u32, u32)],
+}
+
+impl Product {
+    const fn new(name: &'static str, id: u16, features: u32, issues: u32) -> Self {
+        Self {
+            name,
+            id,
+            features,
+            issues,
+            revisions: &[],
+        }
+    }
+
+    const fn revisions(self, revisions: &'static [(u32, u32)]) -> Self {
+        Self { revisions, ..self }
+    }
+
+    /// Errata of a release: of all, and of this one if it is listed. A release whose status is not
+    /// listed counts as the same release with status 0.
+    fn issues_of(&self, revision: u32) -> u32 {
+        let listed = |wanted: u32| self.revisions.iter().find(|r| r.0 == wanted);
+
+        let more = listed(revision).or_else(|| listed(revision & !0xf));
+        self.issues | more.map_or(0, |r| r.1)
+    }
+}
+
+const IDVS: u32 = features(&[Feature::IdvsGroupSize]);
+const TLS: u32 = features(&[Feature::TlsHashing]);
+
+/// All products that the driver knows.
+static PRODUCTS: [Product; 16] = [
+    Product::new(
+        "t600",
+        0x0600,
+        MIDGARD_OLD,
+        issues(&[Issue::T10649, Issue::T11035, Issue::Tmix8438]),
+    )
+    .revisions(&[(rev(0, 0, 1), issues(&[Issue::T8443, Issue::GpuCore1619]))]),
+    Product::new(
+        "t620",
+        0x0620,
+        MIDGARD_OLD,
+        issues(&[Issue::T10649, Issue::Tmix8438]),
+    )
+    .revisions(&[(rev(0, 1, 0), issues(&[Issue::T10327, Issue::T11035]))]),
+    Product::new(
+        "t720",
+        0x0720,
+        MIDGARD_OLD,
+        issues(&[Issue::T10649, Issue::T10797, Issue::Tmix8438]),
+    ),
+    Product::new("t760", 0x0750, MIDGARD, MIDGARD_ISSUES),
+    Product::new("t820", 0x0820, MIDGARD, MIDGARD_ISSUES),
+    Product::new("t830", 0x0830, MIDGARD, MIDGARD_ISSUES),
+    Product::new("t860", 0x0860, MIDGARD, MIDGARD_ISSUES),
+    Product::new("t880", 0x0880, MIDGARD, MIDGARD_ISSUES),
+    Product::new(
+        "g71",
+        0x6000,
+        BIFROST,
+        issues(&[Issue::Tmix8463, Issue::Tmix8438]),
+    )
+    .revisions(&[(rev(0, 0, 1), issues(&[Issue::T76x3953]))]),
+    Product::new("g72", 0x6001, BIFROST, 0),
+    Product::new("g51", 0x7000, BIFROST, 0),
+    Product::new("g76", 0x7001, BIFROST | IDVS | TLS, 0),
+    Product::new("g52", 0x7002, BIFROST | IDVS, 0),
+    Product::new("g31", 0x7003, BIFROST | TLS, 0),
+    Product::new("g57", 0x9001, BIFROST | IDVS, G57_ISSUES).revisions(G57_R0P0),
+    // G57 as MediaTek integrates it has a number of its own.
+    Product::new("g57", 0x9003, BIFROST | IDVS, G57_ISSUES).revisions(G57_R0P0),
+];
+
+/// Reduces a product number to the one it is listed under: from Bifrost on, the two digits in the
+/// middle say how a product was configured and do not matter.
+fn family_id(product_id: u16) -> u16 {
+    if product_id & 0xf000 != 0 {
+        product_id & 0xf00f
+    } else {
+        product_id
+    }
+}
+
+/// A product together with the errata of the release at hand.
+#[derive(Clone, Copy)]
+pub(crate) struct Caps {
+    product: &'static Product,
+    issues: u32,
+}
+
+impl Caps {
+    /// Looks up a GPU. [`None`]: this driver does not know it.
+    pub(crate) fn find(product_id: u16, revision: u16) -> Option<Self> {
+        let id = family_id(product_id);
+        let product = PRODUCTS.iter().find(|p| p.id == id)?;
+
+        Some(Self {
+            product,
+            issues: product.issues_of(revision.into()),
+        })
+    }
+
+    /// Name for the log, without the `mali-`.
+    pub(crate) fn name(&self) -> &'static str {
+        self.product.name
+    }
+
+    /// Number that the product is listed under.
+    pub(crate) fn family(&self) -> u16 {
+        self.product.id
+    }
+
+    /// Whether the GPU has a feature.
+    pub(crate) fn feature(&self, feature: Feature) -> bool {
+        self.product.features & 1 << feature as u32 != 0
+    }
+
+    /// Whether the GPU has an erratum.
+    pub(crate) fn issue(&self, issue: Issue) -> bool {
+        self.issues & 1 << issue as u32 != 0
+    }
+
+    /// All features as bits, for the log.
+    pub(crate) fn feature_bits(&self) -> u32 {
+        self.product.features
+    }
+
+    /// All errata as bits, for the log.
+    pub(crate) fn issue_bits(&self) -> u32 {
+        self.issues
+    }
+}
+
+#[kunit_tests(drm_gpu_product)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids() {
+        for (id, name) in [
+            (0x0860, "t860"),
+            (0x6221, "g72"),
+            (0x7093, "g31"),
+            (0x7212, "g52"),
+            (0x7402, "g52"),
+            (0x9093, "g57"),
+        ] {
+            assert!(Caps::find(id, 0).is_some_and(|c| c.name() == name));
+        }
+        assert!(Caps::find(0xa867, 0).is_none());
+        assert!(Caps::find(0xffff, 0xffff).is_none());
+    }
+
+    #[test]
+    fn releases() {
+        let has = |id, revision, issue| Caps::find(id, revision).is_some_and(|c| c.issue(issue));
+
+        assert!(has(0x9093, 0x0000, Issue::Ttrx3485));
+        // An unknown status falls back to status 0 of the same release.
+        assert!(has(0x9093, 0x0003, Issue::Ttrx3485));
+        assert!(!has(0x9093, 0x1000, Issue::Ttrx3485));
+        assert!(has(0x0620, 0x0010, Issue::T10327));
+        assert!(!has(0x0620, 0x1000, Issue::T10327));
+    }
+}
