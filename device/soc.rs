@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the compatible string says about the system on a chip around the GPU.
+//!
+//! The facts are those of panfrost's table and of the devicetree binding `arm,mali-*`.
+
+use kernel::prelude::*;
+
+use crate::hw::mali::power::Overrides;
+
+/// A kind of system.
+#[derive(Clone, Copy)]
+pub(crate) struct Soc {
+    /// Names of the supplies.
+    pub(super) supplies: &'static [&'static CStr],
+    /// Names of the power domains, if there is more than one.
+    pub(super) domains: &'static [&'static CStr],
+    /// Page tables must be in the AArch64 format.
+    pub(crate) aarch64_tables: bool,
+    /// Settings that the GPU needs after each reset.
+    pub(super) overrides: Overrides,
+}
+
+/// Most systems: one supply, at most one power domain.
+pub(super) const DEFAULT: Soc = Soc {
+    supplies: &[c"mali"],
+    domains: &[],
+    aarch64_tables: false,
+    overrides: Overrides { amlogic: false },
+};
+
+impl Default for Soc {
+    fn default() -> Self {
+        DEFAULT
+    }
+}
+
+/// Amlogic.
+pub(super) const AMLOGIC: Soc = Soc {
+    overrides: Overrides { amlogic: true },
+    ..DEFAULT
+};
+
+/// Domain names of MediaTek systems; the first so many are used.
+const MEDIATEK_DOMAINS: &[&CStr] = &[c"core0", c"core1", c"core2", c"core3", c"core4"];
+
+/// A MediaTek system with a number of domains.
+pub(super) const fn mediatek(domains: usize, aarch64_tables: bool) -> Soc {
+    Soc {
+        domains: MEDIATEK_DOMAINS.split_at(domains).0,
+        aarch64_tables,
+        ..DEFAULT
+    }
+}
+
+/// MT8183 as its first devicetrees describe it.
+pub(super) const MT8183: Soc = Soc {
+    supplies: &[c"mali", c"sram"],
+    ..mediatek(3, false)
+};
