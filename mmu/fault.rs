@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The thread of the MMU interrupt.
+//!
+//! A fault stalls the job that made the access. If it hit a heap, the heap grows and the access is
+//! made again. Any other fault ends the jobs of the address space, because the hardware offers
+//! nothing finer: the address space is turned off, all accesses in it fail, and the next job that is
+//! submitted to it turns it on again.
+//!
+//! Fences wait for what happens here: nothing blocks on memory or on another fence. No lock is held
+//! when a heap is asked to grow.
+
+use kernel::{
+    prelude::*,
+    sizes::SZ_4K,
+    sync::Arc, //
+};
+
+use super::Space;
+use crate::{
+    device::{
+        Device,
+        Gpu, //
+    },
+    gem::heap::Growth,
+    hw::mali::{
+        irq,
+        job,
+        mmu::{
+            self,
+            Fault,
+            MAX_AS, //
+        }, //
+    }, //
+};
+
+/// How often the status is read before the thread returns. The interrupt comes again if there is
+/// more.
+const ROUNDS: usize = 32;
+
+/// Handles faults until there are none. The caller unmasks.
+pub(crate) fn handle(drm: &Device, gpu: &Gpu<'_>) {
+    for _ in 0..ROUNDS {
+        let ignored = drm.slots.faulty();
+        // A device that is gone has no faults to handle.
+        let Ok(pending) = irq::pending_mmu(gpu.io()) else {
+            return;
+        };
+        let pending = pending & !(ignored | ignored << 16);
+        if pending == 0 || gpu.halted() {
+            return;
+        }
+
+        for nr in 0..MAX_AS {
+            let (page, bus) = (pending & 1 << nr != 0, pending & 1 << (nr + 16) != 0);
+
+            if page || bus {
+                // There are 16 numbers.
+                handle_one(drm, gpu, nr as u8, bus);
+            }
+        }
+    }
+}
+
+/// Handles the fault of one address space.
+fn handle_one(drm: &Device, gpu: &Gpu<'_>, nr: u8, bus_error: bool) {
+    let Ok(fault) = mmu::take_fault(gpu, nr) else {
+        return;
+    };
+    let space = drm.slots.space(nr);
+
+    if !bus_error && fault.exception.is_translation_fault() {
+        if let Some(space) = &space {
+            if mend(gpu, space, &fault) {
+                return;
+            }
+        }
+    }
+
+    report(gpu, nr, space.as_deref(), &fault, bus_error);
+    drm.slots.fail_nr(gpu, nr);
+    drm.jobs.fault(gpu, nr);
+}
+
+/// Lets the heap grow that was hit. Whether that has mended the fault, or will.
+fn mend(gpu: &Gpu<'_>, space: &Arc<Space>, fault: &Fault) -> bool {
+    let Some((region, _)) = space.lookup(fault.address) else {
+        return false;
+    };
+
+    match region.grow(gpu, space, fault.address) {
+        Ok(Growth::Mapped) => {
+            // The access is made again at the end of a flush.
+            let page = fault.address & !(SZ_4K as u64 - 1);
+
+            space.flush(gpu, &(page..page + SZ_4K as u64)).is_ok()
+        }
+        Ok(Growth::Stalled) => true,
+        Err(_) => false,
+    }
+}
+
+/// Logs a fault that ends jobs.
+fn report(gpu: &Gpu<'_>, nr: u8, space: Option<&Space>, fault: &Fault, bus_error: bool) {
+    if !gpu.log.allows() {
+        return;
+    }
+
+    dev_notice!(
+        gpu.dev(),
+        "{} at {:#018x}: {} ({:#x}), {} by source {:#x}; AS {}, address space {}, job slots {:#x}\n",
+        if bus_error { "MMU bus error" } else { "GPU page fault" },
+        fault.address,
+        fault.exception.name(),
+        fault.status,
+        fault.access,
+        fault.source,
+        nr,
+        space.map_or(0, |s| s.id()),
+        job::slots_of(gpu, nr)
+    );
+    match space.and_then(|s| s.nearest(fault.address)) {
+        Some(bo) if bo.contains(&fault.address) => dev_notice!(
+            gpu.dev(),
+            "it lies in the BO at {:#x} to {:#x}\n",
+            bo.start,
+            bo.end
+        ),
+        Some(bo) => dev_notice!(
+            gpu.dev(),
+            "the BO below it is at {:#x} to {:#x}\n",
+            bo.start,
+            bo.end
+        ),
+        None => (),
+    }
+}

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Page tables of the GPU, in one of two formats: Midgard's own, which all these GPUs can walk, and
+//! that of 64-bit Arm CPUs, which some systems need.
+//!
+//! A table is a device-managed resource: it is gone when unbind is over, however long its owner
+//! lives. All accesses go through a bound device.
+//!
+//! This is the one place of the driver that tells the GPU where memory is.
+
+use core::ops::Range;
+
+use kernel::{
+    alloc::Flags,
+    device::{
+        Bound,
+        Device, //
+    },
+    devres::DevresLt,
+    dma::DmaAddress,
+    iommu::pgtable::{
+        prot,
+        quirk,
+        ARMMaliLPAE,
+        Config,
+        IoPageTable,
+        IoPageTableFmt,
+        ARM64LPAES1, //
+    },
+    prelude::*,
+    sizes::{
+        SZ_1G,
+        SZ_2M,
+        SZ_4K, //
+    },
+    types::CovariantForLt, //
+};
+
+use crate::{
+    device::Gpu,
+    hw::mali::mmu, //
+};
+
+/// What the GPU may do with pages. Reading and writing it always may.
+#[derive(Clone, Copy)]
+pub(crate) struct Prot {
+    /// Run shaders from them.
+    pub(crate) exec: bool,
+}
+
+impl Prot {
+    /// As the page-table code wants it.
+    fn bits(self) -> u32 {
+        let noexec = if self.exec { 0 } else { prot::NOEXEC };
+
+        prot::READ | prot::WRITE | prot::CACHE | noexec
+    }
+}
+
+/// A table in either format.
+enum Table {
+    /// Midgard's own.
+    Legacy(DevresLt<CovariantForLt!(IoPageTable<'_, ARMMaliLPAE>)>),
+    /// 64-bit Arm.
+    Aarch64(DevresLt<CovariantForLt!(IoPageTable<'_, ARM64LPAES1>)>),
+}
+
+/// The page table of an address space.
+pub(super) struct PageTable(Table);
+
+impl PageTable {
+    /// Makes an empty table. Says also how the hardware is to read it. Sleeps.
+    pub(super) fn new(gpu: &Gpu<'_>) -> Result<(Self, mmu::Config)> {
+        let dev = gpu.dev();
+        let config = || Config {
+            quirks: quirk::NO_WARN,
+            pgsize_bitmap: SZ_4K | SZ_2M,
+            ias: gpu.id.va_bits(),
+            oas: gpu.id.pa_bits(),
+            coherent_walk: gpu.coherent,
+        };
+
+        if gpu.soc.aarch64_tables {
+            let table = IoPageTable::<'_, ARM64LPAES1>::new(dev, config())?;
+            // SAFETY: A slot with this table holds its `Space`, and is turned off before that goes
+            // or before the device unbinds, whichever comes first.
+            let ttbr = unsafe { table.ttbr() };
+            let config =
+                mmu::Config::aarch64_4k(ttbr, table.mair(), gpu.id.va_bits(), gpu.coherent);
+            // SAFETY: The table borrows nothing but the bound device.
+            let table = unsafe { DevresLt::new(dev, Ok::<_, Error>(table)) }?;
+
+            Ok((Self(Table::Aarch64(table)), config))
+        } else {
+            let table = IoPageTable::<'_, ARMMaliLPAE>::new(dev, config())?;
+            // SAFETY: As above.
+            let transtab = unsafe { table.transtab() };
+            let config = mmu::Config::legacy(transtab, table.memattr());
+            // SAFETY: As above.
+            let table = unsafe { DevresLt::new(dev, Ok::<_, Error>(table)) }?;
+
+            Ok((Self(Table::Legacy(table)), config))
+        }
+    }
+
+    /// Maps segments of memory one after the other, from `va`. On error nothing of it stays mapped,
+    /// but the hardware may have seen some of it.
+    ///
+    /// The range must be the caller's own, and `segments` must be memory that is mapped for the
+    /// device until the range is unmapped and flushed. Sleeps if `gfp` allows it.
+    pub(super) fn map(
+        &self,
+        dev: &Device<Bound>,
+        va: u64,
+        segments: impl Iterator<Item = (DmaAddress, usize)>,
+        prot: Prot,
+        gfp: Flags,
+    ) -> Result<Range<u64>> {
+        match &self.0 {
+            Table::Legacy(table) => map(table.access(dev)?, va, segments, prot, gfp),
+            Table::Aarch64(table) => map(table.access(dev)?, va, segments, prot, gfp),
+        }
+    }
+
+    /// Unmaps a range, all of which must be mapped and the caller's own. Does not sleep.
+    ///
+    /// `EFAULT` if some of it was not mapped; what was in front of that is unmapped.
+    pub(super) fn unmap(&self, dev: &Device<Bound>, range: Range<u64>) -> Result {
+        match &self.0 {
+            Table::Legacy(table) => unmap(table.access(dev)?, range),
+            Table::Aarch64(table) => unmap(table.access(dev)?, range),
+        }
+    }
+}
+
+/// Chooses the largest page size for the next step, and how many pages can go at once: the table
+/// code does not cross from one table to the next. `addr` is virtual and physical address, or-ed.
+fn step(addr: u64, len: u64) -> (usize, usize) {
+    const PAGE: u64 = SZ_4K as u64;
+    const BLOCK: u64 = SZ_2M as u64;
+    const TABLE: u64 = SZ_1G as u64;
+
+    let to_block = addr.wrapping_neg() % BLOCK;
+    // The counts are bounded by 512.
+    if to_block == 0 && len >= BLOCK {
+        let to_table = match addr.wrapping_neg() % TABLE {
+            0 => TABLE,
+            rest => rest,
+        };
+        (SZ_2M, (to_table.min(len) / BLOCK) as usize)
+    } else {
+        let room = if to_block == 0 { BLOCK } else { to_block };
+        (SZ_4K, (room.min(len) / PAGE) as usize)
+    }
+}
+
+/// [`PageTable::map`] for one format.
+fn map<F: IoPageTableFmt>(
+    table: &IoPageTable<'_, F>,
+    start: u64,
+    segments: impl Iterator<Item = (DmaAddress, usize)>,
+    prot: Prot,
+    gfp: Flags,
+) -> Result<Range<u64>> {
+    let mut va = start;
+    let result = segments
+        .into_iter()
+        .try_for_each(|(paddr, len)| map_segment(table, &mut va, paddr, len, prot, gfp));
+
+    match result {
+        Ok(()) => Ok(start..va),
+        Err(e) => {
+            // Only what was mapped above, which is complete.
+            let _ = unmap(table, start..va);
+            Err(e)
+        }
+    }
+}
+
+/// Maps one segment at `va`, and moves `va` behind what was mapped, also on error.
+fn map_segment<F: IoPageTableFmt>(
+    table: &IoPageTable<'_, F>,
+    va: &mut u64,
+    mut paddr: DmaAddress,
+    len: usize,
+    prot: Prot,
+    gfp: Flags,
+) -> Result {
+    let mut len = len as u64;
+
+    if (*va | paddr | len) % SZ_4K as u64 != 0 {
+        return Err(EINVAL);
+    }
+    while len != 0 {
+        let (size, count) = step(*va | paddr, len);
+        // SAFETY:
+        // - The caller owns the range (it holds its `VaNode`), so nobody else works on it and
+        //   nothing is mapped there.
+        // - The memory stays mapped for the device until the range was unmapped and flushed, which
+        //   is what `Space::unmap` returns or fails to.
+        let (mapped, result) =
+            unsafe { table.map_pages(*va as usize, paddr, size, count, prot.bits(), gfp) };
+        let mapped = mapped as u64;
+
+        *va += mapped;
+        paddr += mapped;
+        len = len.saturating_sub(mapped);
+        result?;
+        if mapped == 0 {
+            return Err(EFAULT);
+        }
+    }
+    Ok(())
+}
+
+/// [`PageTable::unmap`] for one format.
+fn unmap<F: IoPageTableFmt>(table: &IoPageTable<'_, F>, range: Range<u64>) -> Result {
+    let mut va = range.start;
+
+    while va < range.end {
+        let (size, count) = step(va, range.end - va);
+        // SAFETY: The caller owns the range, so nobody else works on it. It has mapped it; should it
+        // be wrong, the table code sees an entry that is not there and returns 0, without a
+        // warning because of the quirk.
+        let unmapped = unsafe { table.unmap_pages(va as usize, size, count) };
+
+        if unmapped == 0 {
+            return Err(EFAULT);
+        }
+        va += unmapped as u64;
+    }
+    Ok(())
+}
+
+#[kunit_tests(drm_gpu_page_table)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps() {
+        let (mib2, gib) = (SZ_2M as u64, SZ_1G as u64);
+
+        // Blocks, up to the end of their table.
+        assert!(step(0, 4 * mib2) == (SZ_2M, 4));
+        assert!(step(gib - mib2, 4 * mib2) == (SZ_2M, 1));
+        assert!(step(gib, 2 * gib) == (SZ_2M, 512));
+        // Pages up to the next block.
+        assert!(step(mib2 - 0x3000, 4 * mib2) == (SZ_4K, 3));
+        assert!(step(mib2, mib2 - 0x1000) == (SZ_4K, 511));
+        assert!(step(0x1000, 0x2000) == (SZ_4K, 2));
+    }
+}

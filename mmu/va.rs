@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where BOs may be placed: the rules of the hardware and of user space.
+//!
+//! User space takes for granted that addresses lie between 32 MiB and 4 GiB. Executable BOs have
+//! rules of their own: the program counter of a shader has 24 bits, so its code must not cross a
+//! boundary of 16 MiB, and code next to a boundary of 4 GiB is misread by the prefetcher.
+
+use core::ops::Range;
+
+use kernel::{
+    drm::mm::{
+        Placement,
+        Policy, //
+    },
+    prelude::*,
+    sizes::{
+        SZ_16M,
+        SZ_2M,
+        SZ_32M,
+        SZ_4K, //
+    }, //
+};
+
+const PAGE: u64 = SZ_4K as u64;
+const BLOCK: u64 = SZ_2M as u64;
+const WINDOW: u64 = SZ_16M as u64;
+const GIB_4: u64 = 1 << 32;
+
+/// All addresses that BOs can have.
+pub(super) const RANGE: Range<u64> = SZ_32M as u64..GIB_4;
+
+/// Colour of executable BOs. All others have [`DATA`].
+const EXEC: usize = 1;
+/// Colour of BOs that are not executable.
+const DATA: usize = 0;
+
+/// Keeps executable BOs away from boundaries of 4 GiB.
+pub(super) struct Rules;
+
+impl Policy for Rules {
+    fn adjust(color: usize, hole: Range<u64>) -> Range<u64> {
+        if color != EXEC {
+            return hole;
+        }
+
+        let Range { mut start, mut end } = hole;
+        if start % GIB_4 == 0 {
+            start = start.saturating_add(PAGE);
+        }
+        // Too little left in front of the next boundary: begin behind it.
+        let boundary = start.div_ceil(GIB_4).saturating_mul(GIB_4);
+        if boundary - start <= WINDOW {
+            start = boundary.saturating_add(PAGE);
+        }
+        let boundary = start.div_ceil(GIB_4).saturating_mul(GIB_4);
+        end = end.min(boundary.saturating_sub(PAGE));
+
+        start..end
+    }
+}
+
+/// Alignment of a BO of a size (a multiple of a page, not 0).
+fn alignment(size: u64, exec: bool) -> u64 {
+    if exec {
+        // Aligned to its size, it cannot cross a boundary that is a multiple of it.
+        size.min(WINDOW).next_power_of_two()
+    } else if size >= BLOCK {
+        BLOCK
+    } else {
+        PAGE
+    }
+}
+
+/// Where a BO of a size (a multiple of a page, not 0) is to go.
+pub(super) fn placement(size: u64, exec: bool) -> Placement {
+    Placement::new(size)
+        .align(alignment(size, exec))
+        .color(if exec { EXEC } else { DATA })
+}
+
+#[kunit_tests(drm_gpu_va)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_goes_anywhere() {
+        assert!(Rules::adjust(DATA, RANGE) == RANGE);
+    }
+
+    #[test]
+    fn code_keeps_off_4g() {
+        assert!(Rules::adjust(EXEC, RANGE) == (RANGE.start..GIB_4 - PAGE));
+        assert!(Rules::adjust(EXEC, 0..WINDOW) == (PAGE..WINDOW));
+        // A hole that ends at the boundary and is smaller than a window cannot be used.
+        let hole = Rules::adjust(EXEC, GIB_4 - WINDOW..GIB_4);
+        assert!(hole.start >= GIB_4);
+    }
+
+    #[test]
+    fn alignments() {
+        assert!(alignment(0x3000, true) == 0x4000);
+        assert!(alignment(3 * WINDOW, true) == WINDOW);
+        assert!(alignment(BLOCK + PAGE, false) == BLOCK);
+        assert!(alignment(PAGE, false) == PAGE);
+    }
+}

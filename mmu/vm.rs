@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The address space of a file: addresses, page table, and its claim on the hardware.
+//!
+//! One spinlock, that of the VA tree; nothing is called with it held. Contexts: allocating and
+//! dropping are for process context, looking up, mapping without waiting and unmapping are also for
+//! the interrupt threads.
+
+use core::{
+    mem,
+    ops::{
+        Deref,
+        Range, //
+    }, //
+};
+
+use kernel::{
+    alloc::Flags,
+    dma::DmaAddress,
+    drm::mm::{
+        Mm,
+        NodeAlloc, //
+    },
+    new_spinlock,
+    page::page_align,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc,
+        SpinLock, //
+    }, //
+};
+
+use super::{
+    page_table::{
+        PageTable,
+        Prot, //
+    },
+    va, //
+};
+use crate::{
+    device::{
+        with_gpu,
+        Device,
+        Gpu, //
+    },
+    gem::heap,
+    hw::mali::mmu, //
+};
+
+/// What the VA tree knows of a range: the heap that grows in it, if it is one.
+type Entry = Option<Arc<heap::Region>>;
+
+/// Page table and VA tree of an address space.
+#[pin_data]
+pub(crate) struct Space {
+    /// For logs.
+    id: u64,
+    drm: ARef<Device>,
+    /// How the hardware is to read the table.
+    pub(super) config: mmu::Config,
+    table: PageTable,
+    #[pin]
+    tree: SpinLock<Mm<Entry, va::Rules>>,
+}
+
+impl Space {
+    /// Number of the address space, for logs.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The heap that `va` lies in, and where its range starts. O(log n).
+    ///
+    /// [`None`] if nothing is there, or something that is not a heap.
+    pub(crate) fn lookup(&self, va: u64) -> Option<(Arc<heap::Region>, u64)> {
+        let tree = self.tree.lock();
+        let node = tree.find(va)?;
+        let region: &Entry = node;
+
+        Some((region.clone()?, node.start()))
+    }
+
+    /// The range of the BO next to `va` at or below it, for logs.
+    pub(crate) fn nearest(&self, va: u64) -> Option<Range<u64>> {
+        let tree = self.tree.lock();
+        let nearest = match tree.find(va) {
+            Some(node) => Some(node.range()),
+            None => tree
+                .iter()
+                .map(|node| node.range())
+                .take_while(|range| range.start <= va)
+                .last(),
+        };
+
+        nearest
+    }
+
+    /// Maps segments of DMA memory one after the other, from `va`, in blocks of 2 MiB where
+    /// possible. On error nothing of it stays mapped.
+    ///
+    /// The range must lie in the caller's [`VaNode`], with nothing mapped there. Segments are
+    /// multiples of 4 KiB, mapped for the device until [`Self::unmap`] has returned. Sleeps if
+    /// `gfp` allows it; takes no sleeping lock.
+    ///
+    /// One flush at the end if the space is in the hardware: it holds no translations that were not
+    /// there, but may hold table entries on the way to them; and accesses that wait for the
+    /// mapping go on.
+    pub(crate) fn map(
+        &self,
+        gpu: &Gpu<'_>,
+        va: u64,
+        segments: impl Iterator<Item = (DmaAddress, usize)>,
+        prot: Prot,
+        gfp: Flags,
+    ) -> Result {
+        let dev = gpu.dev();
+        let range = self.table.map(dev, va, segments, prot, gfp)?;
+
+        self.flush(gpu, &range).inspect_err(|_| {
+            // The hardware is stuck and will be reset; it was never told of these pages.
+            let _ = self.table.unmap(dev, range.clone());
+        })
+    }
+
+    /// Unmaps ranges that are mapped completely. One flush over all of them, if the space is in the
+    /// hardware. Nothing to do after unplug: the GPU has stopped for good by then.
+    ///
+    /// An error means that the GPU may still reach the pages: they must be leaked. May sleep.
+    pub(crate) fn unmap(&self, ranges: impl Iterator<Item = Range<u64>>) -> Result {
+        with_gpu(&self.drm, |gpu| self.unmap_with(gpu, ranges)).unwrap_or(Ok(()))
+    }
+
+    /// [`Self::unmap`] for callers who have the hardware at hand. Does not sleep.
+    pub(crate) fn unmap_with(
+        &self,
+        gpu: &Gpu<'_>,
+        ranges: impl Iterator<Item = Range<u64>>,
+    ) -> Result {
+        let mut hull: Option<Range<u64>> = None;
+
+        for range in ranges {
+            hull = Some(match hull {
+                Some(hull) => hull.start.min(range.start)..hull.end.max(range.end),
+                None => range.clone(),
+            });
+            self.table.unmap(gpu.dev(), range).inspect_err(|e| {
+                dev_err!(gpu.dev(), "address space {}: unmap: {:?}\n", self.id, e)
+            })?;
+        }
+
+        match hull {
+            Some(hull) => self.flush(gpu, &hull),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the hardware forget its translations of a range, and try again what waits for one.
+    pub(super) fn flush(&self, gpu: &Gpu<'_>, range: &Range<u64>) -> Result {
+        self.drm
+            .slots
+            .flush(gpu, self, range)
+            .inspect_err(|_| self.drm.jobs.request_reset())
+    }
+
+    /// A heap could not be filled while a job waited for it: ends the jobs of this space. For
+    /// workers.
+    pub(crate) fn fault_failed(&self, va: u64) {
+        with_gpu(&self.drm, |gpu| {
+            if gpu.log.allows() {
+                dev_notice!(
+                    gpu.dev(),
+                    "no memory for the heap at {:#x} of address space {}\n",
+                    va,
+                    self.id
+                );
+            }
+            if let Some(nr) = self.drm.slots.fail(gpu, self) {
+                self.drm.jobs.fault(gpu, nr);
+            }
+        });
+    }
+}
+
+/// The address space of a file.
+pub(crate) struct Vm {
+    space: Arc<Space>,
+}
+
+impl Deref for Vm {
+    type Target = Arc<Space>;
+
+    fn deref(&self) -> &Arc<Space> {
+        &self.space
+    }
+}
+
+impl Vm {
+    /// Makes an empty address space. Sleeps.
+    pub(crate) fn new(drm: &Device, gpu: &Gpu<'_>) -> Result<Arc<Self>> {
+        static NEXT_ID: Atomic<u64> = Atomic::new(1);
+
+        let (table, config) = PageTable::new(gpu)?;
+        let tree = Mm::new(va::RANGE)?;
+        let space = Arc::pin_init(
+            try_pin_init!(Space {
+                id: NEXT_ID.fetch_add(1, Relaxed),
+                drm: drm.into(),
+                config,
+                table,
+                tree <- new_spinlock!(tree, "drm_gpu::va"),
+            }? Error),
+            GFP_KERNEL,
+        )?;
+
+        Ok(Arc::new(Self { space }, GFP_KERNEL)?)
+    }
+
+    /// Finds a place for a BO of `size` bytes, which is rounded up to pages. `exec`: shaders can run
+    /// from it. `region`: what grows on faults there.
+    ///
+    /// `EINVAL` for a size of 0, `ENOSPC` when there is no room.
+    pub(crate) fn alloc_va(
+        self: &Arc<Self>,
+        size: usize,
+        exec: bool,
+        region: Option<Arc<heap::Region>>,
+    ) -> Result<VaNode> {
+        let size = page_align(size).filter(|&s| s != 0).ok_or(EINVAL)? as u64;
+        let node = NodeAlloc::new(GFP_KERNEL)?;
+
+        let inserted = self
+            .tree
+            .lock()
+            .insert(node, &va::placement(size, exec), |_| region)
+            .map(|node| node.range());
+        // An error carries the node's memory, which goes here, with the lock released.
+        let range = inserted.map_err(|(e, _)| e)?;
+
+        Ok(VaNode {
+            vm: self.clone(),
+            range,
+        })
+    }
+
+    /// Gives the space a slot of the hardware for a job that is about to run. Returns its number.
+    ///
+    /// Every success is to be followed by one [`Self::as_put`]. Does not sleep; the lock of the job
+    /// queue may be held. `EBUSY`: all slots have running jobs; one of them will end. `ETIMEDOUT`:
+    /// the MMU is stuck, only a reset helps. `ENODEV`: the device has gone.
+    pub(crate) fn as_get(&self, gpu: &Gpu<'_>) -> Result<u8> {
+        self.drm.slots.get(gpu, &self.space)
+    }
+
+    /// The job has left the hardware. Does not sleep, touches no register.
+    pub(crate) fn as_put(&self) {
+        self.drm.slots.put(&self.space);
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        let drm = &self.space.drm;
+        let released = with_gpu(drm, |gpu| drm.slots.release(gpu, &self.space));
+
+        match released {
+            Some(Ok(())) => (),
+            // Without hardware, nobody walks the table.
+            None => drm.slots.forget(&self.space),
+            Some(Err(_)) => {
+                // The hardware may still walk the table. It stays until unbind, which takes the
+                // power away first.
+                mem::forget(self.space.clone());
+                drm.jobs.request_reset();
+            }
+        }
+    }
+}
+
+/// A range of addresses. Dropping it frees them: unmap them first. Process context.
+pub(crate) struct VaNode {
+    vm: Arc<Vm>,
+    range: Range<u64>,
+}
+
+impl VaNode {
+    /// First address.
+    pub(crate) fn start(&self) -> u64 {
+        self.range.start
+    }
+
+    /// Size in bytes, a multiple of 4 KiB.
+    pub(crate) fn size(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+
+    /// All of it.
+    pub(crate) fn range(&self) -> Range<u64> {
+        self.range.clone()
+    }
+
+    /// The address space.
+    pub(crate) fn vm(&self) -> &Arc<Vm> {
+        &self.vm
+    }
+}
+
+impl Drop for VaNode {
+    fn drop(&mut self) {
+        let removed = self.vm.tree.lock().remove(self.range.start);
+
+        // A heap region can go with it, which must not happen under the lock.
+        drop(removed);
+    }
+}
