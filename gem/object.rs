@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the driver knows of a BO, and how DRM calls it.
+//!
+//! Locks: [`State`]'s mutex, inside of the reservation and outside of everything that brings pages
+//! in or maps them; the label's mutex, under which nothing happens. Mappings are dropped with no lock
+//! held: taking them out of the list and letting them go are two steps.
+//!
+//! Opening and closing handles is for process context. Handles are also closed after unplug: nothing
+//! here needs the hardware for that. The statistics are read with a spinlock held: they look at
+//! atomics only.
+
+use kernel::{
+    drm::{
+        self,
+        gem::{
+            uma,
+            BaseObject,
+            DriverFile,
+            DriverObject, //
+        }, //
+    },
+    new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc,
+        Mutex, //
+    },
+    uapi, //
+};
+
+use super::{
+    backing::{
+        self,
+        Advice,
+        Event, //
+    },
+    heap::Heap,
+    label::Label,
+    mapping::Mapping,
+    prime,
+    Bo, //
+};
+use crate::{
+    device::{
+        with_gpu,
+        Device,
+        Driver, //
+    },
+    mmu::Vm, //
+};
+
+/// Flags that a BO was created with: `PANFROST_BO_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Flags(u32);
+
+impl Flags {
+    /// Flags of an imported buffer.
+    pub(super) const IMPORTED: Self = Self(uapi::PANFROST_BO_NOEXEC);
+
+    const ALL: u32 = uapi::PANFROST_BO_NOEXEC | uapi::PANFROST_BO_HEAP | uapi::PANFROST_BO_WB_MMAP;
+
+    /// Checks flags from user space.
+    ///
+    /// `EINVAL`: unknown ones; a heap that is executable, or that the CPU is to map.
+    pub(crate) fn new(flags: u32) -> Result<Self> {
+        let new = Self(flags);
+
+        if flags & !Self::ALL != 0 {
+            return Err(EINVAL);
+        }
+        if new.is_heap() && (new.is_executable() || new.is_cached()) {
+            return Err(EINVAL);
+        }
+        Ok(new)
+    }
+
+    /// Shaders can run from it.
+    pub(crate) fn is_executable(self) -> bool {
+        self.0 & uapi::PANFROST_BO_NOEXEC == 0
+    }
+
+    /// It gets its memory when the GPU touches it.
+    pub(crate) fn is_heap(self) -> bool {
+        self.0 & uapi::PANFROST_BO_HEAP != 0
+    }
+
+    /// User space maps it cached, and cares for coherency itself.
+    pub(crate) fn is_cached(self) -> bool {
+        self.0 & uapi::PANFROST_BO_WB_MMAP != 0
+    }
+}
+
+/// What a BO is made of.
+pub(crate) struct Args {
+    pub(super) flags: Flags,
+    pub(super) label: Option<Label>,
+    pub(super) heap: Option<Arc<Heap>>,
+    pub(super) backing: backing::State,
+}
+
+/// The driver's part of a BO.
+#[pin_data]
+pub(crate) struct BoData {
+    flags: Flags,
+    heap: Option<Arc<Heap>>,
+    /// Copy of "the advice is `DontNeed`" for statistics.
+    dont_need: Atomic<bool>,
+    #[pin]
+    label: Mutex<Option<Label>>,
+    #[pin]
+    state: Mutex<State>,
+}
+
+/// What the lock of a BO guards.
+struct State {
+    /// Not used for heaps, which have their own.
+    backing: backing::State,
+    advice: Advice,
+    mappings: KVec<Entry>,
+}
+
+/// The handles that a file has for a BO.
+struct Entry {
+    mapping: Arc<Mapping>,
+    /// Number of handles, not 0.
+    handles: usize,
+}
+
+impl Entry {
+    fn is_in(&self, vm: &Arc<Vm>) -> bool {
+        Arc::ptr_eq(self.mapping.vm(), vm)
+    }
+}
+
+impl BoData {
+    /// The flags that it was created with.
+    pub(crate) fn flags(&self) -> Flags {
+        self.flags
+    }
+
+    /// Whether it is a heap.
+    pub(crate) fn is_heap(&self) -> bool {
+        self.flags.is_heap()
+    }
+
+    /// The memory of a heap.
+    pub(crate) fn heap(&self) -> Option<&Arc<Heap>> {
+        self.heap.as_ref()
+    }
+
+    /// Sets the label, or takes it away.
+    pub(crate) fn set_label(&self, label: Option<Label>) {
+        let old = core::mem::replace(&mut *self.label.lock(), label);
+
+        // Freed with the lock released.
+        drop(old);
+    }
+
+    /// Runs `f` with the label. `f` must not sleep for long.
+    pub(crate) fn with_label<R>(&self, f: impl FnOnce(Option<&Label>) -> R) -> R {
+        f(self.label.lock().as_ref())
+    }
+
+    /// Where the content is.
+    pub(crate) fn backing(&self) -> backing::State {
+        match &self.heap {
+            Some(heap) => heap.state(),
+            None => self.state.lock().backing,
+        }
+    }
+
+    /// The mapping in `vm`, if the file has a handle.
+    pub(crate) fn mapping(&self, vm: &Arc<Vm>) -> Option<Arc<Mapping>> {
+        let state = self.state.lock();
+        let entry = state.mappings.iter().find(|entry| entry.is_in(vm))?;
+
+        Some(entry.mapping.clone())
+    }
+
+    /// Takes advice about the content from the file with `vm`. Returns whether it is still there.
+    ///
+    /// `EINVAL`: only the one handle that a BO has can declare its content dispensable.
+    pub(crate) fn advise(&self, vm: &Arc<Vm>, advice: Advice) -> Result<bool> {
+        let mut state = self.state.lock();
+
+        if advice == Advice::DontNeed {
+            match state.mappings.as_slice() {
+                [only] if only.handles == 1 && only.is_in(vm) => (),
+                _ => return Err(EINVAL),
+            }
+        }
+
+        let lost = match &self.heap {
+            Some(heap) => heap.state(),
+            None => state.backing,
+        } == backing::State::Purged;
+
+        if !lost {
+            state.advice = advice;
+            self.dont_need.store(advice == Advice::DontNeed, Relaxed);
+        }
+        Ok(!lost)
+    }
+
+    /// The last advice.
+    pub(crate) fn advice(&self) -> Advice {
+        self.state.lock().advice
+    }
+
+    /// A file gets a handle: maps the BO into its address space, if it is not there.
+    fn add_handle(bo: &Bo, vm: &Arc<Vm>) -> Result {
+        let mut state = bo.state.lock();
+
+        if let Some(entry) = state.mappings.iter_mut().find(|entry| entry.is_in(vm)) {
+            entry.handles = entry.handles.checked_add(1).ok_or(EOVERFLOW)?;
+            return Ok(());
+        }
+
+        // A heap has its own state, which changes as it grows.
+        let backing = match bo.is_heap() {
+            true => state.backing,
+            false => state.backing.after(Event::Populate)?,
+        };
+        state.mappings.reserve(1, GFP_KERNEL)?;
+
+        let mapping = with_gpu(bo.dev(), |gpu| Mapping::new(bo, gpu, vm)).ok_or(ENODEV)??;
+        state.backing = backing;
+        state
+            .mappings
+            .push_within_capacity(Entry {
+                mapping,
+                handles: 1,
+            })
+            // There is room.
+            .map_err(|_| ENOMEM)
+    }
+
+    /// A file loses a handle. Returns the mapping if it was the last one, to be dropped.
+    fn remove_handle(&self, vm: &Arc<Vm>) -> Option<Arc<Mapping>> {
+        let mut state = self.state.lock();
+        let index = state.mappings.iter().position(|entry| entry.is_in(vm))?;
+        let entry = state.mappings.get_mut(index)?;
+
+        entry.handles = entry.handles.saturating_sub(1);
+        if entry.handles != 0 {
+            return None;
+        }
+        state.mappings.remove(index).ok().map(|entry| entry.mapping)
+    }
+}
+
+impl DriverObject for BoData {
+    type Driver = Driver;
+    type Args = Args;
+
+    fn new(_drm: &Device, _size: usize, args: Args) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            flags: args.flags,
+            heap: args.heap,
+            dont_need: Atomic::new(false),
+            label <- new_mutex!(args.label, "drm_gpu::bo_label"),
+            state <- new_mutex!(
+                State {
+                    backing: args.backing,
+                    advice: Advice::WillNeed,
+                    mappings: KVec::new(),
+                },
+                "drm_gpu::bo"
+            ),
+        })
+    }
+
+    fn open(bo: &Bo, file: &DriverFile<Self>) -> Result {
+        Self::add_handle(bo, file.inner().get_ref().vm())
+    }
+
+    fn close(bo: &Bo, file: &DriverFile<Self>) {
+        let mapping = bo.remove_handle(file.inner().get_ref().vm());
+
+        // With the lock released: this may be the last reference, and unmaps then.
+        drop(mapping);
+    }
+}
+
+#[vtable]
+impl uma::ObjectOps for BoData {
+    fn dma_space(drm: &drm::Device<Driver>) -> &uma::DmaSpace {
+        &drm.dma
+    }
+
+    fn import_args(_drm: &Device, _size: usize) -> Result<Args> {
+        prime::import_args()
+    }
+
+    fn export(bo: &Bo) -> Result {
+        prime::may_export(bo)
+    }
+
+    fn attach(bo: &Bo) -> Result {
+        prime::may_export(bo)
+    }
+
+    fn mmap(bo: &Bo) -> Result {
+        prime::may_export(bo)
+    }
+
+    fn is_purgeable(bo: &Bo) -> bool {
+        bo.dont_need.load(Relaxed)
+    }
+
+    fn resident_size(bo: &Bo) -> usize {
+        match bo.heap() {
+            Some(heap) => heap.resident(),
+            None if bo.is_resident() => bo.size(),
+            None => 0,
+        }
+    }
+}
+
+#[kunit_tests(drm_gpu_bo_flags)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_from_user_space() {
+        // Which combinations are allowed, from 0 to all three.
+        const ALLOWED: [bool; 8] = [true, true, false, true, true, true, false, false];
+
+        for (flags, allowed) in ALLOWED.into_iter().enumerate() {
+            assert_eq!(Flags::new(flags as u32).is_ok(), allowed);
+        }
+        for bit in 3..32 {
+            assert_eq!(Flags::new(1 << bit), Err(EINVAL));
+        }
+        assert!(!Flags::IMPORTED.is_executable());
+        assert!(!Flags::IMPORTED.is_heap());
+    }
+}
