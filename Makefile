@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# In a kernel tree this directory is drivers/gpu/drm/drm_gpu, and this file
+# kbuild's. Anywhere else it has the targets that build and test the driver.
+
+ifneq ($(KERNELRELEASE),)
+
+obj-$(CONFIG_DRM_DRM_GPU) += drm_gpu.o
+
+else
+
+include tools/build/targets.mk
+
+endif
