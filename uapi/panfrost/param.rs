@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! GET_PARAM of panfrost: what the GPU and the kernel can do.
+
+use kernel::{
+    drm,
+    prelude::*,
+    time::arch_timer,
+    uapi::{
+        self,
+        *, //
+    }, //
+};
+
+use crate::{
+    device::{
+        Device,
+        Gpu, //
+    },
+    file::File,
+    hw::mali, //
+};
+
+/// The `N`th element of a bank of registers, if the parameter is one of it.
+fn element<const N: usize>(bank: &[u32; N], first: u32, param: u32) -> Option<u64> {
+    let index = param.checked_sub(first)?;
+
+    Some((*bank.get(index as usize)?).into())
+}
+
+/// Priorities that contexts of this file can have, a bit for each.
+fn priorities(file: &drm::File<File>) -> u64 {
+    let mut mask = 1 << drm_panfrost_jm_ctx_priority_PANFROST_JM_CTX_PRIORITY_LOW
+        | 1 << drm_panfrost_jm_ctx_priority_PANFROST_JM_CTX_PRIORITY_MEDIUM;
+
+    if super::high_priority_allowed(file) {
+        mask |= 1 << drm_panfrost_jm_ctx_priority_PANFROST_JM_CTX_PRIORITY_HIGH;
+    }
+    mask
+}
+
+/// The GPU's timestamp, which counts with the clock of the Arm architected timer.
+fn timestamp(gpu: &Gpu<'_>) -> Result<u64> {
+    // It stands still while nobody wants the counters.
+    mali::cycle_counter_get(gpu);
+    let timestamp = mali::timestamp(gpu);
+    mali::cycle_counter_put(gpu);
+
+    timestamp
+}
+
+/// `DRM_IOCTL_PANFROST_GET_PARAM`: tells the value of a parameter.
+///
+/// Values of registers are as the hardware has them, those of 32 bits in the lower half. `EINVAL`:
+/// padding, unknown parameter. `ENODEV`: the GPU does not answer.
+#[expect(non_upper_case_globals)] // The names come from C.
+pub(super) fn get(
+    _dev: &Device<drm::Registered>,
+    gpu: &Gpu<'_>,
+    args: &mut uapi::drm_panfrost_get_param,
+    file: &drm::File<File>,
+) -> Result<u32> {
+    if args.pad != 0 {
+        return Err(EINVAL);
+    }
+
+    let id = &gpu.id;
+
+    args.value = match args.param {
+        drm_panfrost_param_DRM_PANFROST_PARAM_GPU_PROD_ID => id.product_id.into(),
+        drm_panfrost_param_DRM_PANFROST_PARAM_GPU_REVISION => id.revision.into(),
+        drm_panfrost_param_DRM_PANFROST_PARAM_SHADER_PRESENT => id.shader_present,
+        drm_panfrost_param_DRM_PANFROST_PARAM_TILER_PRESENT => id.tiler_present,
+        drm_panfrost_param_DRM_PANFROST_PARAM_L2_PRESENT => id.l2_present,
+        drm_panfrost_param_DRM_PANFROST_PARAM_STACK_PRESENT => id.stack_present,
+        drm_panfrost_param_DRM_PANFROST_PARAM_AS_PRESENT => id.as_present.into(),
+        drm_panfrost_param_DRM_PANFROST_PARAM_JS_PRESENT => id.js_present.into(),
+        drm_panfrost_param_DRM_PANFROST_PARAM_L2_FEATURES => id.l2_features.into(),
+        drm_panfrost_param_DRM_PANFROST_PARAM_CORE_FEATURES => id.core_features.into(),
+        drm_panfrost_param_DRM_PANFROST_PARAM_TILER_FEATURES => id.tiler_features.into(),
+        drm_panfrost_param_DRM_PANFROST_PARAM_MEM_FEATURES => id.mem_features.into(),
+        drm_panfrost_param_DRM_PANFROST_PARAM_MMU_FEATURES => id.mmu_features.into(),
+        drm_panfrost_param_DRM_PANFROST_PARAM_THREAD_FEATURES => id.thread_features.into(),
+        drm_panfrost_param_DRM_PANFROST_PARAM_MAX_THREADS => id.thread_max_threads.into(),
+        drm_panfrost_param_DRM_PANFROST_PARAM_THREAD_MAX_WORKGROUP_SZ => {
+            id.thread_max_workgroup_size.into()
+        }
+        drm_panfrost_param_DRM_PANFROST_PARAM_THREAD_MAX_BARRIER_SZ => {
+            id.thread_max_barrier_size.into()
+        }
+        drm_panfrost_param_DRM_PANFROST_PARAM_COHERENCY_FEATURES => id.coherency_features.into(),
+        drm_panfrost_param_DRM_PANFROST_PARAM_NR_CORE_GROUPS => id.core_groups.into(),
+        drm_panfrost_param_DRM_PANFROST_PARAM_THREAD_TLS_ALLOC => id.thread_tls_alloc.into(),
+        drm_panfrost_param_DRM_PANFROST_PARAM_AFBC_FEATURES => id.afbc_features.into(),
+        drm_panfrost_param_DRM_PANFROST_PARAM_SELECTED_COHERENCY => id.selected_coherency.into(),
+        drm_panfrost_param_DRM_PANFROST_PARAM_SYSTEM_TIMESTAMP => timestamp(gpu)?,
+        // Without the timer of the Arm architecture nothing is known of the clock.
+        drm_panfrost_param_DRM_PANFROST_PARAM_SYSTEM_TIMESTAMP_FREQUENCY => {
+            arch_timer::frequency().unwrap_or(0).into()
+        }
+        drm_panfrost_param_DRM_PANFROST_PARAM_ALLOWED_JM_CTX_PRIORITIES => priorities(file),
+        param => {
+            const TEXTURE: u32 = drm_panfrost_param_DRM_PANFROST_PARAM_TEXTURE_FEATURES0;
+            const JS: u32 = drm_panfrost_param_DRM_PANFROST_PARAM_JS_FEATURES0;
+
+            element(&id.texture_features, TEXTURE, param)
+                .or_else(|| element(&id.js_features, JS, param))
+                .ok_or(EINVAL)?
+        }
+    };
+    Ok(0)
+}
