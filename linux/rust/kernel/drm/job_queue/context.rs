@@ -1,0 +1,398 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Contexts, their FIFOs, and a job's way into one.
+//!
+//! Locks: an [`Entity`]'s `order` mutex, then the queue's spinlock. What is in a [`JobInner`]
+//! belongs to whoever has the job's [`ListArc`].
+
+use super::{
+    queue::{
+        Shared,
+        Watch, //
+    },
+    state::{
+        Out,
+        State, //
+    },
+    Dependencies,
+    Engine,
+    Kind,
+    Priority,
+    Slot,
+    CANCELLED,
+    MAX_SLOTS, //
+};
+use crate::{
+    dma_buf::fence::{
+        ArmedFence,
+        Fence,
+        FenceAlloc,
+        FenceContext,
+        Signalling, //
+    },
+    list::{
+        define_list_arc_field_getter,
+        impl_list_arc_safe,
+        impl_list_item,
+        AtomicTracker,
+        List,
+        ListArc,
+        ListArcField,
+        ListLinks,
+        TryNewListArc, //
+    },
+    new_mutex,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        lock::mutex::MutexGuard,
+        Arc,
+        LockedBy,
+        Mutex, //
+    },
+};
+
+/// Link of an [`Entity`] in the list of those with a job ready.
+pub(super) const RUN: u64 = 0;
+/// Link of an [`Entity`] in the list of those with a job in their FIFO.
+pub(super) const BUSY: u64 = 1;
+
+/// One FIFO: a context's jobs for one slot.
+#[pin_data]
+pub(super) struct Entity<K: Kind> {
+    #[pin]
+    run_links: ListLinks<RUN>,
+    #[pin]
+    run_tracker: AtomicTracker<RUN>,
+    #[pin]
+    busy_links: ListLinks<BUSY>,
+    #[pin]
+    busy_tracker: AtomicTracker<BUSY>,
+    /// Held from arming to pushing.
+    #[pin]
+    order: Mutex<()>,
+    pub(super) shared: Arc<Shared<K>>,
+    /// The slot that it is for.
+    pub(super) home: Slot,
+    pub(super) priority: Priority,
+    pub(super) timeline: FenceContext,
+    pub(super) state: LockedBy<EntityState<K>, State<K>>,
+}
+
+impl_list_arc_safe! {
+    impl{K: Kind} ListArcSafe<0> for Entity<K> {
+        tracked_by run_tracker: AtomicTracker<0>;
+    }
+    impl{K: Kind} ListArcSafe<1> for Entity<K> {
+        tracked_by busy_tracker: AtomicTracker<1>;
+    }
+}
+
+impl_list_item! {
+    impl{K: Kind} ListItem<0> for Entity<K> { using ListLinks { self.run_links }; }
+    impl{K: Kind} ListItem<1> for Entity<K> { using ListLinks { self.busy_links }; }
+}
+
+/// What of an [`Entity`] the queue's lock protects.
+pub(super) struct EntityState<K: Kind> {
+    /// Jobs that are not in the hardware, the oldest first.
+    pub(super) fifo: List<Job<K>>,
+    /// Number of jobs in the hardware. All of them are older than those in the FIFO.
+    pub(super) in_hardware: usize,
+    /// No job is started any more.
+    pub(super) cancelled: bool,
+    /// Nanoseconds that jobs of this entity have run.
+    pub(super) used_ns: u64,
+}
+
+/// A job with all that the queue needs for it.
+#[pin_data]
+pub(super) struct Job<K: Kind> {
+    #[pin]
+    links: ListLinks,
+    pub(super) entity: Arc<Entity<K>>,
+    inner: ListArcField<JobInner<K>>,
+    pub(super) payload: K::Job,
+}
+
+impl_list_arc_safe! {
+    impl{K: Kind} ListArcSafe<0> for Job<K> { untracked; }
+}
+
+impl_list_item! {
+    impl{K: Kind} ListItem<0> for Job<K> { using ListLinks { self.links }; }
+}
+
+impl<K: Kind> Job<K> {
+    define_list_arc_field_getter! {
+        pub(super) fn inner(&mut self<0>) -> &mut JobInner<K> { inner }
+    }
+}
+
+/// What of a [`Job`] changes.
+pub(super) struct JobInner<K: Kind> {
+    /// Taken when it is signalled.
+    pub(super) fence: Option<ArmedFence>,
+    /// What it is or will be signalled with.
+    pub(super) result: Result,
+    /// The job has its result and does not need the hardware; it waits for those before it.
+    pub(super) settled: bool,
+    dependencies: KVec<ARef<Fence>>,
+    /// How many of `dependencies` are known to have signalled.
+    met: usize,
+    /// Waits for one dependency after the other. Present if there are any.
+    watch: Option<Watch<K>>,
+}
+
+impl<K: Kind> JobInner<K> {
+    /// Whether all dependencies have signalled; if not, the mailbox will hear of the next one.
+    pub(super) fn poll(&mut self) -> bool {
+        let Some(watch) = &mut self.watch else {
+            return true;
+        };
+        while let Some(fence) = self.dependencies.get(self.met) {
+            // An error says that an earlier notice is still in the mailbox: whoever takes it from
+            // there polls again.
+            if !matches!(watch.start(fence), Ok(false)) {
+                return false;
+            }
+            self.met += 1;
+        }
+        true
+    }
+}
+
+/// A client's jobs: one FIFO for each slot of the queue.
+///
+/// Dropping a context does not cancel its jobs; see [`Context::cancel`].
+pub struct Context<K: Kind> {
+    shared: Arc<Shared<K>>,
+    entities: [Option<Arc<Entity<K>>>; MAX_SLOTS],
+}
+
+impl<K: Kind> Context<K> {
+    pub(super) fn new(shared: &Arc<Shared<K>>, priority: Priority) -> Result<Self> {
+        let mut entities = [const { None }; MAX_SLOTS];
+
+        for (index, (entity, config)) in entities.iter_mut().zip(shared.config.slots).enumerate() {
+            let home = Slot::new(index).ok_or(EINVAL)?;
+
+            *entity = Some(Arc::pin_init(
+                pin_init!(Entity {
+                    run_links <- ListLinks::new(),
+                    run_tracker <- AtomicTracker::new(),
+                    busy_links <- ListLinks::new(),
+                    busy_tracker <- AtomicTracker::new(),
+                    order <- new_mutex!((), "JobQueue::order"),
+                    shared: shared.clone(),
+                    home,
+                    priority,
+                    timeline: FenceContext::new(shared.config.driver, config.name),
+                    state: LockedBy::new(
+                        &shared.state,
+                        EntityState {
+                            fifo: List::new(),
+                            in_hardware: 0,
+                            cancelled: false,
+                            used_ns: 0,
+                        },
+                    ),
+                }),
+                GFP_KERNEL,
+            )?);
+        }
+        Ok(Self {
+            shared: shared.clone(),
+            entities,
+        })
+    }
+
+    fn entity(&self, slot: Slot) -> Option<&Arc<Entity<K>>> {
+        self.entities[slot.index()].as_ref()
+    }
+
+    pub(super) fn entities(&self) -> impl Iterator<Item = &Arc<Entity<K>>> {
+        self.entities.iter().flatten()
+    }
+
+    /// Allocates all that a job needs, up to its end.
+    ///
+    /// May sleep. Fails with `ENOMEM`, or with `EINVAL` if the queue has no such slot; `job` is
+    /// then dropped.
+    pub fn prepare(
+        &self,
+        slot: Slot,
+        job: K::Job,
+        dependencies: Dependencies,
+    ) -> Result<Prepared<'_, K>> {
+        let entity = self.entity(slot).ok_or(EINVAL)?;
+        // The FIFO sees to the order of its own jobs.
+        let dependencies = dependencies.without(entity.timeline.id());
+        let watch = if dependencies.is_empty() {
+            None
+        } else {
+            Some(Watch::new(
+                self.shared.mailbox.clone(),
+                entity.clone(),
+                GFP_KERNEL,
+            )?)
+        };
+        let fence = FenceAlloc::new(GFP_KERNEL)?;
+        let job = ListArc::pin_init::<Error>(
+            pin_init!(Job {
+                links <- ListLinks::new(),
+                entity: entity.clone(),
+                inner: ListArcField::new(JobInner {
+                    fence: None,
+                    result: Ok(()),
+                    settled: false,
+                    dependencies,
+                    met: 0,
+                    watch,
+                }),
+                payload: job,
+            }? Error),
+            GFP_KERNEL,
+        )?;
+
+        Ok(Prepared { entity, job, fence })
+    }
+
+    /// Fails the jobs that have not started with `ECANCELED`, and all that are pushed later.
+    ///
+    /// Those in the hardware go on; the fences of the others signal after theirs. Process context;
+    /// does not sleep.
+    pub fn cancel(&self) {
+        let _signalling = Signalling::begin();
+        let mut out = Out::new();
+
+        {
+            let mut state = self.shared.state.lock();
+            for entity in self.entities() {
+                state.cancel(entity, &mut out);
+            }
+        }
+        self.shared.deliver(out);
+    }
+
+    /// As [`cancel`](Self::cancel), and stops the jobs that are in the hardware.
+    ///
+    /// Does not wait for their end, which is reported as that of any other job.
+    pub fn cancel_running<E: Engine<K> + ?Sized>(&self, engine: &E) {
+        let _signalling = Signalling::begin();
+
+        self.shared.enter(engine, |state, shared, out| {
+            for entity in self.entities() {
+                state.cancel(entity, out);
+                state.stop(shared, engine, entity, out);
+            }
+        });
+    }
+
+    /// Nanoseconds that the context's ended jobs have kept a slot busy.
+    pub fn used_ns(&self, slot: Slot) -> u64 {
+        let Some(entity) = self.entity(slot) else {
+            return 0;
+        };
+        let state = self.shared.state.lock();
+        entity.state.access(&state).used_ns
+    }
+}
+
+impl<K: Kind> Drop for Context<K> {
+    fn drop(&mut self) {
+        // Without an owner nobody else drops what was pushed after the queue's end.
+        self.shared.drain_orphans();
+    }
+}
+
+/// A job that has all that it needs.
+///
+/// Dropping it leaves no trace, and drops the job.
+#[must_use = "the job is dropped if it is not armed and pushed"]
+pub struct Prepared<'c, K: Kind> {
+    entity: &'c Arc<Entity<K>>,
+    job: ListArc<Job<K>>,
+    fence: FenceAlloc,
+}
+
+impl<'c, K: Kind> Prepared<'c, K> {
+    /// The job.
+    pub fn job(&self) -> &K::Job {
+        &self.job.payload
+    }
+
+    /// Makes the job's fence real. The point of no return.
+    ///
+    /// Waits for whoever is between arming and pushing in the same context and slot.
+    pub fn arm(self) -> Armed<'c, K> {
+        let order = self.entity.order.lock();
+        let signalling = Signalling::begin();
+        let armed = self.fence.arm(&self.entity.timeline);
+
+        Armed {
+            fence: ARef::from(armed.fence()),
+            pending: Some((self.job, armed)),
+            entity: self.entity,
+            _signalling: signalling,
+            _order: order,
+        }
+    }
+}
+
+/// A job whose fence may be published. It can only be pushed.
+///
+/// Dropping it is the same as pushing it after [`Context::cancel`], for this job alone.
+#[must_use = "an armed job has to be pushed"]
+pub struct Armed<'c, K: Kind> {
+    /// Taken by `push` or `drop`.
+    pending: Option<(ListArc<Job<K>>, ArmedFence)>,
+    fence: ARef<Fence>,
+    entity: &'c Arc<Entity<K>>,
+    // Dropped in this order: the section ends before the mutex is let go.
+    _signalling: Signalling,
+    _order: MutexGuard<'c, ()>,
+}
+
+impl<K: Kind> Armed<'_, K> {
+    /// The fence that signals when the job has ended.
+    pub fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
+    /// Queues the job and, if it can run at once, hands it to the hardware.
+    pub fn push<E: Engine<K> + ?Sized>(mut self, engine: &E) {
+        if let Some((mut job, fence)) = self.pending.take() {
+            job.inner().fence = Some(fence);
+            self.entity.shared.enter(engine, |state, _, out| {
+                state.push(self.entity, job, out);
+            });
+        }
+    }
+}
+
+impl<K: Kind> Drop for Armed<'_, K> {
+    fn drop(&mut self) {
+        if let Some((mut job, fence)) = self.pending.take() {
+            let shared = &self.entity.shared;
+            let mut out = Out::new();
+            let inner = job.inner();
+
+            inner.fence = Some(fence);
+            inner.settle(Err(CANCELLED));
+            shared.state.lock().push(self.entity, job, &mut out);
+            out.kick = true;
+            shared.deliver(out);
+        }
+    }
+}
+
+impl<K: Kind> JobInner<K> {
+    /// Gives the job its result without the hardware.
+    pub(super) fn settle(&mut self, result: Result) {
+        if !self.settled {
+            self.result = result;
+            self.settled = true;
+        }
+    }
+}

@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The queue's entry points. Each takes the lock once, does its work, fills the slots, lets the
+//! lock go and then delivers what has ended.
+
+use super::{
+    context::{
+        Context,
+        Entity,
+        Job, //
+    },
+    state::{
+        Hardware,
+        Out,
+        State, //
+    },
+    Config,
+    Engine,
+    Kind,
+    Priority,
+    Running,
+    Slot,
+    Verdict,
+    MAX_SLOTS, //
+};
+use crate::{
+    dma_buf::fence::{
+        self,
+        Signalling, //
+    },
+    error::code,
+    list::List,
+    new_spinlock,
+    prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Release, //
+        },
+        Arc,
+        SpinLock, //
+    },
+};
+
+/// Passes a notice of the mailbox on to the queue's owner.
+pub(super) struct Kick<K: Kind>(pub(super) K);
+
+impl<K: Kind> fence::Kick for Kick<K> {
+    fn kick(&self) {
+        self.0.kick();
+    }
+}
+
+/// Where dependencies that were met leave the entity that waits for them.
+pub(super) type Mailbox<K> = fence::Mailbox<Arc<Entity<K>>, Kick<K>>;
+
+/// Waits for a dependency.
+pub(super) type Watch<K> = fence::FenceWatch<Arc<Entity<K>>, Kick<K>>;
+
+/// What contexts and jobs share with the queue.
+#[pin_data]
+pub(super) struct Shared<K: Kind> {
+    #[pin]
+    pub(super) state: SpinLock<State<K>>,
+    /// Ended jobs. Its lock is taken with no other held.
+    #[pin]
+    retired: SpinLock<List<Job<K>>>,
+    pub(super) mailbox: Arc<Mailbox<K>>,
+    pub(super) config: Config,
+    /// The owner is gone: nobody asks for the retired jobs.
+    orphaned: Atomic<bool>,
+}
+
+impl<K: Kind> Shared<K> {
+    fn kind(&self) -> &K {
+        &self.mailbox.kicker().0
+    }
+
+    /// The slots of this queue.
+    pub(super) fn slots(&self) -> impl Iterator<Item = Slot> {
+        (0..self.config.slots.len()).map_while(Slot::new)
+    }
+
+    /// Strikes after which all means to stop a job were tried.
+    pub(super) fn ladder_len(&self) -> u8 {
+        u8::try_from(self.config.ladder.len()).unwrap_or(u8::MAX)
+    }
+
+    /// Takes the notices of dependencies that were met.
+    fn drain(&self, state: &mut State<K>, out: &mut Out<K>) {
+        if !self.mailbox.is_empty() {
+            for notice in self.mailbox.drain() {
+                state.advance(&notice, out);
+            }
+        }
+    }
+
+    /// Runs `f` with the lock held, fills the slots, and delivers what came of it.
+    ///
+    /// The caller is in a signalling section.
+    pub(super) fn enter<E: Engine<K> + ?Sized, R>(
+        &self,
+        engine: &E,
+        f: impl FnOnce(&mut State<K>, &Self, &mut Out<K>) -> R,
+    ) -> R {
+        let mut out = Out::new();
+        let result = {
+            let mut guard = self.state.lock();
+            let state = &mut *guard;
+
+            self.drain(state, &mut out);
+            let result = f(state, self, &mut out);
+            for slot in self.slots() {
+                state.fill(self, engine, slot, &mut out);
+            }
+            state.check_timer(&mut out);
+            result
+        };
+        self.deliver(out);
+        result
+    }
+
+    /// Signals the fences of jobs that have ended and hands the jobs to whoever drops them. No lock
+    /// is held.
+    pub(super) fn deliver(&self, mut out: Out<K>) {
+        if !out.done.is_empty() {
+            let mut ended = List::new();
+            while let Some(mut job) = out.done.pop_front() {
+                let inner = job.inner();
+                if let Some(fence) = inner.fence.take() {
+                    fence.signal(inner.result);
+                }
+                ended.push_back(job);
+            }
+
+            let first = {
+                let mut retired = self.retired.lock();
+                let first = retired.is_empty();
+                retired.push_all_back(&mut ended);
+                first
+            };
+            if first {
+                self.kind().retire();
+            }
+        }
+        if let Some(deadline) = out.timer {
+            self.kind().arm_timer(deadline);
+        }
+        if out.kick {
+            self.kind().kick();
+        }
+    }
+
+    fn take_retired(&self) -> Retired<K> {
+        Retired(core::mem::take(&mut *self.retired.lock()))
+    }
+
+    /// Drops ended jobs that nobody else will drop. May sleep if there are such.
+    pub(super) fn drain_orphans(&self) {
+        if self.orphaned.load(Acquire) {
+            drop(self.take_retired());
+        }
+    }
+
+    fn kill(&self, error: Error, gone: impl FnMut(&Running<'_, K>)) {
+        let _signalling = Signalling::begin();
+        let mut out = Out::new();
+
+        self.state.lock().kill(self, error, gone, &mut out);
+        self.deliver(out);
+    }
+}
+
+/// What [`JobQueue::expire`] has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expired {
+    /// A job does not react to any means: the hardware has to be reset.
+    pub reset: bool,
+    /// When to call again, in the time of [`Engine::now`].
+    pub next: Option<u64>,
+}
+
+/// Jobs that have ended. Dropping it drops them, which may sleep if that of [`Kind::Job`] may.
+pub struct Retired<K: Kind>(List<Job<K>>);
+
+impl<K: Kind> Retired<K> {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A device's job queue: its owner's handle. See the [module](super) for how it works.
+///
+/// Dropping it fails all jobs with `ENODEV`, as [`kill`](Self::kill) does, and drops them.
+pub struct JobQueue<K: Kind> {
+    shared: Arc<Shared<K>>,
+}
+
+impl<K: Kind> JobQueue<K> {
+    /// Makes an empty queue. May sleep. Fails with `ENOMEM`, or with `EINVAL` for more than
+    /// [`MAX_SLOTS`] slots or none.
+    pub fn new(config: Config, kind: K) -> Result<Self> {
+        if config.slots.is_empty() || config.slots.len() > MAX_SLOTS {
+            return Err(EINVAL);
+        }
+        let mailbox = Arc::new(Mailbox::new(Kick(kind)), GFP_KERNEL)?;
+        let shared = Arc::pin_init(
+            pin_init!(Shared {
+                state <- new_spinlock!(State::new(), "JobQueue::state"),
+                retired <- new_spinlock!(List::new(), "JobQueue::retired"),
+                mailbox,
+                config,
+                orphaned: Atomic::new(false),
+            }),
+            GFP_KERNEL,
+        )?;
+        Ok(Self { shared })
+    }
+
+    /// What the queue was made with.
+    pub fn kind(&self) -> &K {
+        self.shared.kind()
+    }
+
+    /// Makes a context. May sleep; fails with `ENOMEM`.
+    pub fn context(&self, priority: Priority) -> Result<Context<K>> {
+        Context::new(&self.shared, priority)
+    }
+
+    /// Looks for jobs whose dependencies were met and starts them: what [`Kind::kick`] asks for.
+    ///
+    /// Process context; does not sleep.
+    pub fn run<E: Engine<K> + ?Sized>(&self, engine: &E) {
+        let _signalling = Signalling::begin();
+        self.shared.enter(engine, |_, _, _| ());
+    }
+
+    /// Lets `f` tell what the hardware has done, then starts what can be started.
+    ///
+    /// `f` runs with the queue's lock held, so that no job is started while it reads the hardware's
+    /// state. Process context, such as an interrupt thread; does not sleep.
+    pub fn update<E: Engine<K> + ?Sized, R>(
+        &self,
+        engine: &E,
+        f: impl FnOnce(&mut Hardware<'_, K, E>) -> R,
+    ) -> R {
+        let _signalling = Signalling::begin();
+        self.shared.enter(engine, |state, shared, out| {
+            f(&mut Hardware {
+                state,
+                shared,
+                engine,
+                out,
+            })
+        })
+    }
+
+    /// The earliest time at which a job is overdue, in that of [`Engine::now`].
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.shared.state.lock().deadline()
+    }
+
+    /// Stops the jobs that have run for too long: each time that one is found overdue, with the
+    /// next step of [`Config::ladder`].
+    ///
+    /// Process context; does not sleep.
+    pub fn expire<E: Engine<K> + ?Sized>(&self, engine: &E) -> Expired {
+        let _signalling = Signalling::begin();
+        let (reset, next) = self
+            .shared
+            .enter(engine, |state, shared, _| state.expire(shared, engine));
+        Expired { reset, next }
+    }
+
+    /// From here to [`restart`](Self::restart) no job is started.
+    ///
+    /// Jobs can still be pushed, and what the hardware ends is still taken by
+    /// [`update`](Self::update). Does not wait for anything.
+    pub fn park(&self) {
+        self.shared.state.lock().park();
+    }
+
+    /// Takes all jobs out of the hardware, which must not work on any of them any more, and lets
+    /// jobs start again.
+    ///
+    /// [`Engine::finish`] is called for each of them, then `verdict` says whether it runs again.
+    /// Those that do keep their place. Process context; does not sleep.
+    pub fn restart<E: Engine<K> + ?Sized>(
+        &self,
+        engine: &E,
+        verdict: impl FnMut(&Running<'_, K>) -> Verdict,
+    ) {
+        let _signalling = Signalling::begin();
+        self.shared.enter(engine, |state, shared, out| {
+            state.restart(shared, engine, verdict, out);
+        });
+    }
+
+    /// Fails all jobs with `error`, now and in future. For hardware that is gone, or surely will
+    /// not work on any of them any more.
+    ///
+    /// `gone` is called for each job that was in the hardware, with the lock held. Process context;
+    /// does not sleep.
+    pub fn kill(&self, error: Error, gone: impl FnMut(&Running<'_, K>)) {
+        self.shared.kill(error, gone);
+    }
+
+    /// Whether [`kill`](Self::kill) was called.
+    pub fn is_dead(&self) -> bool {
+        self.shared.state.lock().is_dead()
+    }
+
+    /// Whether no job waits or runs.
+    pub fn is_idle(&self) -> bool {
+        self.shared.state.lock().is_idle()
+    }
+
+    /// The jobs that have ended since the last call: what [`Kind::retire`] asks for.
+    pub fn take_retired(&self) -> Retired<K> {
+        self.shared.take_retired()
+    }
+}
+
+impl<K: Kind> Drop for JobQueue<K> {
+    fn drop(&mut self) {
+        self.shared.kill(code::ENODEV, |_| ());
+        self.shared.orphaned.store(true, Release);
+        drop(self.shared.take_retired());
+    }
+}

@@ -1,0 +1,631 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the queue's lock protects: the slots and who is next.
+//!
+//! Everything here runs under the spinlock. Jobs that have ended are collected in an [`Out`], which
+//! is delivered when the lock is free again.
+
+use super::{
+    context::{
+        Entity,
+        Job,
+        BUSY,
+        RUN, //
+    },
+    queue::Shared,
+    Engine,
+    Kind,
+    Position,
+    Running,
+    Slot,
+    StartError,
+    Stop,
+    Verdict,
+    CANCELLED,
+    MAX_DEPTH,
+    MAX_SLOTS,
+    PRIORITIES, //
+};
+use crate::{
+    list::{
+        List,
+        ListArc, //
+    },
+    prelude::*,
+    sync::Arc, //
+};
+
+/// What is to be done once the lock is free.
+pub(super) struct Out<K: Kind> {
+    /// Jobs to signal and to retire, in this order.
+    pub(super) done: List<Job<K>>,
+    /// For [`Kind::arm_timer`].
+    pub(super) timer: Option<u64>,
+    /// Whether the runner has something to do.
+    pub(super) kick: bool,
+}
+
+impl<K: Kind> Out<K> {
+    pub(super) fn new() -> Self {
+        Self {
+            done: List::new(),
+            timer: None,
+            kick: false,
+        }
+    }
+}
+
+/// Where in the line of its priority an entity goes.
+#[derive(Clone, Copy)]
+enum End {
+    Front,
+    Back,
+}
+
+/// A job in the hardware.
+pub(super) struct Loaded<K: Kind> {
+    job: ListArc<Job<K>>,
+    flag: bool,
+    strikes: u8,
+    /// When it began to run, as far as known; meaningful for the current job.
+    started: u64,
+    /// When it will be stopped; meaningful for the current job.
+    deadline: u64,
+}
+
+impl<K: Kind> Loaded<K> {
+    fn view(&self, slot: Slot, position: Position) -> Running<'_, K> {
+        Running {
+            slot,
+            position,
+            flag: self.flag,
+            strikes: self.strikes,
+            started: self.started,
+            timeline: self.job.entity.timeline.id(),
+            job: &self.job.payload,
+        }
+    }
+
+    fn belongs_to(&self, entity: &Arc<Entity<K>>) -> bool {
+        Arc::ptr_eq(&self.job.entity, entity)
+    }
+}
+
+/// One slot.
+struct SlotState<K: Kind> {
+    /// By [`Position`]. The second is taken only if the first is.
+    loaded: [Option<Loaded<K>>; MAX_DEPTH],
+    /// Entities with a job ready, by priority, the next one first.
+    run: [List<Entity<K>, RUN>; PRIORITIES],
+    /// The flag of the last start.
+    flag: bool,
+}
+
+/// The state of a queue.
+pub(super) struct State<K: Kind> {
+    slots: [SlotState<K>; MAX_SLOTS],
+    /// Entities with a job in their FIFO.
+    busy: List<Entity<K>, BUSY>,
+    /// Nothing is started.
+    parked: bool,
+    /// The queue has ended, with this error.
+    dead: Option<Error>,
+    /// A call of `expire` is outstanding.
+    timer: bool,
+}
+
+impl<K: Kind> State<K> {
+    pub(super) fn new() -> Self {
+        Self {
+            slots: core::array::from_fn(|_| SlotState {
+                loaded: [None, None],
+                run: [const { List::new() }; PRIORITIES],
+                flag: false,
+            }),
+            busy: List::new(),
+            parked: false,
+            dead: None,
+            timer: false,
+        }
+    }
+
+    fn loaded(&self, slot: Slot, position: Position) -> Option<&Loaded<K>> {
+        self.slots[slot.index()].loaded[position as usize].as_ref()
+    }
+
+    pub(super) fn view(&self, slot: Slot, position: Position) -> Option<Running<'_, K>> {
+        Some(self.loaded(slot, position)?.view(slot, position))
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead.is_some()
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.busy.is_empty() && self.slots.iter().all(|slot| slot.loaded[0].is_none())
+    }
+
+    pub(super) fn is_parked(&self) -> bool {
+        self.parked
+    }
+
+    pub(super) fn park(&mut self) {
+        self.parked = true;
+    }
+
+    /// Takes the entity off a list of those with a job ready.
+    fn unlink_run(&mut self, entity: &Entity<K>) {
+        let run = &mut self.slots[entity.home.index()].run[entity.priority as usize];
+        // SAFETY: An entity is put on no other list with this id than that of its own slot and
+        // priority.
+        drop(unsafe { run.remove(entity) });
+    }
+
+    /// Takes the entity off the list of those with a job.
+    fn unlink_busy(&mut self, entity: &Entity<K>) {
+        // SAFETY: An entity is put on no other list with this id than its queue's.
+        drop(unsafe { self.busy.remove(entity) });
+    }
+
+    /// Appends a job to its FIFO.
+    pub(super) fn push(
+        &mut self,
+        entity: &Arc<Entity<K>>,
+        mut job: ListArc<Job<K>>,
+        out: &mut Out<K>,
+    ) {
+        if let Some(error) = self.dead {
+            job.inner().settle(Err(error));
+        }
+
+        let this = entity.state.access_mut(self);
+        let first = this.fifo.is_empty();
+        if this.cancelled {
+            job.inner().settle(Err(CANCELLED));
+        }
+        this.fifo.push_back(job);
+        if first {
+            if let Ok(link) = ListArc::<_, BUSY>::try_from_arc(entity.clone()) {
+                self.busy.push_back(link);
+            }
+            self.advance(entity, out);
+        }
+    }
+
+    /// Takes the first job of a FIFO.
+    fn pop(&mut self, entity: &Arc<Entity<K>>) -> Option<ListArc<Job<K>>> {
+        let this = entity.state.access_mut(self);
+        let job = this.fifo.pop_front();
+        if this.fifo.is_empty() {
+            self.unlink_busy(entity);
+        }
+        job
+    }
+
+    /// Looks at the first job of a FIFO: ends it if it only waited for those before it, lines the
+    /// entity up if the job can run, or waits for the job's next dependency.
+    fn line_up(&mut self, entity: &Arc<Entity<K>>, end: End, out: &mut Out<K>) {
+        loop {
+            let this = entity.state.access_mut(self);
+            let Some(mut job) = this.fifo.pop_front() else {
+                return self.unlink_busy(entity);
+            };
+            if job.inner().settled {
+                if this.in_hardware == 0 {
+                    out.done.push_back(job);
+                    continue;
+                }
+                this.fifo.push_front(job);
+                return;
+            }
+
+            let ready = job.inner().poll();
+            this.fifo.push_front(job);
+            if !ready {
+                return;
+            }
+            // Fails if the entity stands in line already.
+            if let Ok(link) = ListArc::<_, RUN>::try_from_arc(entity.clone()) {
+                let run = &mut self.slots[entity.home.index()].run[entity.priority as usize];
+                match end {
+                    End::Front => run.push_front(link),
+                    End::Back => run.push_back(link),
+                }
+            }
+            return;
+        }
+    }
+
+    /// As [`line_up`](Self::line_up), behind the others.
+    pub(super) fn advance(&mut self, entity: &Arc<Entity<K>>, out: &mut Out<K>) {
+        self.line_up(entity, End::Back, out);
+    }
+
+    /// Gives all jobs of a FIFO a result.
+    fn settle_all(&mut self, entity: &Arc<Entity<K>>, result: Result, out: &mut Out<K>) {
+        self.unlink_run(entity);
+
+        let this = entity.state.access_mut(self);
+        let mut fifo = core::mem::take(&mut this.fifo);
+        while let Some(mut job) = fifo.pop_front() {
+            job.inner().settle(result);
+            this.fifo.push_back(job);
+        }
+        self.advance(entity, out);
+    }
+
+    /// Fails what has not started, now and in future.
+    pub(super) fn cancel(&mut self, entity: &Arc<Entity<K>>, out: &mut Out<K>) {
+        entity.state.access_mut(self).cancelled = true;
+        self.settle_all(entity, Err(CANCELLED), out);
+    }
+
+    /// A job has left the hardware.
+    fn unload(&mut self, job: &ListArc<Job<K>>, ran_ns: u64) {
+        let this = job.entity.state.access_mut(self);
+        this.in_hardware = this.in_hardware.saturating_sub(1);
+        this.used_ns = this.used_ns.saturating_add(ran_ns);
+    }
+
+    /// What was at [`Position::Next`] moves up if the current position is free.
+    fn shift<E: Engine<K> + ?Sized>(&mut self, shared: &Shared<K>, engine: &E, slot: Slot) {
+        let loaded = &mut self.slots[slot.index()].loaded;
+        if loaded[0].is_none() {
+            if let Some(mut next) = loaded[1].take() {
+                next.started = engine.now();
+                // A job that somebody tries to stop already gets no more than the time for that.
+                next.deadline = next.started.saturating_add(if next.strikes == 0 {
+                    shared.config.timeout_ns
+                } else {
+                    shared.config.grace_ns
+                });
+                loaded[0] = Some(next);
+            }
+        }
+    }
+
+    /// The current job has ended.
+    fn finish<E: Engine<K> + ?Sized>(
+        &mut self,
+        shared: &Shared<K>,
+        engine: &E,
+        slot: Slot,
+        result: Result,
+        out: &mut Out<K>,
+    ) -> bool {
+        let Some(loaded) = self.slots[slot.index()].loaded[0].take() else {
+            return false;
+        };
+        engine.finish(&loaded.view(slot, Position::Current));
+
+        let ran = engine.now().saturating_sub(loaded.started);
+        let mut job = loaded.job;
+        let entity = job.entity.clone();
+
+        self.unload(&job, ran);
+        job.inner().settle(result);
+        out.done.push_back(job);
+        self.shift(shared, engine, slot);
+        self.advance(&entity, out);
+        true
+    }
+
+    /// A job in the hardware was stopped such that it can run again.
+    fn requeue<E: Engine<K> + ?Sized>(
+        &mut self,
+        shared: &Shared<K>,
+        engine: &E,
+        slot: Slot,
+        position: Position,
+        out: &mut Out<K>,
+    ) -> bool {
+        let loaded = &mut self.slots[slot.index()].loaded;
+        if position == Position::Current {
+            // The next one would overtake it.
+            if let [Some(current), Some(next)] = loaded {
+                if next.belongs_to(&current.job.entity) {
+                    return false;
+                }
+            }
+        }
+        let Some(loaded) = loaded[position as usize].take() else {
+            return false;
+        };
+        engine.finish(&loaded.view(slot, position));
+
+        let ran = match position {
+            Position::Current => engine.now().saturating_sub(loaded.started),
+            Position::Next => 0,
+        };
+        self.unload(&loaded.job, ran);
+        self.shift(shared, engine, slot);
+        self.put_back(loaded.job, out);
+        true
+    }
+
+    /// Makes a job that was in the hardware the first of its FIFO. The entity is not lined up yet.
+    fn hold(&mut self, mut job: ListArc<Job<K>>) -> Arc<Entity<K>> {
+        let entity = job.entity.clone();
+        if let Some(error) = self.dead {
+            job.inner().settle(Err(error));
+        } else if entity.state.access_mut(self).cancelled {
+            job.inner().settle(Err(CANCELLED));
+        }
+
+        self.unlink_run(&entity);
+        entity.state.access_mut(self).fifo.push_front(job);
+        // Fails if there are other jobs behind it.
+        if let Ok(link) = ListArc::<_, BUSY>::try_from_arc(entity.clone()) {
+            self.busy.push_back(link);
+        }
+        entity
+    }
+
+    /// Makes a job that was in the hardware, or about to be, the next of its priority.
+    fn put_back(&mut self, job: ListArc<Job<K>>, out: &mut Out<K>) {
+        let entity = self.hold(job);
+        self.line_up(&entity, End::Front, out);
+    }
+
+    /// Stops what an entity has in the hardware.
+    pub(super) fn stop<E: Engine<K> + ?Sized>(
+        &mut self,
+        shared: &Shared<K>,
+        engine: &E,
+        entity: &Arc<Entity<K>>,
+        out: &mut Out<K>,
+    ) {
+        let slot = entity.home;
+        let of_entity = |loaded: Option<&Loaded<K>>| loaded.is_some_and(|l| l.belongs_to(entity));
+
+        if of_entity(self.loaded(slot, Position::Next)) {
+            let withdrawn = self
+                .view(slot, Position::Next)
+                .is_some_and(|next| engine.withdraw(&next));
+            if withdrawn {
+                self.requeue(shared, engine, slot, Position::Next, out);
+            }
+        }
+        for position in [Position::Next, Position::Current] {
+            if of_entity(self.loaded(slot, position)) {
+                if let Some(running) = self.view(slot, position) {
+                    engine.stop(&running, Stop::Hard);
+                }
+                if let Some(loaded) = &mut self.slots[slot.index()].loaded[position as usize] {
+                    // The time to stop counts from now; what comes after the ladder's end is a
+                    // reset.
+                    loaded.strikes = shared.ladder_len();
+                    loaded.deadline = engine.now().saturating_add(shared.config.grace_ns);
+                }
+            }
+        }
+    }
+
+    /// The entity whose turn it is, taken off its list.
+    fn next_entity(&mut self, slot: Slot) -> Option<Arc<Entity<K>>> {
+        self.slots[slot.index()]
+            .run
+            .iter_mut()
+            .find_map(|list| list.pop_front())
+            .map(ListArc::into_arc)
+    }
+
+    /// Where the slot can take a job.
+    fn room(&self, shared: &Shared<K>, slot: Slot) -> Option<Position> {
+        match &self.slots[slot.index()].loaded {
+            [None, _] => Some(Position::Current),
+            [_, None] if shared.config.two_deep => Some(Position::Next),
+            _ => None,
+        }
+    }
+
+    /// Starts jobs as long as the slot has room.
+    pub(super) fn fill<E: Engine<K> + ?Sized>(
+        &mut self,
+        shared: &Shared<K>,
+        engine: &E,
+        slot: Slot,
+        out: &mut Out<K>,
+    ) {
+        if self.parked || self.dead.is_some() {
+            return;
+        }
+        while let Some(position) = self.room(shared, slot) {
+            let Some(entity) = self.next_entity(slot) else {
+                return;
+            };
+            let Some(job) = self.pop(&entity) else {
+                continue;
+            };
+            let started = engine.now();
+            let loaded = Loaded {
+                flag: !self.slots[slot.index()].flag,
+                strikes: 0,
+                started,
+                deadline: started.saturating_add(shared.config.timeout_ns),
+                job,
+            };
+            match engine.start(&loaded.view(slot, position)) {
+                Ok(()) => {
+                    entity.state.access_mut(self).in_hardware += 1;
+                    let this = &mut self.slots[slot.index()];
+                    this.flag = loaded.flag;
+                    this.loaded[position as usize] = Some(loaded);
+                    self.advance(&entity, out);
+                }
+                Err(StartError::Busy) => {
+                    return self.put_back(loaded.job, out);
+                }
+                Err(StartError::Failed(error)) => {
+                    let mut job = loaded.job;
+                    job.inner().settle(Err(error));
+                    self.put_back(job, out);
+                }
+            }
+        }
+    }
+
+    /// The earliest time at which a job in the hardware is overdue.
+    pub(super) fn deadline(&self) -> Option<u64> {
+        if self.parked {
+            return None;
+        }
+        self.slots
+            .iter()
+            .filter_map(|slot| Some(slot.loaded[0].as_ref()?.deadline))
+            .min()
+    }
+
+    /// Notes in `out` if somebody has to start the timer.
+    pub(super) fn check_timer(&mut self, out: &mut Out<K>) {
+        if !self.timer {
+            out.timer = self.deadline();
+            self.timer = out.timer.is_some();
+        }
+    }
+
+    /// Stops overdue jobs, each with the next means. Returns whether the means are exhausted.
+    pub(super) fn expire<E: Engine<K> + ?Sized>(
+        &mut self,
+        shared: &Shared<K>,
+        engine: &E,
+    ) -> (bool, Option<u64>) {
+        let now = engine.now();
+        let mut reset = false;
+
+        if !self.parked {
+            for slot in shared.slots() {
+                let Some(loaded) = &mut self.slots[slot.index()].loaded[0] else {
+                    continue;
+                };
+                if loaded.deadline > now {
+                    continue;
+                }
+                match shared.config.ladder.get(usize::from(loaded.strikes)) {
+                    Some(&how) => engine.stop(&loaded.view(slot, Position::Current), how),
+                    None => reset = true,
+                }
+                loaded.strikes = loaded.strikes.saturating_add(1);
+                loaded.deadline = now.saturating_add(shared.config.grace_ns);
+            }
+        }
+        let next = self.deadline();
+        self.timer = next.is_some();
+        (reset, next)
+    }
+
+    /// Empties a slot. Its jobs are put back to their FIFOs, settled where `verdict` says so; the
+    /// entities are not lined up yet.
+    fn unload_slot(
+        &mut self,
+        slot: Slot,
+        now: u64,
+        mut verdict: impl FnMut(&Running<'_, K>) -> Verdict,
+    ) -> [Option<Arc<Entity<K>>>; MAX_DEPTH] {
+        let [current, next] =
+            core::mem::replace(&mut self.slots[slot.index()].loaded, [None, None]);
+        let [current, next] =
+            [(current, Position::Current), (next, Position::Next)].map(|(loaded, position)| {
+                let mut loaded = loaded?;
+                if let Verdict::Done(result) = verdict(&loaded.view(slot, position)) {
+                    loaded.job.inner().settle(result);
+                }
+                let ran = match position {
+                    Position::Current => now.saturating_sub(loaded.started),
+                    Position::Next => 0,
+                };
+                self.unload(&loaded.job, ran);
+                Some(loaded.job)
+            });
+        // Both may be of one entity, whose first job is then the current one.
+        [next, current].map(|job| Some(self.hold(job?)))
+    }
+
+    /// Takes all jobs out of the hardware and lets jobs start again.
+    pub(super) fn restart<E: Engine<K> + ?Sized>(
+        &mut self,
+        shared: &Shared<K>,
+        engine: &E,
+        mut verdict: impl FnMut(&Running<'_, K>) -> Verdict,
+        out: &mut Out<K>,
+    ) {
+        for slot in shared.slots() {
+            let entities = self.unload_slot(slot, engine.now(), |running| {
+                engine.finish(running);
+                verdict(running)
+            });
+            for entity in entities.iter().flatten() {
+                self.line_up(entity, End::Front, out);
+            }
+        }
+        self.parked = false;
+    }
+
+    /// Ends all jobs and the queue.
+    pub(super) fn kill(
+        &mut self,
+        shared: &Shared<K>,
+        error: Error,
+        mut gone: impl FnMut(&Running<'_, K>),
+        out: &mut Out<K>,
+    ) {
+        self.dead.get_or_insert(error);
+        for slot in shared.slots() {
+            self.unload_slot(slot, 0, |running| {
+                gone(running);
+                Verdict::Done(Err(error))
+            });
+        }
+        while let Some(entity) = self.busy.pop_front() {
+            self.settle_all(&entity.into_arc(), Err(error), out);
+        }
+        self.timer = false;
+    }
+}
+
+/// The hardware's jobs, seen with the queue locked: what [`JobQueue::update`] works on.
+///
+/// [`JobQueue::update`]: super::JobQueue::update
+pub struct Hardware<'a, K: Kind, E: Engine<K> + ?Sized> {
+    pub(super) state: &'a mut State<K>,
+    pub(super) shared: &'a Shared<K>,
+    pub(super) engine: &'a E,
+    pub(super) out: &'a mut Out<K>,
+}
+
+impl<K: Kind, E: Engine<K> + ?Sized> Hardware<'_, K, E> {
+    /// The job at a position of a slot.
+    pub fn get(&self, slot: Slot, position: Position) -> Option<Running<'_, K>> {
+        self.state.view(slot, position)
+    }
+
+    /// The slot's current job has ended. The next one becomes the current.
+    ///
+    /// False if there is no such job: the interrupt was spurious.
+    pub fn finish(&mut self, slot: Slot, result: Result) -> bool {
+        self.state
+            .finish(self.shared, self.engine, slot, result, self.out)
+    }
+
+    /// A job was stopped such that it can run again, or taken back before it ran. It becomes the
+    /// first of its FIFO, or fails if its context was cancelled.
+    ///
+    /// False if there is no such job; and if it is the current one and the next is of the same
+    /// context, since that would overtake it: take the next one back first.
+    pub fn requeue(&mut self, slot: Slot, position: Position) -> bool {
+        self.state
+            .requeue(self.shared, self.engine, slot, position, self.out)
+    }
+
+    /// Asks the engine to stop a job.
+    pub fn stop(&self, slot: Slot, position: Position, how: Stop) {
+        if let Some(running) = self.get(slot, position) {
+            self.engine.stop(&running, how);
+        }
+    }
+
+    /// Whether nothing may be started; see [`JobQueue::park`](super::JobQueue::park).
+    pub fn is_parked(&self) -> bool {
+        self.state.is_parked()
+    }
+}
