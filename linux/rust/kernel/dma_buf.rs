@@ -10,8 +10,8 @@
 
 use crate::{
     error::{
+        code::EINVAL,
         to_result,
-        Error,
         Result, //
     },
     ffi::{
@@ -46,7 +46,7 @@ impl Waited {
             _ => {
                 // CAST: The negative values are error codes, which fit.
                 to_result(ret as c_int)?;
-                Err(Error::from(crate::error::code::EINVAL))
+                Err(EINVAL)
             }
         }
     }

@@ -322,3 +322,206 @@ impl Slot<'_> {
         unsafe { bindings::dma_resv_add_fence(self.resv, fence.as_raw(), usage.as_raw()) };
     }
 }
+
+#[macros::kunit_tests(rust_dma_resv)]
+mod tests {
+    use super::*;
+    use crate::{
+        dma_buf::fence::{
+            ArmedFence,
+            FenceAlloc,
+            FenceContext, //
+        },
+        workqueue, //
+    };
+
+    /// A resv of its own.
+    #[pin_data(PinnedDrop)]
+    struct TestResv {
+        #[pin]
+        resv: Opaque<bindings::dma_resv>,
+    }
+
+    impl TestResv {
+        fn new() -> Result<Pin<KBox<Self>>> {
+            KBox::pin_init(
+                pin_init!(Self {
+                    // SAFETY: The memory is pinned.
+                    resv <- Opaque::ffi_init(|resv| unsafe { bindings::dma_resv_init(resv) }),
+                }),
+                GFP_KERNEL,
+            )
+        }
+
+        fn get(&self) -> &Resv {
+            // SAFETY: It was initialised, and is as long as `self`.
+            unsafe { Resv::from_raw(self.resv.get()) }
+        }
+    }
+
+    #[pinned_drop]
+    impl PinnedDrop for TestResv {
+        fn drop(self: Pin<&mut Self>) {
+            // SAFETY: It was initialised, and nobody uses it any more.
+            unsafe { bindings::dma_resv_fini(self.resv.get()) };
+        }
+    }
+
+    fn arm() -> Result<ArmedFence> {
+        let context = FenceContext::new(c"kunit", c"resv");
+        Ok(FenceAlloc::new(GFP_KERNEL)?.arm(&context))
+    }
+
+    fn count(locked: ResvLocked<'_>, usage: Usage) -> Result<usize> {
+        Ok(locked.fences(usage, GFP_KERNEL)?.len())
+    }
+
+    #[test]
+    fn locks() -> Result {
+        let resv = TestResv::new()?;
+        let other = TestResv::new()?;
+
+        let guard = resv.get().lock();
+        assert!(resv.get().try_lock().is_none());
+        assert!(guard.locked().covers(resv.get()));
+        assert!(!guard.locked().covers(other.get()));
+        drop(guard);
+
+        let guard = resv.get().try_lock();
+        assert!(guard.is_some());
+        assert!(resv.get().try_lock().is_none());
+        drop(guard);
+
+        drop(resv.get().lock_interruptible()?);
+        assert!(resv.get().try_lock().is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn implicit_usage() {
+        assert_eq!(Usage::implicit(true), Usage::Read);
+        assert_eq!(Usage::implicit(false), Usage::Write);
+        assert!(Usage::Kernel < Usage::Write);
+        assert!(Usage::Write < Usage::Read);
+        assert!(Usage::Read < Usage::Bookkeep);
+    }
+
+    #[test]
+    fn usages() -> Result {
+        let resv = TestResv::new()?;
+        let usages = [Usage::Kernel, Usage::Write, Usage::Read, Usage::Bookkeep];
+        let mut fences = KVec::new();
+        let mut guard = resv.get().lock();
+
+        for usage in usages {
+            let armed = arm()?;
+            guard.reserve_fence()?.add_fence(armed.fence(), usage);
+            fences.push(armed, GFP_KERNEL)?;
+        }
+        for (i, usage) in usages.into_iter().enumerate() {
+            assert_eq!(count(guard.locked(), usage)?, i + 1);
+        }
+
+        // What has signalled is skipped.
+        let last = fences.pop();
+        for armed in fences {
+            armed.signal(Ok(()));
+        }
+        assert_eq!(count(guard.locked(), Usage::Read)?, 0);
+        assert_eq!(count(guard.locked(), Usage::Bookkeep)?, 1);
+        drop(guard);
+
+        assert!(resv.get().test_signaled(Usage::Read));
+        assert!(!resv.get().test_signaled(Usage::Bookkeep));
+        drop(last);
+        assert!(resv.get().test_signaled(Usage::Bookkeep));
+        Ok(())
+    }
+
+    #[test]
+    fn many_fences() -> Result {
+        let resv = TestResv::new()?;
+        let mut fences = KVec::new();
+        let mut guard = resv.get().lock();
+        for i in 1..=50 {
+            let armed = arm()?;
+            guard
+                .reserve_fence()?
+                .add_fence(armed.fence(), Usage::Write);
+            fences.push(armed, GFP_KERNEL)?;
+            assert_eq!(count(guard.locked(), Usage::Write)?, i);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn replaces_same_timeline() -> Result {
+        let resv = TestResv::new()?;
+        let context = FenceContext::new(c"kunit", c"resv");
+        let first = FenceAlloc::new(GFP_KERNEL)?.arm(&context);
+        let second = FenceAlloc::new(GFP_KERNEL)?.arm(&context);
+
+        let mut guard = resv.get().lock();
+        guard
+            .reserve_fence()?
+            .add_fence(first.fence(), Usage::Write);
+        guard
+            .reserve_fence()?
+            .add_fence(second.fence(), Usage::Write);
+        let fences = guard.locked().fences(Usage::Write, GFP_KERNEL)?;
+        assert_eq!(fences.len(), 1);
+        assert!(fences
+            .first()
+            .is_some_and(|fence| fence.as_raw() == second.fence().as_raw()));
+        Ok(())
+    }
+
+    #[test]
+    fn stops_at_error() -> Result {
+        let resv = TestResv::new()?;
+        let (first, second) = (arm()?, arm()?);
+        let mut guard = resv.get().lock();
+        guard.reserve_fence()?.add_fence(first.fence(), Usage::Read);
+        guard
+            .reserve_fence()?
+            .add_fence(second.fence(), Usage::Read);
+
+        let mut seen = 0;
+        let ret = guard.locked().for_each_fence(Usage::Read, |_| {
+            seen += 1;
+            Err(E2BIG)
+        });
+        assert_eq!(ret, Err(E2BIG));
+        assert_eq!(seen, 1);
+        Ok(())
+    }
+
+    #[test]
+    fn waits() -> Result {
+        let resv = TestResv::new()?;
+        // Nothing to wait for.
+        assert!(resv.get().wait_timeout(Usage::Read, 0)?.is_signaled());
+
+        let armed = arm()?;
+        let mut guard = resv.get().lock();
+        guard.reserve_fence()?.add_fence(armed.fence(), Usage::Read);
+        drop(guard);
+
+        // Readers do not wait for each other.
+        assert!(resv.get().wait_timeout(Usage::Write, 0)?.is_signaled());
+        assert_eq!(resv.get().wait_timeout(Usage::Read, 0)?, Waited::TimedOut);
+        assert_eq!(resv.get().wait_timeout(Usage::Read, 2)?, Waited::TimedOut);
+        assert_eq!(
+            resv.get().wait_timeout_uninterruptible(Usage::Bookkeep, 2),
+            Waited::TimedOut
+        );
+
+        workqueue::system().try_spawn(GFP_KERNEL, move || armed.signal(Ok(())))?;
+        assert!(resv
+            .get()
+            .wait_timeout(Usage::Read, Jiffies::MAX)?
+            .is_signaled());
+        assert!(resv.get().test_signaled(Usage::Bookkeep));
+        Ok(())
+    }
+}

@@ -191,3 +191,61 @@ impl ChainNode {
         Ok(Self(KBox::new_uninit(GFP_KERNEL)?))
     }
 }
+
+#[macros::kunit_tests(rust_drm_syncobj)]
+mod tests {
+    use super::*;
+    use crate::dma_buf::fence::{
+        ArmedFence,
+        FenceAlloc,
+        FenceContext, //
+    };
+
+    fn arm() -> Result<ArmedFence> {
+        let context = FenceContext::new(c"kunit", c"syncobj");
+        Ok(FenceAlloc::new(GFP_KERNEL)?.arm(&context))
+    }
+
+    #[test]
+    fn replaces() -> Result {
+        let syncobj = SyncObj::new(None)?;
+        assert!(syncobj.fence().is_none());
+
+        let (first, second) = (arm()?, arm()?);
+        for armed in [&first, &second] {
+            syncobj.replace_fence(Some(armed.fence()));
+            assert!(syncobj
+                .fence()
+                .is_some_and(|fence| fence.as_raw() == armed.fence().as_raw()));
+        }
+        syncobj.replace_fence(None);
+        assert!(syncobj.fence().is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn holds_fence() -> Result {
+        let armed = arm()?;
+        let syncobj = SyncObj::new(Some(armed.fence()))?;
+        armed.signal(Err(EIO));
+        assert_eq!(syncobj.fence().and_then(|fence| fence.error()), Some(EIO));
+        Ok(())
+    }
+
+    #[test]
+    fn timeline() -> Result {
+        let syncobj = SyncObj::new(None)?;
+        let (first, second) = (arm()?, arm()?);
+        syncobj.add_point(ChainNode::new()?, first.fence(), 10);
+        syncobj.add_point(ChainNode::new()?, second.fence(), 20);
+
+        let fence = syncobj.fence().ok_or(EINVAL)?;
+        assert_eq!(fence.seqno(), 20);
+        second.signal(Ok(()));
+        assert!(!fence.is_signaled());
+        first.signal(Ok(()));
+        assert!(fence.is_signaled());
+        drop(ChainNode::new()?);
+        Ok(())
+    }
+}

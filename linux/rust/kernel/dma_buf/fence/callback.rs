@@ -129,3 +129,150 @@ impl<C: FenceCallback> PinnedDrop for FenceCb<C> {
         unsafe { bindings::dma_fence_remove_callback(self.fence.as_raw(), self.cb.get()) };
     }
 }
+
+#[macros::kunit_tests(rust_dma_fence_callback)]
+mod tests {
+    use super::{
+        super::{
+            FenceAlloc,
+            FenceContext, //
+        },
+        *,
+    };
+    use crate::{
+        sync::{
+            atomic::Relaxed,
+            Arc, //
+        },
+        workqueue, //
+    };
+
+    /// Counts the calls, and those with an error.
+    #[derive(Clone)]
+    struct Count(Arc<Counters>);
+
+    struct Counters {
+        calls: Atomic<u32>,
+        errors: Atomic<u32>,
+    }
+
+    impl Count {
+        fn new() -> Result<Self> {
+            Ok(Self(Arc::new(
+                Counters {
+                    calls: Atomic::new(0),
+                    errors: Atomic::new(0),
+                },
+                GFP_KERNEL,
+            )?))
+        }
+
+        fn get(&self) -> (u32, u32) {
+            (self.0.calls.load(Relaxed), self.0.errors.load(Relaxed))
+        }
+    }
+
+    impl FenceCallback for Count {
+        fn signaled(&self, fence: &Fence) {
+            self.0.calls.fetch_add(1, Relaxed);
+            if fence.error().is_some() {
+                self.0.errors.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    fn context() -> FenceContext {
+        FenceContext::new(c"kunit", c"callback")
+    }
+
+    #[test]
+    fn called_once() -> Result {
+        let count = Count::new()?;
+        let armed = FenceAlloc::new(GFP_KERNEL)?.arm(&context());
+        let cb = KBox::pin_init(armed.fence().add_callback(count.clone()), GFP_KERNEL)?;
+
+        assert_eq!(cb.fence().as_raw(), armed.fence().as_raw());
+        assert_eq!(cb.get(), (0, 0));
+        armed.signal(Ok(()));
+        assert_eq!(cb.get(), (1, 0));
+        drop(cb);
+        assert_eq!(count.get(), (1, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn sees_error() -> Result {
+        let armed = FenceAlloc::new(GFP_KERNEL)?.arm(&context());
+        let cb = KBox::pin_init(armed.fence().add_callback(Count::new()?), GFP_KERNEL)?;
+
+        // Cancelled.
+        drop(armed);
+        assert_eq!(cb.get(), (1, 1));
+        Ok(())
+    }
+
+    #[test]
+    fn removed() -> Result {
+        let count = Count::new()?;
+        let armed = FenceAlloc::new(GFP_KERNEL)?.arm(&context());
+        let cb = KBox::pin_init(armed.fence().add_callback(count.clone()), GFP_KERNEL)?;
+
+        drop(cb);
+        armed.signal(Ok(()));
+        assert_eq!(count.get(), (0, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn signaled_already() -> Result {
+        let count = Count::new()?;
+        let armed = FenceAlloc::new(GFP_KERNEL)?.arm(&context());
+        let fence = ARef::from(armed.fence());
+        armed.signal(Ok(()));
+
+        let cb = KBox::pin_init(fence.add_callback(count.clone()), GFP_KERNEL);
+        assert_eq!(cb.err(), Some(ENOENT));
+        assert_eq!(count.get(), (0, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn many() -> Result {
+        let count = Count::new()?;
+        let armed = FenceAlloc::new(GFP_KERNEL)?.arm(&context());
+        let mut cbs = KVec::new();
+        for _ in 0..5 {
+            let cb = KBox::pin_init(armed.fence().add_callback(count.clone()), GFP_KERNEL)?;
+            cbs.push(cb, GFP_KERNEL)?;
+        }
+        drop(cbs.pop());
+
+        armed.signal(Ok(()));
+        assert_eq!(count.get(), (4, 0));
+        Ok(())
+    }
+
+    /// The callback is taken back while the fence signals on another CPU.
+    #[test]
+    fn race() -> Result {
+        let context = context();
+        for round in 0..200 {
+            let count = Count::new()?;
+            let armed = FenceAlloc::new(GFP_KERNEL)?.arm(&context);
+            let fence = ARef::from(armed.fence());
+            let cb = KBox::pin_init(fence.add_callback(count.clone()), GFP_KERNEL)?;
+            workqueue::system().try_spawn(GFP_KERNEL, move || armed.signal(Ok(())))?;
+            for _ in 0..round {
+                core::hint::spin_loop();
+            }
+
+            drop(cb);
+            // It was called or not, but nothing changes any more.
+            let calls = count.get();
+            fence.wait()?;
+            assert_eq!(count.get(), calls);
+            assert!(calls.0 <= 1);
+        }
+        Ok(())
+    }
+}

@@ -351,8 +351,8 @@ impl<T: Send + Sync + 'static, K: Kick> FenceWatch<T, K> {
         cb: *mut bindings::dma_fence_cb,
     ) {
         // SAFETY: `cb` is the field of a valid node, by the requirements.
-        let node =
-            unsafe { crate::container_of!(Opaque::cast_from(cb), Node<T, K>, cb) }.cast_mut();
+        let node = unsafe { crate::container_of!(Opaque::cast_from(cb), Node<T, K>, cb) };
+        let node = node.cast_mut();
         // SAFETY:
         // - The watch exists and has a reference to the node and to the mailbox: it waits for `done`
         //   or for the lock of the fence before it lets go of them.
@@ -366,5 +366,194 @@ impl<T: Send + Sync + 'static, K: Kick> FenceWatch<T, K> {
 impl<T: Send + Sync + 'static, K: Kick> Drop for FenceWatch<T, K> {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+#[macros::kunit_tests(rust_dma_fence_mailbox)]
+mod tests {
+    use super::{
+        super::{
+            ArmedFence,
+            FenceAlloc,
+            FenceContext, //
+        },
+        *,
+    };
+    use crate::workqueue;
+
+    /// Counts the kicks.
+    struct Kicks(Atomic<u32>);
+
+    impl Kick for Kicks {
+        fn kick(&self) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn mailbox<T: Send + Sync + 'static>() -> Result<Arc<Mailbox<T, Kicks>>> {
+        Ok(Arc::new(Mailbox::new(Kicks(Atomic::new(0))), GFP_KERNEL)?)
+    }
+
+    fn arm() -> Result<ArmedFence> {
+        let context = FenceContext::new(c"kunit", c"mailbox");
+        Ok(FenceAlloc::new(GFP_KERNEL)?.arm(&context))
+    }
+
+    fn kicks<T: Send + Sync + 'static>(mailbox: &Mailbox<T, Kicks>) -> u32 {
+        mailbox.kicker().0.load(Relaxed)
+    }
+
+    #[test]
+    fn delivers_in_order() -> Result {
+        let mailbox = mailbox()?;
+        let mut watches = KVec::new();
+        let mut fences = KVec::new();
+        for i in 0..4u32 {
+            let armed = arm()?;
+            let mut watch = FenceWatch::new(mailbox.clone(), i, GFP_KERNEL)?;
+            assert_eq!(*watch.data(), i);
+            assert!(watch.start(armed.fence())?);
+            watches.push(watch, GFP_KERNEL)?;
+            fences.push(armed, GFP_KERNEL)?;
+        }
+        assert!(mailbox.is_empty());
+
+        // The last one stays as it is.
+        let pending = fences.pop();
+        for armed in fences {
+            armed.signal(Ok(()));
+        }
+        assert_eq!(kicks(&mailbox), 1);
+
+        let mut drain = mailbox.drain();
+        assert!(mailbox.is_empty());
+        assert_eq!(drain.next().map(|mail| *mail), Some(0));
+        assert_eq!(drain.next().map(|mail| *mail), Some(1));
+        assert_eq!(drain.next().map(|mail| *mail), Some(2));
+        assert!(drain.next().is_none());
+
+        // The next one kicks again.
+        drop(pending);
+        assert_eq!(kicks(&mailbox), 2);
+        assert_eq!(mailbox.drain().next().map(|mail| *mail), Some(3));
+        Ok(())
+    }
+
+    #[test]
+    fn signaled_already() -> Result {
+        let mailbox = mailbox()?;
+        let mut watch = FenceWatch::new(mailbox.clone(), (), GFP_KERNEL)?;
+
+        assert!(!watch.start(&Fence::stub())?);
+        assert!(mailbox.is_empty());
+        assert!(!watch.stop());
+        assert_eq!(kicks(&mailbox), 0);
+
+        // It can be used all the same.
+        let armed = arm()?;
+        assert!(watch.start(armed.fence())?);
+        armed.signal(Ok(()));
+        assert_eq!(mailbox.drain().count(), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn stopped() -> Result {
+        let mailbox = mailbox()?;
+        let mut watch = FenceWatch::new(mailbox.clone(), (), GFP_KERNEL)?;
+        let armed = arm()?;
+
+        assert!(watch.start(armed.fence())?);
+        assert!(watch.stop());
+        assert!(!watch.stop());
+        armed.signal(Ok(()));
+        assert!(mailbox.is_empty());
+
+        // Starting stops, too, and so does dropping.
+        let (first, second) = (arm()?, arm()?);
+        assert!(watch.start(first.fence())?);
+        assert!(watch.start(second.fence())?);
+        first.signal(Ok(()));
+        assert!(mailbox.is_empty());
+        drop(watch);
+        second.signal(Ok(()));
+        assert!(mailbox.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn reused() -> Result {
+        let mailbox = mailbox()?;
+        let mut watch = FenceWatch::new(mailbox.clone(), (), GFP_KERNEL)?;
+        for _ in 0..3 {
+            let armed = arm()?;
+            assert!(watch.start(armed.fence())?);
+            armed.signal(Ok(()));
+
+            // It is still in the mailbox.
+            let next = arm()?;
+            assert_eq!(watch.start(next.fence()), Err(EBUSY));
+
+            assert!(!watch.stop());
+            assert_eq!(mailbox.drain().count(), 1);
+        }
+        assert_eq!(kicks(&mailbox), 3);
+        Ok(())
+    }
+
+    #[test]
+    fn mail_outlives_watch() -> Result {
+        let data = Arc::new((), GFP_KERNEL)?;
+        let mailbox = mailbox()?;
+        let mut watch = FenceWatch::new(mailbox.clone(), data.clone(), GFP_KERNEL)?;
+        let armed = arm()?;
+        assert!(watch.start(armed.fence())?);
+        armed.signal(Ok(()));
+        drop(watch);
+
+        let mail = mailbox.drain().next();
+        assert!(mail.is_some_and(|mail| Arc::ptr_eq(&mail, &data)));
+        // All gone.
+        assert!(Arc::into_unique_or_drop(data).is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn undelivered_mail_is_dropped() -> Result {
+        let data = Arc::new((), GFP_KERNEL)?;
+        let mailbox = mailbox()?;
+        let mut watch = FenceWatch::new(mailbox.clone(), data.clone(), GFP_KERNEL)?;
+        let armed = arm()?;
+        assert!(watch.start(armed.fence())?);
+        armed.signal(Ok(()));
+        drop(watch);
+        drop(mailbox);
+        assert!(Arc::into_unique_or_drop(data).is_some());
+        Ok(())
+    }
+
+    /// The watch is stopped while the fence signals on another CPU.
+    #[test]
+    fn race() -> Result {
+        let mailbox = mailbox()?;
+        let mut watch = FenceWatch::new(mailbox.clone(), (), GFP_KERNEL)?;
+        for round in 0..200 {
+            let armed = arm()?;
+            let fence = ARef::from(armed.fence());
+            let watching = watch.start(&fence)?;
+            assert!(watching);
+            workqueue::system().try_spawn(GFP_KERNEL, move || armed.signal(Ok(())))?;
+            for _ in 0..round {
+                core::hint::spin_loop();
+            }
+
+            // Either it was stopped or it was delivered.
+            let stopped = watch.stop();
+            let delivered = mailbox.drain().count();
+            assert_eq!(delivered, if stopped { 0 } else { 1 });
+            fence.wait()?;
+            assert!(mailbox.is_empty());
+        }
+        Ok(())
     }
 }
