@@ -38,8 +38,8 @@ static struct device_node *vgpu_node_add(struct vgpu_board *board,
 }
 
 /*
- * A phandle that nothing in the tree has. The nodes made here get theirs when
- * the change is applied, so @taken says how many are promised already.
+ * A phandle that nothing in the tree has. The nodes made here get theirs last
+ * of all, so @taken says how many are promised already.
  */
 static u32 vgpu_free_phandle(unsigned int taken)
 {
@@ -157,7 +157,8 @@ static int vgpu_gpu_node_add(struct vgpu_board *board, const char *compatible,
 }
 
 static int vgpu_nodes_add(struct vgpu_board *board, struct device_node *root,
-			  const char *compatible, const struct resource *regs)
+			  const char *compatible, const struct resource *regs,
+			  u32 *phandles)
 {
 	static const struct {
 		const char *name;
@@ -169,7 +170,6 @@ static int vgpu_nodes_add(struct vgpu_board *board, struct device_node *root,
 		[VGPU_NODE_POWER] = { "power", NULL },
 		[VGPU_NODE_OPP] = { "opp-table", "operating-points-v2" },
 	};
-	u32 phandles[VGPU_NUM_FIXED_NODES] = {};
 	struct device_node *np;
 	char name[32];
 	unsigned int i;
@@ -210,7 +210,9 @@ static void vgpu_nodes_put(struct vgpu_board *board)
 int vgpu_of_add(struct vgpu_board *board, const char *compatible,
 		const struct resource *regs)
 {
+	u32 phandles[VGPU_NUM_FIXED_NODES] = {};
 	struct device_node *root;
+	unsigned int i;
 	int ret;
 
 	root = of_find_node_by_path("/");
@@ -220,9 +222,16 @@ int vgpu_of_add(struct vgpu_board *board, const char *compatible,
 
 	of_changeset_init(&board->ocs);
 	scoped_guard(mutex, &vgpu_of_lock) {
-		ret = vgpu_nodes_add(board, root, compatible, regs);
+		ret = vgpu_nodes_add(board, root, compatible, regs, phandles);
 		if (!ret)
 			ret = of_changeset_apply(&board->ocs);
+
+		/*
+		 * A change adds a node before its properties, and the phandle
+		 * that lookups go by is read when the node is added.
+		 */
+		for (i = 0; !ret && i < ARRAY_SIZE(phandles); i++)
+			board->nodes[i]->phandle = phandles[i];
 	}
 	of_node_put(root);
 	if (ret) {

@@ -3,6 +3,7 @@
  * The GPU's power domain.
  */
 
+#include <linux/fwnode.h>
 #include <linux/pci.h>
 
 #include "board.h"
@@ -56,10 +57,15 @@ void vgpu_power_remove(struct vgpu_board *board)
 
 #else
 
-/* A kernel without power domains ignores the property: always on. */
+/*
+ * A kernel without power domains: always on. The node is there all the same,
+ * and nobody shall wait for its provider.
+ */
 
 int vgpu_power_add(struct vgpu_board *board)
 {
+	fwnode_dev_initialized(of_fwnode_handle(board->nodes[VGPU_NODE_POWER]),
+			       true);
 	vgpu_power_update(board, 0, CTL_POWER_DOMAIN);
 
 	return 0;
