@@ -46,6 +46,8 @@ pub struct Timing {
     pub as_command: u64,
     /// A cache clean, a counter sample.
     pub caches: u64,
+    /// From a soft stop to its effect, if the chain is not in the middle of something.
+    pub soft_stop: u64,
     /// From a message to its ordered duplicate.
     pub duplicate: u64,
 }
@@ -57,6 +59,7 @@ impl Timing {
         power: 10_000,
         as_command: 3_000,
         caches: 10_000,
+        soft_stop: 2_000,
         duplicate: 200_000,
     };
 
@@ -66,6 +69,7 @@ impl Timing {
         power: 0,
         as_command: 0,
         caches: 0,
+        soft_stop: 0,
         duplicate: 200_000,
     };
 }
@@ -385,6 +389,7 @@ impl Gpu {
                     self.slot_retry(space, command.retries());
                 }
             }
+            Event::SoftStop(n) => self.slot_soft_stop(n),
             Event::CleanCaches => {
                 self.flush_id = self.flush_id.wrapping_add(1);
                 self.raise(Vector::Gpu, regs::GPU_IRQ_CLEAN_CACHES_COMPLETED);

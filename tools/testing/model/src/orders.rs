@@ -118,6 +118,17 @@ impl Gpu {
         }
     }
 
+    /// The whole machine is reset: as at power-on. Statistics stay.
+    pub fn machine_reset(&mut self) {
+        self.function_reset();
+        self.orders = Orders::default();
+        self.mmu.ordered = None;
+        self.irqs.tamper_no_more();
+        self.board = Board::new(self.board.controlled);
+        self.args = [0; 4];
+        self.inject_result = 0;
+    }
+
     /// The function is reset by the bus: as a power cycle, but the board's lines and the orders stay.
     pub fn function_reset(&mut self) {
         self.trace(format_args!("function reset"));

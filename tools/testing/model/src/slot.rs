@@ -25,6 +25,7 @@ use crate::power::Unit;
 use crate::product::SLOTS;
 use crate::product::SPACES;
 use crate::regs;
+use crate::timer::Event;
 
 /// What is to run next.
 #[derive(Clone, Copy, Debug, Default)]
@@ -208,7 +209,17 @@ impl Gpu {
             self.stats.soft_stops += 1;
             if !self.orders.ignore_soft_stop {
                 run.soft_stop = true;
+                self.later(Some(self.timing.soft_stop), Event::SoftStop(n));
             }
+        }
+    }
+
+    /// A soft stop reaches a chain. If that one is in the middle of an access, or hangs, the stop waits for the end
+    /// of the step.
+    pub(crate) fn slot_soft_stop(&mut self, n: usize) {
+        let run = self.slots[n].run.as_ref();
+        if run.is_some_and(|run| run.soft_stop && run.state == State::Ready) {
+            self.slot_fail(n, Exception::STOPPED);
         }
     }
 

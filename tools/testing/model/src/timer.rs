@@ -16,6 +16,8 @@ pub enum Event {
     Power(Transition),
     /// The command of an address space completes.
     AsCommand(usize),
+    /// A soft stop reaches the chain of a slot.
+    SoftStop(usize),
     /// A cache clean completes.
     CleanCaches,
     /// A counter sample is taken.

@@ -126,8 +126,14 @@ impl Device {
         }
     }
 
-    /// A reset of the function, by the guest or by the emulator.
-    pub(crate) fn reset(&mut self) {
+    /// A reset of the machine, by the emulator.
+    pub(crate) fn machine_reset(&mut self) {
+        self.reset();
+        self.engine.with(|gpu| gpu.machine_reset());
+    }
+
+    /// A reset of the function, by the guest.
+    fn reset(&mut self) {
         self.config.reset();
         self.engine.with(|gpu| gpu.function_reset());
         self.eventfds.reset();

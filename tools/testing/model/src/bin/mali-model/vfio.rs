@@ -224,7 +224,7 @@ fn handle(device: &mut Device, command: u16, mut body: Body<'_>, fds: Vec<File>)
             reply.u64(at).u32(region).u32(count)
         }
         RESET => {
-            device.reset();
+            device.machine_reset();
             reply
         }
         _ => return Err(EOPNOTSUPP),
