@@ -147,10 +147,25 @@ impl Drop for Teardown {
     }
 }
 
+/// A table of pages.
+///
+/// # Invariants
+///
+/// The table is valid.
+struct PageTable(Opaque<bindings::sg_table>);
+
+impl Drop for PageTable {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants, the table is valid. It is not mapped: the owner of the
+        // mapping is dropped before.
+        unsafe { bindings::sg_free_table(self.0.get()) };
+    }
+}
+
 /// What is mapped.
 enum Table {
-    /// Pages of our own. The table is freed with the `DmaMap`.
-    Pages(Opaque<bindings::sg_table>),
+    /// Pages of our own.
+    Pages(PageTable),
     /// A dma-buf of somebody else; the table is the exporter's and exists while it is mapped.
     Import {
         attach: *mut bindings::dma_buf_attachment,
@@ -162,10 +177,9 @@ enum Table {
 ///
 /// # Invariants
 ///
-/// - `Table::Pages` holds a valid table.
-/// - While `mapped` is true, the table is mapped for the device of the space that the `DmaMap` was
-///   made for; for `Table::Import`, `attach` and `sgt` are valid.
-#[pin_data(PinnedDrop)]
+/// While `mapped` is true, the table is mapped for the device of the space that the `DmaMap` was made
+/// for; for `Table::Import`, `attach` and `sgt` are valid.
+#[pin_data]
 struct DmaMap {
     #[pin]
     links: ListLinks,
@@ -207,7 +221,7 @@ impl DmaMap {
 
     fn sgt(&self) -> *mut bindings::sg_table {
         match &self.table {
-            Table::Pages(sgt) => sgt.get(),
+            Table::Pages(sgt) => sgt.0.get(),
             Table::Import { sgt, .. } => *sgt,
         }
     }
@@ -225,7 +239,7 @@ impl DmaMap {
             Table::Pages(sgt) => unsafe {
                 bindings::dma_unmap_sgtable(
                     space.dev.as_raw(),
-                    sgt.get(),
+                    sgt.0.get(),
                     DataDirection::Bidirectional.into(),
                     0,
                 )
@@ -238,17 +252,6 @@ impl DmaMap {
                     DataDirection::Bidirectional.into(),
                 )
             },
-        }
-    }
-}
-
-#[pinned_drop]
-impl PinnedDrop for DmaMap {
-    fn drop(self: Pin<&mut Self>) {
-        if let Table::Pages(sgt) = &self.table {
-            // SAFETY: By the type invariants, the table is valid; it is unmapped, as the
-            // `DmaMapping` was dropped.
-            unsafe { bindings::sg_free_table(sgt.get()) };
         }
     }
 }
@@ -298,6 +301,9 @@ impl DmaMapping {
                 GFP_KERNEL.as_raw(),
             )
         })?;
+
+        // INVARIANT: The table was just made.
+        let sgt = PageTable(sgt);
 
         // The class differs from that of imported buffers: there the exporter's reservation lock
         // nests inside, here this lock may nest inside of our own.
