@@ -177,6 +177,8 @@ impl<K: Kind> Shared<K> {
 pub struct Expired {
     /// A job does not react to any means: the hardware has to be reset.
     pub reset: bool,
+    /// How many jobs were told to stop.
+    pub stopped: usize,
     /// When to call again, in the time of [`Engine::now`].
     pub next: Option<u64>,
 }
@@ -268,10 +270,8 @@ impl<K: Kind> JobQueue<K> {
     /// Process context; does not sleep.
     pub fn expire<E: Engine<K> + ?Sized>(&self, engine: &E) -> Expired {
         let _signalling = Signalling::begin();
-        let (reset, next) = self
-            .shared
-            .enter(engine, |state, shared, _| state.expire(shared, engine));
-        Expired { reset, next }
+        self.shared
+            .enter(engine, |state, shared, _| state.expire(shared, engine))
     }
 
     /// From here to [`restart`](Self::restart) no job is started.

@@ -12,7 +12,10 @@ use super::{
         BUSY,
         RUN, //
     },
-    queue::Shared,
+    queue::{
+        Expired,
+        Shared, //
+    },
     Engine,
     Kind,
     Position,
@@ -379,26 +382,46 @@ impl<K: Kind> State<K> {
         let of_entity = |loaded: Option<&Loaded<K>>| loaded.is_some_and(|l| l.belongs_to(entity));
 
         if of_entity(self.loaded(slot, Position::Next)) {
-            let withdrawn = self
-                .view(slot, Position::Next)
-                .is_some_and(|next| engine.withdraw(&next));
-            if withdrawn {
-                self.requeue(shared, engine, slot, Position::Next, out);
-            }
+            self.withdraw(shared, engine, slot, out);
         }
         for position in [Position::Next, Position::Current] {
             if of_entity(self.loaded(slot, position)) {
-                if let Some(running) = self.view(slot, position) {
-                    engine.stop(&running, Stop::Hard);
-                }
-                if let Some(loaded) = &mut self.slots[slot.index()].loaded[position as usize] {
-                    // The time to stop counts from now; what comes after the ladder's end is a
-                    // reset.
-                    loaded.strikes = shared.ladder_len();
-                    loaded.deadline = engine.now().saturating_add(shared.config.grace_ns);
-                }
+                self.stop_at(shared, engine, slot, position, Stop::Hard);
             }
         }
+    }
+
+    /// Takes the next job back if it has not begun.
+    fn withdraw<E: Engine<K> + ?Sized>(
+        &mut self,
+        shared: &Shared<K>,
+        engine: &E,
+        slot: Slot,
+        out: &mut Out<K>,
+    ) -> bool {
+        self.view(slot, Position::Next)
+            .is_some_and(|next| engine.withdraw(&next))
+            && self.requeue(shared, engine, slot, Position::Next, out)
+    }
+
+    /// Stops a job, for which it has the usual time from now.
+    fn stop_at<E: Engine<K> + ?Sized>(
+        &mut self,
+        shared: &Shared<K>,
+        engine: &E,
+        slot: Slot,
+        position: Position,
+        how: Stop,
+    ) {
+        let Some(loaded) = &mut self.slots[slot.index()].loaded[position as usize] else {
+            return;
+        };
+        engine.stop(&loaded.view(slot, position), how);
+        if how == Stop::Hard {
+            // What comes after that is a reset.
+            loaded.strikes = loaded.strikes.max(shared.ladder_len());
+        }
+        loaded.deadline = engine.now().saturating_add(shared.config.grace_ns);
     }
 
     /// The entity whose turn it is, taken off its list.
@@ -484,14 +507,14 @@ impl<K: Kind> State<K> {
         }
     }
 
-    /// Stops overdue jobs, each with the next means. Returns whether the means are exhausted.
+    /// Stops overdue jobs, each with the next means.
     pub(super) fn expire<E: Engine<K> + ?Sized>(
         &mut self,
         shared: &Shared<K>,
         engine: &E,
-    ) -> (bool, Option<u64>) {
+    ) -> Expired {
         let now = engine.now();
-        let mut reset = false;
+        let (mut reset, mut stopped) = (false, 0);
 
         if !self.parked {
             for slot in shared.slots() {
@@ -502,7 +525,10 @@ impl<K: Kind> State<K> {
                     continue;
                 }
                 match shared.config.ladder.get(usize::from(loaded.strikes)) {
-                    Some(&how) => engine.stop(&loaded.view(slot, Position::Current), how),
+                    Some(&how) => {
+                        engine.stop(&loaded.view(slot, Position::Current), how);
+                        stopped += 1;
+                    }
                     None => reset = true,
                 }
                 loaded.strikes = loaded.strikes.saturating_add(1);
@@ -511,7 +537,11 @@ impl<K: Kind> State<K> {
         }
         let next = self.deadline();
         self.timer = next.is_some();
-        (reset, next)
+        Expired {
+            reset,
+            stopped,
+            next,
+        }
     }
 
     /// Empties a slot. Its jobs are put back to their FIFOs, settled where `verdict` says so; the
@@ -617,11 +647,23 @@ impl<K: Kind, E: Engine<K> + ?Sized> Hardware<'_, K, E> {
             .requeue(self.shared, self.engine, slot, position, self.out)
     }
 
-    /// Asks the engine to stop a job.
-    pub fn stop(&self, slot: Slot, position: Position, how: Stop) {
-        if let Some(running) = self.get(slot, position) {
-            self.engine.stop(&running, how);
-        }
+    /// Takes the job at [`Position::Next`] back to its FIFO if it has not begun to run.
+    ///
+    /// If that worked, it is not started again before [`JobQueue::update`](super::JobQueue::update)
+    /// fills the slots, and not as long as the queue is parked.
+    pub fn withdraw(&mut self, slot: Slot) -> bool {
+        self.state
+            .withdraw(self.shared, self.engine, slot, self.out)
+    }
+
+    /// Stops a job. If it has not ended after [`Config::grace_ns`](super::Config::grace_ns), then
+    /// [`JobQueue::expire`](super::JobQueue::expire) goes on with harder means, after
+    /// [`Stop::Hard`] with a reset.
+    ///
+    /// Does nothing if there is no such job.
+    pub fn stop(&mut self, slot: Slot, position: Position, how: Stop) {
+        self.state
+            .stop_at(self.shared, self.engine, slot, position, how);
     }
 
     /// Whether nothing may be started; see [`JobQueue::park`](super::JobQueue::park).
