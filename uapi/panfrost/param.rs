@@ -4,6 +4,8 @@
 
 use kernel::{
     drm,
+    // The prelude's, not the one among the constants of the UAPI.
+    error::code::EINVAL,
     prelude::*,
     time::arch_timer,
     uapi::{
