@@ -74,7 +74,6 @@ use crate::{
         Waited, //
     },
     error::to_result,
-    fs::File,
     prelude::*,
     sync::{
         aref::{
@@ -500,7 +499,7 @@ impl Fence {
     ///
     /// [`FileDescriptorReservation`]: crate::fs::file::FileDescriptorReservation
     #[cfg(CONFIG_SYNC_FILE)]
-    pub fn sync_file(&self) -> Result<ARef<File>> {
+    pub fn sync_file(&self) -> Result<ARef<crate::fs::File>> {
         // SAFETY: The fence is valid. The function takes its own reference.
         let sync_file = unsafe { bindings::sync_file_create(self.as_raw()) };
         let sync_file = NonNull::new(sync_file).ok_or(ENOMEM)?;
@@ -683,7 +682,7 @@ mod tests {
     fn wait_succeeds() -> Result {
         let armed = arm(&context())?;
         let fence = ARef::from(armed.fence());
-        workqueue::system().try_spawn(GFP_KERNEL, move || armed.signal(Err(EIO)))?;
+        workqueue::system_unbound().try_spawn(GFP_KERNEL, move || armed.signal(Err(EIO)))?;
 
         assert!(fence.wait_timeout(Jiffies::MAX)?.is_signaled());
         assert_eq!(fence.error(), Some(EIO));
