@@ -14,7 +14,7 @@
 //! Unbind, in [`PlatformDriver::unbind`](platform::Driver::unbind): the job queue starts nothing
 //! any more; the GPU is halted, after which it cannot write to memory; all jobs are failed. Then the
 //! driver data goes, in the order of its fields: DRM registration (waits for all that hold a guard),
-//! interrupts, hardware (cores off, reset line, clocks, regulators, domains). Last come the
+//! workers, interrupts, hardware (cores off, reset line, clocks, regulators, domains). Last come the
 //! device-managed resources: page tables and DMA mappings of buffers that are still open.
 //!
 //! So whoever is told by [`with_gpu`] that there is no GPU knows that it has stopped for good.
@@ -64,7 +64,8 @@ use kernel::{
         Arc,
         Mutex,
         SpinLock, //
-    }, //
+    },
+    types::ScopeGuard, //
 };
 
 use crate::{
@@ -127,6 +128,8 @@ pub(crate) struct Hw<'a> {
     pub(crate) log: Ratelimit,
     /// Unbind has begun: nothing is started, no interrupt is unmasked any more.
     halted: Atomic<bool>,
+    /// The GPU surely does nothing any more.
+    stopped: Atomic<bool>,
     /// One reset at a time.
     #[pin]
     reset: Mutex<()>,
@@ -152,7 +155,12 @@ impl<'a> Hw<'a> {
         &self.io
     }
 
-    /// Whether the GPU was, or is about to be, stopped for good.
+    /// Whether the GPU was stopped for good, so that it reaches no memory.
+    pub(crate) fn stopped(&self) -> bool {
+        self.stopped.load(Acquire)
+    }
+
+    /// Whether the GPU was, or is about to be, stopped for good: nothing may be started.
     pub(crate) fn halted(&self) -> bool {
         self.halted.load(Acquire)
     }
@@ -198,12 +206,13 @@ impl<'a> Hw<'a> {
         let _one = self.reset.lock();
 
         mali::irq::mask_all(&self.io);
-        match mali::reset::reset(self.dev(), &self.io, Some(&self.caps)) {
+        let stopped = match mali::reset::reset(self.dev(), &self.io, Some(&self.caps)) {
+            Ok(()) => true,
             // A device that has left the bus writes nothing either.
-            Ok(()) => (),
-            Err(e) if e == ENODEV => (),
+            Err(e) if e == ENODEV => true,
             Err(_) => self.supply.force_reset(),
-        }
+        };
+        self.stopped.store(stopped, Release);
     }
 }
 
@@ -272,10 +281,15 @@ impl drm::Driver for Driver {
     const FEAT_SYNCOBJ: bool = true;
     const FEAT_SYNCOBJ_TIMELINE: bool = true;
 
-    kernel::declare_drm_ioctls! {
-        (PANFROST_SUBMIT, drm_panfrost_submit, ioctl::RENDER_ALLOW, uapi::panfrost::submit),
-        unguarded (PANFROST_WAIT_BO, drm_panfrost_wait_bo, ioctl::RENDER_ALLOW,
-            uapi::panfrost::wait_bo),
+    const IOCTLS: &'static [ioctl::DrmIoctlDescriptor] = uapi::panfrost::TABLE;
+
+    fn show_fdinfo(
+        _dev: &Device<drm::Registered>,
+        _gpu: &Gpu<'_>,
+        file: &drm::File<file::File>,
+        printer: &mut drm::Printer,
+    ) {
+        uapi::fdinfo::show(file, printer);
     }
 }
 
@@ -333,9 +347,19 @@ kernel::of_device_table!(
 /// Data of a bound device. Dropped from top to bottom.
 pub(crate) struct PlatformData<'a> {
     _registration: drm::Registration<'a, Driver>,
+    drm: Settled,
     irqs: irq::Irqs<'a>,
-    drm: ARef<Device>,
     gpu: Gpu<'a>,
+}
+
+/// The DRM device, whose workers end with this.
+struct Settled(ARef<Device>);
+
+impl Drop for Settled {
+    fn drop(&mut self) {
+        // Ioctls that were under way when the jobs were stopped have ended with the registration.
+        self.0.jobs.settle();
+    }
 }
 
 impl platform::Driver for PlatformDriver {
@@ -365,6 +389,7 @@ impl platform::Driver for PlatformDriver {
             .value()
             .clamp(50, 600_000);
         drm.jobs.start(&drm, depth, timeout_ms.into())?;
+        let jobs = ScopeGuard::new_with_data(drm.clone(), |drm| drm.jobs.stop());
 
         let irqs = irq::Irqs::new(&gpu, &drm)?;
         gpu.start_irqs();
@@ -379,20 +404,21 @@ impl platform::Driver for PlatformDriver {
             unsafe { drm::Registration::new(dev, unregistered, Ok::<_, Error>(gpu.clone()), 0) }
                 .inspect_err(|e| dev_err!(dev, "cannot register the DRM device: {:?}\n", e))?;
 
+        jobs.dismiss();
         Ok(PlatformData {
             _registration: registration,
+            drm: Settled(drm),
             irqs,
-            drm,
             gpu,
         })
     }
 
     fn unbind<'bound>(_pdev: &'bound platform::Device<Core<'_>>, this: Pin<&PlatformData<'bound>>) {
-        this.drm.jobs.park_for_ever();
+        this.drm.0.jobs.park_for_ever();
         this.gpu.begin_halt();
         this.irqs.synchronize();
         this.gpu.halt();
-        this.drm.jobs.stop();
+        this.drm.0.jobs.stop();
     }
 }
 
@@ -437,6 +463,7 @@ fn power_up<'a>(pdev: &'a platform::Device<Core<'_>>, soc: Soc) -> Result<Gpu<'a
             cycle_users <- new_spinlock!(0, "drm_gpu::cycle_users"),
             log <- Ratelimit::new(),
             halted: Atomic::new(false),
+            stopped: Atomic::new(false),
             reset <- new_mutex!((), "drm_gpu::reset"),
             pdev,
             io,

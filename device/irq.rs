@@ -6,6 +6,7 @@
 //! Both the job and the MMU thread are fence-signalling sections: fences wait for them.
 
 use kernel::{
+    dma_buf::fence::Signalling,
     irq::{
         IrqReturn,
         ThreadedHandler,
@@ -41,6 +42,8 @@ impl ThreadedHandler for Job<'_> {
     }
 
     fn handle_threaded(&self) -> IrqReturn {
+        let _signalling = Signalling::begin();
+
         self.drm.jobs.irq(&self.gpu);
         mali::job::unmask(&self.gpu);
         IrqReturn::Handled
@@ -59,6 +62,8 @@ impl ThreadedHandler for Mmu<'_> {
     }
 
     fn handle_threaded(&self) -> IrqReturn {
+        let _signalling = Signalling::begin();
+
         mmu::fault::handle(&self.drm, &self.gpu);
         self.drm.slots.unmask(&self.gpu);
         IrqReturn::Handled

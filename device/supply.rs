@@ -109,15 +109,16 @@ impl<'a> Supply<'a> {
         })
     }
 
-    /// Stops a GPU that does not listen to commands.
-    pub(super) fn force_reset(&self) {
+    /// Stops a GPU that does not listen to commands. Whether that has surely stopped it.
+    pub(super) fn force_reset(&self) -> bool {
         let Released(dev, reset) = &self.reset;
 
         match reset.assert() {
-            Ok(()) if reset.is_present() => (),
+            Ok(()) if reset.is_present() => return true,
             Ok(()) => dev_err!(dev, "the GPU does not stop, and has no reset line\n"),
             Err(e) => dev_err!(dev, "the GPU does not stop: reset line: {:?}\n", e),
         }
+        false
     }
 }
 

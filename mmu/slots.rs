@@ -10,7 +10,10 @@
 //! a table that has been freed; a space leaves its slot before its [`Vm`](super::Vm) goes, so
 //! that no reference that is dropped under the lock is the last.
 
-use core::ops::Range;
+use core::{
+    mem,
+    ops::Range, //
+};
 
 use kernel::{
     new_spinlock,
@@ -148,7 +151,8 @@ impl Slots {
         }
 
         let (nr, place) = table.choose(gpu.id.as_present).ok_or(EBUSY)?;
-        let was_faulty = place.take().is_some_and(|s| s.state == State::Faulty);
+        let old = place.take();
+        let was_faulty = old.as_ref().is_some_and(|s| s.state == State::Faulty);
         let mut slot = Slot {
             space: space.clone(),
             jobs: 1,
@@ -161,9 +165,11 @@ impl Slots {
         }
         let result = mmu::enable(gpu, nr, &space.config);
         if result.is_err() {
-            // Half enabled it may be: keep the table alive.
+            // The hardware may be at either table. The new one goes with its slot; the old one has
+            // none any more, and stays until unbind.
             slot.jobs = 0;
             slot.state = State::Lost;
+            mem::forget(old);
         }
         *place = Some(slot);
         if was_faulty {
@@ -189,7 +195,7 @@ impl Slots {
         let state = slot.as_ref().map(|s| s.state);
         let result = match state {
             // A slot that is lost may have been half enabled.
-            Some(State::Live | State::Lost) if !gpu.halted() => mmu::disable(gpu, nr),
+            Some(State::Live | State::Lost) if !gpu.stopped() => mmu::disable(gpu, nr),
             _ => Ok(()),
         };
 
@@ -216,7 +222,7 @@ impl Slots {
     /// Flushes a range of a space, if it is in the hardware.
     pub(super) fn flush(&self, gpu: &Gpu<'_>, space: &Space, range: &Range<u64>) -> Result {
         match self.table.lock().find(space) {
-            Some((nr, slot)) if slot.state == State::Live && !gpu.halted() => {
+            Some((nr, slot)) if slot.state == State::Live && !gpu.stopped() => {
                 mmu::flush_range(gpu, nr, range)
             }
             _ => Ok(()),

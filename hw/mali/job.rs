@@ -148,6 +148,15 @@ pub(crate) fn cancel_next(gpu: &Gpu<'_>, slot: Slot) {
     put!(gpu, slot, JS_COMMAND_NEXT, cmd::NOP);
 }
 
+/// Whether the chain with this flag, which was in the second entry, has moved up. To be asked after
+/// [`cancel_next`], with a chain of the other flag before it. Always true where the hardware cannot
+/// tell chains apart, so that nobody takes back what may run.
+pub(crate) fn has_begun(gpu: &Gpu<'_>, slot: Slot, flag: bool) -> bool {
+    let current = get!(gpu, slot, JS_CONFIG) & config::JOB_CHAIN_FLAG != 0;
+
+    !gpu.caps.feature(Feature::JobchainDisambiguation) || current == flag
+}
+
 /// Starts the chain again that [`cancel_next`] has withdrawn.
 pub(crate) fn restart_next(gpu: &Gpu<'_>, slot: Slot) {
     put!(gpu, slot, JS_COMMAND_NEXT, cmd::START);
