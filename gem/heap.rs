@@ -13,13 +13,16 @@
 //!
 //! Objects: [`Heap`] is the memory, held by the BO and by each [`Region`]. A [`Region`] is a heap in
 //! one address space, held by the [`Mapping`](super::mapping::Mapping) and by the VA tree, where the
-//! fault finds it. It may outlive the mapping for as long as a fault or the worker looks at it, hence
-//! [`Region::close`]: nothing is mapped after that.
+//! fault finds it. It may outlive the mapping for as long as a fault looks at it, hence
+//! [`Region::close`]: nothing is mapped after that, and the worker does not run.
 //!
 //! Locks, in order: the region's, the heap's, those of the page table. Under the first two only
 //! `GFP_NOWAIT` is used, as the interrupt thread waits for them.
 
-use core::ops::Range;
+use core::{
+    mem,
+    ops::Range, //
+};
 
 use kernel::{
     alloc::Flags,
@@ -225,12 +228,23 @@ impl Region {
         self.place.lock().start = Some(start);
     }
 
-    /// Ends the region: nothing is mapped from now on. Returns what is.
-    pub(super) fn close(&self) -> Mapped {
-        let mut place = self.place.lock();
+    /// Ends the region: nothing is mapped from now on, and the worker is done with it. Returns what
+    /// is mapped. Sleeps, for as long as the worker needs for the try it is at.
+    pub(super) fn close(self: &Arc<Self>) -> Mapped {
+        let (mapped, stall) = {
+            let mut place = self.place.lock();
 
-        place.start = None;
-        core::mem::replace(&mut place.mapped, Mapped::empty())
+            place.start = None;
+            (
+                mem::replace(&mut place.mapped, Mapped::empty()),
+                place.stall.take(),
+            )
+        };
+
+        // The space that it holds is not to be let go under the lock.
+        drop(stall);
+        workqueue::cancel_sync(self.as_arc_borrow());
+        mapped
     }
 
     /// Gives memory to the chunk around `va`, on which a job waits, or has that done.
