@@ -2,9 +2,9 @@
 
 //! The control channel: the board's side of the GPU, ordered faults, statistics.
 //!
-//! It is a register block of its own (BAR 4 of the PCI function, 4 KiB, little-endian 32-bit registers), which works
-//! however the GPU is. The constants are used by the board module's and the guest tests' side, too. The same orders
-//! are accepted as lines of text, see [`parse`].
+//! It is a register block of its own (BAR 4 of the PCI function, 4 KiB, little-endian 32-bit
+//! registers), which works however the GPU is. The constants are used by the board module's and
+//! the guest tests' side, too. The same orders are accepted as lines of text, see [`parse`].
 //!
 //! Locks: none of its own, part of the GPU's state.
 
@@ -22,8 +22,8 @@ pub const VERSION_VALUE: u32 = 1;
 /// Product number, the upper half of `GPU_ID`.
 pub const PRODUCT: u32 = 0x008;
 
-/// What feeds the GPU: [`POWER_DOMAIN`], [`POWER_CLOCK`], [`POWER_REGULATOR`], all needed for it to answer. Without
-/// the clock it stands still; without one of the others it forgets everything.
+/// What feeds the GPU: [`POWER_DOMAIN`], [`POWER_CLOCK`], [`POWER_REGULATOR`], all needed for it
+/// to answer. Without the clock it stands still; without one of the others it forgets everything.
 pub const POWER: u32 = 0x010;
 /// The power domain is on.
 pub const POWER_DOMAIN: u32 = 1 << 0;
@@ -160,15 +160,18 @@ impl Stat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Opcode {
-    /// The next ARG1 (0 is 1) chains that start on slot ARG0 (or [`ANY_SLOT`]) hang. A soft stop does not end a hang.
+    /// The next ARG1 (0 is 1) chains that start on slot ARG0 (or [`ANY_SLOT`]) hang. A soft stop
+    /// does not end a hang.
     HangNextJob = 1,
     /// ARG0: 1 to ignore soft stops, 0 not to.
     IgnoreSoftStop = 2,
     /// ARG0: 1 to ignore hard stops, 0 not to.
     IgnoreHardStop = 3,
-    /// The next ARG1 (0 is 1) chains that start on slot ARG0 (or [`ANY_SLOT`]) end with a bus fault.
+    /// The next ARG1 (0 is 1) chains that start on slot ARG0 (or [`ANY_SLOT`]) end with a bus
+    /// fault.
     BusFaultNextJob = 4,
-    /// The next ARG2 (0 is 1) accesses to the page of VA ARG1:ARG0, in any address space, have a translation fault.
+    /// The next ARG2 (0 is 1) accesses to the page of VA ARG1:ARG0, in any address space, have a
+    /// translation fault.
     TranslationFaultAt = 5,
     /// The next ARG1 messages of vector ARG0 get lost.
     LoseIrq = 6,
@@ -176,13 +179,13 @@ pub enum Opcode {
     DuplicateIrq = 7,
     /// Raw bits ARG1 of vector ARG0 are set, whatever the state is.
     SpuriousIrq = 8,
-    /// Resets take ARG0 microseconds, or [`NEVER`] complete; 0 for the usual time. ARG1: 1 if hard resets are not to
-    /// be delayed.
+    /// Resets take ARG0 microseconds, or [`NEVER`] complete; 0 for the usual time. ARG1: 1 if hard
+    /// resets are not to be delayed.
     DelayReset = 9,
     /// Power transitions take ARG0 microseconds, or [`NEVER`] complete; 0 for the usual time.
     DelayPower = 10,
-    /// ARG0: 1 lets all GPU registers read as all-ones, drops writes, stops jobs and interrupts, as if the GPU had been
-    /// pulled out; 0 puts it back.
+    /// ARG0: 1 lets all GPU registers read as all-ones, drops writes, stops jobs and interrupts,
+    /// as if the GPU had been pulled out; 0 puts it back.
     AllOnes = 11,
     /// ARG0: 1 keeps AS commands active for ever, 0 ends them.
     StickAsCommand = 12,
@@ -343,8 +346,8 @@ impl Board {
 /// An order: opcode and arguments.
 pub type Order = (Opcode, [u32; 4]);
 
-/// Reads a line of text: the opcode's name, then up to four numbers (decimal or 0x...), or `any`, `never`, `on`, `off`,
-/// `job`, `mmu`, `gpu`. The address of `translation-fault-at` is one number.
+/// Reads a line of text: the opcode's name, then up to four numbers (decimal or 0x...), or `any`,
+/// `never`, `on`, `off`, `job`, `mmu`, `gpu`. The address of `translation-fault-at` is one number.
 pub fn parse(line: &str) -> Result<Order, String> {
     let mut words = line.split_whitespace();
     let name = words.next().ok_or("empty line")?;

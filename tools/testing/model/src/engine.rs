@@ -2,16 +2,17 @@
 
 //! Lets jobs run and time pass.
 //!
-//! One lock is around the whole GPU. A job's step is made with it held; steps are short, and whoever waits for a
-//! register access goes first. One thread runs the chains of all slots, a step of each in turn: with threads of their
-//! own they could do no more than take turns at the lock, in no particular order.
+//! One lock is around the whole GPU. A job's step is made with it held; steps are short, and
+//! whoever waits for a register access goes first. One thread runs the chains of all slots, a step
+//! of each in turn: with threads of their own they could do no more than take turns at the lock,
+//! in no particular order.
 //!
-//! In synchronous mode the thread that makes a register access also runs whatever can run, before the access is
-//! answered. What is then left over, an endless chain or something delayed by order, is left to the engine's
-//! thread, so that it comes to an end when the guest only waits.
+//! In synchronous mode the thread that makes a register access also runs whatever can run, before
+//! the access is answered. What is then left over, an endless chain or something delayed by order,
+//! is left to the engine's thread, so that it comes to an end when the guest only waits.
 //!
-//! Locks: `Shared::gpu`, inside of which the host's memory, interrupts and clock are called. Dropping the engine stops
-//! its thread first.
+//! Locks: `Shared::gpu`, inside of which the host's memory, interrupts and clock are called.
+//! Dropping the engine stops its thread first.
 
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
@@ -57,7 +58,8 @@ struct Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic elsewhere has been reported there; registers go on being readable for the post-mortem.
+        // A panic elsewhere has been reported there; registers go on being readable for the
+        // post-mortem.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -76,7 +78,10 @@ impl Shared {
             let deadline = state.gpu.deadline();
             state.asleep = Some(deadline);
             state = match deadline {
-                None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None => self
+                    .wake
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner),
                 Some(when) => {
                     let left = when.saturating_sub(state.gpu.clock().now());
                     let (state, result) = self

@@ -116,7 +116,9 @@ fn delayed_work_ends_without_register_accesses() {
     for mode in [Mode::Sync, Mode::Threaded] {
         let rig = Rig::new(mode);
         rig.wait(0x140, 1);
-        rig.engine.order((Opcode::SlowJobs, [2000, 0, 0, 0])).unwrap();
+        rig.engine
+            .order((Opcode::SlowJobs, [2000, 0, 0, 0]))
+            .unwrap();
         rig.bench.null_job(0, None);
         rig.submit(1, VA);
         assert_eq!(rig.bench.status(0), 0);

@@ -31,7 +31,10 @@ fn identity() {
         assert_eq!(gpu.read32(regs::GPU_ID), product.gpu_id());
         assert_eq!(gpu.read32(regs::GPU_AS_PRESENT), 0xff);
         assert_eq!(gpu.read32(regs::GPU_JS_PRESENT), 7);
-        assert_eq!(u64::from(gpu.read32(regs::SHADER_PRESENT)), product.shader_present);
+        assert_eq!(
+            u64::from(gpu.read32(regs::SHADER_PRESENT)),
+            product.shader_present
+        );
         assert_eq!(gpu.read32(regs::SHADER_PRESENT + 4), 0);
         assert_eq!(gpu.read32(regs::L2_PRESENT), 1);
         assert_eq!(gpu.read32(regs::TILER_PRESENT), 1);
@@ -49,7 +52,8 @@ fn identity() {
 #[test]
 fn power_up_takes_time_and_says_when_done() {
     let mut b = cold();
-    b.gpu.write32(regs::GPU_INT_MASK, regs::GPU_IRQ_POWER_CHANGED_ALL);
+    b.gpu
+        .write32(regs::GPU_INT_MASK, regs::GPU_IRQ_POWER_CHANGED_ALL);
     b.gpu.write32(0x1a0, 1);
     assert_eq!(b.gpu.read32(0x160), 0);
     assert_eq!(b.gpu.read32(0x220), 1);
@@ -73,7 +77,8 @@ fn power_up_takes_time_and_says_when_done() {
 #[test]
 fn soft_reset_forgets_and_completes() {
     let mut b = Bench::new(&G52);
-    b.gpu.write32(regs::GPU_INT_MASK, regs::GPU_IRQ_RESET_COMPLETED);
+    b.gpu
+        .write32(regs::GPU_INT_MASK, regs::GPU_IRQ_RESET_COMPLETED);
     b.gpu.write32(regs::GPU_SHADER_CONFIG, 0x1234);
     assert_eq!(b.gpu.read32(regs::GPU_SHADER_CONFIG), 0x1234);
     b.gpu.write32(regs::GPU_CMD, regs::GPU_CMD_SOFT_RESET);
@@ -151,11 +156,13 @@ fn power_can_be_delayed_and_stuck() {
 fn counters_run_only_when_started() {
     let mut b = cold();
     let cycles = |b: &mut Bench| {
-        u64::from(b.gpu.read32(regs::GPU_CYCLE_COUNT_HI)) << 32 | u64::from(b.gpu.read32(regs::GPU_CYCLE_COUNT_LO))
+        u64::from(b.gpu.read32(regs::GPU_CYCLE_COUNT_HI)) << 32
+            | u64::from(b.gpu.read32(regs::GPU_CYCLE_COUNT_LO))
     };
     b.pass(1000);
     assert_eq!(cycles(&mut b), 0);
-    b.gpu.write32(regs::GPU_CMD, regs::GPU_CMD_CYCLE_COUNT_START);
+    b.gpu
+        .write32(regs::GPU_CMD, regs::GPU_CMD_CYCLE_COUNT_START);
     b.pass(1000);
     assert_eq!(cycles(&mut b), 500_000);
     assert_eq!(b.gpu.read32(regs::GPU_TIMESTAMP_LO), 2_000_000);
@@ -166,7 +173,8 @@ fn counters_run_only_when_started() {
     b.pass(1000);
     assert_eq!(cycles(&mut b), 1_500_000);
     assert_eq!(b.gpu.read32(regs::GPU_TIMESTAMP_LO), 3_000_000);
-    b.gpu.write32(regs::GPU_CMD, regs::GPU_CMD_CYCLE_COUNT_START);
+    b.gpu
+        .write32(regs::GPU_CMD, regs::GPU_CMD_CYCLE_COUNT_START);
     b.pass(10_000_000);
     assert_eq!(cycles(&mut b), 10_001_500_000);
 }
@@ -175,7 +183,8 @@ fn counters_run_only_when_started() {
 fn cache_cleaning_ends_with_an_interrupt() {
     let mut b = cold();
     let flush = b.gpu.read32(regs::GPU_LATEST_FLUSH_ID);
-    b.gpu.write32(regs::GPU_INT_MASK, regs::GPU_IRQ_CLEAN_CACHES_COMPLETED);
+    b.gpu
+        .write32(regs::GPU_INT_MASK, regs::GPU_IRQ_CLEAN_CACHES_COMPLETED);
     b.gpu.write32(regs::GPU_CMD, regs::GPU_CMD_CLEAN_INV_CACHES);
     assert_eq!(raw(&mut b), 0);
     b.settle();
@@ -195,7 +204,10 @@ fn a_counter_sample_goes_to_memory() {
     b.gpu.write32(regs::GPU_PERFCNT_BASE_LO, VA as u32 + 0x8000);
     b.gpu.write32(regs::GPU_PERFCNT_CFG, 0x11);
     b.gpu.write32(regs::GPU_CMD, regs::GPU_CMD_PERFCNT_SAMPLE);
-    assert_ne!(b.gpu.read32(regs::GPU_STATUS) & regs::GPU_STATUS_PRFCNT_ACTIVE, 0);
+    assert_ne!(
+        b.gpu.read32(regs::GPU_STATUS) & regs::GPU_STATUS_PRFCNT_ACTIVE,
+        0
+    );
     b.settle();
     assert_ne!(raw(&mut b) & regs::GPU_IRQ_PERFCNT_SAMPLE_COMPLETED, 0);
     let block = |n: u64| Bench::PA + 0x8000 + n * 256;
@@ -246,13 +258,17 @@ fn without_clock_it_stands_still_without_power_it_forgets() {
     b.submit(1, head, 0);
     b.steps(10);
     let done = b.stat(Stat::JobsDone);
-    b.gpu.control_write32(control::POWER, control::POWER_ALL & !control::POWER_CLOCK);
+    b.gpu
+        .control_write32(control::POWER, control::POWER_ALL & !control::POWER_CLOCK);
     b.steps(10);
     assert_eq!(b.gpu.read32(regs::GPU_ID), !0);
     assert_eq!(b.stat(Stat::JobsDone), done);
     b.gpu.control_write32(control::POWER, control::POWER_ALL);
     assert_eq!(b.slot_reg(1, regs::JS_STATUS), 8);
-    b.gpu.control_write32(control::POWER, control::POWER_ALL & !control::POWER_REGULATOR);
+    b.gpu.control_write32(
+        control::POWER,
+        control::POWER_ALL & !control::POWER_REGULATOR,
+    );
     b.gpu.control_write32(control::POWER, control::POWER_ALL);
     assert_eq!(b.slot_reg(1, regs::JS_STATUS), 0);
     assert_eq!(b.gpu.read32(0x160), 0);
@@ -325,9 +341,17 @@ fn an_as_command_can_stick() {
 fn an_as_command_takes_time() {
     let mut b = Bench::new(&G52);
     b.as_command(1, regs::AS_COMMAND_FLUSH_MEM);
-    assert_eq!(b.gpu.read32(regs::AS_BASE + regs::AS_STRIDE + regs::AS_STATUS), 1);
+    assert_eq!(
+        b.gpu
+            .read32(regs::AS_BASE + regs::AS_STRIDE + regs::AS_STATUS),
+        1
+    );
     b.pass(3);
-    assert_eq!(b.gpu.read32(regs::AS_BASE + regs::AS_STRIDE + regs::AS_STATUS), 0);
+    assert_eq!(
+        b.gpu
+            .read32(regs::AS_BASE + regs::AS_STRIDE + regs::AS_STATUS),
+        0
+    );
     assert_eq!(b.stat(Stat::AsFlushes), 1);
     assert_eq!(b.stat(Stat::AsUpdates), 2);
 }
@@ -336,12 +360,20 @@ fn an_as_command_takes_time() {
 fn orders_by_register() {
     let mut b = cold();
     b.gpu.control_write32(control::ARG0, 7);
-    b.gpu.control_write32(control::INJECT, Opcode::HangNextJob as u32);
-    assert_eq!(b.gpu.control_read32(control::INJECT_RESULT), control::EINVAL);
+    b.gpu
+        .control_write32(control::INJECT, Opcode::HangNextJob as u32);
+    assert_eq!(
+        b.gpu.control_read32(control::INJECT_RESULT),
+        control::EINVAL
+    );
     b.gpu.control_write32(control::INJECT, 99);
-    assert_eq!(b.gpu.control_read32(control::INJECT_RESULT), control::EINVAL);
+    assert_eq!(
+        b.gpu.control_read32(control::INJECT_RESULT),
+        control::EINVAL
+    );
     b.gpu.control_write32(control::ARG0, 1);
-    b.gpu.control_write32(control::INJECT, Opcode::AllOnes as u32);
+    b.gpu
+        .control_write32(control::INJECT, Opcode::AllOnes as u32);
     assert_eq!(b.gpu.control_read32(control::INJECT_RESULT), 0);
     assert_eq!(b.gpu.read32(regs::GPU_ID), !0);
     for (opcode, args) in [

@@ -2,7 +2,8 @@
 
 //! What the model needs from whoever embeds it: memory, interrupts, time.
 //!
-//! Locks: the embedder's own; they are taken inside of the GPU's lock and must not call back into the GPU.
+//! Locks: the embedder's own; they are taken inside of the GPU's lock and must not call back into
+//! the GPU.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -82,7 +83,8 @@ impl Clock for RealClock {
     }
 }
 
-/// Time that passes only with register accesses, so that a run does not depend on the host's speed.
+/// Time that passes only with register accesses, so that a run does not depend on the host's
+/// speed.
 pub struct VirtualClock {
     now: AtomicU64,
     per_access: u64,

@@ -2,11 +2,13 @@
 
 //! The three interrupt blocks.
 //!
-//! The GPU's lines are levels: a line is high while `raw & mask` is not zero. A message-signalled interrupt is an
-//! edge, so one is sent on each rise of a line, and again after every write to a `CLEAR` or `MASK` register that
-//! leaves the line high: then a driver that masks in the hard handler and unmasks in its thread loses nothing.
+//! The GPU's lines are levels: a line is high while `raw & mask` is not zero. A message-signalled
+//! interrupt is an edge, so one is sent on each rise of a line, and again after every write to a
+//! `CLEAR` or `MASK` register that leaves the line high: then a driver that masks in the hard
+//! handler and unmasks in its thread loses nothing.
 //!
-//! Locks: none of its own, part of the GPU's state. [`IrqSink::raise`] is called with the GPU's lock held.
+//! Locks: none of its own, part of the GPU's state. [`IrqSink::raise`] is called with the GPU's
+//! lock held.
 
 use std::sync::Arc;
 

@@ -129,7 +129,8 @@ impl Gpu {
         self.inject_result = 0;
     }
 
-    /// The function is reset by the bus: as a power cycle, but the board's lines and the orders stay.
+    /// The function is reset by the bus: as a power cycle, but the board's lines and the orders
+    /// stay.
     pub fn function_reset(&mut self) {
         self.trace(format_args!("function reset"));
         self.forget(true);

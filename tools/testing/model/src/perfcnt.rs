@@ -2,10 +2,11 @@
 
 //! Performance counters.
 //!
-//! The registers are accepted, and a sample is written to memory through the configured address space: blocks of 64
-//! 32-bit counters, in the order job manager, tiler, L2 cache, one per shader core up to the highest one present.
-//! The first words of a block are the timestamp and the enable mask. The counters are zero, but for one in the job
-//! manager's block (number 6, cycles of activity), which counts chains.
+//! The registers are accepted, and a sample is written to memory through the configured address
+//! space: blocks of 64 32-bit counters, in the order job manager, tiler, L2 cache, one per shader
+//! core up to the highest one present. The first words of a block are the timestamp and the enable
+//! mask. The counters are zero, but for one in the job manager's block (number 6, cycles of
+//! activity), which counts chains.
 //!
 //! Locks: none of its own, part of the GPU's state.
 
@@ -73,7 +74,10 @@ impl Perfcnt {
 
 impl Gpu {
     pub(crate) fn perfcnt_sample(&mut self) {
-        let chains = self.stats.chains_done.wrapping_add(self.stats.chains_failed);
+        let chains = self
+            .stats
+            .chains_done
+            .wrapping_add(self.stats.chains_failed);
         if std::mem::take(&mut self.perfcnt.clear) {
             self.perfcnt.cleared_at = chains;
         }
@@ -84,7 +88,9 @@ impl Gpu {
         }
         let cores = 64 - self.product.shader_present.leading_zeros() as usize;
         let [jm, shader, tiler, l2] = set.enable;
-        let enables = [jm, tiler, l2].into_iter().chain(std::iter::repeat_n(shader, cores));
+        let enables = [jm, tiler, l2]
+            .into_iter()
+            .chain(std::iter::repeat_n(shader, cores));
         let now = self.clock.now();
         let mut data = Vec::new();
         for (n, enable) in enables.enumerate() {
@@ -100,7 +106,9 @@ impl Gpu {
         let mut view = View::new(&mut self.mmu, &*self.mem, space);
         match (view.write(set.base, &data), view.miss) {
             (Ok(()), _) => self.raise(Vector::Gpu, regs::GPU_IRQ_PERFCNT_SAMPLE_COMPLETED),
-            (Err(_), Some(Miss::Wait)) => self.later(Some(self.timing.caches.max(1000)), Event::Sample),
+            (Err(_), Some(Miss::Wait)) => {
+                self.later(Some(self.timing.caches.max(1000)), Event::Sample)
+            }
             (Err(_), Some(Miss::Fault(fault))) => {
                 // Nobody waits for a retry: the sample is lost.
                 let bits = self.mmu.report(space, &fault, SOURCE);

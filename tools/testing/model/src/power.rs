@@ -2,9 +2,10 @@
 
 //! Power state machines of the L2 cache, the tiler, the shader cores and the core stacks.
 //!
-//! A core that is asked to come up is in transition for a while, then ready; one that is asked to go down is not
-//! ready any more at once and in transition for a while. Cores wait for the L2 to come up, the L2 waits for all
-//! cores to go down, and shader cores wait for running jobs: until then the bits show in `PWRTRANS`.
+//! A core that is asked to come up is in transition for a while, then ready; one that is asked to
+//! go down is not ready any more at once and in transition for a while. Cores wait for the L2 to
+//! come up, the L2 waits for all cores to go down, and shader cores wait for running jobs: until
+//! then the bits show in `PWRTRANS`.
 //!
 //! Locks: none of its own, part of the GPU's state.
 
@@ -159,7 +160,13 @@ mod tests {
         assert_eq!(power.trans(Unit::Shader), 0xf);
         power.on(Unit::L2, 1);
         let l2 = power.begin(false).unwrap();
-        assert_eq!(l2, Transition { unit: Unit::L2, cores: 1 });
+        assert_eq!(
+            l2,
+            Transition {
+                unit: Unit::L2,
+                cores: 1
+            }
+        );
         assert_eq!(power.begin(false), None);
         assert_eq!(power.ready(Unit::L2), 0);
         power.finish(l2);

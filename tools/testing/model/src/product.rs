@@ -2,11 +2,12 @@
 
 //! What the modelled GPUs say about themselves.
 //!
-//! Identity, cache, core, tiler, memory and MMU features are those that real boards print at boot: Mali-G52 r1
-//! on RK3566/RK3568, Mali-G57 on MT8370/MT8390, Mali-T860 on RK3399. Thread, texture and slot features are
-//! typical values of the generation; no driver or user space decides anything by them that the model could
-//! contradict. `AFBC_FEATURES` is 1 ("not supported") everywhere, which keeps user space from compressed
-//! framebuffers, which the model does not write.
+//! Identity, cache, core, tiler, memory and MMU features are those that real boards print at boot:
+//! Mali-G52 r1 on RK3566/RK3568, Mali-G57 on MT8370/MT8390, Mali-T860 on RK3399. Thread, texture
+//! and slot features are typical values of the generation; no driver or user space decides
+//! anything by them that the model could contradict. `AFBC_FEATURES` is 1 ("not supported")
+//! everywhere, which keeps user space from compressed framebuffers, which the model does not
+//! write.
 //!
 //! Locks: none, constants only.
 

@@ -2,8 +2,9 @@
 
 //! Register offsets and bits of Job-Manager Malis.
 //!
-//! Source of the facts: what the kernel's C driver documents in `panfrost_regs.h`, and, for the bits it does not
-//! use (`GPU_STATUS`, raw access codes), Arm's public GPL driver for the same GPUs.
+//! Source of the facts: what the kernel's C driver documents in `panfrost_regs.h`, and, for the
+//! bits it does not use (`GPU_STATUS`, raw access codes), Arm's public GPL driver for the same
+//! GPUs.
 //!
 //! Locks: none, constants only.
 

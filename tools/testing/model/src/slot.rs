@@ -2,12 +2,13 @@
 
 //! Job slots.
 //!
-//! A slot has a set of registers for the chain that runs and one for the next. `START` in the next set moves it over
-//! as soon as the slot is free: at once, when the running chain ends well, or, after a chain ended otherwise, when that
-//! event is cleared.
+//! A slot has a set of registers for the chain that runs and one for the next. `START` in the next
+//! set moves it over as soon as the slot is free: at once, when the running chain ends well, or,
+//! after a chain ended otherwise, when that event is cleared.
 //!
-//! A chain runs in steps, see [`crate::job::Chain`]. Between steps a soft stop takes effect. An access that faults
-//! parks the chain; the step is made again when its address space is told to retry.
+//! A chain runs in steps, see [`crate::job::Chain`]. Between steps a soft stop takes effect. An
+//! access that faults parks the chain; the step is made again when its address space is told to
+//! retry.
 //!
 //! Locks: none of its own, part of the GPU's state.
 
@@ -95,7 +96,10 @@ impl Slot {
 
     fn read(&self, offset: u32) -> u32 {
         let half = |value: u64| (value >> (8 * (offset & 4))) as u32;
-        let tail = self.run.as_ref().map_or(self.tail, |run| run.chain.current());
+        let tail = self
+            .run
+            .as_ref()
+            .map_or(self.tail, |run| run.chain.current());
         match offset {
             regs::JS_HEAD | 0x04 => half(self.head),
             regs::JS_TAIL | 0x0c => half(tail),
@@ -214,8 +218,8 @@ impl Gpu {
         }
     }
 
-    /// A soft stop reaches a chain. If that one is in the middle of an access, or hangs, the stop waits for the end
-    /// of the step.
+    /// A soft stop reaches a chain. If that one is in the middle of an access, or hangs, the stop
+    /// waits for the end of the step.
     pub(crate) fn slot_soft_stop(&mut self, n: usize) {
         let run = self.slots[n].run.as_ref();
         if run.is_some_and(|run| run.soft_stop && run.state == State::Ready) {
@@ -302,7 +306,8 @@ impl Gpu {
         }
     }
 
-    /// Puts a fault of a parked chain into the registers of its address space, unless there is one already.
+    /// Puts a fault of a parked chain into the registers of its address space, unless there is one
+    /// already.
     pub(crate) fn slot_report(&mut self, space: usize) {
         if self.irqs.block(Vector::Mmu).raw & 0x1_0001 << space != 0 {
             return;
@@ -322,7 +327,9 @@ impl Gpu {
                 let fault = *fault;
                 let bits = self.mmu.report(space, &fault, n as u16);
                 let (va, code, access) = (fault.va, fault.code, fault.access);
-                self.trace(format_args!("AS {space}: fault {code:#x} {access:?} at {va:#x}, slot {n}"));
+                self.trace(format_args!(
+                    "AS {space}: fault {code:#x} {access:?} at {va:#x}, slot {n}"
+                ));
                 self.raise(Vector::Mmu, bits);
                 return;
             }
@@ -376,7 +383,9 @@ impl Gpu {
         let stats = &mut self.stats;
         stats.jobs_done = stats.jobs_done.wrapping_add(of_chain.jobs_done as u32);
         stats.heap_bytes += of_chain.heap_bytes;
-        stats.heap_mismatches = stats.heap_mismatches.wrapping_add(of_chain.heap_mismatches as u32);
+        stats.heap_mismatches = stats
+            .heap_mismatches
+            .wrapping_add(of_chain.heap_mismatches as u32);
         if done {
             stats.chains_done = stats.chains_done.wrapping_add(1);
         } else if code != Exception::STOPPED {
@@ -390,7 +399,8 @@ impl Gpu {
         self.power_advance();
     }
 
-    /// A write to `JOB_INT_CLEAR`, after the bits are gone: samples the state, and starts what a failure held back.
+    /// A write to `JOB_INT_CLEAR`, after the bits are gone: samples the state, and starts what a
+    /// failure held back.
     pub(crate) fn slots_cleared(&mut self, bits: u32) {
         for n in 0..SLOTS {
             let both = 0x1_0001 << n;

@@ -153,10 +153,30 @@ fn hard_stop_writes_nothing() {
 fn stops_that_ask_for_the_chain() {
     let mut b = Bench::new(&G52);
     for (flag, misses, hits, status) in [
-        (0, regs::JS_COMMAND_HARD_STOP_1, regs::JS_COMMAND_HARD_STOP_0, TERMINATED),
-        (FLAG, regs::JS_COMMAND_HARD_STOP_0, regs::JS_COMMAND_HARD_STOP_1, TERMINATED),
-        (0, regs::JS_COMMAND_SOFT_STOP_1, regs::JS_COMMAND_SOFT_STOP_0, STOPPED),
-        (FLAG, regs::JS_COMMAND_SOFT_STOP_0, regs::JS_COMMAND_SOFT_STOP_1, STOPPED),
+        (
+            0,
+            regs::JS_COMMAND_HARD_STOP_1,
+            regs::JS_COMMAND_HARD_STOP_0,
+            TERMINATED,
+        ),
+        (
+            FLAG,
+            regs::JS_COMMAND_HARD_STOP_0,
+            regs::JS_COMMAND_HARD_STOP_1,
+            TERMINATED,
+        ),
+        (
+            0,
+            regs::JS_COMMAND_SOFT_STOP_1,
+            regs::JS_COMMAND_SOFT_STOP_0,
+            STOPPED,
+        ),
+        (
+            FLAG,
+            regs::JS_COMMAND_SOFT_STOP_0,
+            regs::JS_COMMAND_SOFT_STOP_1,
+            STOPPED,
+        ),
     ] {
         let head = b.endless(0);
         b.submit(1, head, flag);
@@ -315,7 +335,8 @@ fn disabling_the_address_space_kills_the_job() {
     assert_eq!(b.status(0), 0);
     // And it can be used again.
     b.gpu.write32(regs::MMU_INT_CLEAR, 0x1_0001);
-    b.gpu.write32(regs::AS_BASE + regs::AS_TRANSTAB, Bench::ROOT as u32 | 3);
+    b.gpu
+        .write32(regs::AS_BASE + regs::AS_TRANSTAB, Bench::ROOT as u32 | 3);
     b.gpu.write32(regs::AS_BASE + regs::AS_TRANSCFG, 0);
     b.as_command(0, regs::AS_COMMAND_UPDATE);
     b.submit(1, VA + 0x1000, 0);
@@ -452,7 +473,10 @@ fn an_ordered_translation_fault() {
     b.submit(1, VA, 0);
     b.settle();
     assert_eq!(b.gpu.read32(regs::MMU_INT_RAWSTAT), 1);
-    assert_eq!(space_reg(&mut b, 0, regs::AS_FAULTADDRESS), VA as u32 + 0x5000);
+    assert_eq!(
+        space_reg(&mut b, 0, regs::AS_FAULTADDRESS),
+        VA as u32 + 0x5000
+    );
     b.gpu.write32(regs::MMU_INT_CLEAR, 1);
     b.as_command(0, regs::AS_COMMAND_UNLOCK);
     b.settle();

@@ -44,7 +44,8 @@ impl Ram {
 
     fn with<R>(&self, pa: u64, len: usize, f: impl FnOnce(&mut [u8]) -> R) -> Result<R, BusError> {
         let mut bytes = self.bytes.lock().unwrap();
-        let start = usize::try_from(pa.checked_sub(self.base).ok_or(BusError)?).map_err(|_| BusError)?;
+        let start =
+            usize::try_from(pa.checked_sub(self.base).ok_or(BusError)?).map_err(|_| BusError)?;
         let end = start.checked_add(len).ok_or(BusError)?;
         bytes.get_mut(start..end).map(f).ok_or(BusError)
     }
@@ -162,7 +163,8 @@ impl<'a> Tables<'a> {
             }
             table = self.ram.get64(at) & !0xfff;
         }
-        self.ram.put64(table + (va >> (39 - 9 * level) & 0x1ff) * 8, entry);
+        self.ram
+            .put64(table + (va >> (39 - 9 * level) & 0x1ff) * 8, entry);
     }
 }
 
@@ -224,8 +226,10 @@ impl Bench {
         }
         for n in 0..2 {
             let space = regs::AS_BASE + n * regs::AS_STRIDE;
-            self.gpu.write32(space + regs::AS_TRANSTAB, Self::ROOT as u32 | 3);
-            self.gpu.write32(space + regs::AS_COMMAND, regs::AS_COMMAND_UPDATE);
+            self.gpu
+                .write32(space + regs::AS_TRANSTAB, Self::ROOT as u32 | 3);
+            self.gpu
+                .write32(space + regs::AS_COMMAND, regs::AS_COMMAND_UPDATE);
         }
         self.settle();
         for (mask, clear) in [
@@ -303,7 +307,8 @@ impl Bench {
 
     /// Writes a register of a slot.
     pub fn slot(&mut self, n: u32, reg: u32, value: u32) {
-        self.gpu.write32(regs::JS_BASE + n * regs::JS_STRIDE + reg, value);
+        self.gpu
+            .write32(regs::JS_BASE + n * regs::JS_STRIDE + reg, value);
     }
 
     /// Reads a register of a slot.
@@ -330,8 +335,10 @@ impl Bench {
 
     /// Performs a command of address space `n`.
     pub fn as_command(&mut self, n: u32, command: u32) {
-        self.gpu
-            .write32(regs::AS_BASE + n * regs::AS_STRIDE + regs::AS_COMMAND, command);
+        self.gpu.write32(
+            regs::AS_BASE + n * regs::AS_STRIDE + regs::AS_COMMAND,
+            command,
+        );
     }
 
     /// Orders something.

@@ -2,10 +2,11 @@
 
 //! Address spaces: registers, commands, translation, faults.
 //!
-//! A command is active for a while and takes effect at its end; until then every access in that address space
-//! waits, as it does inside of a locked region. `UPDATE` is what makes the table registers count. `UNLOCK` and the
-//! two flushes forget what was cached of the region in `LOCKADDR`, end the lock and let accesses that faulted be
-//! tried again; `UPDATE` lets them be tried again, too, but forgets nothing.
+//! A command is active for a while and takes effect at its end; until then every access in that
+//! address space waits, as it does inside of a locked region. `UPDATE` is what makes the table
+//! registers count. `UNLOCK` and the two flushes forget what was cached of the region in
+//! `LOCKADDR`, end the lock and let accesses that faulted be tried again; `UPDATE` lets them be
+//! tried again, too, but forgets nothing.
 //!
 //! Locks: none of its own, part of the GPU's state.
 
@@ -167,7 +168,9 @@ impl Space {
     fn region(&self) -> (u64, u64) {
         // The field is log2(size) - 1, and 63 means everything.
         let shift = (self.lockaddr as u32 & 0x3f) + 1;
-        let mask = u64::MAX.checked_shr(64 - shift.max(LOCK_MIN_SHIFT)).unwrap_or(u64::MAX);
+        let mask = u64::MAX
+            .checked_shr(64 - shift.max(LOCK_MIN_SHIFT))
+            .unwrap_or(u64::MAX);
         let start = self.lockaddr & !mask;
         (start, start | mask)
     }
@@ -252,7 +255,11 @@ impl Mmu {
     /// Reads a register of an address space.
     pub fn read(&self, n: usize, offset: u32) -> u32 {
         let s = &self.spaces[n];
-        let transcfg = if self.product.has_transcfg { s.transcfg } else { 0 };
+        let transcfg = if self.product.has_transcfg {
+            s.transcfg
+        } else {
+            0
+        };
         match offset {
             regs::AS_TRANSTAB => low(s.transtab),
             0x04 => high(s.transtab),
@@ -327,7 +334,11 @@ impl Mmu {
             pa_bits: self.product.pa_bits(),
             memattr: s.memattr,
         };
-        let transcfg = if self.product.has_transcfg { s.transcfg } else { 0 };
+        let transcfg = if self.product.has_transcfg {
+            s.transcfg
+        } else {
+            0
+        };
         match transcfg & 0xf {
             regs::ADRMODE_LEGACY => match s.transtab & 3 {
                 regs::TRANSTAB_IDENTITY => Mode::Identity,
@@ -346,7 +357,8 @@ impl Mmu {
         }
     }
 
-    /// Translates one address. The second value is how many bytes from there on have the same leaf.
+    /// Translates one address. The second value is how many bytes from there on have the same
+    /// leaf.
     pub fn translate(
         &mut self,
         mem: &dyn GuestMemory,
@@ -359,7 +371,9 @@ impl Mmu {
         if s.active.is_some() {
             return Err(Miss::Wait);
         }
-        if s.locked.is_some_and(|(start, last)| (start..=last).contains(&va)) {
+        if s.locked
+            .is_some_and(|(start, last)| (start..=last).contains(&va))
+        {
             return Err(Miss::Wait);
         }
         let tables = match s.mode {
@@ -394,8 +408,8 @@ impl Mmu {
         Ok(locate(&leaf, va))
     }
 
-    /// Tells the driver of a fault: sets the registers and returns the interrupt bits. `source` says who
-    /// made the access.
+    /// Tells the driver of a fault: sets the registers and returns the interrupt bits. `source`
+    /// says who made the access.
     pub fn report(&mut self, n: usize, fault: &MmuFault, source: u16) -> u32 {
         let access = match fault.access {
             Access::Atomic => 0,

@@ -90,7 +90,10 @@ fn a_forgotten_flush_is_seen() {
     command(&mut mmu, regs::AS_COMMAND_LOCK);
     assert_eq!(read8(&mut mmu, &ram, 0x200_0000), Err(Miss::Wait));
     assert_eq!(read8(&mut mmu, &ram, 0x200_7fff), Err(Miss::Wait));
-    assert!(matches!(read8(&mut mmu, &ram, 0x200_8000), Err(Miss::Fault(_))));
+    assert!(matches!(
+        read8(&mut mmu, &ram, 0x200_8000),
+        Err(Miss::Fault(_))
+    ));
     command(&mut mmu, regs::AS_COMMAND_FLUSH_PT);
     assert_eq!(read8(&mut mmu, &ram, 0x200_0000), Ok(0x22));
     assert_eq!(mmu.stats.flushes, 2);
@@ -114,7 +117,10 @@ fn accesses_wait_for_commands_and_commands_get_lost() {
     mmu.write(0, regs::AS_COMMAND, regs::AS_COMMAND_FLUSH_MEM);
     assert_eq!(mmu.read(0, regs::AS_STATUS), 1);
     assert_eq!(read8(&mut mmu, &ram, 0x200_0000), Err(Miss::Wait));
-    assert_eq!(mmu.write(0, regs::AS_COMMAND, regs::AS_COMMAND_UPDATE), None);
+    assert_eq!(
+        mmu.write(0, regs::AS_COMMAND, regs::AS_COMMAND_UPDATE),
+        None
+    );
     assert_eq!(mmu.stats.lost_commands, 1);
     assert_eq!(mmu.complete(0), Some(Command::FlushMem));
     assert_eq!(mmu.read(0, regs::AS_STATUS), 0);
@@ -193,7 +199,13 @@ fn an_ordered_fault_happens_as_often_as_told() {
         count: 2,
     });
     assert!(read8(&mut mmu, &ram, 0x200_0000).is_ok());
-    assert!(matches!(read8(&mut mmu, &ram, 0x200_1000), Err(Miss::Fault(_))));
-    assert!(matches!(read8(&mut mmu, &ram, 0x200_1000), Err(Miss::Fault(_))));
+    assert!(matches!(
+        read8(&mut mmu, &ram, 0x200_1000),
+        Err(Miss::Fault(_))
+    ));
+    assert!(matches!(
+        read8(&mut mmu, &ram, 0x200_1000),
+        Err(Miss::Fault(_))
+    ));
     assert!(read8(&mut mmu, &ram, 0x200_1000).is_ok());
 }

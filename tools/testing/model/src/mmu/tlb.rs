@@ -2,9 +2,9 @@
 
 //! What an address space remembers of its tables.
 //!
-//! Nothing is forgotten until it is told to, so that a flush that a driver leaves out is seen: the GPU goes on using
-//! the old page. Only when [`CAPACITY`] is reached is everything dropped. Entries that are not valid are not kept,
-//! as in hardware: a fault is retried against the tables.
+//! Nothing is forgotten until it is told to, so that a flush that a driver leaves out is seen: the
+//! GPU goes on using the old page. Only when [`CAPACITY`] is reached is everything dropped.
+//! Entries that are not valid are not kept, as in hardware: a fault is retried against the tables.
 //!
 //! Locks: none of its own, part of the GPU's state.
 

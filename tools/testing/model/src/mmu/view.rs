@@ -52,7 +52,8 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Calls `each` with the bus address of every piece of `va..va + len`, and where it begins in the range.
+    /// Calls `each` with the bus address of every piece of `va..va + len`, and where it begins in
+    /// the range.
     fn pieces(
         &mut self,
         va: u64,
@@ -81,13 +82,15 @@ impl<'a> View<'a> {
 impl Vm for View<'_> {
     fn read(&mut self, va: u64, buf: &mut [u8]) -> Result<(), Fault> {
         self.pieces(va, buf.len(), Access::Read, |mem, pa, done, piece| {
-            mem.read(pa, &mut buf[done..done + piece]).map_err(|_| Miss::Bus)
+            mem.read(pa, &mut buf[done..done + piece])
+                .map_err(|_| Miss::Bus)
         })
     }
 
     fn write(&mut self, va: u64, data: &[u8]) -> Result<(), Fault> {
         self.pieces(va, data.len(), Access::Write, |mem, pa, done, piece| {
-            mem.write(pa, &data[done..done + piece]).map_err(|_| Miss::Bus)
+            mem.write(pa, &data[done..done + piece])
+                .map_err(|_| Miss::Bus)
         })
     }
 }

@@ -4,10 +4,12 @@
 //!
 //! Two formats, both with a granule of 4 KiB, 9 bits of address per level and 8-byte entries:
 //!
-//! * Legacy ("Mali LPAE"): always four levels. Bits 1:0 are 3 for a table, 1 for a leaf of any size, also on the
-//!   last level. Bit 6 allows reads, bit 7 writes, bit 54 forbids execution. There is no access flag.
-//! * VMSAv8-64: as many levels as the input size needs. Leaves are 1 above the last level and 3 there. Bit 6 must be
-//!   set (unprivileged access), bit 7 makes it read-only, bit 10 is the access flag, bit 54 forbids execution.
+//! * Legacy ("Mali LPAE"): always four levels. Bits 1:0 are 3 for a table, 1 for a leaf of any
+//!   size, also on the last level. Bit 6 allows reads, bit 7 writes, bit 54 forbids execution.
+//!   There is no access flag.
+//! * VMSAv8-64: as many levels as the input size needs. Leaves are 1 above the last level and 3
+//!   there. Bit 6 must be set (unprivileged access), bit 7 makes it read-only, bit 10 is the
+//!   access flag, bit 54 forbids execution.
 //!
 //! Source: `drivers/iommu/io-pgtable-arm.c` of the kernel, which writes both.
 //!
@@ -122,9 +124,9 @@ impl Tables {
         match self.format {
             Format::Legacy => 0,
             Format::Aarch64 { .. } => match self.va_bits {
-                ..=21 => 3,
-                ..=30 => 2,
-                ..=39 => 1,
+                ..22 => 3,
+                ..31 => 2,
+                ..40 => 1,
                 _ => 0,
             },
         }
@@ -230,7 +232,10 @@ mod tests {
     fn path(ram: &Ram, va: u64, leaf_level: u8, leaf: u64) {
         for level in 0..leaf_level {
             let table = ROOT + 0x1000 * u64::from(level);
-            ram.put64(table + (va >> shift_of(level) & 0x1ff) * 8, (table + 0x1000) | 3);
+            ram.put64(
+                table + (va >> shift_of(level) & 0x1ff) * 8,
+                (table + 0x1000) | 3,
+            );
         }
         let table = ROOT + 0x1000 * u64::from(leaf_level);
         ram.put64(table + (va >> shift_of(leaf_level) & 0x1ff) * 8, leaf);
@@ -243,7 +248,10 @@ mod tests {
             let ram = Ram::new(0, 0x10_0000);
             path(&ram, va, level, 0x40_0000_0000 | 1 | 0xc0);
             let leaf = legacy().walk(&ram, va).unwrap();
-            assert_eq!((leaf.pa, leaf.shift, leaf.level()), (0x40_0000_0000, shift, level));
+            assert_eq!(
+                (leaf.pa, leaf.shift, leaf.level()),
+                (0x40_0000_0000, shift, level)
+            );
             assert_eq!(leaf.perms, Perms::ALL);
         }
     }
@@ -260,9 +268,18 @@ mod tests {
         let ram = Ram::new(0, 0x10_0000);
         path(&ram, 0x2000, 3, 0);
         assert_eq!(legacy().walk(&ram, 0x2000), Err(WalkError::Translation(3)));
-        assert_eq!(legacy().walk(&ram, 0x40_0000), Err(WalkError::Translation(2)));
-        assert_eq!(legacy().walk(&ram, 0x1_0000_0000), Err(WalkError::Translation(1)));
-        assert_eq!(legacy().walk(&ram, 0xdead_beef_0000), Err(WalkError::Translation(0)));
+        assert_eq!(
+            legacy().walk(&ram, 0x40_0000),
+            Err(WalkError::Translation(2))
+        );
+        assert_eq!(
+            legacy().walk(&ram, 0x1_0000_0000),
+            Err(WalkError::Translation(1))
+        );
+        assert_eq!(
+            legacy().walk(&ram, 0xdead_beef_0000),
+            Err(WalkError::Translation(0))
+        );
         assert_eq!(legacy().walk(&ram, 1 << 48), Err(WalkError::Translation(0)));
     }
 
@@ -316,6 +333,9 @@ mod tests {
         ram.put64(ROOT + 7 * 8, 0x4000_0000 | 1 | 1 << 6 | 1 << 10);
         let leaf = aarch64(35).walk(&ram, 0x1_c000_0000).unwrap();
         assert_eq!((leaf.pa, leaf.shift), (0x4000_0000, 30));
-        assert_eq!(aarch64(35).walk(&ram, 1 << 35), Err(WalkError::Translation(1)));
+        assert_eq!(
+            aarch64(35).walk(&ram, 1 << 35),
+            Err(WalkError::Translation(1))
+        );
     }
 }

@@ -2,11 +2,12 @@
 
 //! The control channel from outside of the guest.
 //!
-//! Each line is an order in the words of [`model::control::parse`], answered by `ok` or by `error: ...`. The line
-//! `stats` is answered by a line with name and value for each of the statistics, then `ok`.
+//! Each line is an order in the words of [`model::control::parse`], answered by `ok` or by `error:
+//! ...`. The line `stats` is answered by a line with name and value for each of the statistics,
+//! then `ok`.
 //!
-//! Locks: takes the engine's for each line. A thread accepts, each connection has one of its own; they end with the
-//! process.
+//! Locks: takes the engine's for each line. A thread accepts, each connection has one of its own;
+//! they end with the process.
 
 use std::io;
 use std::io::BufRead;
@@ -22,17 +23,19 @@ use model::engine::Engine;
 
 /// Serves the socket from a thread.
 pub(crate) fn serve(listener: UnixListener, engine: Arc<Engine>) -> io::Result<()> {
-    thread::Builder::new().name("control".into()).spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let engine = engine.clone();
-            let spawned = thread::Builder::new()
-                .name("control-client".into())
-                .spawn(move || client(&stream, &engine));
-            if let Err(error) = spawned {
-                eprintln!("mali-model: control: {error}");
+    thread::Builder::new()
+        .name("control".into())
+        .spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let engine = engine.clone();
+                let spawned = thread::Builder::new()
+                    .name("control-client".into())
+                    .spawn(move || client(&stream, &engine));
+                if let Err(error) = spawned {
+                    eprintln!("mali-model: control: {error}");
+                }
             }
-        }
-    })?;
+        })?;
     Ok(())
 }
 
@@ -42,7 +45,10 @@ fn client(stream: &UnixStream, engine: &Engine) {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        if { stream }.write_all(answer(line, engine).as_bytes()).is_err() {
+        if { stream }
+            .write_all(answer(line, engine).as_bytes())
+            .is_err()
+        {
             return;
         }
     }

@@ -10,7 +10,8 @@
 //!
 //! None of them can be mapped, so that the emulator may post writes.
 //!
-//! Locks: none of its own; the socket's thread owns it and takes the engine's lock for each access.
+//! Locks: none of its own; the socket's thread owns it and takes the engine's lock for each
+//! access.
 
 use std::sync::Arc;
 
@@ -100,11 +101,14 @@ impl Device {
         }
     }
 
-    /// Stores `data` in a region. What is outside of it is dropped, and so is what is not a whole register.
+    /// Stores `data` in a region. What is outside of it is dropped, and so is what is not a whole
+    /// register.
     pub(crate) fn write(&mut self, region: u32, at: u64, data: &[u8]) {
         match region {
             0 => self.write_words("W", at, data, |engine, at, value| engine.write32(at, value)),
-            4 => self.write_words("CW", at, data, |engine, at, value| engine.control_write32(at, value)),
+            4 => self.write_words("CW", at, data, |engine, at, value| {
+                engine.control_write32(at, value)
+            }),
             CONFIG_REGION => {
                 if self.config.write(at, data) == Effect::Reset {
                     self.reset();

@@ -2,11 +2,12 @@
 
 //! Guest memory, mapped from the emulator's file descriptors.
 //!
-//! The guest's processors access it at the same time. Naturally aligned words of 4 and 8 bytes, such as page-table
-//! entries and job status, are loaded and stored whole; anything larger is copied, and a guest that races with its own
-//! GPU gets what it deserves.
+//! The guest's processors access it at the same time. Naturally aligned words of 4 and 8 bytes,
+//! such as page-table entries and job status, are loaded and stored whole; anything larger is
+//! copied, and a guest that races with its own GPU gets what it deserves.
 //!
-//! Locks: the map's, read for every access, written by the emulator's map and unmap messages. Innermost.
+//! Locks: the map's, read for every access, written by the emulator's map and unmap messages.
+//! Innermost.
 
 #![allow(unsafe_code)]
 
@@ -44,7 +45,16 @@ impl Mapping {
             libc::PROT_READ
         };
         // SAFETY: a new mapping at an address of the kernel's choice.
-        let start = unsafe { libc::mmap(ptr::null_mut(), len, prot, libc::MAP_SHARED, fd.as_raw_fd(), offset) };
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                len,
+                prot,
+                libc::MAP_SHARED,
+                fd.as_raw_fd(),
+                offset,
+            )
+        };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -81,7 +91,14 @@ impl DmaMap {
     }
 
     /// Adds a range. What it overlaps goes.
-    pub(crate) fn map(&self, iova: u64, fd: &File, offset: u64, size: u64, writable: bool) -> io::Result<()> {
+    pub(crate) fn map(
+        &self,
+        iova: u64,
+        fd: &File,
+        offset: u64,
+        size: u64,
+        writable: bool,
+    ) -> io::Result<()> {
         if size == 0 || iova.checked_add(size - 1).is_none() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -101,10 +118,14 @@ impl DmaMap {
 
     /// Removes everything.
     pub(crate) fn unmap_all(&self) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 
-    /// Calls `each` with host address, place in the range and length of every piece of `pa..pa + len`.
+    /// Calls `each` with host address, place in the range and length of every piece of `pa..pa +
+    /// len`.
     fn pieces(
         &self,
         pa: u64,
@@ -139,8 +160,12 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     // SAFETY: as the caller promises; alignment has been checked.
     unsafe {
         match (len, aligned) {
-            (4, true) => to.cast::<u32>().write_volatile(from.cast::<u32>().read_volatile()),
-            (8, true) => to.cast::<u64>().write_volatile(from.cast::<u64>().read_volatile()),
+            (4, true) => to
+                .cast::<u32>()
+                .write_volatile(from.cast::<u32>().read_volatile()),
+            (8, true) => to
+                .cast::<u64>()
+                .write_volatile(from.cast::<u64>().read_volatile()),
             _ => ptr::copy_nonoverlapping(from, to, len),
         }
     }
@@ -155,7 +180,8 @@ impl GuestMemory for DmaMap {
         self.pieces(pa, buf.len(), false, |host, done, len| {
             let mut word = Word([0; 8]);
             if len <= 8 {
-                // SAFETY: the mapping is valid for `len` bytes from `host`, the word is the stack's.
+                // SAFETY: the mapping is valid for `len` bytes from `host`, the word is the
+                // stack's.
                 unsafe { copy(host, word.0.as_mut_ptr(), len) };
                 buf[done..done + len].copy_from_slice(&word.0[..len]);
             } else {
@@ -172,10 +198,12 @@ impl GuestMemory for DmaMap {
             let mut word = Word([0; 8]);
             if len <= 8 {
                 word.0[..len].copy_from_slice(from);
-                // SAFETY: the mapping is valid and writable for `len` bytes from `host`, the word is the stack's.
+                // SAFETY: the mapping is valid and writable for `len` bytes from `host`, the word
+                // is the stack's.
                 unsafe { copy(word.0.as_ptr(), host, len) };
             } else {
-                // SAFETY: the mapping is valid and writable for `len` bytes from `host`, `from` is as long.
+                // SAFETY: the mapping is valid and writable for `len` bytes from `host`, `from` is
+                // as long.
                 unsafe { copy(from.as_ptr(), host, len) };
             }
         })
@@ -227,7 +255,8 @@ mod tests {
     fn a_new_map_replaces_the_old() {
         let map = DmaMap::new();
         map.map(0, &memfd(&[1; 0x2000]), 0, 0x2000, true).unwrap();
-        map.map(0x1000, &memfd(&[2; 0x1000]), 0, 0x1000, true).unwrap();
+        map.map(0x1000, &memfd(&[2; 0x1000]), 0, 0x1000, true)
+            .unwrap();
         let mut buf = [0; 4];
         map.read(0x1000, &mut buf).unwrap();
         assert_eq!(buf, [2; 4]);

@@ -2,8 +2,9 @@
 
 //! MSI-X vectors as eventfds.
 //!
-//! The emulator takes all eventfds away and gives them back whenever the guest enables one more vector. A message that
-//! falls into such a gap is kept and sent when the vector has its eventfd again.
+//! The emulator takes all eventfds away and gives them back whenever the guest enables one more
+//! vector. A message that falls into such a gap is kept and sent when the vector has its eventfd
+//! again.
 //!
 //! Locks: one around the table, inside of the GPU's.
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The transaction log: one line per register access (`R`, `W`), interrupt (`I`), DMA map (`D`) and event of the GPU
-//! (`#`). There are no times in it, so that two synchronous runs can be compared.
+//! The transaction log: one line per register access (`R`, `W`), interrupt (`I`), DMA map (`D`)
+//! and event of the GPU (`#`). There are no times in it, so that two synchronous runs can be
+//! compared.
 //!
 //! Locks: one around the file, innermost.
 

@@ -2,12 +2,13 @@
 
 //! `mali-model`: the GPU model as a PCI function behind a vfio-user socket.
 //!
-//! One process serves one emulator and ends when that one goes away. The emulator needs its guest memory shared
-//! (`memory-backend-memfd,share=on`) and
-//! `-device '{"driver":"vfio-user-pci","socket":{"type":"unix","path":"PATH"}}'`.
+//! One process serves one emulator and ends when that one goes away. The emulator needs its guest
+//! memory shared (`memory-backend-memfd,share=on`) and `-device
+//! '{"driver":"vfio-user-pci","socket":{"type":"unix","path":"PATH"}}'`.
 //!
-//! Threads: this one serves the socket, the engine's runs jobs, one serves the control socket if asked for.
-//! `unsafe` is in `sys` (receiving file descriptors, eventfds) and `dma` (guest memory) only.
+//! Threads: this one serves the socket, the engine's runs jobs, one serves the control socket if
+//! asked for. `unsafe` is in `sys` (receiving file descriptors, eventfds) and `dma` (guest memory)
+//! only.
 
 #![deny(unsafe_code)]
 

@@ -2,9 +2,9 @@
 
 //! PCI configuration space.
 //!
-//! A PCI Express endpoint with function level reset and three MSI-X vectors, no INTx. The class is "processing
-//! accelerator", which keeps every piece of VGA handling away. The emulator sizes the BARs from the region sizes; only
-//! their type bits are taken from here.
+//! A PCI Express endpoint with function level reset and three MSI-X vectors, no INTx. The class is
+//! "processing accelerator", which keeps every piece of VGA handling away. The emulator sizes the
+//! BARs from the region sizes; only their type bits are taken from here.
 //!
 //! Locks: none; the socket's thread owns it.
 
@@ -48,7 +48,8 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// The function of the product with this number. `bars` are the sizes in bytes; bar 0 is 64 bits wide.
+    /// The function of the product with this number. `bars` are the sizes in bytes; bar 0 is 64
+    /// bits wide.
     pub(crate) fn new(product: u16, bars: [u64; 6]) -> Self {
         let mut config = Self {
             bytes: vec![0; CONFIG_SPACE],
@@ -75,7 +76,8 @@ impl Config {
         config.set16(CAP_PTR, CAP_EXPRESS as u16, 0);
         config.set16(INTERRUPT_LINE, 0, 0xff);
 
-        // PCI Express, version 2, endpoint; role-based error reporting and FLR; one lane of the first generation.
+        // PCI Express, version 2, endpoint; role-based error reporting and FLR; one lane of the
+        // first generation.
         config.set16(CAP_EXPRESS, 0x10 | (CAP_MSIX as u16) << 8, 0);
         config.set16(CAP_EXPRESS + 0x02, 0x0002, 0);
         config.set32(CAP_EXPRESS + 0x04, 1 << 28 | 1 << 15, 0);

@@ -29,8 +29,13 @@ pub(crate) fn signal(fd: &File) {
     let _ = { fd }.write(&1u64.to_ne_bytes());
 }
 
-/// Receives bytes into `buf`, at least one unless the other side closed, and the file descriptors that came with them.
-pub(crate) fn receive(stream: &UnixStream, buf: &mut [u8], fds: &mut Vec<File>) -> io::Result<usize> {
+/// Receives bytes into `buf`, at least one unless the other side closed, and the file descriptors
+/// that came with them.
+pub(crate) fn receive(
+    stream: &UnixStream,
+    buf: &mut [u8],
+    fds: &mut Vec<File>,
+) -> io::Result<usize> {
     let mut control = ControlBuffer([0; 128]);
     let mut iov = libc::iovec {
         iov_base: buf.as_mut_ptr().cast(),
@@ -43,7 +48,8 @@ pub(crate) fn receive(stream: &UnixStream, buf: &mut [u8], fds: &mut Vec<File>) 
     msg.msg_control = control.0.as_mut_ptr().cast();
     msg.msg_controllen = control.0.len();
     let received = loop {
-        // SAFETY: `msg` points to `iov` and `control`, which point to live buffers of the lengths given.
+        // SAFETY: `msg` points to `iov` and `control`, which point to live buffers of the lengths
+        // given.
         let n = unsafe { libc::recvmsg(stream.as_raw_fd(), &mut msg, libc::MSG_CMSG_CLOEXEC) };
         if let Ok(n) = usize::try_from(n) {
             break n;
@@ -57,7 +63,13 @@ pub(crate) fn receive(stream: &UnixStream, buf: &mut [u8], fds: &mut Vec<File>) 
     let mut header = unsafe { libc::CMSG_FIRSTHDR(&msg) };
     while !header.is_null() {
         // SAFETY: not null, so it points to a header inside of `control`.
-        let (level, kind, len) = unsafe { ((*header).cmsg_level, (*header).cmsg_type, (*header).cmsg_len) };
+        let (level, kind, len) = unsafe {
+            (
+                (*header).cmsg_level,
+                (*header).cmsg_type,
+                (*header).cmsg_len,
+            )
+        };
         if level == libc::SOL_SOCKET && kind == libc::SCM_RIGHTS {
             // SAFETY: no memory is accessed.
             let before = unsafe { libc::CMSG_LEN(0) } as usize;

@@ -2,9 +2,9 @@
 
 //! The vfio-user protocol, the server's side of it as far as QEMU uses it.
 //!
-//! Every message is a header of 16 bytes (number, command, size, flags, error) and a body; a reply repeats number and
-//! command. Messages are handled strictly in order, on one thread, and nothing is ever asked of the emulator: it holds
-//! its own big lock while it waits for a reply.
+//! Every message is a header of 16 bytes (number, command, size, flags, error) and a body; a reply
+//! repeats number and command. Messages are handled strictly in order, on one thread, and nothing
+//! is ever asked of the emulator: it holds its own big lock while it waits for a reply.
 //!
 //! Locks: none held across messages.
 
@@ -142,7 +142,12 @@ pub(crate) fn serve(stream: UnixStream, mut device: Device) -> io::Result<()> {
     }
 }
 
-fn handle(device: &mut Device, command: u16, mut body: Body<'_>, fds: Vec<File>) -> Result<Reply, Errno> {
+fn handle(
+    device: &mut Device,
+    command: u16,
+    mut body: Body<'_>,
+    fds: Vec<File>,
+) -> Result<Reply, Errno> {
     let reply = Reply::default();
     Ok(match command {
         // The emulator takes no other version than 0.0.
@@ -160,7 +165,8 @@ fn handle(device: &mut Device, command: u16, mut body: Body<'_>, fds: Vec<File>)
                 "D map {iova:#x} {size:#x} flags {flags:#x} fd {}",
                 fd.is_some()
             ));
-            // Without a descriptor it is nothing that can be reached, such as another device's registers.
+            // Without a descriptor it is nothing that can be reached, such as another device's
+            // registers.
             if let Some(fd) = fd {
                 device
                     .dma
@@ -173,7 +179,8 @@ fn handle(device: &mut Device, command: u16, mut body: Body<'_>, fds: Vec<File>)
             let (argsz, flags) = (body.u32()?, body.u32()?);
             let (iova, size) = (body.u64()?, body.u64()?);
             device.log(format_args!("D unmap {iova:#x} {size:#x} flags {flags:#x}"));
-            // "Everything" has a flag whose number depends on whom one asks, but always a size of zero.
+            // "Everything" has a flag whose number depends on whom one asks, but always a size of
+            // zero.
             if flags != 0 && size == 0 {
                 device.dma.unmap_all();
             } else {
@@ -181,7 +188,11 @@ fn handle(device: &mut Device, command: u16, mut body: Body<'_>, fds: Vec<File>)
             }
             reply.u32(argsz).u32(flags).u64(iova).u64(size)
         }
-        GET_INFO => reply.u32(16).u32(INFO_RESET | INFO_PCI).u32(REGIONS).u32(IRQ_TYPES),
+        GET_INFO => reply
+            .u32(16)
+            .u32(INFO_RESET | INFO_PCI)
+            .u32(REGIONS)
+            .u32(IRQ_TYPES),
         GET_REGION_INFO => {
             let (_argsz, _flags, index) = (body.u32()?, body.u32()?, body.u32()?);
             if index >= REGIONS {
@@ -240,12 +251,17 @@ fn check(device: &Device, region: u32, at: u64, count: u32) -> Result<(), Errno>
     Ok(())
 }
 
-/// Interrupts come and go one vector at a time. The first is enabled with a count of 1 and no descriptor.
+/// Interrupts come and go one vector at a time. The first is enabled with a count of 1 and no
+/// descriptor.
 fn set_irqs(device: &mut Device, mut body: Body<'_>, fds: Vec<File>) -> Result<(), Errno> {
     let (_argsz, flags) = (body.u32()?, body.u32()?);
     let (index, start, count) = (body.u32()?, body.u32()?, body.u32()?);
     if index != IRQ_MSIX {
-        return if index < IRQ_TYPES { Ok(()) } else { Err(EINVAL) };
+        return if index < IRQ_TYPES {
+            Ok(())
+        } else {
+            Err(EINVAL)
+        };
     }
     let (start, count) = (start as usize, count as usize);
     if start.checked_add(count).is_none_or(|end| end > VECTORS) {
