@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Jobs: submission, contexts, the queue of the job slots, recovery.
+//!
+//! # A job's life
+//!
+//! [`submit`](submit::submit) looks up all that the client names, locks its BOs, gathers what to
+//! wait for, allocates, and only then makes the job's fence, publishes it and pushes the job to its
+//! [context](Contexts). From there the [job queue](kernel::drm::job_queue) has it: it starts the
+//! job at once or when its time comes, through the [`Engine`](queue::Engine), which is handed in by
+//! whoever has the hardware. The interrupt thread says how the job ended ([`recovery`]), its fence
+//! signals, and a [worker](workers) drops it.
+//!
+//! # Locks, in order
+//!
+//! 1. dma_resv of the BOs, held by a submission
+//! 2. [`Jobs::hardware`] (mutex): one thread at a time reads how jobs ended or resets the GPU
+//! 3. the order of a context (mutex in the queue), from arming to pushing
+//! 4. the job queue (spinlock), then what an `Engine` takes: address-space slots, cycle counter
+//!
+//! Nothing is allocated under 2 to 4. No fence is signalled under 3 or 4.
+//!
+//! # End
+//!
+//! Workers refer to the DRM device, and the device owns them, from the first submission on.
+//! [`Jobs::stop`] ends that, and all jobs; [`Jobs::settle`] waits for the workers.
+
+mod context;
+mod queue;
+mod recovery;
+mod status;
+mod submit;
+mod workers;
+
+use kernel::{
+    drm::job_queue::{
+        Config,
+        JobQueue,
+        SlotConfig,
+        Stop, //
+    },
+    new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Relaxed,
+            Release, //
+        },
+        Arc,
+        Mutex,
+        SetOnce, //
+    }, //
+};
+
+use crate::{
+    device::{
+        Device,
+        Gpu, //
+    },
+    gem,
+    hw,
+    mmu, //
+};
+
+use queue::{
+    Client,
+    Engine, //
+};
+use workers::Workers;
+
+pub(crate) use context::Contexts;
+pub(crate) use submit::{
+    submit,
+    SubmitArgs, //
+};
+
+/// Slots, by number.
+static SLOTS: [SlotConfig; hw::mali::job::SLOTS] = [
+    SlotConfig { name: c"fragment" },
+    SlotConfig {
+        name: c"vertex-tiler",
+    },
+    SlotConfig {
+        name: c"compute-only",
+    },
+];
+
+/// What is tried on a job that runs for too long, before the GPU is reset.
+static LADDER: [Stop; 1] = [Stop::Hard];
+
+/// How long the hardware may take to stop a job, at least; more if jobs have long to run.
+const MIN_GRACE_MS: u64 = 50;
+
+const NSEC_PER_MSEC: u64 = 1_000_000;
+
+/// A job chain, with all that must live until it has ended.
+pub(crate) struct Job {
+    /// Where the chain begins; where it goes on, once it was soft-stopped.
+    head: Atomic<u64>,
+    /// Counts cycles while it runs.
+    counts_cycles: bool,
+    /// Flush count when it was submitted.
+    flush_id: u32,
+    /// Its address-space slot while it is in the hardware.
+    as_nr: Atomic<u32>,
+    /// Keeps what it uses mapped.
+    _mappings: KVVec<Arc<gem::Mapping>>,
+    vm: Arc<mmu::Vm>,
+}
+
+/// What exists once the product is known.
+struct Started {
+    queue: JobQueue<Client>,
+    workers: Arc<Workers>,
+}
+
+/// The job side of a device.
+#[pin_data]
+pub(crate) struct Jobs {
+    started: SetOnce<Started>,
+    /// Held while jobs are taken from the hardware because of an interrupt, and over a reset.
+    #[pin]
+    hardware: Mutex<()>,
+    /// No job is started any more. Checked under the queue's lock.
+    parked: Atomic<bool>,
+    /// Interrupts that belonged to no job.
+    spurious: Atomic<u64>,
+}
+
+impl Jobs {
+    /// Nothing works yet; see [`start`](Self::start).
+    pub(crate) fn new() -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            started: SetOnce::new(),
+            hardware <- new_mutex!((), "drm_gpu::job::hardware"),
+            parked: Atomic::new(false),
+            spurious: Atomic::new(0),
+        })
+    }
+
+    /// Makes the queue. Called once, before there are interrupts and clients. May sleep.
+    ///
+    /// `depth`: how many chains a slot can hold without confusing them, one or two.
+    pub(crate) fn start(&self, _drm: &Device, depth: usize, timeout_ms: u64) -> Result {
+        let workers = Workers::new()?;
+        let queue = JobQueue::new(
+            Config {
+                driver: c"panfrost",
+                slots: &SLOTS,
+                two_deep: depth > 1,
+                timeout_ns: timeout_ms.saturating_mul(NSEC_PER_MSEC),
+                grace_ns: (timeout_ms / 4)
+                    .max(MIN_GRACE_MS)
+                    .saturating_mul(NSEC_PER_MSEC),
+                ladder: &LADDER,
+            },
+            Client::new(workers.clone()),
+        )?;
+
+        if self.started.populate(Started { queue, workers }) {
+            Ok(())
+        } else {
+            Err(EBUSY)
+        }
+    }
+
+    fn started(&self) -> Result<&Started> {
+        self.started.as_ref().ok_or(ENODEV)
+    }
+
+    /// The engine for calls of the queue.
+    fn engine<'a, 'g>(&'a self, started: &'a Started, gpu: &'a Gpu<'g>) -> Engine<'a, 'g> {
+        Engine::new(gpu, &self.parked, &started.workers)
+    }
+
+    /// From here on no job is started. Unbind begins with this.
+    ///
+    /// When it returns, nobody is about to write to a slot. Process context; does not sleep.
+    pub(crate) fn park_for_ever(&self) {
+        self.parked.store(true, Release);
+        if let Ok(started) = self.started() {
+            // Whoever takes the queue's lock after this sees the flag.
+            started.queue.park();
+        }
+    }
+
+    /// Whether [`park_for_ever`](Self::park_for_ever) was called.
+    fn is_parked(&self) -> bool {
+        self.parked.load(Acquire)
+    }
+
+    /// Fails all jobs with `ENODEV`. The GPU must have stopped for good.
+    ///
+    /// May sleep: waits for the workers, which wait for nobody.
+    pub(crate) fn stop(&self) {
+        self.park_for_ever();
+        if let Ok(started) = self.started() {
+            started.workers.detach();
+            started
+                .queue
+                .kill(ENODEV, |running| running.job.vm.as_put());
+            self.settle();
+        }
+    }
+
+    /// Drops the jobs that have ended and waits for the workers.
+    ///
+    /// To be called once more after [`stop`](Self::stop), when no ioctl can run any more. May
+    /// sleep.
+    pub(crate) fn settle(&self) {
+        if let Ok(started) = self.started() {
+            // With the jobs go their callbacks on fences, which could start a worker.
+            drop(started.queue.take_retired());
+            started.workers.cancel();
+            drop(started.queue.take_retired());
+        }
+    }
+
+    /// Counts an interrupt that belonged to no job.
+    fn count_spurious(&self) {
+        self.spurious.add(1, Relaxed);
+    }
+}

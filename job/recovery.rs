@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How jobs end: by themselves, by the timer, by a fault, with a reset.
+//!
+//! # Policy
+//!
+//! A job that runs for longer than the module's parameter `job_timeout_ms` is hard-stopped; its
+//! fence gets `ECANCELED`. If it does not stop, the GPU is reset. Chains that were running then are
+//! soft-stopped first, so that those which obey go on where they were; the others begin anew. Only
+//! jobs that somebody had tried to end fail.
+//!
+//! # Contexts
+//!
+//! Everything here runs in process context and in fence-signalling sections: fences wait for it, so
+//! it allocates nothing and waits for no other fence. [`Jobs::hardware`] is held over all but
+//! [`Jobs::run`], so that nobody reads the slots while the GPU is being reset.
+
+use kernel::{
+    dma_buf::fence::Signalling,
+    drm::job_queue::{
+        Hardware,
+        Position,
+        Stop,
+        Verdict, //
+    },
+    prelude::*,
+    sync::atomic::Relaxed,
+    time::{
+        delay::fsleep,
+        Delta, //
+    }, //
+};
+
+use crate::{
+    device::{
+        Device,
+        Gpu, //
+    },
+    hw::mali::job::{
+        self as hw,
+        Slot,
+        Status, //
+    }, //
+};
+
+use super::{
+    queue::{
+        slot_for,
+        Client,
+        Engine, //
+    },
+    status::{
+        outcome,
+        Outcome, //
+    },
+    Jobs,
+    Started, //
+};
+
+/// How often pending interrupts are read in one go; a GPU that always has more is broken.
+const MAX_ROUNDS: usize = 64;
+
+/// How often a slot is looked at while it is to stop before a reset, and how long between.
+const STOP_POLLS: usize = 100;
+const STOP_POLL_US: i64 = 100;
+
+/// The queue's view of the slots, locked.
+type Slots<'l, 'a, 'g> = Hardware<'l, Client, Engine<'a, 'g>>;
+
+/// What happened in a slot since its interrupts were first read.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    /// A chain was done.
+    done: bool,
+    /// The last thing that happened was a failure.
+    failed: bool,
+    /// Chains that the slot had in it then.
+    left: usize,
+}
+
+impl Jobs {
+    /// Starts what has become ready.
+    pub(super) fn run(&self, gpu: &Gpu<'_>) {
+        if let Ok(started) = self.started() {
+            started.queue.run(&self.engine(started, gpu));
+        }
+    }
+
+    /// Drops jobs that have ended. May sleep.
+    pub(super) fn retire(&self) {
+        if let Ok(started) = self.started() {
+            drop(started.queue.take_retired());
+        }
+    }
+
+    /// The thread of the job interrupt. The caller unmasks afterwards.
+    pub(crate) fn irq(&self, gpu: &Gpu<'_>) {
+        if let Ok(started) = self.started() {
+            let _signalling = Signalling::begin();
+            let _hardware = self.hardware.lock();
+
+            self.handle_events(started, gpu);
+        }
+    }
+
+    /// Takes what the slots have to report. [`Jobs::hardware`] is held.
+    fn handle_events(&self, started: &Started, gpu: &Gpu<'_>) {
+        let reset = started.queue.update(&self.engine(started, gpu), |slots| {
+            self.take_events(slots, gpu)
+        });
+
+        if reset {
+            started.workers.queue_reset();
+        }
+    }
+
+    /// Reads and clears interrupts until there are none. Returns whether a reset is needed.
+    ///
+    /// Under the queue's lock, so that no chain enters a slot meanwhile. The state of the slots is
+    /// what it was when their interrupts were cleared; as more can have happened since, only the
+    /// last reading counts.
+    fn take_events(&self, slots: &mut Slots<'_, '_, '_>, gpu: &Gpu<'_>) -> bool {
+        let mut seen = [Seen::default(); hw::SLOTS];
+        let mut reset = false;
+
+        for _ in 0..MAX_ROUNDS {
+            // A device that is gone has nothing to report.
+            let Ok(events) = hw::pending(gpu) else {
+                break;
+            };
+            if events.is_empty() {
+                break;
+            }
+            for (&slot, seen) in Slot::ALL.iter().zip(&mut seen) {
+                if !events.any(slot) {
+                    continue;
+                }
+                seen.failed = false;
+                if events.failed(slot) {
+                    // The slot waits for the interrupt to be cleared before it goes on. What is
+                    // done is older than what has failed.
+                    if events.done(slot) || seen.done {
+                        self.finish(slots, slot, Ok(()));
+                        seen.done = false;
+                    }
+                    seen.failed = true;
+                    reset |= self.take_failure(slots, gpu, slot);
+                } else {
+                    if seen.done {
+                        // Two have ended, one after the other.
+                        self.finish(slots, slot, Ok(()));
+                    }
+                    seen.done = true;
+                }
+            }
+            let active = hw::acknowledge(gpu, events);
+            for (&slot, seen) in Slot::ALL.iter().zip(&mut seen) {
+                if events.any(slot) {
+                    seen.left = usize::from(active.running(slot)) + usize::from(active.next(slot));
+                }
+            }
+        }
+
+        for (&slot, seen) in Slot::ALL.iter().zip(&seen) {
+            if seen.done && !seen.failed {
+                self.finish_all_but(slots, slot, seen.left);
+            }
+        }
+        reset
+    }
+
+    /// The slot's oldest job has ended.
+    fn finish(&self, slots: &mut Slots<'_, '_, '_>, slot: Slot, result: Result) {
+        if !slot_for(slot).is_some_and(|slot| slots.finish(slot, result)) {
+            self.count_spurious();
+        }
+    }
+
+    /// The slot has reported the end of a chain, and has `left` chains in it. A slot goes from one
+    /// chain to the next by itself, so one report can stand for two; and one that has as many
+    /// chains as it should was mistaken.
+    fn finish_all_but(&self, slots: &mut Slots<'_, '_, '_>, slot: Slot, left: usize) {
+        let Some(in_queue) = slot_for(slot) else {
+            return;
+        };
+        let expected = [Position::Current, Position::Next]
+            .iter()
+            .filter(|&&position| slots.get(in_queue, position).is_some())
+            .count();
+
+        if expected <= left {
+            self.count_spurious();
+        }
+        for _ in left..expected {
+            slots.finish(in_queue, Ok(()));
+        }
+    }
+
+    /// The slot's current chain has failed or was stopped. Returns whether a reset is needed.
+    fn take_failure(&self, slots: &mut Slots<'_, '_, '_>, gpu: &Gpu<'_>, slot: Slot) -> bool {
+        let status = hw::status(gpu, slot);
+        let Some(in_queue) = slot_for(slot) else {
+            return false;
+        };
+        let condemned = slots
+            .get(in_queue, Position::Current)
+            .is_some_and(|running| running.strikes > 0);
+        let outcome = outcome(status.exception, condemned);
+
+        if outcome == Outcome::Runs {
+            self.count_spurious();
+            return false;
+        }
+        report(gpu, slot, &status);
+
+        // The slot has not begun with the next chain, and shall not before the queue says so.
+        hw::cancel_next(gpu, slot);
+        slots.requeue(in_queue, Position::Next);
+        match outcome {
+            Outcome::Runs => (),
+            Outcome::Stopped => {
+                if let Some(running) = slots.get(in_queue, Position::Current) {
+                    if status.tail != 0 {
+                        running.job.head.store(status.tail, Relaxed);
+                    }
+                }
+                if !slots.requeue(in_queue, Position::Current) {
+                    self.count_spurious();
+                }
+            }
+            Outcome::Ended(result) => self.finish(slots, slot, result),
+        }
+        status.exception.needs_reset(&gpu.caps)
+    }
+
+    /// The MMU has turned an address space off after a fault: its jobs have to end.
+    ///
+    /// They do so by themselves as soon as they access memory; those that do not are stopped.
+    /// Process context; does not sleep for long.
+    pub(crate) fn fault(&self, gpu: &Gpu<'_>, as_nr: u8) {
+        let Ok(started) = self.started() else {
+            return;
+        };
+        let _signalling = Signalling::begin();
+        let _hardware = self.hardware.lock();
+
+        started.queue.update(&self.engine(started, gpu), |slots| {
+            for slot in Slot::ALL.into_iter().filter_map(slot_for) {
+                for position in [Position::Current, Position::Next] {
+                    let hit = slots
+                        .get(slot, position)
+                        .is_some_and(|running| running.job.as_nr.load(Relaxed) == u32::from(as_nr));
+                    if hit {
+                        slots.stop(slot, position, Stop::Hard);
+                    }
+                }
+            }
+        });
+    }
+
+    /// Asks for a reset of the GPU. Any context.
+    pub(crate) fn request_reset(&self) {
+        if let Ok(started) = self.started() {
+            started.workers.queue_reset();
+        }
+    }
+
+    /// The timer: stops what runs for too long. Comes again as long as something runs.
+    pub(super) fn expire(&self, drm: &Device, gpu: &Gpu<'_>) {
+        let Ok(started) = self.started() else {
+            return;
+        };
+        let expired = {
+            let _signalling = Signalling::begin();
+            let _hardware = self.hardware.lock();
+
+            // An interrupt may be late, or lost.
+            self.handle_events(started, gpu);
+            started.queue.expire(&self.engine(started, gpu))
+        };
+
+        if expired.stopped > 0 && gpu.log.allows() {
+            dev_notice!(
+                gpu.dev(),
+                "{} job(s) stopped that ran for too long\n",
+                expired.stopped
+            );
+        }
+
+        let mut next = expired.next;
+        if expired.reset {
+            self.reset(drm, gpu);
+            next = started.queue.expire(&self.engine(started, gpu)).next;
+        }
+        if let Some(deadline) = next {
+            started.workers.queue_timer(deadline);
+        }
+    }
+
+    /// Resets the GPU. Jobs that somebody has tried to end fail, the others run again. May sleep.
+    pub(super) fn reset(&self, drm: &Device, gpu: &Gpu<'_>) {
+        let Ok(started) = self.started() else {
+            return;
+        };
+        let _signalling = Signalling::begin();
+        let _hardware = self.hardware.lock();
+
+        if self.is_parked() {
+            return;
+        }
+        if gpu.log.allows() {
+            dev_notice!(gpu.dev(), "resetting the GPU\n");
+        }
+        started.queue.park();
+        hw::mask(gpu);
+        self.stop_softly(started, gpu);
+
+        let result = gpu.recover(drm);
+        if let Err(error) = result {
+            if error != ENODEV {
+                dev_err!(gpu.dev(), "the reset has failed: {:?}\n", error);
+            }
+            // Nothing can be done with it any more, and nothing is taken for it.
+            self.park_for_ever();
+            started
+                .queue
+                .kill(ENODEV, |running| running.job.vm.as_put());
+            return;
+        }
+        started
+            .queue
+            .restart(&self.engine(started, gpu), |running| {
+                if running.strikes > 0 {
+                    Verdict::Done(Err(ECANCELED))
+                } else {
+                    Verdict::Requeue
+                }
+            });
+        hw::unmask(gpu);
+    }
+
+    /// Gives running chains a moment to stop where they can go on. The queue is parked.
+    fn stop_softly(&self, started: &Started, gpu: &Gpu<'_>) {
+        let engine = self.engine(started, gpu);
+
+        started.queue.update(&engine, |slots| {
+            for slot in Slot::ALL.into_iter().filter_map(slot_for) {
+                slots.withdraw(slot);
+                for position in [Position::Current, Position::Next] {
+                    slots.stop(slot, position, Stop::Soft);
+                }
+            }
+        });
+
+        for _ in 0..STOP_POLLS {
+            self.handle_events(started, gpu);
+            let empty = started.queue.update(&engine, |slots| {
+                Slot::ALL
+                    .into_iter()
+                    .filter_map(slot_for)
+                    .all(|slot| slots.get(slot, Position::Current).is_none())
+            });
+            if empty {
+                return;
+            }
+            fsleep(Delta::from_micros(STOP_POLL_US));
+        }
+    }
+}
+
+/// Logs how a chain ended.
+fn report(gpu: &Gpu<'_>, slot: Slot, status: &Status) {
+    if status.exception.is_fault() && gpu.log.allows() {
+        dev_notice!(
+            gpu.dev(),
+            "a job of slot {} has failed: {} ({:#x}), chain at {:#x}, job at {:#x}\n",
+            slot.name(),
+            status.exception.name(),
+            status.exception.0,
+            status.head,
+            status.tail
+        );
+    }
+}

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A submission, as a transaction.
+//!
+//! Everything that can fail comes first: look up what the client names, lock its BOs, gather what
+//! the job has to wait for, make room for its fence in each BO, allocate the job. Any failure up to
+//! there leaves no trace. Then comes the point of no return: the fence is armed and published, and
+//! the job is pushed.
+//!
+//! Process context, within the guard that keeps the device bound. The resvs of the BOs are held from
+//! the gathering to the push.
+
+use kernel::{
+    dma_buf::resv::Usage,
+    drm::{
+        self,
+        exec::{
+            Exec,
+            Flags, //
+        },
+        gem::BaseObject,
+        job_queue::Dependencies,
+        syncobj::{
+            FindFence,
+            SyncObj, //
+        }, //
+    },
+    prelude::*,
+    sync::{
+        aref::ARef,
+        atomic::Atomic,
+        Arc, //
+    },
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    },
+    uapi, //
+};
+
+use pin_init::stack_pin_init;
+
+use crate::{
+    device::{
+        Device,
+        Gpu, //
+    },
+    file::File,
+    gem::{
+        self,
+        Bo,
+        Mapping, //
+    },
+    hw,
+    mmu::Vm, //
+};
+
+use super::{
+    context,
+    Job, //
+};
+
+/// The chain has fragment jobs.
+const FRAGMENT: u32 = uapi::PANFROST_JD_REQ_FS;
+/// The GPU is to count cycles while the job runs.
+const CYCLE_COUNT: u32 = uapi::PANFROST_JD_REQ_CYCLE_COUNT;
+
+/// Most handles in one array. More than any client needs, and little enough to allocate.
+const MAX_HANDLES: u32 = 1 << 20;
+
+/// What a client submits, as decoded.
+pub(crate) struct SubmitArgs {
+    /// GPU address of the chain.
+    pub(crate) jc: u64,
+    /// Bits of `PANFROST_JD_REQ_*`.
+    pub(crate) requirements: u32,
+    /// Handle of the context.
+    pub(crate) context: u32,
+    /// Array of handles of sync objects to wait for.
+    pub(crate) in_syncs: u64,
+    /// Its length.
+    pub(crate) in_sync_count: u32,
+    /// Array of handles of BOs.
+    pub(crate) bo_handles: u64,
+    /// Its length.
+    pub(crate) bo_handle_count: u32,
+    /// Handle of the sync object that gets the job's fence, or 0.
+    pub(crate) out_sync: u32,
+}
+
+/// The slot in which a job with these requirements runs.
+///
+/// `EINVAL` for unknown ones.
+fn slot(requirements: u32) -> Result<hw::mali::job::Slot> {
+    if requirements & !(FRAGMENT | CYCLE_COUNT) != 0 {
+        Err(EINVAL)
+    } else if requirements & FRAGMENT != 0 {
+        Ok(hw::mali::job::Slot::Fragment)
+    } else {
+        Ok(hw::mali::job::Slot::Tiler)
+    }
+}
+
+/// Reads an array of handles.
+///
+/// `EFAULT`: it cannot be read. `ENOMEM`: there is no memory for it.
+fn read_handles(address: u64, count: u32) -> Result<KVVec<u8>> {
+    let mut bytes = KVVec::new();
+
+    if count != 0 {
+        if count > MAX_HANDLES {
+            return Err(ENOMEM);
+        }
+        let address = usize::try_from(address).map_err(|_| EFAULT)?;
+        let len = usize::try_from(count)?
+            .checked_mul(size_of::<u32>())
+            .ok_or(ENOMEM)?;
+
+        UserSlice::new(UserPtr::from_addr(address), len).read_all(&mut bytes, GFP_KERNEL)?;
+    }
+    Ok(bytes)
+}
+
+/// The handles in what [`read_handles`] returns.
+fn handles(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
+    bytes
+        .chunks_exact(size_of::<u32>())
+        .filter_map(|chunk| Some(u32::from_ne_bytes(chunk.try_into().ok()?)))
+}
+
+/// Adds the fences of the sync objects that the job waits for.
+///
+/// `EFAULT`, `ENOMEM`: as [`read_handles`]. `ENOENT`: unknown sync object. `EINVAL`: one without a
+/// fence.
+fn add_in_syncs(
+    dependencies: &mut Dependencies,
+    file: &drm::File<File>,
+    args: &SubmitArgs,
+) -> Result {
+    let bytes = read_handles(args.in_syncs, args.in_sync_count)?;
+
+    for handle in handles(&bytes) {
+        dependencies.add(&*SyncObj::find_fence(file, handle, 0, FindFence::Now)?)?;
+    }
+    Ok(())
+}
+
+/// Looks up the BOs of the job.
+///
+/// `EFAULT`, `ENOMEM`: as [`read_handles`]. `ENOENT`: unknown BO.
+fn look_up_bos(file: &drm::File<File>, args: &SubmitArgs) -> Result<KVVec<ARef<Bo>>> {
+    let bytes = read_handles(args.bo_handles, args.bo_handle_count)?;
+    let mut bos = KVVec::with_capacity(handles(&bytes).count(), GFP_KERNEL)?;
+
+    for handle in handles(&bytes) {
+        bos.push(Bo::lookup_handle(file, handle)?, GFP_KERNEL)?;
+    }
+    Ok(bos)
+}
+
+/// The mappings of BOs in the address space of the file.
+///
+/// `EINVAL`: one has lost its last handle just now.
+fn look_up_mappings(bos: &[ARef<Bo>], vm: &Arc<Vm>) -> Result<KVVec<Arc<Mapping>>> {
+    let mut mappings = KVVec::with_capacity(bos.len(), GFP_KERNEL)?;
+
+    for bo in bos {
+        mappings.push(gem::mapping(bo, vm).ok_or(EINVAL)?, GFP_KERNEL)?;
+    }
+    Ok(mappings)
+}
+
+/// Queues a job.
+///
+/// The errors are those of the C driver, and so is their order: `EINVAL` no chain, unknown
+/// requirements; `ENODEV` unknown out-sync; `EINVAL` unknown context; then those of the in-syncs and
+/// of the BOs: `EFAULT`, `ENOMEM`, `ENOENT`, `EINVAL`; `EALREADY` a BO that is listed twice; `EINTR` a
+/// signal. `ENODEV` also when the device is about to go.
+pub(crate) fn submit(
+    drm: &Device,
+    gpu: &Gpu<'_>,
+    file: &drm::File<File>,
+    args: &SubmitArgs,
+) -> Result {
+    if args.jc == 0 {
+        return Err(EINVAL);
+    }
+    let slot = slot(args.requirements)?;
+    let out_sync = match args.out_sync {
+        0 => None,
+        handle => Some(SyncObj::lookup(file, handle).map_err(|_| ENODEV)?),
+    };
+    let this = file.inner().get_ref();
+    let context = this.contexts().get(args.context).ok_or(EINVAL)?;
+
+    let jobs = &drm.jobs;
+    let started = jobs.started()?;
+    if jobs.is_parked() {
+        return Err(ENODEV);
+    }
+    started.workers.attach(drm);
+
+    let flush_id = hw::mali::latest_flush_id(gpu);
+    let mut dependencies = Dependencies::new();
+    add_in_syncs(&mut dependencies, file, args)?;
+    // These references outlive the locks: the last one must not go with a lock held.
+    let bos = look_up_bos(file, args)?;
+    let mappings = look_up_mappings(&bos, this.vm())?;
+    let job = Job {
+        head: Atomic::new(args.jc),
+        counts_cycles: args.requirements & CYCLE_COUNT != 0,
+        flush_id,
+        as_nr: Atomic::new(0),
+        _mappings: mappings,
+        vm: this.vm().clone(),
+    };
+
+    stack_pin_init!(let exec = Exec::new(Flags::INTERRUPTIBLE, bos.len()));
+    let mut locked = exec.lock_all(|pass| {
+        for bo in &bos {
+            pass.lock(&**bo)?;
+        }
+        Ok(())
+    })?;
+    // The UAPI does not tell reads from writes: a job writes to all its BOs.
+    locked.for_each_fence(Usage::implicit(true), |_, fence| dependencies.add(fence))?;
+    let reserved = locked.reserve_fences::<1>()?;
+    let prepared = context::prepare(&context, slot, job, dependencies)?;
+
+    // The point of no return.
+    let armed = prepared.arm();
+    reserved.add_fence(armed.fence(), |_| Usage::Write);
+    if let Some(out_sync) = &out_sync {
+        out_sync.replace_fence(Some(armed.fence()));
+    }
+    armed.push(&jobs.engine(started, gpu));
+    drop(locked);
+
+    if jobs.is_parked() {
+        // The workers may not come any more.
+        jobs.retire();
+    }
+    Ok(())
+}
+
+#[kunit_tests(drm_gpu_job_submit)]
+mod tests {
+    use super::*;
+    use hw::mali::job::Slot;
+
+    #[test]
+    fn slots() {
+        assert!(slot(0).is_ok_and(|s| s == Slot::Tiler));
+        assert!(slot(FRAGMENT).is_ok_and(|s| s == Slot::Fragment));
+        assert!(slot(CYCLE_COUNT).is_ok_and(|s| s == Slot::Tiler));
+        assert!(slot(FRAGMENT | CYCLE_COUNT).is_ok_and(|s| s == Slot::Fragment));
+        assert!(slot(4).is_err_and(|e| e == EINVAL));
+        assert!(slot(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn handle_arrays() -> Result {
+        let bytes = 0x0102_0304_u32.to_ne_bytes();
+        assert!(handles(&bytes).eq([0x0102_0304]));
+        // What is left over is no handle.
+        assert!(handles(&bytes[..3]).next().is_none());
+        assert!(read_handles(0, 0)?.is_empty());
+        assert!(read_handles(0, MAX_HANDLES + 1).is_err_and(|e| e == ENOMEM));
+        Ok(())
+    }
+}
