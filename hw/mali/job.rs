@@ -157,11 +157,6 @@ pub(crate) fn has_begun(gpu: &Gpu<'_>, slot: Slot, flag: bool) -> bool {
     !gpu.caps.feature(Feature::JobchainDisambiguation) || current == flag
 }
 
-/// Starts the chain again that [`cancel_next`] has withdrawn.
-pub(crate) fn restart_next(gpu: &Gpu<'_>, slot: Slot) {
-    put!(gpu, slot, JS_COMMAND_NEXT, cmd::START);
-}
-
 /// Asks the current chain to stop where it can go on later. An interrupt tells when it has.
 ///
 /// `flag` is the chain's own: another chain that has moved up meanwhile is not touched. GPUs that
@@ -193,8 +188,6 @@ pub(crate) struct Status {
     pub(crate) head: u64,
     /// Job that the slot was at: where a stopped chain goes on.
     pub(crate) tail: u64,
-    /// Raw configuration.
-    pub(crate) config: u32,
 }
 
 /// Reads the state of a slot.
@@ -204,7 +197,6 @@ pub(crate) fn status(gpu: &Gpu<'_>, slot: Slot) -> Status {
         exception: Exception((get!(gpu, slot, JS_STATUS) & 0xff) as u8),
         head: join(get!(gpu, slot, JS_HEAD_LO), get!(gpu, slot, JS_HEAD_HI)),
         tail: join(get!(gpu, slot, JS_TAIL_LO), get!(gpu, slot, JS_TAIL_HI)),
-        config: get!(gpu, slot, JS_CONFIG),
     }
 }
 
@@ -247,11 +239,6 @@ impl Active {
     /// The slot has a next chain.
     pub(crate) fn next(self, slot: Slot) -> bool {
         self.0 & slot.bits() & !0xffff != 0
-    }
-
-    /// Either.
-    pub(crate) fn any(self, slot: Slot) -> bool {
-        self.0 & slot.bits() != 0
     }
 }
 
