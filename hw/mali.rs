@@ -30,7 +30,6 @@ pub(crate) mod reset;
 use kernel::sizes::SZ_16K;
 
 pub(crate) use counter::{
-    cycle_count,
     cycle_counter_get,
     cycle_counter_put,
     latest_flush_id,

@@ -298,11 +298,6 @@ impl VaNode {
         self.range.end - self.range.start
     }
 
-    /// All of it.
-    pub(crate) fn range(&self) -> Range<u64> {
-        self.range.clone()
-    }
-
     /// The address space.
     pub(crate) fn vm(&self) -> &Arc<Vm> {
         &self.vm

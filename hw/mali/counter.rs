@@ -50,16 +50,6 @@ pub(crate) fn timestamp(gpu: &Gpu<'_>) -> Result<u64> {
     )
 }
 
-/// Cycles of the GPU clock while the counter ran.
-pub(crate) fn cycle_count(gpu: &Gpu<'_>) -> Result<u64> {
-    let io = gpu.io();
-
-    read_u64(
-        || io.read(CYCLE_COUNT_LO).into_raw(),
-        || io.read(CYCLE_COUNT_HI).into_raw(),
-    )
-}
-
 /// Number of cache flushes so far, for jobs that can skip theirs; 0 if the GPU does not count.
 pub(crate) fn latest_flush_id(gpu: &Gpu<'_>) -> u32 {
     if gpu.caps.feature(Feature::FlushReduction) {

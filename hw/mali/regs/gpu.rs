@@ -76,10 +76,6 @@ register! {
     /// Power manager overrides.
     pub(crate) PWR_OVERRIDE1(u32) @ 0x058 { 31:0 value; }
 
-    /// Cycles since the counter was started, low word.
-    pub(crate) CYCLE_COUNT_LO(u32) @ 0x090 { 31:0 value; }
-    /// Cycles since the counter was started, high word.
-    pub(crate) CYCLE_COUNT_HI(u32) @ 0x094 { 31:0 value; }
     /// System timestamp, low word.
     pub(crate) TIMESTAMP_LO(u32) @ 0x098 { 31:0 value; }
     /// System timestamp, high word.
