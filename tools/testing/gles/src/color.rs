@@ -4,8 +4,8 @@
 //!
 //! What may be read back: a channel of `n` bits stores the value `c` of the clear colour as one of the two
 //! neighbours of `c * (2^n - 1)`, since GL leaves the rounding open; where that is a whole number, as it is
-//! for 0 and 1, there is one right value. GL then returns it as eight bits, the nearest to
-//! `255 * stored / (2^n - 1)`. Channels that a format lacks are 0, alpha 1. All pixels of a clear have to be
+//! for 0 and 1, there is one right value. GL then returns it as eight bits, again one of the neighbours of
+//! `255 * stored / (2^n - 1)`: Mesa widens some formats by repeating bits, which rounds down. Channels that a format lacks are 0, alpha 1. All pixels of a clear have to be
 //! the same: dithering is off.
 
 use std::fmt;
@@ -107,23 +107,25 @@ pub const COLORS: &[[f32; 4]] = &[
     [0.0, 0.0, 0.0, 0.0],
 ];
 
+/// A number's neighbours among the whole numbers, itself if it is one as far as an f32 can tell.
+fn neighbours(exact: f64) -> Vec<f64> {
+    if (exact - exact.round()).abs() < 1e-4 {
+        vec![exact.round()]
+    } else {
+        vec![exact.floor(), exact.ceil()]
+    }
+}
+
 /// The bytes that a channel of this many bits may read as after a clear to `value`.
 fn allowed(bits: u32, value: f32, is_alpha: bool) -> Vec<u8> {
     if bits == 0 {
         return vec![if is_alpha { 255 } else { 0 }];
     }
     let max = f64::from((1u32 << bits) - 1);
-    let exact = f64::from(value) * max;
-    // What f32 cannot hold exactly is not meant to be exact.
-    let whole = (exact - exact.round()).abs() < 1e-4;
-    let stored = if whole {
-        vec![exact.round()]
-    } else {
-        vec![exact.floor(), exact.ceil()]
-    };
-    stored
+    neighbours(f64::from(value) * max)
         .into_iter()
-        .map(|stored| (stored * 255.0 / max).round() as u8)
+        .flat_map(|stored| neighbours(stored * 255.0 / max))
+        .map(|byte| byte as u8)
         .collect()
 }
 
@@ -197,6 +199,7 @@ mod tests {
         assert_eq!(allowed(8, 0.5, false), [127, 128]);
         assert_eq!(allowed(1, 0.4, true), [0, 255]);
         assert_eq!(allowed(4, 0.25, false), [51, 68]);
+        assert_eq!(allowed(5, 0.1, false), [24, 25, 32, 33]);
     }
 
     #[test]

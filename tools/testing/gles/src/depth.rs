@@ -94,7 +94,12 @@ pub fn check(gl: &Context, format: &Format) -> Result<Checked, String> {
             let color = [depth.round() as u8 * 255, 0, stencil, 255];
             checked += count(format.name, "colour", &pixels, 4, |pixel| pixel == color);
             if read_depth {
-                let pixels = framebuffer.read(glow::DEPTH_COMPONENT, glow::UNSIGNED_INT, 4)?;
+                let kind = if format.depth == 32 {
+                    glow::FLOAT
+                } else {
+                    glow::UNSIGNED_INT
+                };
+                let pixels = framebuffer.read(glow::DEPTH_COMPONENT, kind, 4)?;
                 checked += count(format.name, "depth", &pixels, 4, |pixel| {
                     depth_is(pixel, format.depth, depth)
                 });
@@ -127,16 +132,19 @@ pub fn check(gl: &Context, format: &Format) -> Result<Checked, String> {
 
 fn depth_is(pixel: &[u8], bits: u32, depth: f32) -> bool {
     let found = pixel.try_into().map(u32::from_ne_bytes).unwrap_or_default();
-    // Precision of the stored value, of a float if that is worse.
+    if bits == 32 {
+        return found == depth.to_bits();
+    }
     let max = f64::from(u32::MAX);
     let exact = f64::from(depth) * max;
-    let step = max / ((1u64 << bits.min(24)) - 1) as f64;
-    (f64::from(found) - exact).abs()
-        <= if exact == 0.0 || exact == max {
-            0.0
-        } else {
-            step
-        }
+    // One step of what is stored.
+    let step = max / ((1u64 << bits) - 1) as f64;
+    let far = if exact == 0.0 || exact == max {
+        0.0
+    } else {
+        step
+    };
+    (f64::from(found) - exact).abs() <= far
 }
 
 fn count(
