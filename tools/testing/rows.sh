@@ -116,18 +116,35 @@ tap_rows() {
 	[ -n "$seen" ] || row fail "${2}no test ran" "$1"
 }
 
+# C panfrost 7.3 does not stop the jobs of a closed file: it looks for them by
+# their scheduler entity, which the scheduler has cleared by then. The endless job
+# of this subtest would fail the one after it, so it comes last there.
+CLOSED_BUSY=panfrost/panfrost_submit@pan-submit-and-close
+
 # igt_lane LOGS DRIVER VM-ARGUMENT...: IGT; a subtest that is not listed as an
-# exception must pass.
+# exception must pass. The prime test wants vkms for its second card, and with
+# that asked for no other test would find ours.
 igt_lane() {
-	local dir=$RESULTS/$1 driver=$2 name=$1 result test expected
+	local dir=$RESULTS/$1 driver=$2 name=$1 result test expected last= f
 	shift 2
-	[ "$driver" != panfrost ] || local SPLATS_ALLOWED=1
+	if [ "$driver" = panfrost ]; then
+		local SPLATS_ALLOWED=1
+		last=$CLOSED_BUSY
+	fi
 	vm_row "$name" "IGT on $driver" --driver "$driver" --cards "$@" -- \
-		igt-run /mnt/bench/lists/igt /mnt/share/igt
-	[ -e "$dir/share/igt/results.json" ] || { row fail "IGT results of $driver" "$dir"; return 0; }
+		bash -c "igt-run /mnt/bench/lists/igt /mnt/share/igt $last
+			IGT_FORCE_DRIVER=vkms igt-run /mnt/bench/lists/igt-second-card /mnt/share/igt2"
 	cd "$dir"
-	enter python3 "$TOP/tools/testing/igt-results" "$dir/share/igt/results.json" >"$dir/igt"
+	for f in igt igt2; do
+		if [ -e "$dir/share/$f/results.json" ]; then
+			enter python3 "$TOP/tools/testing/igt-results" "$dir/share/$f/results.json"
+		else
+			row fail "IGT results of $driver" "$dir/share/$f.log"
+		fi
+	done >"$dir/igt"
 	while IFS=$'\t' read -r test result; do
+		# What C panfrost logs above its level does not fail its row.
+		[ "$driver:$result" != panfrost:dmesg-warn ] || result=pass
 		expected=$(awk -v t="$test" '$1 == t { print $2 }' "$TOP/tools/testing/lists/igt-expected-$driver")
 		case $result:$expected in
 		pass:) row pass "IGT $driver $test" ;;
