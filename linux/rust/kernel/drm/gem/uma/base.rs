@@ -114,9 +114,10 @@ impl Backing {
 
     /// Returns the frame number of page `index`.
     pub(super) fn pfn(&self, index: usize, count: usize) -> Option<usize> {
+        let page = self.page(index, count)?;
+
         // SAFETY: The page is valid while the pages are there.
-        self.page(index, count)
-            .map(|page| unsafe { bindings::page_to_pfn(page) })
+        Some(unsafe { bindings::page_to_pfn(page) })
     }
 
     /// Returns the frame number of page `index` if a block of `1 << order` pages of one folio begins
@@ -286,10 +287,11 @@ impl Base {
         self.get_pages(backing)?;
         let pages = backing.pages.ok_or(EINVAL)?;
 
-        // INVARIANT: `drop_pages()` drops the mapping before the pages.
-        // SAFETY: The pages are valid until then, and as many as the object has.
-        backing.dma =
-            Some(unsafe { DmaMapping::new(&self.space, dev, pages.as_ptr(), self.count()) }?);
+        // SAFETY: There are as many pages as the object has. `drop_pages()` drops the mapping first.
+        let dma = unsafe { DmaMapping::new(&self.space, dev, pages.as_ptr(), self.count()) }?;
+
+        // INVARIANT: It maps the object's pages.
+        backing.dma = Some(dma);
         backing.flushed = true;
         Ok(())
     }

@@ -160,15 +160,13 @@ unsafe fn insert(
             base.is_write_combined(backing) == (base.caching == super::Caching::WriteCombined);
 
         return match backing.block(first, count, order) {
-            // SAFETY: The block is valid as long as the backing is locked.
             #[cfg(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP)]
-            Some(pfn) if fits && same_prot => unsafe {
-                bindings::vmf_insert_pfn_pmd(
-                    vmf,
-                    pfn,
-                    flags & bindings::fault_flag_FAULT_FLAG_WRITE != 0,
-                )
-            },
+            Some(pfn) if fits && same_prot => {
+                let write = flags & bindings::fault_flag_FAULT_FLAG_WRITE != 0;
+
+                // SAFETY: `vmf` is valid; the block is, as long as the backing is locked.
+                unsafe { bindings::vmf_insert_pfn_pmd(vmf, pfn, write) }
+            }
             _ => FALLBACK,
         };
     }
