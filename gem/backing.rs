@@ -28,6 +28,10 @@ pub(crate) enum State {
 
 /// What can happen to the pages of a BO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(CONFIG_KUNIT = "y"),
+    expect(dead_code, reason = "nothing takes pages away yet")
+)]
 pub(crate) enum Event {
     /// All pages are brought in, and kept as long as somebody pins them.
     Populate,

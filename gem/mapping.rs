@@ -11,7 +11,7 @@
 //! A mapping keeps the pages of its BO in. A heap is mapped piece by piece as the GPU asks for it:
 //! see [`heap`](super::heap).
 //!
-//! Drop order: unmap, then pages, then the BO, then the addresses. If the hardware does not answer
+//! Drop order: unmap, then pages (and with them maybe the BO), then the addresses. If the hardware does not answer
 //! while we unmap, the pages are leaked on purpose, for it may still write to them.
 
 use core::{
@@ -27,10 +27,7 @@ use kernel::{
     },
     prelude::*,
     sizes::SZ_4K,
-    sync::{
-        aref::ARef,
-        Arc, //
-    }, //
+    sync::Arc, //
 };
 
 use super::{
@@ -60,7 +57,6 @@ enum Memory {
 /// A BO in an address space.
 pub(crate) struct Mapping {
     memory: Memory,
-    bo: ARef<Bo>,
     node: VaNode,
 }
 
@@ -75,7 +71,6 @@ impl Mapping {
             return Ok(Arc::new(
                 Self {
                     memory: Memory::Heap(region),
-                    bo: bo.into(),
                     node,
                 },
                 GFP_KERNEL,
@@ -89,7 +84,6 @@ impl Mapping {
         // From here on, dropping it unmaps what is mapped.
         let mut new = Self {
             memory: Memory::Gone,
-            bo: bo.into(),
             node,
         };
 
@@ -127,16 +121,6 @@ impl Mapping {
     /// First address. Never changes.
     pub(crate) fn va(&self) -> u64 {
         self.node.start()
-    }
-
-    /// Size in bytes.
-    pub(crate) fn size(&self) -> u64 {
-        self.node.size()
-    }
-
-    /// The BO.
-    pub(crate) fn bo(&self) -> &ARef<Bo> {
-        &self.bo
     }
 
     /// The address space.

@@ -108,7 +108,7 @@ pub(crate) struct Args {
 pub(crate) struct BoData {
     flags: Flags,
     heap: Option<Arc<Heap>>,
-    /// Copy of "the advice is `DontNeed`" for statistics.
+    /// The last advice was `DontNeed`. Written under the lock of `state`.
     dont_need: Atomic<bool>,
     #[pin]
     label: Mutex<Option<Label>>,
@@ -120,7 +120,6 @@ pub(crate) struct BoData {
 struct State {
     /// Not used for heaps, which have their own.
     backing: backing::State,
-    advice: Advice,
     mappings: KVec<Entry>,
 }
 
@@ -161,19 +160,6 @@ impl BoData {
         drop(old);
     }
 
-    /// Runs `f` with the label. `f` must not sleep for long.
-    pub(crate) fn with_label<R>(&self, f: impl FnOnce(Option<&Label>) -> R) -> R {
-        f(self.label.lock().as_ref())
-    }
-
-    /// Where the content is.
-    pub(crate) fn backing(&self) -> backing::State {
-        match &self.heap {
-            Some(heap) => heap.state(),
-            None => self.state.lock().backing,
-        }
-    }
-
     /// The mapping in `vm`, if the file has a handle.
     pub(crate) fn mapping(&self, vm: &Arc<Vm>) -> Option<Arc<Mapping>> {
         let state = self.state.lock();
@@ -186,7 +172,7 @@ impl BoData {
     ///
     /// `EINVAL`: only the one handle that a BO has can declare its content dispensable.
     pub(crate) fn advise(&self, vm: &Arc<Vm>, advice: Advice) -> Result<bool> {
-        let mut state = self.state.lock();
+        let state = self.state.lock();
 
         if advice == Advice::DontNeed {
             match state.mappings.as_slice() {
@@ -201,15 +187,9 @@ impl BoData {
         } == backing::State::Purged;
 
         if !lost {
-            state.advice = advice;
             self.dont_need.store(advice == Advice::DontNeed, Relaxed);
         }
         Ok(!lost)
-    }
-
-    /// The last advice.
-    pub(crate) fn advice(&self) -> Advice {
-        self.state.lock().advice
     }
 
     /// A file gets a handle: maps the BO into its address space, if it is not there.
@@ -267,7 +247,6 @@ impl DriverObject for BoData {
             state <- new_mutex!(
                 State {
                     backing: args.backing,
-                    advice: Advice::WillNeed,
                     mappings: KVec::new(),
                 },
                 "drm_gpu::bo"
