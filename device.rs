@@ -399,10 +399,10 @@ impl platform::Driver for PlatformDriver {
             dev_warn!(dev, "no huge pages for buffers\n");
         }
 
+        let data = Ok::<_, Error>(gpu.clone());
         // SAFETY: The registration is kept in the driver data, which is dropped at unbind.
-        let registration =
-            unsafe { drm::Registration::new(dev, unregistered, Ok::<_, Error>(gpu.clone()), 0) }
-                .inspect_err(|e| dev_err!(dev, "cannot register the DRM device: {:?}\n", e))?;
+        let registration = unsafe { drm::Registration::new(dev, unregistered, data, 0) }
+            .inspect_err(|e| dev_err!(dev, "cannot register the DRM device: {:?}\n", e))?;
 
         jobs.dismiss();
         Ok(PlatformData {

@@ -57,12 +57,17 @@ impl Prot {
     }
 }
 
+/// A table in Midgard's own format.
+type Legacy = CovariantForLt!(IoPageTable<'_, ARMMaliLPAE>);
+/// A table in the format of 64-bit Arm CPUs.
+type Aarch64 = CovariantForLt!(IoPageTable<'_, ARM64LPAES1>);
+
 /// A table in either format.
 enum Table {
     /// Midgard's own.
-    Legacy(DevresLt<CovariantForLt!(IoPageTable<'_, ARMMaliLPAE>)>),
+    Legacy(DevresLt<Legacy>),
     /// 64-bit Arm.
-    Aarch64(DevresLt<CovariantForLt!(IoPageTable<'_, ARM64LPAES1>)>),
+    Aarch64(DevresLt<Aarch64>),
 }
 
 /// The page table of an address space.
