@@ -237,7 +237,7 @@ pub fn now_ns() -> i64 {
     };
     // SAFETY: a valid place for the answer.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
-    #[allow(clippy::unnecessary_cast, reason = "32-bit targets differ")]
+    #[expect(clippy::unnecessary_cast, reason = "32-bit targets differ")]
     let (sec, nsec) = (time.tv_sec as i64, time.tv_nsec as i64);
     sec * 1_000_000_000 + nsec
 }

@@ -16,7 +16,6 @@ macro_rules! uapi {
             $(#[$meta])*
             #[repr(C)]
             #[derive(Clone, Copy, Debug, Default)]
-            #[allow(missing_docs)]
             pub struct $name {
                 $( pub $field: $type, )*
             }
