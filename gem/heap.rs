@@ -75,8 +75,10 @@ const TRIES: usize = 8;
 
 /// What a fault has led to.
 pub(crate) enum Growth {
-    /// The memory is there: the access can be made again.
+    /// The memory is mapped now, and the flush that ends the mapping lets the access go on.
     Mapped,
+    /// The memory was mapped already: the access has to be made again.
+    Present,
     /// A worker gets the memory. It lets the access go on, or ends the job.
     Stalled,
 }
@@ -261,7 +263,7 @@ impl Region {
         let mut place = self.place.lock();
 
         let err = match self.fill(gpu, space, &mut place, va, || Chunk::new(gpu.dev(), gfp)) {
-            Ok(()) => return Ok(Growth::Mapped),
+            Ok(growth) => return Ok(growth),
             Err(err) => err,
         };
         if err != ENOMEM {
@@ -275,7 +277,7 @@ impl Region {
         drop(place);
 
         // If it is queued already, it has yet to look.
-        let _ = workqueue::system_unbound().enqueue(self.clone());
+        let _ = workqueue::system_dfl().enqueue(self.clone());
         Ok(Growth::Stalled)
     }
 
@@ -288,12 +290,12 @@ impl Region {
         place: &mut Place,
         va: u64,
         alloc: impl FnOnce() -> Result<Chunk<'a>>,
-    ) -> Result {
+    ) -> Result<Growth> {
         let start = place.start.ok_or(EFAULT)?;
         let index = chunk_of(start, self.heap.len, va).ok_or(EFAULT)?;
 
         if place.mapped.contains(index) {
-            return Ok(());
+            return Ok(Growth::Present);
         }
 
         let mut heap = self.heap.inner.lock();
@@ -320,7 +322,7 @@ impl Region {
             GFP_NOWAIT | __GFP_NOWARN,
         )?;
         place.mapped.insert(index);
-        Ok(())
+        Ok(Growth::Mapped)
     }
 
     /// Gets memory for a stalled job. May sleep and reclaim, with no lock held.

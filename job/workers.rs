@@ -169,14 +169,14 @@ impl Workers {
     /// Queues the item that drops ended jobs. Any context.
     pub(super) fn queue_retire(self: &Arc<Self>) {
         if !self.is_detached() {
-            let _ = workqueue::system().enqueue::<Arc<Self>, RETIRE>(self.clone());
+            let _ = workqueue::system_percpu().enqueue::<Arc<Self>, RETIRE>(self.clone());
         }
     }
 
     /// Queues the item that resets the GPU. Any context.
     pub(super) fn queue_reset(self: &Arc<Self>) {
         if !self.is_detached() {
-            let _ = workqueue::system_unbound().enqueue::<Arc<Self>, RESET>(self.clone());
+            let _ = workqueue::system_dfl().enqueue::<Arc<Self>, RESET>(self.clone());
         }
     }
 

@@ -80,6 +80,11 @@ rust_helper_dma_sync_single_for_device(struct device *dev, dma_addr_t addr,
 }
 
 #ifdef CONFIG_MMU
+__rust_helper unsigned int rust_helper_pmd_order(void)
+{
+	return PMD_ORDER;
+}
+
 __rust_helper void rust_helper_release_fault_lock(struct vm_fault *vmf)
 {
 	release_fault_lock(vmf);

@@ -682,7 +682,7 @@ mod tests {
     fn wait_succeeds() -> Result {
         let armed = arm(&context())?;
         let fence = ARef::from(armed.fence());
-        workqueue::system_unbound().try_spawn(GFP_KERNEL, move || armed.signal(Err(EIO)))?;
+        workqueue::system_dfl().try_spawn(GFP_KERNEL, move || armed.signal(Err(EIO)))?;
 
         assert!(fence.wait_timeout(Jiffies::MAX)?.is_signaled());
         assert_eq!(fence.error(), Some(EIO));

@@ -516,7 +516,7 @@ mod tests {
             Waited::TimedOut
         );
 
-        workqueue::system_unbound().try_spawn(GFP_KERNEL, move || armed.signal(Ok(())))?;
+        workqueue::system_dfl().try_spawn(GFP_KERNEL, move || armed.signal(Ok(())))?;
         assert!(resv
             .get()
             .wait_timeout(Usage::Read, Jiffies::MAX)?

@@ -261,7 +261,7 @@ mod tests {
             let armed = FenceAlloc::new(GFP_KERNEL)?.arm(&context);
             let fence = ARef::from(armed.fence());
             let cb = KBox::pin_init(fence.add_callback(count.clone()), GFP_KERNEL)?;
-            workqueue::system_unbound().try_spawn(GFP_KERNEL, move || armed.signal(Ok(())))?;
+            workqueue::system_dfl().try_spawn(GFP_KERNEL, move || armed.signal(Ok(())))?;
             for _ in 0..round {
                 core::hint::spin_loop();
             }

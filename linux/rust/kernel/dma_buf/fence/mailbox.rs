@@ -542,7 +542,7 @@ mod tests {
             let fence = ARef::from(armed.fence());
             let watching = watch.start(&fence)?;
             assert!(watching);
-            workqueue::system_unbound().try_spawn(GFP_KERNEL, move || armed.signal(Ok(())))?;
+            workqueue::system_dfl().try_spawn(GFP_KERNEL, move || armed.signal(Ok(())))?;
             for _ in 0..round {
                 core::hint::spin_loop();
             }

@@ -279,7 +279,8 @@ unsafe extern "C" fn huge_fault(
     vmf: *mut bindings::vm_fault,
     order: c_uint,
 ) -> bindings::vm_fault_t {
-    if order != bindings::HPAGE_PMD_ORDER {
+    // SAFETY: Always safe to call.
+    if order != unsafe { bindings::pmd_order() } {
         return FALLBACK;
     }
 
