@@ -335,8 +335,11 @@ impl Region {
             let ret = self.fill(gpu, &stall.space, &mut self.place.lock(), stall.va, || {
                 chunk.take().ok_or(ENOMEM)
             });
-            if ret != Err(ENOMEM) {
-                return ret;
+            match ret {
+                Err(ENOMEM) => (),
+                // What was mapped before us has let the access go on.
+                Ok(Growth::Mapped | Growth::Present | Growth::Stalled) => return Ok(()),
+                Err(err) => return Err(err),
             }
 
             // The page table found no memory. It may not wait for it under the locks; but what is

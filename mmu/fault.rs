@@ -89,13 +89,14 @@ fn mend(gpu: &Gpu<'_>, space: &Arc<Space>, fault: &Fault) -> bool {
     };
 
     match region.grow(gpu, space, fault.address) {
-        Ok(Growth::Mapped) => {
+        // Another flush here would make the next fault of the job appear twice.
+        Ok(Growth::Mapped | Growth::Stalled) => true,
+        Ok(Growth::Present) => {
             // The access is made again at the end of a flush.
             let page = fault.address & !(SZ_4K as u64 - 1);
 
             space.flush(gpu, &(page..page + SZ_4K as u64)).is_ok()
         }
-        Ok(Growth::Stalled) => true,
         Err(_) => false,
     }
 }
