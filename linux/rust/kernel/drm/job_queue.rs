@@ -54,6 +54,93 @@
 //!
 //! Contexts may outlive the [`JobQueue`]. Jobs keep their context's FIFOs alive, and these the
 //! shared part of the queue; the cycle ends when the queue is killed or dropped.
+//!
+//! # Examples
+//!
+//! ```
+//! use kernel::{
+//!     dma_buf::fence::Fence,
+//!     drm::job_queue::{
+//!         Config,
+//!         Dependencies,
+//!         Engine,
+//!         JobQueue,
+//!         Kind,
+//!         Priority,
+//!         Running,
+//!         Slot,
+//!         SlotConfig,
+//!         StartError,
+//!         Stop, //
+//!     },
+//!     sync::aref::ARef, //
+//! };
+//!
+//! struct Ring;
+//!
+//! impl Kind for Ring {
+//!     /// Where the commands are.
+//!     type Job = u64;
+//!
+//!     // A driver queues work items that call `run`, `take_retired` and `expire`.
+//!     fn kick(&self) {}
+//!     fn retire(&self) {}
+//!     fn arm_timer(&self, _deadline: u64) {}
+//! }
+//!
+//! /// The registers of a bound device.
+//! struct Registers;
+//!
+//! impl Engine<Ring> for Registers {
+//!     fn now(&self) -> u64 {
+//!         0
+//!     }
+//!
+//!     fn start(&self, running: &Running<'_, Ring>) -> Result<(), StartError> {
+//!         pr_debug!("write {:#x} to slot {}\n", running.job, running.slot.index());
+//!         Ok(())
+//!     }
+//!
+//!     fn finish(&self, _running: &Running<'_, Ring>) {}
+//!     fn stop(&self, _running: &Running<'_, Ring>, _how: Stop) {}
+//!
+//!     fn withdraw(&self, _running: &Running<'_, Ring>) -> bool {
+//!         false
+//!     }
+//! }
+//!
+//! static SLOTS: [SlotConfig; 1] = [SlotConfig { name: c"ring" }];
+//!
+//! // When the device is probed.
+//! let queue = JobQueue::new(
+//!     Config {
+//!         driver: c"example",
+//!         slots: &SLOTS,
+//!         two_deep: false,
+//!         timeout_ns: 500_000_000,
+//!         grace_ns: 50_000_000,
+//!         ladder: &[Stop::Hard],
+//!     },
+//!     Ring,
+//! )?;
+//!
+//! // When a client opens the device, and when it submits.
+//! let context = queue.context(Priority::Medium)?;
+//! let slot = Slot::new(0).ok_or(EINVAL)?;
+//! let armed = context
+//!     .prepare(slot, 0x1000, Dependencies::new())?
+//!     .arm();
+//! let fence: ARef<Fence> = armed.fence().into();
+//! armed.push(&Registers);
+//!
+//! // In the interrupt thread.
+//! queue.update(&Registers, |hardware| hardware.finish(slot, Ok(())));
+//! assert!(fence.is_signaled());
+//!
+//! // In a worker.
+//! drop(queue.take_retired());
+//! # Ok::<(), Error>(())
+//! ```
 
 use crate::{
     dma_buf::fence::Fence,

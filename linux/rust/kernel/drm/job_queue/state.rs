@@ -552,8 +552,7 @@ impl<K: Kind> State<K> {
         now: u64,
         mut verdict: impl FnMut(&Running<'_, K>) -> Verdict,
     ) -> [Option<Arc<Entity<K>>>; MAX_DEPTH] {
-        let [current, next] =
-            core::mem::replace(&mut self.slots[slot.index()].loaded, [None, None]);
+        let [current, next] = core::mem::take(&mut self.slots[slot.index()].loaded);
         let [current, next] =
             [(current, Position::Current), (next, Position::Next)].map(|(loaded, position)| {
                 let mut loaded = loaded?;
