@@ -105,22 +105,34 @@ impl Jobs {
 
     /// Takes what the slots have to report. [`Jobs::hardware`] is held.
     fn handle_events(&self, started: &Started, gpu: &Gpu<'_>) {
-        let reset = started.queue.update(&self.engine(started, gpu), |slots| {
+        let (reset, failures) = started.queue.update(&self.engine(started, gpu), |slots| {
             self.take_events(slots, gpu)
         });
 
         if reset {
             started.workers.queue_reset();
         }
+        // With no spinlock held: a console can be slow.
+        for (&slot, status) in Slot::ALL.iter().zip(&failures) {
+            if let Some(status) = status {
+                report(gpu, slot, status);
+            }
+        }
     }
 
-    /// Reads and clears interrupts until there are none. Returns whether a reset is needed.
+    /// Reads and clears interrupts until there are none. Returns whether a reset is needed, and the
+    /// last failure of each slot.
     ///
     /// Under the queue's lock, so that no chain enters a slot meanwhile. The state of the slots is
     /// what it was when their interrupts were cleared; as more can have happened since, only the
     /// last reading counts.
-    fn take_events(&self, slots: &mut Slots<'_, '_, '_>, gpu: &Gpu<'_>) -> bool {
+    fn take_events(
+        &self,
+        slots: &mut Slots<'_, '_, '_>,
+        gpu: &Gpu<'_>,
+    ) -> (bool, [Option<Status>; hw::SLOTS]) {
         let mut seen = [Seen::default(); hw::SLOTS];
+        let mut failures = [const { None }; hw::SLOTS];
         let mut reset = false;
 
         for _ in 0..MAX_ROUNDS {
@@ -131,7 +143,7 @@ impl Jobs {
             if events.is_empty() {
                 break;
             }
-            for (&slot, seen) in Slot::ALL.iter().zip(&mut seen) {
+            for ((&slot, seen), failure) in Slot::ALL.iter().zip(&mut seen).zip(&mut failures) {
                 if !events.any(slot) {
                     continue;
                 }
@@ -144,7 +156,11 @@ impl Jobs {
                         seen.done = false;
                     }
                     seen.failed = true;
-                    reset |= self.take_failure(slots, gpu, slot);
+                    let status = hw::status(gpu, slot);
+                    if self.take_failure(slots, gpu, slot, &status) {
+                        reset |= status.exception.needs_reset(&gpu.caps);
+                        *failure = Some(status);
+                    }
                 } else {
                     if seen.done {
                         // Two have ended, one after the other.
@@ -166,7 +182,7 @@ impl Jobs {
                 self.finish_all_but(slots, slot, seen.left);
             }
         }
-        reset
+        (reset, failures)
     }
 
     /// The slot's oldest job has ended.
@@ -196,9 +212,14 @@ impl Jobs {
         }
     }
 
-    /// The slot's current chain has failed or was stopped. Returns whether a reset is needed.
-    fn take_failure(&self, slots: &mut Slots<'_, '_, '_>, gpu: &Gpu<'_>, slot: Slot) -> bool {
-        let status = hw::status(gpu, slot);
+    /// The slot's current chain has failed or was stopped. False if it has not.
+    fn take_failure(
+        &self,
+        slots: &mut Slots<'_, '_, '_>,
+        gpu: &Gpu<'_>,
+        slot: Slot,
+        status: &Status,
+    ) -> bool {
         let Some(in_queue) = slot_for(slot) else {
             return false;
         };
@@ -211,8 +232,6 @@ impl Jobs {
             self.count_spurious();
             return false;
         }
-        report(gpu, slot, &status);
-
         // The slot has not begun with the next chain, and shall not before the queue says so.
         hw::cancel_next(gpu, slot);
         slots.requeue(in_queue, Position::Next);
@@ -230,7 +249,7 @@ impl Jobs {
             }
             Outcome::Ended(result) => self.finish(slots, slot, result),
         }
-        status.exception.needs_reset(&gpu.caps)
+        true
     }
 
     /// The MMU has turned an address space off after a fault: its jobs have to end.
