@@ -78,8 +78,9 @@ impl Mapping {
         }
 
         let exec = bo.flags().is_executable();
-        let pages = bo.pin(gpu.dev())?;
+        // Addresses first: no memory is brought in for a BO that has no place.
         let node = vm.alloc_va(bo.size(), exec, None)?;
+        let pages = bo.pin(gpu.dev())?;
 
         // From here on, dropping it unmaps what is mapped.
         let mut new = Self {
