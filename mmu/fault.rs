@@ -30,7 +30,8 @@ use crate::{
             self,
             Fault,
             MAX_AS, //
-        }, //
+        },
+        Exception, //
     }, //
 };
 
@@ -67,17 +68,19 @@ fn handle_one(drm: &Device, gpu: &Gpu<'_>, nr: u8, bus_error: bool) {
     let Ok(fault) = mmu::take_fault(gpu, nr) else {
         return;
     };
-    let space = drm.slots.space(nr);
-
-    if !bus_error && fault.exception.is_translation_fault() {
-        if let Some(space) = &space {
-            if mend(gpu, space, &fault) {
-                return;
-            }
-        }
+    // An interrupt without an owner, or without a cause, has been cleared, and that was all.
+    let Some(space) = drm.slots.space(nr) else {
+        return;
+    };
+    if !bus_error && fault.exception == Exception::OK {
+        return;
     }
 
-    report(gpu, nr, space.as_deref(), &fault, bus_error);
+    if !bus_error && fault.exception.is_translation_fault() && mend(gpu, &space, &fault) {
+        return;
+    }
+
+    report(gpu, nr, &space, &fault, bus_error);
     drm.slots.fail_nr(gpu, nr);
     drm.jobs.fault(gpu, nr);
 }
@@ -102,7 +105,7 @@ fn mend(gpu: &Gpu<'_>, space: &Arc<Space>, fault: &Fault) -> bool {
 }
 
 /// Logs a fault that ends jobs.
-fn report(gpu: &Gpu<'_>, nr: u8, space: Option<&Space>, fault: &Fault, bus_error: bool) {
+fn report(gpu: &Gpu<'_>, nr: u8, space: &Space, fault: &Fault, bus_error: bool) {
     if !gpu.log.allows() {
         return;
     }
@@ -117,10 +120,10 @@ fn report(gpu: &Gpu<'_>, nr: u8, space: Option<&Space>, fault: &Fault, bus_error
         fault.access,
         fault.source,
         nr,
-        space.map_or(0, |s| s.id()),
+        space.id(),
         job::slots_of(gpu, nr)
     );
-    match space.and_then(|s| s.nearest(fault.address)) {
+    match space.nearest(fault.address) {
         Some(bo) if bo.contains(&fault.address) => dev_notice!(
             gpu.dev(),
             "it lies in the BO at {:#x} to {:#x}\n",

@@ -103,6 +103,14 @@ impl Table {
     }
 }
 
+/// A device that has left the bus reaches no memory any more, and has nothing to forget.
+fn unless_gone(result: Result) -> Result {
+    match result {
+        Err(ENODEV) => Ok(()),
+        result => result,
+    }
+}
+
 /// The address spaces of the hardware.
 #[pin_data]
 pub(crate) struct Slots {
@@ -195,7 +203,7 @@ impl Slots {
         let state = slot.as_ref().map(|s| s.state);
         let result = match state {
             // A slot that is lost may have been half enabled.
-            Some(State::Live | State::Lost) if !gpu.stopped() => mmu::disable(gpu, nr),
+            Some(State::Live | State::Lost) if !gpu.stopped() => unless_gone(mmu::disable(gpu, nr)),
             _ => Ok(()),
         };
 
@@ -223,7 +231,7 @@ impl Slots {
     pub(super) fn flush(&self, gpu: &Gpu<'_>, space: &Space, range: &Range<u64>) -> Result {
         match self.table.lock().find(space) {
             Some((nr, slot)) if slot.state == State::Live && !gpu.stopped() => {
-                mmu::flush_range(gpu, nr, range)
+                unless_gone(mmu::flush_range(gpu, nr, range))
             }
             _ => Ok(()),
         }

@@ -17,6 +17,8 @@ use super::{
 pub(crate) struct Exception(pub(crate) u8);
 
 impl Exception {
+    /// Nothing has happened.
+    pub(crate) const OK: Self = Self(0x00);
     /// The chain ran to its end.
     pub(crate) const DONE: Self = Self(0x01);
     /// The chain was soft-stopped and can go on.

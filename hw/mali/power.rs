@@ -125,9 +125,15 @@ fn wait_settled<R>(dev: &Device, io: &IoMem<'_>, what: &str) -> Result
 where
     R: RegisterArray<Storage = u32> + Into<u32>,
 {
-    read_poll_timeout(|| state::<R>(io), |&moving| moving == 0, POLL, TIMEOUT)
-        .inspect_err(|e| dev_err!(dev, "{} did not settle: {:?}\n", what, e))?;
-    Ok(())
+    match read_poll_timeout(|| state::<R>(io), |&moving| moving == 0, POLL, TIMEOUT) {
+        // What has left the bus needs no help to go off.
+        Err(ENODEV) => Err(ENODEV),
+        Err(e) => {
+            dev_err!(dev, "{} did not settle: {:?}\n", what, e);
+            Err(e)
+        }
+        Ok(_) => Ok(()),
+    }
 }
 
 /// Writes the implementation-specific configuration registers. A reset undoes it.
