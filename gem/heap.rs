@@ -274,9 +274,9 @@ impl Region {
             space: space.clone(),
             va,
         });
-        drop(place);
 
-        // If it is queued already, it has yet to look.
+        // With the lock held, so that `close()` cancels it. If it is queued already, it has yet to
+        // look.
         let _ = workqueue::system_dfl().enqueue(self.clone());
         Ok(Growth::Stalled)
     }
