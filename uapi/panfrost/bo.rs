@@ -237,8 +237,8 @@ fn sync_batch(
 /// `DRM_IOCTL_PANFROST_SYNC_BO`: makes parts of BOs in the CPU's caches and in memory the same.
 ///
 /// `EINVAL`: padding, unknown type, a range outside of the BO, an imported BO. `ENOENT`: unknown
-/// handle. `EFAULT`. `ENOMEM`: more operations than fit into 2 GiB. Those before the one that failed
-/// have been done.
+/// handle. `EFAULT`. `ENOMEM`: more operations than fit into 2 GiB. `ENODEV`: the device goes. Those
+/// before the one that failed have been done.
 pub(super) fn sync(
     _dev: &Device<drm::Registered>,
     gpu: &Gpu<'_>,
@@ -264,7 +264,7 @@ pub(super) fn sync(
 
         while !reader.is_empty() {
             sync_batch(&mut reader, |_| Ok(()))?;
-            check_signal()?;
+            check_abort(gpu)?;
         }
     }
 
@@ -276,14 +276,17 @@ pub(super) fn sync(
 
             gem::sync(&bo, gpu, op.type_, op.offset, op.size)
         })?;
-        check_signal()?;
+        check_abort(gpu)?;
     }
     Ok(0)
 }
 
-/// Lets signals end what user space can make last for long. It is repeated from the beginning then,
-/// unless the signal is deadly.
-fn check_signal() -> Result {
+/// Lets unbind and signals end what user space can make last for long. After a signal it is repeated
+/// from the beginning, unless that is deadly.
+fn check_abort(gpu: &Gpu<'_>) -> Result {
+    if gpu.halted() {
+        return Err(ENODEV);
+    }
     match kernel::current!().signal_pending() {
         true => Err(ERESTARTSYS),
         false => Ok(()),

@@ -4,8 +4,11 @@
 
 use kernel::{
     drm,
-    // The prelude's, not the one among the constants of the UAPI.
-    error::code::EINVAL,
+    // The prelude's, not the ones among the constants of the UAPI.
+    error::code::{
+        EINVAL,
+        ENODEV, //
+    },
     prelude::*,
     time::arch_timer,
     uapi::{
@@ -43,6 +46,10 @@ fn priorities(file: &drm::File<File>) -> u64 {
 
 /// The GPU's timestamp, which counts with the clock of the Arm architected timer.
 fn timestamp(gpu: &Gpu<'_>) -> Result<u64> {
+    if gpu.halted() {
+        return Err(ENODEV);
+    }
+
     // It stands still while nobody wants the counters.
     mali::cycle_counter_get(gpu);
     let timestamp = mali::timestamp(gpu);
