@@ -7,7 +7,7 @@
 //! checks come in its order. The structures and constants are those of `panfrost_drm.h`.
 //!
 //! All of it runs in process context with no lock held. The handlers run within the guard that keeps
-//! the device bound, except for those which wait for clients: they would hold up the unplug of every
+//! the device bound, except for some which wait for clients: they would hold up the unplug of every
 //! DRM device.
 
 mod bo;
@@ -51,7 +51,8 @@ kernel::declare_drm_ioctls! {
     (PANFROST_PERFCNT_ENABLE, drm_panfrost_perfcnt_enable, ioctl::RENDER_ALLOW, perfcnt_enable),
     (PANFROST_PERFCNT_DUMP, drm_panfrost_perfcnt_dump, ioctl::RENDER_ALLOW, perfcnt_dump),
     (PANFROST_MADVISE, drm_panfrost_madvise, ioctl::RENDER_ALLOW, bo::madvise),
-    (PANFROST_SET_LABEL_BO, drm_panfrost_set_label_bo, ioctl::RENDER_ALLOW, bo::set_label),
+    unguarded (PANFROST_SET_LABEL_BO, drm_panfrost_set_label_bo, ioctl::RENDER_ALLOW,
+               bo::set_label),
     (PANFROST_JM_CTX_CREATE, drm_panfrost_jm_ctx_create, ioctl::RENDER_ALLOW, jm_ctx_create),
     (PANFROST_JM_CTX_DESTROY, drm_panfrost_jm_ctx_destroy, ioctl::RENDER_ALLOW, jm_ctx_destroy),
     (PANFROST_SYNC_BO, drm_panfrost_sync_bo, ioctl::RENDER_ALLOW, bo::sync),

@@ -134,9 +134,10 @@ pub(super) fn madvise(
 /// `DRM_IOCTL_PANFROST_SET_LABEL_BO`: names a BO, or takes its name away.
 ///
 /// `EINVAL`: padding. `ENOENT`: unknown handle. `E2BIG`: more than 4095 bytes. `EFAULT`, `ENOMEM`.
+///
+/// Runs unguarded: what is read can be memory whose pages another process has to provide.
 pub(super) fn set_label(
-    _dev: &Device<drm::Registered>,
-    _gpu: &Gpu<'_>,
+    _dev: &Device<drm::Ioctl>,
     args: &mut uapi::drm_panfrost_set_label_bo,
     file: &drm::File<File>,
 ) -> Result<u32> {
