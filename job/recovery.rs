@@ -256,7 +256,7 @@ impl Jobs {
     ///
     /// They do so by themselves as soon as they access memory; those that do not are stopped.
     /// Process context; does not sleep for long.
-    pub(crate) fn fault(&self, gpu: &Gpu<'_>, as_nr: u8) {
+    pub(crate) fn fault(&self, drm: &Device, gpu: &Gpu<'_>, as_nr: u8) {
         let Ok(started) = self.started() else {
             return;
         };
@@ -264,6 +264,11 @@ impl Jobs {
         let _hardware = self.hardware.lock();
 
         started.queue.update(&self.engine(started, gpu), |slots| {
+            // The jobs may have ended already, and the next one have turned the space on again. With
+            // the queue locked, that cannot happen now.
+            if drm.slots.faulty() & 1 << as_nr == 0 {
+                return;
+            }
             for slot in Slot::ALL.into_iter().filter_map(slot_for) {
                 for position in [Position::Current, Position::Next] {
                     let hit = slots

@@ -81,8 +81,9 @@ fn handle_one(drm: &Device, gpu: &Gpu<'_>, nr: u8, bus_error: bool) {
     }
 
     report(gpu, nr, &space, &fault, bus_error);
-    drm.slots.fail_nr(gpu, nr);
-    drm.jobs.fault(gpu, nr);
+    if drm.slots.fail_at(gpu, nr, &space) {
+        drm.jobs.fault(drm, gpu, nr);
+    }
 }
 
 /// Lets the heap grow that was hit. Whether that has mended the fault, or will.

@@ -145,6 +145,10 @@ impl Slots {
         if let Some((nr, slot)) = table.find(space) {
             let was = slot.state;
 
+            // The jobs that the fault ends have to go first: they would only fault again.
+            if was == State::Faulty && slot.jobs != 0 {
+                return Err(EBUSY);
+            }
             if was != State::Live {
                 mmu::clear(gpu, nr);
                 mmu::enable(gpu, nr, &space.config)?;
@@ -258,18 +262,23 @@ impl Slots {
         Some(nr)
     }
 
-    /// As [`Self::fail`], by number; also for a slot that nobody has.
-    pub(super) fn fail_nr(&self, gpu: &Gpu<'_>, nr: u8) {
+    /// As [`Self::fail`], for the space that was in slot `nr` when the fault was seen. False if it is
+    /// not there any more, because its jobs have ended meanwhile.
+    pub(super) fn fail_at(&self, gpu: &Gpu<'_>, nr: u8, space: &Space) -> bool {
         let mut table = self.table.lock();
 
-        if let Some(Some(slot)) = table.slots.get_mut(usize::from(nr)) {
-            slot.state = State::Faulty;
+        match table.find(space) {
+            Some((at, slot)) if at == nr && slot.state != State::Lost => {
+                slot.state = State::Faulty;
+                let _ = mmu::disable(gpu, nr);
+                true
+            }
+            _ => false,
         }
-        let _ = mmu::disable(gpu, nr);
     }
 
-    /// Slots whose interrupts are to be ignored, as a bitmap.
-    pub(super) fn faulty(&self) -> u32 {
+    /// Slots that were turned off after a fault and whose interrupts are to be ignored, as a bitmap.
+    pub(crate) fn faulty(&self) -> u32 {
         self.table.lock().faulty()
     }
 

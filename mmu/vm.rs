@@ -180,7 +180,7 @@ impl Space {
                 );
             }
             if let Some(nr) = self.drm.slots.fail(gpu, self) {
-                self.drm.jobs.fault(gpu, nr);
+                self.drm.jobs.fault(&self.drm, gpu, nr);
             }
         });
     }
@@ -250,8 +250,9 @@ impl Vm {
     /// Gives the space a slot of the hardware for a job that is about to run. Returns its number.
     ///
     /// Every success is to be followed by one [`Self::as_put`]. Does not sleep; the lock of the job
-    /// queue may be held. `EBUSY`: all slots have running jobs; one of them will end. `ETIMEDOUT`:
-    /// the MMU is stuck, only a reset helps. `ENODEV`: the device has gone.
+    /// queue may be held. `EBUSY`: all slots have running jobs, or that of the space has some which a
+    /// fault has to end; one of them will end. `ETIMEDOUT`: the MMU is stuck, only a reset helps.
+    /// `ENODEV`: the device has gone.
     pub(crate) fn as_get(&self, gpu: &Gpu<'_>) -> Result<u8> {
         self.drm.slots.get(gpu, &self.space)
     }
