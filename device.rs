@@ -126,7 +126,8 @@ pub(crate) struct Hw<'a> {
     /// Limits what clients can make the driver log.
     #[pin]
     pub(crate) log: Ratelimit,
-    /// Unbind has begun: nothing is started, no interrupt is unmasked any more.
+    /// Unbind has begun, or a reset has failed: nothing is started, no interrupt is unmasked any
+    /// more.
     halted: Atomic<bool>,
     /// The GPU surely does nothing any more.
     stopped: Atomic<bool>,
@@ -169,7 +170,8 @@ impl<'a> Hw<'a> {
     /// on but for those of the jobs.
     ///
     /// The caller sees to it that nothing programs a job slot meanwhile. Sleeps; allocates
-    /// nothing, so that it may run where fences depend on it. `ENODEV` after [`Self::halt`].
+    /// nothing, so that it may run where fences depend on it. `ENODEV` once the GPU is to halt. After
+    /// any error it has halted, and if possible was stopped.
     pub(crate) fn recover(&self, drm: &Device) -> Result {
         let _one = self.reset.lock();
         let (dev, io) = (self.dev(), &self.io);
@@ -178,9 +180,17 @@ impl<'a> Hw<'a> {
             return Err(ENODEV);
         }
         mali::irq::mask_all(io);
-        mali::reset::reset(dev, io, Some(&self.caps))?;
-        mali::power::on(dev, io, &self.id, &self.caps, self.soc.overrides)?;
-        drm.slots.forget_all();
+        let reset = mali::reset::reset(dev, io, Some(&self.caps));
+        let result = reset.and_then(|()| {
+            // First, as commands to the MMU may not come to an end before the caches are on.
+            drm.slots.forget_all();
+            mali::power::on(dev, io, &self.id, &self.caps, self.soc.overrides)
+        });
+        if result.is_err() {
+            self.halted.store(true, Release);
+            self.stop_after(reset);
+            return result;
+        }
         mali::counter::restart(io, &self.cycle_users);
         self.start_irqs();
         Ok(())
@@ -198,15 +208,25 @@ impl<'a> Hw<'a> {
     /// First part of the halt: from now on nothing is started and no interrupt unmasked.
     fn begin_halt(&self) {
         self.halted.store(true, Release);
-        mali::irq::mask_all(&self.io);
+        if !self.supply.is_held() {
+            mali::irq::mask_all(&self.io);
+        }
     }
 
     /// Second part of the halt, when no interrupt thread runs any more: stops the GPU for good.
     fn halt(&self) {
         let _one = self.reset.lock();
 
-        mali::irq::mask_all(&self.io);
-        let stopped = match mali::reset::reset(self.dev(), &self.io, Some(&self.caps)) {
+        // A reset that has failed may have done it already.
+        if !self.stopped() {
+            mali::irq::mask_all(&self.io);
+            self.stop_after(mali::reset::reset(self.dev(), &self.io, Some(&self.caps)));
+        }
+    }
+
+    /// Notes whether a reset has stopped the GPU for good; if not, tries by other means.
+    fn stop_after(&self, reset: Result) {
+        let stopped = match reset {
             Ok(()) => true,
             // A device that has left the bus writes nothing either.
             Err(e) if e == ENODEV => true,
@@ -219,6 +239,10 @@ impl<'a> Hw<'a> {
 #[pinned_drop]
 impl PinnedDrop for Hw<'_> {
     fn drop(self: Pin<&mut Self>) {
+        // Its registers need not answer then.
+        if self.supply.is_held() {
+            return;
+        }
         mali::irq::mask_all(&self.io);
         // What does not go down by itself loses its clock and its supply next.
         let _ = mali::power::off(self.dev(), &self.io, &self.id);

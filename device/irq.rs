@@ -38,7 +38,7 @@ struct Job<'a> {
 
 impl ThreadedHandler for Job<'_> {
     fn handle(&self) -> ThreadedIrqReturn {
-        wake_if(irq::take_job(self.gpu.io()))
+        wake_if(!self.gpu.stopped() && irq::take_job(self.gpu.io()))
     }
 
     fn handle_threaded(&self) -> IrqReturn {
@@ -58,7 +58,7 @@ struct Mmu<'a> {
 
 impl ThreadedHandler for Mmu<'_> {
     fn handle(&self) -> ThreadedIrqReturn {
-        wake_if(irq::take_mmu(self.gpu.io()))
+        wake_if(!self.gpu.stopped() && irq::take_mmu(self.gpu.io()))
     }
 
     fn handle_threaded(&self) -> IrqReturn {
@@ -77,7 +77,7 @@ struct Fault<'a> {
 
 impl ThreadedHandler for Fault<'_> {
     fn handle(&self) -> ThreadedIrqReturn {
-        wake_if(irq::take_gpu(self.gpu.io()))
+        wake_if(!self.gpu.stopped() && irq::take_gpu(self.gpu.io()))
     }
 
     fn handle_threaded(&self) -> IrqReturn {

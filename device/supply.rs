@@ -27,6 +27,11 @@ use kernel::{
     reset::{
         ResetArray,
         Usage, //
+    },
+    sync::atomic::{
+        Acquire,
+        Atomic,
+        Release, //
     }, //
 };
 
@@ -64,6 +69,8 @@ impl Drop for Released<'_> {
 /// Everything that is on. Dropped from top to bottom.
 pub(super) struct Supply<'a> {
     reset: Released<'a>,
+    /// The reset line was asserted before its time, see [`Supply::force_reset`].
+    held: Atomic<bool>,
     _bus_ace_clock: MaybeClock,
     _bus_clock: MaybeClock,
     _clock: Clock,
@@ -101,6 +108,7 @@ impl<'a> Supply<'a> {
 
         Ok(Self {
             reset: Released(dev, reset),
+            held: Atomic::new(false),
             _bus_ace_clock: bus_ace_clock,
             _bus_clock: bus_clock,
             _clock: clock,
@@ -114,11 +122,19 @@ impl<'a> Supply<'a> {
         let Released(dev, reset) = &self.reset;
 
         match reset.assert() {
-            Ok(()) if reset.is_present() => return true,
+            Ok(()) if reset.is_present() => {
+                self.held.store(true, Release);
+                return true;
+            }
             Ok(()) => dev_err!(dev, "the GPU does not stop, and has no reset line\n"),
             Err(e) => dev_err!(dev, "the GPU does not stop: reset line: {:?}\n", e),
         }
         false
+    }
+
+    /// Whether the GPU is held in reset. Its registers are not to be touched then.
+    pub(super) fn is_held(&self) -> bool {
+        self.held.load(Acquire)
     }
 }
 

@@ -105,6 +105,9 @@ impl Jobs {
 
     /// Takes what the slots have to report. [`Jobs::hardware`] is held.
     fn handle_events(&self, started: &Started, gpu: &Gpu<'_>) {
+        if gpu.stopped() {
+            return;
+        }
         let (reset, failures) = started.queue.update(&self.engine(started, gpu), |slots| {
             self.take_events(slots, gpu)
         });
@@ -341,6 +344,10 @@ impl Jobs {
 
         let result = gpu.recover(drm);
         if let Err(error) = result {
+            // Unbind has begun meanwhile. It fails the jobs when the GPU has stopped for good.
+            if self.is_parked() {
+                return;
+            }
             if error != ENODEV {
                 dev_err!(gpu.dev(), "the reset has failed: {:?}\n", error);
             }
