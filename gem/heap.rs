@@ -330,6 +330,11 @@ impl Region {
         let gfp: Flags = GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
 
         for _ in 0..TRIES {
+            // Unbind ends the job, and waits for us.
+            if gpu.halted() {
+                return Ok(());
+            }
+
             let mut chunk = Chunk::new(gpu.dev(), gfp).ok();
 
             let ret = self.fill(gpu, &stall.space, &mut self.place.lock(), stall.va, || {

@@ -254,7 +254,7 @@ impl Slots {
         let mut table = self.table.lock();
         let (nr, slot) = table.find(space)?;
 
-        if slot.state == State::Live {
+        if slot.state == State::Live && !gpu.halted() {
             slot.state = State::Faulty;
             // A stuck MMU was logged; the stop of the jobs, or the reset after it, does the rest.
             let _ = mmu::disable(gpu, nr);
