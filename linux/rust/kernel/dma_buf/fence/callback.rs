@@ -6,12 +6,15 @@
 //! back on another. The rules that make this sound:
 //!
 //! - The registration is the last thing that the initialiser of [`FenceCb`] does.
-//! - The callback has a shared reference only; nobody ever gets an exclusive one.
+//! - The callback has a shared reference only. The one exclusive reference, that of the destructor,
+//!   is used as a shared one until the callback is over.
 //! - The last access of the callback to the node is setting [`FenceCb::done`]. The owner frees
 //!   the node after it has seen that, or after it went through the lock of the fence, under which
 //!   callbacks run. It does not take that lock if `done` is set: a fence may have its lock in
 //!   memory of its driver, which frees it some time after the signal.
-//! - Between the signal and the end of the callbacks, that lock is kept alive by RCU.
+//! - Between the signal and the end of the callbacks, that lock is kept alive by RCU. The read side
+//!   begins before the look at `done`: if that is not set yet, then the signal is not over, and the
+//!   grace period after it, which the driver waits for, ends after the read side.
 
 use super::Fence;
 use crate::{
@@ -119,11 +122,11 @@ impl<C: FenceCallback> Deref for FenceCb<C> {
 #[pinned_drop]
 impl<C: FenceCallback> PinnedDrop for FenceCb<C> {
     fn drop(self: Pin<&mut Self>) {
+        // The lock of a fence that signals just now; to be held before the look at `done`.
+        let _rcu = rcu::read_lock();
         if self.done.load(Acquire) {
             return;
         }
-        // The lock of a fence that signals just now.
-        let _rcu = rcu::read_lock();
         // SAFETY: By the type invariants `cb` was added to the fence, which we have a reference to.
         // Either the callback is removed, or it has run to its end when this returns.
         unsafe { bindings::dma_fence_remove_callback(self.fence.as_raw(), self.cb.get()) };

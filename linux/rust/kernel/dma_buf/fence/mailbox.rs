@@ -313,12 +313,13 @@ impl<T: Send + Sync + 'static, K: Kick> FenceWatch<T, K> {
         let Some(fence) = self.fence.take() else {
             return false;
         };
-        if self.node.done.load(Acquire) {
-            return false;
-        }
         let removed = {
-            // The lock of a fence that signals just now.
+            // The lock of a fence that signals just now; to be held before the look at `done`, for
+            // the reason given in the module `callback`.
             let _rcu = rcu::read_lock();
+            if self.node.done.load(Acquire) {
+                return false;
+            }
             // SAFETY: By the type invariants the callback was added to this fence.
             unsafe { bindings::dma_fence_remove_callback(fence.as_raw(), self.node.cb.get()) }
         };
