@@ -156,10 +156,14 @@ impl<K: Kind> Shared<K> {
         Retired(core::mem::take(&mut *self.retired.lock()))
     }
 
-    /// Drops ended jobs that nobody else will drop. May sleep if there are such.
+    /// Drops ended jobs and notices, when nobody else will do that any more. May sleep if there are
+    /// such.
     pub(super) fn drain_orphans(&self) {
         if self.orphaned.load(Acquire) {
             drop(self.take_retired());
+            // Those of the jobs above are complete: with the jobs, their watches have stopped. A
+            // notice has a reference to an entity, which leads back to the mailbox.
+            drop(self.mailbox.drain());
         }
     }
 
@@ -327,6 +331,6 @@ impl<K: Kind> Drop for JobQueue<K> {
     fn drop(&mut self) {
         self.shared.kill(code::ENODEV, |_| ());
         self.shared.orphaned.store(true, Release);
-        drop(self.shared.take_retired());
+        self.shared.drain_orphans();
     }
 }
