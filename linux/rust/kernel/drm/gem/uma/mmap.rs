@@ -239,19 +239,27 @@ unsafe fn any_fault(vmf: *mut bindings::vm_fault, order: u32) -> bindings::vm_fa
             return RETRY;
         }
 
-        // Without the lock, the VMA may go, and its reference with it.
+        // Without the lock, the VMA may go, and with it its references: to the object, and to the
+        // file, which keeps the module of the driver, whose code frees the object.
         //
-        // SAFETY: The object is valid; the fault lock is held and given up with `RETRY`.
-        unsafe {
+        // SAFETY: The VMA is valid until the lock is released, and one that maps an object has a
+        // file. The object is valid; the fault lock is held and given up with `RETRY`.
+        let file = unsafe {
+            let file = bindings::get_file((*(*vmf).__bindgen_anon_1.vma).vm_file);
             bindings::drm_gem_object_get(obj);
             bindings::release_fault_lock(vmf);
-        }
+            file
+        };
 
         // If this fails, the retry fails as well, and may say so.
         let _ = base.prepare_cpu(&mut base.backing.lock());
 
-        // SAFETY: We took this reference. `vmf` is not used any more.
-        unsafe { bindings::drm_gem_object_put(obj) };
+        // SAFETY: We took these references; the file's is the last to go. `vmf` is not used any
+        // more.
+        unsafe {
+            bindings::drm_gem_object_put(obj);
+            bindings::fput(file);
+        }
         return RETRY;
     }
 
