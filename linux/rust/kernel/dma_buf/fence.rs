@@ -397,7 +397,7 @@ impl Fence {
         unsafe { (*self.as_raw()).seqno }
     }
 
-    /// Whether both are on the same timeline and `other` is not behind this one on it.
+    /// Whether both are on the same timeline and `other` does not come after this one on it.
     ///
     /// If so, whoever waits for this fence need not wait for the other.
     pub fn is_later_or_same(&self, other: &Fence) -> bool {

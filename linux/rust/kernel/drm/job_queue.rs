@@ -44,8 +44,10 @@
 //! * One spinlock for each queue. It is taken in process context only and is held while the
 //!   [`Engine`]'s methods run; what these take nests inside.
 //! * A mutex for each context and slot, held from arming to pushing, makes the order of the fences'
-//!   sequence numbers the order of the FIFO. Nothing is allocated under it.
-//! * Fences are signalled with neither held.
+//!   sequence numbers the order of the FIFO. Nothing is allocated under it. All of them are one class
+//!   for lockdep: a task has one [`Armed`] at a time.
+//! * Fences are signalled without the spinlock. [`Armed::push`] may signal with the mutex held, which
+//!   no callback can want, since that must not sleep.
 //! * The callback on a dependency takes no lock: it posts a preallocated node to a lock-free
 //!   mailbox and calls [`Kind::kick`]. The spinlock is held while a callback is added, so the
 //!   locks of fences nest inside it, and no fence's lock is ever held around it.
@@ -265,14 +267,14 @@ pub trait Kind: Sized + Send + Sync + 'static {
 
     /// [`JobQueue::take_retired`] has something to drop.
     ///
-    /// Called in process context, in a fence-signalling section, with no lock of the queue held.
+    /// Called in process context, in a fence-signalling section, without the queue's spinlock.
     fn retire(&self);
 
     /// [`JobQueue::expire`] is to be called at `deadline`, in the nanoseconds of [`Engine::now`].
     ///
     /// Called when a job has begun to run and no such call is outstanding; otherwise
     /// [`Expired::next`] tells when to call again. Called in process context, in a
-    /// fence-signalling section, with no lock of the queue held.
+    /// fence-signalling section, without the queue's spinlock.
     fn arm_timer(&self, deadline: u64);
 }
 

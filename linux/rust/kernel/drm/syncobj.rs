@@ -167,7 +167,7 @@ impl SyncObj {
 
     /// Makes `fence` the one of `point` of the timeline, and wakes those who wait for that.
     ///
-    /// Points should be added in rising order.
+    /// Points should be added in rising order. `fence` must not be a point of a timeline itself.
     pub fn add_point(&self, node: ChainNode, fence: &Fence, point: u64) {
         // SAFETY: The object and the fence are valid, the function takes its own reference. It
         // initialises the node, which then has one reference, owned by the sync object.

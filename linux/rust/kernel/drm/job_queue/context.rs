@@ -324,7 +324,8 @@ impl<'c, K: Kind> Prepared<'c, K> {
 
     /// Makes the job's fence real. The point of no return.
     ///
-    /// Waits for whoever is between arming and pushing in the same context and slot.
+    /// Waits for whoever is between arming and pushing in the same context and slot. The task must
+    /// not have another [`Armed`] job: with two, tasks could wait for each other.
     pub fn arm(self) -> Armed<'c, K> {
         let order = self.entity.order.lock();
         let signalling = Signalling::begin();

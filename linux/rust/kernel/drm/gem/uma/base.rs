@@ -249,8 +249,10 @@ impl Base {
             return Err(ENODEV);
         }
 
-        // SAFETY: The device of `space` is the DRM device's parent by the type invariants. It is
-        // bound until `drm_dev_exit()`, as unbind begins with `drm_dev_unplug()`.
+        // SAFETY: The device of `space` is the DRM device's parent by the type invariants. This is
+        // called for the CPU mappings of an object that an open file knows, hence the DRM device was
+        // registered, and unbind begins with `drm_dev_unplug()`: the parent is bound until
+        // `drm_dev_exit()`.
         let ret = f(unsafe { self.space.dev().as_bound() });
 
         // SAFETY: `idx` is what `drm_dev_enter()` returned.
