@@ -293,6 +293,17 @@ impl Chunks {
         })
     }
 
+    /// Returns the table.
+    ///
+    /// `dev` is bound, but maybe again: then what it had the first time is gone, which
+    /// [`Devres::access()`] does not look for. `ENODEV` if so.
+    fn table<'a>(table: &'a Devres<Table>, dev: &'a Device<Bound>) -> Result<&'a Table> {
+        if table.try_access().is_none() {
+            return Err(ENODEV);
+        }
+        table.access(dev)
+    }
+
     /// Returns the number of slots that are filled.
     pub fn filled(&self) -> usize {
         self.filled
@@ -300,7 +311,7 @@ impl Chunks {
 
     /// Returns the chunk in slot `index`, or [`None`] if there is none.
     pub fn get<'a>(&'a self, dev: &'a Device<Bound>, index: usize) -> Option<&'a ChunkMem> {
-        let slot = self.table.access(dev).ok()?.slots.get(index)?;
+        let slot = Self::table(&self.table, dev).ok()?.slots.get(index)?;
 
         // SAFETY: Slots are only written through `&mut self`.
         unsafe { (*slot.get()).as_ref() }
@@ -310,10 +321,10 @@ impl Chunks {
     ///
     /// # Errors
     ///
-    /// The chunk is freed, and the result is `EEXIST` if the slot is filled, and `EINVAL` if there
-    /// is no such slot or the chunk is another device's.
+    /// The chunk is freed, and the result is `EEXIST` if the slot is filled, `EINVAL` if there is no
+    /// such slot or the chunk is another device's, and `ENODEV` if the device was unbound meanwhile.
     pub fn fill(&mut self, dev: &Device<Bound>, index: usize, chunk: Chunk<'_>) -> Result {
-        let table = self.table.access(dev)?;
+        let table = Self::table(&self.table, dev)?;
         if chunk.dev.as_raw() != dev.as_raw() {
             return Err(EINVAL);
         }
@@ -332,7 +343,7 @@ impl Chunks {
 
     /// Takes the chunk out of slot `index`.
     pub fn take<'a>(&mut self, dev: &'a Device<Bound>, index: usize) -> Option<Chunk<'a>> {
-        let slot = self.table.access(dev).ok()?.slots.get(index)?;
+        let slot = Self::table(&self.table, dev).ok()?.slots.get(index)?;
 
         // SAFETY: We have `&mut self`.
         let mem = unsafe { &mut *slot.get() }.take()?;
