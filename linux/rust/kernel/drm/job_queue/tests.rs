@@ -972,10 +972,13 @@ mod suite {
                         if let (Some(other), 0) = (other, random(3)) {
                             dependencies.add(&other)?;
                         }
+                        let fifo = &mut fences[which][slot];
+                        fifo.reserve(1, GFP_KERNEL)?;
                         let armed = contexts[which]
                             .prepare(Slot(slot as u8), bench.job(step), dependencies)?
                             .arm();
-                        fences[which][slot].push(ARef::from(armed.fence()), GFP_KERNEL)?;
+                        // Nothing may be allocated from here to the push.
+                        let _ = fifo.push_within_capacity(ARef::from(armed.fence()));
                         if random(20) == 0 {
                             drop(armed);
                         } else {
