@@ -314,13 +314,21 @@ impl Region {
 
         // A chunk that cannot be mapped now stays in the heap for the next try.
         let chunk = heap.chunks.get(dev, index).ok_or(ENODEV)?;
-        space.map(
-            gpu,
-            start + (index * CHUNK) as u64,
-            chunk.segments(),
-            Prot { exec: false },
-            GFP_NOWAIT | __GFP_NOWARN,
-        )?;
+        let at = start + (index * CHUNK) as u64;
+        space
+            .map(
+                gpu,
+                at..at + CHUNK as u64,
+                chunk.segments(),
+                Prot { exec: false },
+                GFP_NOWAIT | __GFP_NOWARN,
+            )
+            .map_err(|e| {
+                if e.leak {
+                    mem::forget(self.heap.clone());
+                }
+                e.error
+            })?;
         place.mapped.insert(index);
         Ok(Growth::Mapped)
     }

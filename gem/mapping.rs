@@ -11,8 +11,8 @@
 //! A mapping keeps the pages of its BO in. A heap is mapped piece by piece as the GPU asks for it:
 //! see [`heap`](super::heap).
 //!
-//! Drop order: unmap, then pages (and with them maybe the BO), then the addresses. If the hardware does not answer
-//! while we unmap, the pages are leaked on purpose, for it may still write to them.
+//! Drop order: unmap, then pages (and with them maybe the BO), then the addresses. If the hardware
+//! does not answer while we unmap, the pages are leaked on purpose, for it may still write to them.
 
 use core::{
     iter,
@@ -113,7 +113,14 @@ impl Mapping {
             return Err(ENODEV);
         }
 
-        vm.map(gpu, new.node.start(), segments(), Prot { exec }, GFP_KERNEL)?;
+        let start = new.node.start();
+        let range = start..start + mapped;
+        if let Err(e) = vm.map(gpu, range, segments(), Prot { exec }, GFP_KERNEL) {
+            if e.leak {
+                mem::forget(pages);
+            }
+            return Err(e.error);
+        }
         new.memory = Memory::Pages(pages, mapped);
 
         Ok(Arc::new(new, GFP_KERNEL)?)

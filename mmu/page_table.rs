@@ -33,9 +33,14 @@ use kernel::{
         SZ_2M,
         SZ_4K, //
     },
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
     types::CovariantForLt, //
 };
 
+use super::va;
 use crate::{
     device::Gpu,
     hw::mali::mmu, //
@@ -70,13 +75,30 @@ enum Table {
     Aarch64(DevresLt<Aarch64>),
 }
 
+/// Size of a block.
+const BLOCK: u64 = SZ_2M as u64;
+
 /// The page table of an address space.
-pub(super) struct PageTable(Table);
+///
+/// The table code frees a table of 4 KiB entries as soon as it unmaps the block that the table
+/// stands for, or maps a block over it, while the hardware may still have a pointer to it. Hence
+/// it is noted where such tables are. Their entries are unmapped one by one, which leaves the table
+/// in place; one that is in the way of a block goes while the hardware makes no accesses there.
+pub(super) struct PageTable {
+    table: Table,
+    /// By the number of a block: whether it may have a table. Who owns the whole block owns this.
+    small: KVec<Atomic<bool>>,
+}
 
 impl PageTable {
     /// Makes an empty table. Says also how the hardware is to read it. Sleeps.
     pub(super) fn new(gpu: &Gpu<'_>) -> Result<(Self, mmu::Config)> {
         let dev = gpu.dev();
+        let blocks = usize::try_from(va::RANGE.end / BLOCK)?;
+        let mut small = KVec::with_capacity(blocks, GFP_KERNEL)?;
+        for _ in 0..blocks {
+            small.push(Atomic::new(false), GFP_KERNEL)?;
+        }
         let config = || Config {
             quirks: quirk::NO_WARN,
             pgsize_bitmap: SZ_4K | SZ_2M,
@@ -95,7 +117,8 @@ impl PageTable {
             // SAFETY: The table borrows nothing but the bound device.
             let table = unsafe { DevresLt::new(dev, Ok::<_, Error>(table)) }?;
 
-            Ok((Self(Table::Aarch64(table)), config))
+            let table = Table::Aarch64(table);
+            Ok((Self { table, small }, config))
         } else {
             let table = IoPageTable::<'_, ARMMaliLPAE>::new(dev, config())?;
             // SAFETY: As above.
@@ -104,37 +127,167 @@ impl PageTable {
             // SAFETY: As above.
             let table = unsafe { DevresLt::new(dev, Ok::<_, Error>(table)) }?;
 
-            Ok((Self(Table::Legacy(table)), config))
+            let table = Table::Legacy(table);
+            Ok((Self { table, small }, config))
         }
     }
 
-    /// Maps segments of memory one after the other, from `va`. On error nothing of it stays mapped,
-    /// but the hardware may have seen some of it.
+    /// Maps segments of memory one after the other, from the start of `range`, which holds all of
+    /// them. Returns what is mapped now, also on error; the caller unmaps that then.
+    ///
+    /// `exclude` keeps the hardware from making accesses in a range while it calls what it is given,
+    /// and then makes it forget what it knows of the range. If it cannot, it calls nothing.
     ///
     /// The range must be the caller's own, and `segments` must be memory that is mapped for the
     /// device until the range is unmapped and flushed. Sleeps if `gfp` allows it.
     pub(super) fn map(
         &self,
         dev: &Device<Bound>,
-        va: u64,
+        range: Range<u64>,
         segments: impl Iterator<Item = (DmaAddress, usize)>,
-        prot: Prot,
-        gfp: Flags,
-    ) -> Result<Range<u64>> {
-        match &self.0 {
-            Table::Legacy(table) => map(table.access(dev)?, va, segments, prot, gfp),
-            Table::Aarch64(table) => map(table.access(dev)?, va, segments, prot, gfp),
-        }
+        how: (Prot, Flags),
+        exclude: impl FnMut(&Range<u64>, &mut dyn FnMut()) -> Result,
+    ) -> (Range<u64>, Result) {
+        let mut va = range.start;
+        let result = match &self.table {
+            Table::Legacy(table) => table
+                .access(dev)
+                .and_then(|table| self.map_in(table, &mut va, range.end, segments, how, exclude)),
+            Table::Aarch64(table) => table
+                .access(dev)
+                .and_then(|table| self.map_in(table, &mut va, range.end, segments, how, exclude)),
+        };
+
+        (range.start..va, result)
     }
 
-    /// Unmaps a range, all of which must be mapped and the caller's own. Does not sleep.
+    /// Unmaps a range, all of which must be mapped and the caller's own. Frees no table. Does not
+    /// sleep.
     ///
     /// `EFAULT` if some of it was not mapped; what was in front of that is unmapped.
     pub(super) fn unmap(&self, dev: &Device<Bound>, range: Range<u64>) -> Result {
-        match &self.0 {
-            Table::Legacy(table) => unmap(table.access(dev)?, range),
-            Table::Aarch64(table) => unmap(table.access(dev)?, range),
+        match &self.table {
+            Table::Legacy(table) => self.unmap_in(table.access(dev)?, range),
+            Table::Aarch64(table) => self.unmap_in(table.access(dev)?, range),
         }
+    }
+
+    /// The blocks from the one that `va` lies in on.
+    fn blocks_from(&self, va: u64) -> &[Atomic<bool>] {
+        usize::try_from(va / BLOCK)
+            .ok()
+            .and_then(|first| self.small.get(first..))
+            .unwrap_or_default()
+    }
+
+    /// Whether the block of `va` may have a table.
+    fn has_table(&self, va: u64) -> bool {
+        self.blocks_from(va)
+            .first()
+            .is_some_and(|small| small.load(Relaxed))
+    }
+
+    /// [`Self::map`] for one format. Moves `va` behind what was mapped, also on error.
+    fn map_in<F: IoPageTableFmt>(
+        &self,
+        table: &IoPageTable<'_, F>,
+        va: &mut u64,
+        end: u64,
+        mut segments: impl Iterator<Item = (DmaAddress, usize)>,
+        (prot, gfp): (Prot, Flags),
+        mut exclude: impl FnMut(&Range<u64>, &mut dyn FnMut()) -> Result,
+    ) -> Result {
+        segments.try_for_each(|(mut paddr, len)| {
+            let mut len = len as u64;
+
+            if (*va | paddr | len) % SZ_4K as u64 != 0 {
+                return Err(EINVAL);
+            }
+            while len != 0 {
+                let (size, count) = step(*va | paddr, len);
+
+                if size == SZ_2M {
+                    let mut blocks = self.blocks_from(*va).iter().take(count);
+                    if blocks.any(|small| small.load(Relaxed)) {
+                        // All that may be in the way, not to stop the hardware again for the next.
+                        let range = *va..end.max(*va + count as u64 * BLOCK);
+                        exclude(&range, &mut || self.free_tables(table, &range))?;
+                    }
+                } else {
+                    // The step stays in its block.
+                    let small = self.blocks_from(*va).first().ok_or(ERANGE)?;
+                    small.store(true, Relaxed);
+                }
+                // SAFETY:
+                // - The caller owns the range (it holds its `VaNode`), so nobody else works on it
+                //   and nothing is mapped there.
+                // - The memory stays mapped for the device until the range was unmapped and flushed,
+                //   which is what `Space::unmap` returns or fails to.
+                let (mapped, result) =
+                    unsafe { table.map_pages(*va as usize, paddr, size, count, prot.bits(), gfp) };
+                let mapped = mapped as u64;
+
+                *va += mapped;
+                paddr += mapped;
+                len = len.saturating_sub(mapped);
+                result?;
+                if mapped == 0 {
+                    return Err(EFAULT);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Frees the tables of the blocks that lie in `range`, where nothing is mapped. The hardware must
+    /// not walk them.
+    fn free_tables<F: IoPageTableFmt>(&self, table: &IoPageTable<'_, F>, range: &Range<u64>) {
+        let mut va = range.start.next_multiple_of(BLOCK);
+
+        while va < range.end && range.end - va >= BLOCK {
+            if let Some(small) = self.blocks_from(va).first() {
+                if small.load(Relaxed) {
+                    // SAFETY: The caller owns the block, all of it, so nobody else works on it. There
+                    // is at most an empty table; without one, the table code sees an entry that is
+                    // not there and returns 0, without a warning because of the quirk.
+                    let _ = unsafe { table.unmap_pages(va as usize, SZ_2M, 1) };
+                    small.store(false, Relaxed);
+                }
+            }
+            va += BLOCK;
+        }
+    }
+
+    /// [`Self::unmap`] for one format.
+    fn unmap_in<F: IoPageTableFmt>(&self, table: &IoPageTable<'_, F>, range: Range<u64>) -> Result {
+        let mut va = range.start;
+
+        while va < range.end {
+            let (size, count) = match step(va, range.end - va) {
+                (SZ_2M, _) if self.has_table(va) => (SZ_4K, SZ_2M / SZ_4K),
+                (SZ_2M, count) => {
+                    let blocks = self.blocks_from(va).iter().take(count);
+                    (
+                        SZ_2M,
+                        blocks.take_while(|small| !small.load(Relaxed)).count(),
+                    )
+                }
+                pages => pages,
+            };
+            if count == 0 {
+                return Err(EFAULT);
+            }
+            // SAFETY: The caller owns the range, so nobody else works on it. It has mapped it; should
+            // it be wrong, the table code sees an entry that is not there and returns 0, without a
+            // warning because of the quirk.
+            let unmapped = unsafe { table.unmap_pages(va as usize, size, count) };
+
+            if unmapped == 0 {
+                return Err(EFAULT);
+            }
+            va += unmapped as u64;
+        }
+        Ok(())
     }
 }
 
@@ -142,7 +295,6 @@ impl PageTable {
 /// code does not cross from one table to the next. `addr` is virtual and physical address, or-ed.
 fn step(addr: u64, len: u64) -> (usize, usize) {
     const PAGE: u64 = SZ_4K as u64;
-    const BLOCK: u64 = SZ_2M as u64;
     const TABLE: u64 = SZ_1G as u64;
 
     let to_block = addr.wrapping_neg() % BLOCK;
@@ -157,84 +309,6 @@ fn step(addr: u64, len: u64) -> (usize, usize) {
         let room = if to_block == 0 { BLOCK } else { to_block };
         (SZ_4K, (room.min(len) / PAGE) as usize)
     }
-}
-
-/// [`PageTable::map`] for one format.
-fn map<F: IoPageTableFmt>(
-    table: &IoPageTable<'_, F>,
-    start: u64,
-    segments: impl Iterator<Item = (DmaAddress, usize)>,
-    prot: Prot,
-    gfp: Flags,
-) -> Result<Range<u64>> {
-    let mut va = start;
-    let result = segments
-        .into_iter()
-        .try_for_each(|(paddr, len)| map_segment(table, &mut va, paddr, len, prot, gfp));
-
-    match result {
-        Ok(()) => Ok(start..va),
-        Err(e) => {
-            // Only what was mapped above, which is complete.
-            let _ = unmap(table, start..va);
-            Err(e)
-        }
-    }
-}
-
-/// Maps one segment at `va`, and moves `va` behind what was mapped, also on error.
-fn map_segment<F: IoPageTableFmt>(
-    table: &IoPageTable<'_, F>,
-    va: &mut u64,
-    mut paddr: DmaAddress,
-    len: usize,
-    prot: Prot,
-    gfp: Flags,
-) -> Result {
-    let mut len = len as u64;
-
-    if (*va | paddr | len) % SZ_4K as u64 != 0 {
-        return Err(EINVAL);
-    }
-    while len != 0 {
-        let (size, count) = step(*va | paddr, len);
-        // SAFETY:
-        // - The caller owns the range (it holds its `VaNode`), so nobody else works on it and
-        //   nothing is mapped there.
-        // - The memory stays mapped for the device until the range was unmapped and flushed, which
-        //   is what `Space::unmap` returns or fails to.
-        let (mapped, result) =
-            unsafe { table.map_pages(*va as usize, paddr, size, count, prot.bits(), gfp) };
-        let mapped = mapped as u64;
-
-        *va += mapped;
-        paddr += mapped;
-        len = len.saturating_sub(mapped);
-        result?;
-        if mapped == 0 {
-            return Err(EFAULT);
-        }
-    }
-    Ok(())
-}
-
-/// [`PageTable::unmap`] for one format.
-fn unmap<F: IoPageTableFmt>(table: &IoPageTable<'_, F>, range: Range<u64>) -> Result {
-    let mut va = range.start;
-
-    while va < range.end {
-        let (size, count) = step(va, range.end - va);
-        // SAFETY: The caller owns the range, so nobody else works on it. It has mapped it; should it
-        // be wrong, the table code sees an entry that is not there and returns 0, without a
-        // warning because of the quirk.
-        let unmapped = unsafe { table.unmap_pages(va as usize, size, count) };
-
-        if unmapped == 0 {
-            return Err(EFAULT);
-        }
-        va += unmapped as u64;
-    }
-    Ok(())
 }
 
 #[kunit_tests(drm_gpu_page_table)]

@@ -55,6 +55,17 @@ struct Slot {
     /// When it was last used.
     stamp: u64,
     state: State,
+    /// A command has not come to an end: until a reset, the hardware may do what it did before, and
+    /// takes no other command.
+    stuck: bool,
+}
+
+impl Slot {
+    /// Notes the result of a command.
+    fn note(&mut self, result: Result) -> Result {
+        self.stuck |= result == Err(ETIMEDOUT);
+        result
+    }
 }
 
 /// All slots, by number.
@@ -82,13 +93,13 @@ impl Table {
     }
 
     /// A place for another space: a free one, else the one that was used the longest time ago, of
-    /// those that exist and have no job.
+    /// those that exist, listen, and have no job.
     fn choose(&mut self, present: u32) -> Option<(u8, &mut Option<Slot>)> {
         self.slots
             .iter_mut()
             .enumerate()
             .filter(|(nr, _)| present & 1 << nr != 0)
-            .filter(|(_, slot)| slot.as_ref().is_none_or(|s| s.jobs == 0))
+            .filter(|(_, slot)| slot.as_ref().is_none_or(|s| s.jobs == 0 && !s.stuck))
             .min_by_key(|(_, slot)| slot.as_ref().map(|s| s.stamp))
             .map(|(nr, slot)| (nr as u8, slot))
     }
@@ -149,9 +160,12 @@ impl Slots {
             if was == State::Faulty && slot.jobs != 0 {
                 return Err(EBUSY);
             }
+            if slot.stuck {
+                return Err(ETIMEDOUT);
+            }
             if was != State::Live {
                 mmu::clear(gpu, nr);
-                mmu::enable(gpu, nr, &space.config)?;
+                slot.note(mmu::enable(gpu, nr, &space.config))?;
                 slot.state = State::Live;
             }
             slot.jobs += 1;
@@ -170,12 +184,13 @@ impl Slots {
             jobs: 1,
             stamp,
             state: State::Live,
+            stuck: false,
         };
 
         if was_faulty {
             mmu::clear(gpu, nr);
         }
-        let result = mmu::enable(gpu, nr, &space.config);
+        let result = slot.note(mmu::enable(gpu, nr, &space.config));
         if result.is_err() {
             // The hardware may be at either table. The new one goes with its slot; the old one has
             // none any more, and stays until unbind.
@@ -205,7 +220,9 @@ impl Slots {
         };
         let slot = place.take();
         let state = slot.as_ref().map(|s| s.state);
+        let stuck = slot.as_ref().is_some_and(|s| s.stuck);
         let result = match state {
+            _ if stuck && !gpu.stopped() => Err(ETIMEDOUT),
             // A slot that is lost may have been half enabled.
             Some(State::Live | State::Lost) if !gpu.stopped() => unless_gone(mmu::disable(gpu, nr)),
             _ => Ok(()),
@@ -234,10 +251,33 @@ impl Slots {
     /// Flushes a range of a space, if it is in the hardware.
     pub(super) fn flush(&self, gpu: &Gpu<'_>, space: &Space, range: &Range<u64>) -> Result {
         match self.table.lock().find(space) {
+            Some((_, slot)) if slot.stuck && !gpu.stopped() => Err(ETIMEDOUT),
             Some((nr, slot)) if slot.state == State::Live && !gpu.stopped() => {
-                unless_gone(mmu::flush_range(gpu, nr, range))
+                unless_gone(slot.note(mmu::flush_range(gpu, nr, range)))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Calls `f` while the hardware makes no accesses in a range of a space, and flushes the range
+    /// afterwards. On error of the hardware `f` may not have been called.
+    pub(super) fn exclude(
+        &self,
+        gpu: &Gpu<'_>,
+        space: &Space,
+        range: &Range<u64>,
+        f: &mut dyn FnMut(),
+    ) -> Result {
+        match self.table.lock().find(space) {
+            Some((_, slot)) if slot.stuck && !gpu.stopped() => Err(ETIMEDOUT),
+            Some((nr, slot)) if slot.state == State::Live && !gpu.stopped() => {
+                slot.note(mmu::exclude(gpu, nr, range, f))
+            }
+            // Under the lock, so that it does not come in meanwhile.
+            _ => {
+                f();
+                Ok(())
+            }
         }
     }
 
@@ -257,7 +297,7 @@ impl Slots {
         if slot.state == State::Live && !gpu.halted() {
             slot.state = State::Faulty;
             // A stuck MMU was logged; the stop of the jobs, or the reset after it, does the rest.
-            let _ = mmu::disable(gpu, nr);
+            let _ = slot.note(mmu::disable(gpu, nr));
         }
         Some(nr)
     }
@@ -270,7 +310,7 @@ impl Slots {
         match table.find(space) {
             Some((at, slot)) if at == nr && slot.state != State::Lost => {
                 slot.state = State::Faulty;
-                let _ = mmu::disable(gpu, nr);
+                let _ = slot.note(mmu::disable(gpu, nr));
                 true
             }
             _ => false,
@@ -296,6 +336,7 @@ impl Slots {
     pub(crate) fn forget_all(&self) {
         for slot in self.table.lock().slots.iter_mut().flatten() {
             slot.state = State::Lost;
+            slot.stuck = false;
         }
     }
 }

@@ -55,6 +55,14 @@ use crate::{
 /// What the VA tree knows of a range: the heap that grows in it, if it is one.
 type Entry = Option<Arc<heap::Region>>;
 
+/// Why pages could not be mapped.
+pub(crate) struct MapError {
+    /// What has failed.
+    pub(crate) error: Error,
+    /// The hardware does not answer and may still reach the pages: they must be leaked.
+    pub(crate) leak: bool,
+}
+
 /// Page table and VA tree of an address space.
 #[pin_data]
 pub(crate) struct Space {
@@ -100,11 +108,11 @@ impl Space {
         nearest
     }
 
-    /// Maps segments of DMA memory one after the other, from `va`, in blocks of 2 MiB where
-    /// possible. On error nothing of it stays mapped.
+    /// Maps segments of DMA memory one after the other, from the start of `range`, in blocks of 2 MiB
+    /// where possible. On error nothing of it stays mapped; see [`MapError`].
     ///
-    /// The range must lie in the caller's [`VaNode`], with nothing mapped there. Segments are
-    /// multiples of 4 KiB, mapped for the device until [`Self::unmap`] has returned. Sleeps if
+    /// The range must lie in the caller's [`VaNode`], with nothing mapped there, and hold all
+    /// segments. These are multiples of 4 KiB, mapped for the device until [`Self::unmap`] has returned. Sleeps if
     /// `gfp` allows it; takes no sleeping lock.
     ///
     /// One flush at the end if the space is in the hardware: it holds no translations that were not
@@ -113,18 +121,35 @@ impl Space {
     pub(crate) fn map(
         &self,
         gpu: &Gpu<'_>,
-        va: u64,
+        range: Range<u64>,
         segments: impl Iterator<Item = (DmaAddress, usize)>,
         prot: Prot,
         gfp: Flags,
-    ) -> Result {
+    ) -> Result<(), MapError> {
         let dev = gpu.dev();
-        let range = self.table.map(dev, va, segments, prot, gfp)?;
+        let (mapped, result) = self
+            .table
+            .map(dev, range, segments, (prot, gfp), |range, f| {
+                self.drm
+                    .slots
+                    .exclude(gpu, self, range, f)
+                    .inspect_err(|&e| self.ask_for_reset(e))
+            });
 
-        self.flush(gpu, &range).inspect_err(|_| {
-            // The hardware is stuck and will be reset; it was never told of these pages.
-            let _ = self.table.unmap(dev, range.clone());
-        })
+        result
+            .and_then(|()| self.flush(gpu, &mapped))
+            .map_err(|error| {
+                // Whatever runs may have found these pages.
+                let undone = self
+                    .table
+                    .unmap(dev, mapped.clone())
+                    .and_then(|()| self.flush(gpu, &mapped));
+
+                MapError {
+                    error,
+                    leak: undone.is_err() && !mapped.is_empty(),
+                }
+            })
     }
 
     /// Unmaps ranges that are mapped completely. One flush over all of them, if the space is in the
@@ -164,7 +189,14 @@ impl Space {
         self.drm
             .slots
             .flush(gpu, self, range)
-            .inspect_err(|_| self.drm.jobs.request_reset())
+            .inspect_err(|&e| self.ask_for_reset(e))
+    }
+
+    /// After an error of the hardware: a reset helps, unless the device has gone.
+    fn ask_for_reset(&self, error: Error) {
+        if error != ENODEV {
+            self.drm.jobs.request_reset();
+        }
     }
 
     /// A heap could not be filled while a job waited for it: ends the jobs of this space. For

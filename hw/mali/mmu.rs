@@ -167,15 +167,28 @@ pub(crate) fn flush_range(gpu: &Gpu<'_>, nr: u8, range: &Range<u64>) -> Result {
     flush(gpu, nr, range, cmd::FLUSH_PT)
 }
 
+/// Calls `f` while accesses in a range wait, then makes the MMU forget its translations of the range
+/// and the tables on the way to them. If the range cannot be locked, `f` is not called.
+pub(crate) fn exclude(gpu: &Gpu<'_>, nr: u8, range: &Range<u64>, f: &mut dyn FnMut()) -> Result {
+    lock(gpu, nr, range)?;
+    f();
+    command(gpu, nr, cmd::FLUSH_PT)
+}
+
 /// Locks a region, then gives a flush command, which unlocks it.
 fn flush(gpu: &Gpu<'_>, nr: u8, range: &Range<u64>, how: u32) -> Result {
+    lock(gpu, nr, range)?;
+    command(gpu, nr, how)
+}
+
+/// Makes accesses in a region wait until the next flush.
+fn lock(gpu: &Gpu<'_>, nr: u8, range: &Range<u64>) -> Result {
     let (io, n) = (gpu.io(), usize::from(nr));
     let region = lock_region(range);
 
     write_at(io, n, AS_LOCKADDR_LO::from_raw(lo(region)))?;
     write_at(io, n, AS_LOCKADDR_HI::from_raw(hi(region)))?;
-    command(gpu, nr, cmd::LOCK)?;
-    command(gpu, nr, how)
+    command(gpu, nr, cmd::LOCK)
 }
 
 /// Gives a command and waits until it is over.
@@ -192,8 +205,9 @@ fn command(gpu: &Gpu<'_>, nr: u8, command: u32) -> Result {
         POLL,
         POLLS,
     )
-    .inspect_err(|e| {
-        if gpu.log.allows() {
+    .inspect_err(|&e| {
+        // That a device has left is no error of it.
+        if e != ENODEV && gpu.log.allows() {
             dev_err!(
                 gpu.dev(),
                 "AS {}: MMU command {} failed: {:?}\n",

@@ -49,7 +49,12 @@ pub(crate) fn reset(dev: &Device, io: &IoMem<'_>, caps: Option<&Caps>) -> Result
         }
         result => result,
     }
-    .inspect_err(|e| dev_err!(dev, "reset failed: {:?}\n", e))?;
+    .inspect_err(|&e| {
+        // That a device has left is no error of it.
+        if e != ENODEV {
+            dev_err!(dev, "reset failed: {:?}\n", e);
+        }
+    })?;
 
     io.write_reg(GPU_INT_CLEAR::from_raw(int::ALL));
     Ok(())
