@@ -51,8 +51,6 @@ pub(crate) enum Issue {
     Ttrx2968Ttrx3162,
     /// A bus fault of an occlusion query can hang later fragment jobs.
     Ttrx3076,
-    /// A job that does nothing has to run before the first real one.
-    Ttrx3485,
 }
 
 const fn features(list: &[Feature]) -> u32 {
@@ -90,8 +88,6 @@ const BIFROST: u32 = features(&[
 const MIDGARD_ISSUES: u32 = issues(&[Issue::T76x3953, Issue::Tmix8438]);
 /// Errata of the first two Valhall products.
 const G57_ISSUES: u32 = issues(&[Issue::Ttrx2968Ttrx3162, Issue::Ttrx3076]);
-/// Errata of the release r0p0 of the same.
-const G57_R0P0: &[(u32, u32)] = &[(rev(0, 0, 0), issues(&[Issue::Ttrx3485]))];
 
 /// A release as the lower half of `GPU_ID` has it.
 const fn rev(major: u32, minor: u32, status: u32) -> u32 {
@@ -179,9 +175,9 @@ static PRODUCTS: [Product; 16] = [
     Product::new("g76", 0x7001, BIFROST | IDVS | TLS, 0),
     Product::new("g52", 0x7002, BIFROST | IDVS, 0),
     Product::new("g31", 0x7003, BIFROST | TLS, 0),
-    Product::new("g57", 0x9001, BIFROST | IDVS, G57_ISSUES).revisions(G57_R0P0),
+    Product::new("g57", 0x9001, BIFROST | IDVS, G57_ISSUES),
     // G57 as MediaTek integrates it has a number of its own.
-    Product::new("g57", 0x9003, BIFROST | IDVS, G57_ISSUES).revisions(G57_R0P0),
+    Product::new("g57", 0x9003, BIFROST | IDVS, G57_ISSUES),
 ];
 
 /// Reduces a product number to the one it is listed under: from Bifrost on, the two digits in the
@@ -268,11 +264,9 @@ mod tests {
     fn releases() {
         let has = |id, revision, issue| Caps::find(id, revision).is_some_and(|c| c.issue(issue));
 
-        assert!(has(0x9093, 0x0000, Issue::Ttrx3485));
-        // An unknown status falls back to status 0 of the same release.
-        assert!(has(0x9093, 0x0003, Issue::Ttrx3485));
-        assert!(!has(0x9093, 0x1000, Issue::Ttrx3485));
         assert!(has(0x0620, 0x0010, Issue::T10327));
+        // An unknown status falls back to status 0 of the same release.
+        assert!(has(0x0620, 0x0013, Issue::T10327));
         assert!(!has(0x0620, 0x1000, Issue::T10327));
     }
 }
