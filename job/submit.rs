@@ -7,8 +7,9 @@
 //! there leaves no trace. Then comes the point of no return: the fence is armed and published, and
 //! the job is pushed.
 //!
-//! Process context, within the guard that keeps the device bound. The resvs of the BOs are held from
-//! the gathering to the push.
+//! Process context. What is read from user space, whose pages another process may have to provide, is
+//! read with no lock held, and before the guard is taken that keeps the device bound. The resvs of the
+//! BOs are held from the gathering to the push.
 
 use kernel::{
     dma_buf::resv::Usage,
@@ -41,10 +42,7 @@ use kernel::{
 use pin_init::stack_pin_init;
 
 use crate::{
-    device::{
-        Device,
-        Gpu, //
-    },
+    device::Device,
     file::File,
     gem::{
         self,
@@ -175,13 +173,10 @@ fn look_up_mappings(bos: &[ARef<Bo>], vm: &Arc<Vm>) -> Result<KVVec<Arc<Mapping>
 /// The errors are those of the C driver, and so is their order: `EINVAL` no chain, unknown
 /// requirements; `ENODEV` unknown out-sync; `EINVAL` unknown context; then those of the in-syncs and
 /// of the BOs: `EFAULT`, `ENOMEM`, `ENOENT`, `EINVAL`; `EALREADY` a BO that is listed twice; `EINTR` a
-/// signal. `ENODEV` also when the device is about to go.
-pub(crate) fn submit(
-    drm: &Device,
-    gpu: &Gpu<'_>,
-    file: &drm::File<File>,
-    args: &SubmitArgs,
-) -> Result {
+/// signal. `ENODEV` also when the device has gone or is about to.
+///
+/// To be called without a guard.
+pub(crate) fn submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) -> Result {
     if args.jc == 0 {
         return Err(EINVAL);
     }
@@ -198,14 +193,18 @@ pub(crate) fn submit(
     if jobs.is_parked() {
         return Err(ENODEV);
     }
-    started.workers.attach(drm);
 
-    let flush_id = hw::mali::latest_flush_id(gpu);
     let mut dependencies = Dependencies::new();
     add_in_syncs(&mut dependencies, file, args)?;
     // These references outlive the locks: the last one must not go with a lock held.
     let bos = look_up_bos(file, args)?;
     let mappings = look_up_mappings(&bos, this.vm())?;
+
+    // Nothing of user space is touched from here on.
+    let guard = drm.registration_guard().ok_or(ENODEV)?;
+    started.workers.attach(drm);
+    // What the CPU has written up to the call is covered by any later flush.
+    let flush_id = guard.registration_data_with(|gpu| hw::mali::latest_flush_id(gpu));
     let job = Job {
         head: Atomic::new(args.jc),
         counts_cycles: args.requirements & CYCLE_COUNT != 0,
@@ -233,7 +232,7 @@ pub(crate) fn submit(
     if let Some(out_sync) = &out_sync {
         out_sync.replace_fence(Some(armed.fence()));
     }
-    armed.push(&jobs.engine(started, gpu));
+    guard.registration_data_with(|gpu| armed.push(&jobs.engine(started, gpu)));
     drop(locked);
 
     if jobs.is_parked() {

@@ -7,8 +7,8 @@
 //! checks come in its order. The structures and constants are those of `panfrost_drm.h`.
 //!
 //! All of it runs in process context with no lock held. The handlers run within the guard that keeps
-//! the device bound, except for some which wait for clients: they would hold up the unplug of every
-//! DRM device.
+//! the device bound, except for those which wait for clients or read their memory: they would hold up
+//! the unplug of every DRM device.
 
 mod bo;
 mod param;
@@ -42,7 +42,7 @@ use crate::{
 pub(crate) const MINOR: i32 = 6;
 
 kernel::declare_drm_ioctls! {
-    (PANFROST_SUBMIT, drm_panfrost_submit, ioctl::RENDER_ALLOW, submit),
+    unguarded (PANFROST_SUBMIT, drm_panfrost_submit, ioctl::RENDER_ALLOW, submit),
     unguarded (PANFROST_WAIT_BO, drm_panfrost_wait_bo, ioctl::RENDER_ALLOW, bo::wait),
     (PANFROST_CREATE_BO, drm_panfrost_create_bo, ioctl::RENDER_ALLOW, bo::create),
     (PANFROST_MMAP_BO, drm_panfrost_mmap_bo, ioctl::RENDER_ALLOW, bo::mmap),
@@ -55,7 +55,7 @@ kernel::declare_drm_ioctls! {
                bo::set_label),
     (PANFROST_JM_CTX_CREATE, drm_panfrost_jm_ctx_create, ioctl::RENDER_ALLOW, jm_ctx_create),
     (PANFROST_JM_CTX_DESTROY, drm_panfrost_jm_ctx_destroy, ioctl::RENDER_ALLOW, jm_ctx_destroy),
-    (PANFROST_SYNC_BO, drm_panfrost_sync_bo, ioctl::RENDER_ALLOW, bo::sync),
+    unguarded (PANFROST_SYNC_BO, drm_panfrost_sync_bo, ioctl::RENDER_ALLOW, bo::sync),
     (PANFROST_QUERY_BO_INFO, drm_panfrost_query_bo_info, ioctl::RENDER_ALLOW, bo::query_info),
 }
 
@@ -67,9 +67,10 @@ pub(crate) const TABLE: &[ioctl::DrmIoctlDescriptor] = IOCTLS;
 /// `EINVAL`: padding, no chain, unknown requirements, unknown context, a BO that the file is just
 /// closing. `ENODEV`: unknown out-sync. `ENOENT`: unknown BO or in-sync. `EFAULT`: arrays that cannot
 /// be read. `ENOMEM`.
+///
+/// Runs unguarded, up to where the arrays have been read.
 fn submit(
-    dev: &Device<drm::Registered>,
-    gpu: &Gpu<'_>,
+    dev: &Device<drm::Ioctl>,
     args: &mut uapi::drm_panfrost_submit,
     file: &drm::File<File>,
 ) -> Result<u32> {
@@ -88,7 +89,7 @@ fn submit(
         out_sync: args.out_sync,
     };
 
-    job::submit(dev, gpu, file, &args)?;
+    job::submit(dev, file, &args)?;
     Ok(0)
 }
 

@@ -27,6 +27,7 @@ use kernel::{
 
 use crate::{
     device::{
+        with_gpu,
         Device,
         Gpu, //
     },
@@ -205,18 +206,19 @@ const SYNC_MAX: u32 = (i32::MAX as u32) / SYNC_OP_SIZE as u32;
 /// Size of a `struct drm_panfrost_bo_sync_op` in bytes.
 const SYNC_OP_SIZE: usize = size_of::<uapi::drm_panfrost_bo_sync_op>();
 
-/// Copies in the next operations, at most [`SYNC_BATCH`], and calls `f` with each.
-fn sync_batch(
-    reader: &mut UserSliceReader,
-    mut f: impl FnMut(uapi::drm_panfrost_bo_sync_op) -> Result,
-) -> Result {
+/// Copies in the next operations, at most [`SYNC_BATCH`], and calls `f` with their bytes.
+fn sync_batch(reader: &mut UserSliceReader, f: impl FnOnce(&[u8]) -> Result) -> Result {
     // A KiB of stack. Read as a whole: a call for each costs more than what is done with it.
     let mut batch = [0u8; SYNC_BATCH * SYNC_OP_SIZE];
     let len = reader.len().min(batch.len());
     let batch = batch.get_mut(..len).ok_or(EINVAL)?;
 
     reader.read_slice(batch)?;
+    f(batch)
+}
 
+/// Calls `f` with each of the operations in `batch`.
+fn sync_ops(batch: &[u8], mut f: impl FnMut(uapi::drm_panfrost_bo_sync_op) -> Result) -> Result {
     for op in batch.chunks_exact(SYNC_OP_SIZE) {
         // Four words, in this order.
         let word = |n: usize| -> Result<u32> {
@@ -240,9 +242,10 @@ fn sync_batch(
 /// `EINVAL`: padding, unknown type, a range outside of the BO, an imported BO. `ENOENT`: unknown
 /// handle. `EFAULT`. `ENOMEM`: more operations than fit into 2 GiB. `ENODEV`: the device goes. Those
 /// before the one that failed have been done.
+///
+/// Runs unguarded, but for the operations themselves.
 pub(super) fn sync(
-    _dev: &Device<drm::Registered>,
-    gpu: &Gpu<'_>,
+    dev: &Device<drm::Ioctl>,
     args: &mut uapi::drm_panfrost_sync_bo,
     file: &drm::File<File>,
 ) -> Result<u32> {
@@ -265,29 +268,34 @@ pub(super) fn sync(
 
         while !reader.is_empty() {
             sync_batch(&mut reader, |_| Ok(()))?;
-            check_abort(gpu)?;
+            check_signals()?;
         }
     }
 
     let mut reader = slice();
 
     while !reader.is_empty() {
-        sync_batch(&mut reader, |op| {
-            let bo = lookup(file, op.handle)?;
+        sync_batch(&mut reader, |batch| {
+            with_gpu(dev, |gpu| {
+                if gpu.halted() {
+                    return Err(ENODEV);
+                }
+                sync_ops(batch, |op| {
+                    let bo = lookup(file, op.handle)?;
 
-            gem::sync(&bo, gpu, op.type_, op.offset, op.size)
+                    gem::sync(&bo, gpu, op.type_, op.offset, op.size)
+                })
+            })
+            .ok_or(ENODEV)?
         })?;
-        check_abort(gpu)?;
+        check_signals()?;
     }
     Ok(0)
 }
 
-/// Lets unbind and signals end what user space can make last for long. After a signal it is repeated
-/// from the beginning, unless that is deadly.
-fn check_abort(gpu: &Gpu<'_>) -> Result {
-    if gpu.halted() {
-        return Err(ENODEV);
-    }
+/// Lets signals end what user space can make last for long. It is repeated from the beginning then,
+/// unless the signal is deadly.
+fn check_signals() -> Result {
     match kernel::current!().signal_pending() {
         true => Err(ERESTARTSYS),
         false => Ok(()),
