@@ -83,11 +83,12 @@ pub struct Framebuffer {
     pub color_allocation_kib: u8,
     /// Bits 384+8: stencil clear value.
     pub s_clear: u8,
-    /// Bit 392: write stencil.
+    /// Bit 392: write the extension's stencil target. Stencil within the depth target is not meant.
     pub s_write: bool,
     /// Bits 400+2: depth in the tile buffer: 0 D16, 1 D24, 2 D32.
     pub z_internal: u8,
-    /// Bit 402: write depth.
+    /// Bit 402: write the extension's depth target, stencil included if its format has both. Mesa sets
+    /// this bit alone for D24S8.
     pub z_write: bool,
     /// Bit 405: the ZS/CRC extension is there.
     pub has_zs_extension: bool,

@@ -142,38 +142,30 @@ fn depth_integer(depth: f32, bits: u32) -> u32 {
     (f64::from(depth).clamp(0.0, 1.0) * max).round_ties_even() as u32
 }
 
-/// The pixel that clearing a depth target writes. `z` and `s` say which of the two are written; with one
-/// of them off, the other's bytes in a format that holds both stay as they are. `None` for a format that
-/// has no meaning.
-pub(super) fn clear_depth(
-    format: ZsFormat,
-    depth: f32,
-    stencil: u8,
-    z: bool,
-    s: bool,
-) -> Option<Pixel> {
+/// The pixel that clearing a depth target writes. A format that holds stencil, too, is written with it.
+/// `None` for a format that has no meaning.
+pub(super) fn clear_depth(format: ZsFormat, depth: f32, stencil: u8) -> Option<Pixel> {
     let d24 = depth_integer(depth, 24);
     let stencil = u32::from(stencil);
     let float = u64::from(depth.to_bits());
-    // The value, its bytes, and which of them are depth and stencil. Unused bits of D24X8 and X8D24 are
-    // written as 0; those of the 8-byte formats are left alone.
-    let (value, size, depth_mask, stencil_mask) = match format {
-        ZsFormat::D16 => (u64::from(depth_integer(depth, 16)), 2, 0b11, 0),
-        ZsFormat::D24 => (d24.into(), 3, 0b111, 0),
-        ZsFormat::D24X8 => (d24.into(), 4, 0b1111, 0),
-        ZsFormat::D24S8 => ((d24 | stencil << 24).into(), 4, 0b0111, 0b1000),
-        ZsFormat::X8D24 => ((d24 << 8).into(), 4, 0b1111, 0),
-        ZsFormat::S8D24 => ((d24 << 8 | stencil).into(), 4, 0b1110, 0b0001),
-        ZsFormat::D32 => (float, 4, 0b1111, 0),
-        ZsFormat::D32X8X24 => (float, 8, 0b1111, 0),
-        ZsFormat::D32S8X24 => (float | u64::from(stencil) << 32, 8, 0b1111, 0b1_0000),
+    // The value, its bytes, and which of them are written. Unused bits of D24X8 and X8D24 are written as
+    // 0; those of the 8-byte formats are left alone.
+    let (value, size, mask) = match format {
+        ZsFormat::D16 => (u64::from(depth_integer(depth, 16)), 2, 0b11),
+        ZsFormat::D24 => (d24.into(), 3, 0b111),
+        ZsFormat::D24X8 => (d24.into(), 4, 0b1111),
+        ZsFormat::D24S8 => ((d24 | stencil << 24).into(), 4, 0b1111),
+        ZsFormat::X8D24 => ((d24 << 8).into(), 4, 0b1111),
+        ZsFormat::S8D24 => ((d24 << 8 | stencil).into(), 4, 0b1111),
+        ZsFormat::D32 => (float, 4, 0b1111),
+        ZsFormat::D32X8X24 => (float, 8, 0b1111),
+        ZsFormat::D32S8X24 => (float | u64::from(stencil) << 32, 8, 0b1_1111),
         ZsFormat::None | ZsFormat::Other(_) => return None,
     };
     let mut bytes = [0; 16];
     for (to, from) in bytes.iter_mut().zip(value.to_le_bytes()) {
         *to = from;
     }
-    let mask = if z { depth_mask } else { 0 } | if s { stencil_mask } else { 0 };
     Some(Pixel { bytes, size, mask })
 }
 

@@ -5,11 +5,13 @@
 //! A tile is written to a render target if the target's write enable and its "clean pixel write" bits
 //! are set; what is written is the clear value, because nothing is ever drawn. The same holds for depth
 //! and stencil. A target without "clean pixel write" keeps its content, which is what drawing nothing
-//! over preloaded content comes to, so that pre-frame shaders need not run. (One case is lost: clearing one of
-//! depth and stencil where the other is preloaded into the same tiles; both get their clear values.) Pixels outside of the
-//! framebuffer's bounds, of the job's tiles or of tiles that the tile-enable map leaves out are not
-//! touched. All samples of a pixel have the same value, so that a stored mean is that value. Checksums
-//! (CRC) are neither read nor written.
+//! over preloaded content comes to, so that pre-frame shaders need not run. (One case is lost: clearing
+//! one of depth and stencil where the other is preloaded into the same tiles; both get their clear
+//! values.) Depth and stencil are enabled target by target: a depth target whose format has stencil,
+//! too, is written with it, whatever the enable of the stencil target. Mesa relies on that for D24S8.
+//! Pixels outside of the framebuffer's bounds, of the job's tiles or of tiles that the tile-enable map
+//! leaves out are not touched. All samples of a pixel have the same value, so that a stored mean is that
+//! value. Checksums (CRC) are neither read nor written.
 //!
 //! If the framebuffer names a tiler context (v5: an enabled tiler section), what tiler-type jobs left
 //! in the heap is read back and compared first ([`super::heap`]).
@@ -254,20 +256,14 @@ fn depth_targets(fb: &Framebuffer, ext: &ZsExtension) -> Option<[Option<Target>;
     }
     let [depth, stencil] = &mut targets;
 
-    if ext.z_format != ZsFormat::None
-        && ext.z_block != BlockFormat::None
-        && (fb.z_write || fb.s_write)
-    {
-        let pixel =
-            color::clear_depth(ext.z_format, fb.z_clear, fb.s_clear, fb.z_write, fb.s_write)?;
-        if pixel.mask != 0 {
-            *depth = Some(Target {
-                surface: ext.z_surface,
-                layout: Layout::new(ext.z_block)?,
-                layers: layers(fb, ext.z_msaa)?,
-                pixel,
-            });
-        }
+    // The enables are those of the two targets, not of the two values.
+    if ext.z_format != ZsFormat::None && ext.z_block != BlockFormat::None && fb.z_write {
+        *depth = Some(Target {
+            surface: ext.z_surface,
+            layout: Layout::new(ext.z_block)?,
+            layers: layers(fb, ext.z_msaa)?,
+            pixel: color::clear_depth(ext.z_format, fb.z_clear, fb.s_clear)?,
+        });
     }
     if ext.s_format != SFormat::None && ext.s_block != BlockFormat::None && fb.s_write {
         *stencil = Some(Target {

@@ -604,7 +604,7 @@ fn depth_and_stencil() {
     let float = depth.to_bits().to_le_bytes();
     let [h0, h1] = d16.to_le_bytes();
     let [f0, f1, f2, f3] = float;
-    // Bytes of a pixel: a value that depth writes, one that stencil writes, or one that stays.
+    // Bytes of a pixel: a value of depth, one of stencil, or one that stays.
     #[derive(Clone, Copy)]
     enum B {
         D(u8),
@@ -680,14 +680,15 @@ fn depth_and_stencil() {
                     compare(&vm, arch, &what, |vm| {
                         let pixels = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
                         for (x, y) in pixels.filter(|_| clean) {
-                            for (surface, bytes) in [(z_surface, z_bytes), (s_surface, s_bytes)] {
+                            let targets = [(z, z_surface, z_bytes), (s, s_surface, s_bytes)];
+                            for (_, surface, bytes) in targets.into_iter().filter(|t| t.0) {
                                 let size = bytes.len() as u64;
                                 let at = address(block, &surface, size, x, y, 0);
                                 for (i, byte) in bytes.iter().enumerate() {
                                     match byte {
-                                        D(value) if z => vm.poke(at + i as u64, &[*value]),
-                                        S if s => vm.poke(at + i as u64, &[0xa7]),
-                                        _ => {}
+                                        D(value) => vm.poke(at + i as u64, &[*value]),
+                                        S => vm.poke(at + i as u64, &[0xa7]),
+                                        X => {}
                                     }
                                 }
                             }
@@ -695,6 +696,41 @@ fn depth_and_stencil() {
                     });
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn what_mesa_clears_stencil_to() {
+    // Mesa gives depth and stencil of one surface as a depth target. There is no stencil target, so it
+    // leaves the enable of that off.
+    for arch in ARCHES {
+        for (format, expected) in [
+            (ZsFormat::D24S8, vec![0xff, 0xff, 0xff, 0x5a]),
+            (ZsFormat::S8D24, vec![0x5a, 0xff, 0xff, 0xff]),
+            (ZsFormat::D32S8X24, vec![0, 0, 0x80, 0x3f, 0x5a]),
+        ] {
+            let mut framebuffer = Framebuffer::new(1, 1, 0);
+            framebuffer.z_write = true;
+            framebuffer.s_write = false;
+            framebuffer.z_clear = 1.0;
+            framebuffer.s_clear = 0x5a;
+            let frame = Frame {
+                framebuffer,
+                zs_extension: Some(ZsExtension {
+                    z_format: format,
+                    z_block: BlockFormat::UInterleaved,
+                    clean_pixel_write: true,
+                    z_surface: surface(IMAGE, BlockFormat::UInterleaved, 8, 1, 1),
+                    ..ZsExtension::EMPTY
+                }),
+                render_targets: Vec::new(),
+            };
+            let mut vm = scene(arch, &frame, |_| ());
+            background(&mut vm, IMAGE, 0x1000);
+            compare(&vm, arch, &format!("{format:?}"), |vm| {
+                vm.poke(IMAGE, &expected)
+            });
         }
     }
 }
@@ -827,18 +863,23 @@ fn resume() {
         for &block in blocks(arch) {
             let mut framebuffer = Framebuffer::new(75, 35, 0);
             framebuffer.z_write = true;
+            framebuffer.s_write = true;
             framebuffer.z_clear = 1.0;
+            framebuffer.s_clear = 0x5a;
             framebuffer.log2_samples = 1;
             let mut target = rgba8(block, surface(IMAGE, block, 4, 75, 35), 0x1234_5678);
             target.msaa = Msaa::Layered;
             let frame = Frame {
                 framebuffer,
-                // Depth without the stencil next to it: memory is read and written.
+                // Stencil without the depth next to it: memory is read and written.
                 zs_extension: Some(ZsExtension {
-                    z_format: ZsFormat::D24S8,
+                    z_format: ZsFormat::D24X8,
                     z_block: block,
                     clean_pixel_write: true,
+                    s_format: SFormat::X24S8,
+                    s_block: block,
                     z_surface: surface(IMAGE + 0x2_0000, block, 4, 75, 35),
+                    s_surface: surface(IMAGE + 0x2_0000, block, 4, 75, 35),
                     ..ZsExtension::EMPTY
                 }),
                 render_targets: vec![target],
