@@ -6,6 +6,9 @@
 //!
 //! What may be read back: as for colours, `n` bits of depth store a neighbour of `d * (2^n - 1)`, 32 bits a
 //! float as it is; it is returned as 32 bits. Stencil is exact.
+//!
+//! Stencil alone is cleared once per framebuffer. Mesa's panfrost keeps it in a surface that has depth,
+//! too. To clear it again it would draw the old depth into the tiles, which takes a shader.
 
 use glow::Context;
 use glow::HasContext;
@@ -77,9 +80,15 @@ pub fn check(gl: &Context, format: &Format) -> Result<Checked, String> {
             (glow::COLOR_ATTACHMENT0, glow::RGBA8),
             (format.point, format.internal),
         ];
-        let framebuffer = Framebuffer::new(gl, size, &attachments, false)
-            .map_err(|message| format!("{}: {message}", format.name))?;
-        for &(depth, stencil) in VALUES {
+        let make = || {
+            Framebuffer::new(gl, size, &attachments, false)
+                .map_err(|message| format!("{}: {message}", format.name))
+        };
+        let mut framebuffer = make()?;
+        for (n, &(depth, stencil)) in VALUES.iter().enumerate() {
+            if format.depth == 0 && n > 0 {
+                framebuffer = make()?;
+            }
             let blue = stencil as f32 / 255.0;
             // SAFETY: the context is current.
             unsafe {
@@ -122,10 +131,13 @@ pub fn check(gl: &Context, format: &Format) -> Result<Checked, String> {
         .into_iter()
         .filter_map(|(is, what)| is.then_some(what))
         .collect();
-    let note = match unread.as_slice() {
+    let mut note = match unread.as_slice() {
         [] => String::new(),
         unread => format!(" ({} cannot be read here)", unread.join(" and ")),
     };
+    if format.depth == 0 {
+        note += " (not cleared again: needs a shader)";
+    }
     println!("  {:18} {checked}{note}", format.name);
     Ok(checked)
 }
