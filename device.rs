@@ -17,7 +17,8 @@
 //! workers, interrupts, hardware (cores off, reset line, clocks, regulators, domains). Last come the
 //! device-managed resources: page tables and DMA mappings of buffers that are still open.
 //!
-//! So whoever is told by [`with_gpu`] that there is no GPU knows that it has stopped for good.
+//! So whoever is told by [`with_gpu`] that there is no GPU knows that it has stopped for good, unless
+//! [`Slots::abandon`](mmu::Slots::abandon) says otherwise.
 
 mod irq;
 mod ratelimit;
@@ -188,7 +189,7 @@ impl<'a> Hw<'a> {
         });
         if result.is_err() {
             self.halted.store(true, Release);
-            self.stop_after(reset);
+            self.stop_after(drm, reset);
             return result;
         }
         mali::counter::restart(io, &self.cycle_users);
@@ -214,24 +215,30 @@ impl<'a> Hw<'a> {
     }
 
     /// Second part of the halt, when no interrupt thread runs any more: stops the GPU for good.
-    fn halt(&self) {
+    fn halt(&self, drm: &Device) {
         let _one = self.reset.lock();
 
         // A reset that has failed may have done it already.
         if !self.stopped() {
             mali::irq::mask_all(&self.io);
-            self.stop_after(mali::reset::reset(self.dev(), &self.io, Some(&self.caps)));
+            let reset = mali::reset::reset(self.dev(), &self.io, Some(&self.caps));
+
+            self.stop_after(drm, reset);
         }
     }
 
-    /// Notes whether a reset has stopped the GPU for good; if not, tries by other means.
-    fn stop_after(&self, reset: Result) {
+    /// Notes whether a reset has stopped the GPU for good; if not, tries by other means. If there are
+    /// none, all that the GPU may reach stays with it: fences cannot wait for it for ever.
+    fn stop_after(&self, drm: &Device, reset: Result) {
         let stopped = match reset {
             Ok(()) => true,
             // A device that has left the bus writes nothing either.
             Err(e) if e == ENODEV => true,
             Err(_) => self.supply.force_reset(),
         };
+        if !stopped {
+            drm.slots.abandon();
+        }
         self.stopped.store(stopped, Release);
     }
 }
@@ -441,7 +448,7 @@ impl platform::Driver for PlatformDriver {
         this.drm.0.jobs.park_for_ever();
         this.gpu.begin_halt();
         this.irqs.synchronize();
-        this.gpu.halt();
+        this.gpu.halt(&this.drm.0);
         this.drm.0.jobs.stop();
     }
 }

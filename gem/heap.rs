@@ -9,7 +9,9 @@
 //! A fault arrives in the MMU's interrupt thread, while the fence of the job waits for it: nothing
 //! there may wait for memory ([`Region::grow`] uses `GFP_NOWAIT`). If there is none at once, the job
 //! stays stalled, which is harmless, and a worker gets the memory by ordinary means. It tries
-//! [`TRIES`] times, each bounded by the page allocator's own patience, and then has the job ended.
+//! [`TRIES`] times, each bounded by the page allocator's own patience, and then gives up: it has the
+//! access made again, and if that faults once more and there still is no memory, it is a fault like
+//! any other. So no job is ended but one that waits at that very moment.
 //!
 //! Objects: [`Heap`] is the memory, held by the BO and by each [`Region`]. A [`Region`] is a heap in
 //! one address space, held by the [`Mapping`](super::mapping::Mapping) and by the VA tree, where the
@@ -185,6 +187,8 @@ struct Place {
     start: Option<u64>,
     mapped: Mapped,
     stall: Option<Stall>,
+    /// The chunk that the worker found no memory for. The next fault on it does not wait.
+    given_up: Option<usize>,
 }
 
 /// A heap in an address space.
@@ -216,6 +220,7 @@ impl Region {
                         start: None,
                         mapped,
                         stall: None,
+                        given_up: None,
                     },
                     "drm_gpu::heap_region"
                 ),
@@ -243,9 +248,11 @@ impl Region {
             )
         };
 
-        // The space that it holds is not to be let go under the lock.
-        drop(stall);
         workqueue::cancel_sync(self.as_arc_borrow());
+        // The worker will not look after it any more: the access is to fail.
+        if let Some(stall) = stall {
+            with_gpu(&self.drm, |gpu| stall.space.retry(gpu, stall.va));
+        }
         mapped
     }
 
@@ -267,6 +274,21 @@ impl Region {
             Err(err) => err,
         };
         if err != ENOMEM {
+            return Err(err);
+        }
+
+        let index = place
+            .start
+            .and_then(|start| chunk_of(start, self.heap.len, va));
+        if place.given_up.take().is_some_and(|i| Some(i) == index) {
+            if gpu.log.allows() {
+                dev_notice!(
+                    gpu.dev(),
+                    "no memory for the heap at {:#x} of address space {}\n",
+                    va,
+                    space.id()
+                );
+            }
             return Err(err);
         }
 
@@ -330,6 +352,7 @@ impl Region {
                 e.error
             })?;
         place.mapped.insert(index);
+        place.given_up = None;
         Ok(Growth::Mapped)
     }
 
@@ -375,9 +398,18 @@ impl WorkItem for Region {
         let ret = with_gpu(&this.drm, |gpu| this.refill(gpu, &stall));
 
         match ret {
-            // If the region was closed meanwhile, the job that was stalled has been ended.
-            None | Some(Ok(()) | Err(EFAULT)) => (),
-            Some(Err(_)) => stall.space.fault_failed(stall.va),
+            None | Some(Ok(())) => (),
+            // Also if the region was closed meanwhile: a job that uses it all the same still waits.
+            Some(Err(_)) => {
+                {
+                    let mut place = this.place.lock();
+
+                    place.given_up = place
+                        .start
+                        .and_then(|start| chunk_of(start, this.heap.len, stall.va));
+                }
+                with_gpu(&this.drm, |gpu| stall.space.retry(gpu, stall.va));
+            }
         }
     }
 }

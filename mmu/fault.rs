@@ -12,7 +12,6 @@
 
 use kernel::{
     prelude::*,
-    sizes::SZ_4K,
     sync::Arc, //
 };
 
@@ -96,10 +95,8 @@ fn mend(gpu: &Gpu<'_>, space: &Arc<Space>, fault: &Fault) -> bool {
         // Another flush here would make the next fault of the job appear twice.
         Ok(Growth::Mapped | Growth::Stalled) => true,
         Ok(Growth::Present) => {
-            // The access is made again at the end of a flush.
-            let page = fault.address & !(SZ_4K as u64 - 1);
-
-            space.flush(gpu, &(page..page + SZ_4K as u64)).is_ok()
+            space.retry(gpu, fault.address);
+            true
         }
         Err(_) => false,
     }

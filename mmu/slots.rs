@@ -9,6 +9,9 @@
 //! bounded loops. No function sleeps. A slot holds its [`Space`], so that the hardware never walks
 //! a table that has been freed; a space leaves its slot before its [`Vm`](super::Vm) goes, so
 //! that no reference that is dropped under the lock is the last.
+//!
+//! A GPU that does not stop, not even when it is done for, is *abandoned*: it may go on with what it
+//! was told last. All flushes fail from then on, so that nothing it may reach is ever given away.
 
 use core::{
     mem,
@@ -19,6 +22,11 @@ use kernel::{
     new_spinlock,
     prelude::*,
     sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Release, //
+        },
         Arc,
         SpinLock, //
     }, //
@@ -127,6 +135,8 @@ fn unless_gone(result: Result) -> Result {
 pub(crate) struct Slots {
     #[pin]
     table: SpinLock<Table>,
+    /// See the [module](self). Never taken back.
+    abandoned: Atomic<bool>,
 }
 
 impl Slots {
@@ -140,7 +150,21 @@ impl Slots {
                 },
                 "drm_gpu::slots"
             ),
+            abandoned: Atomic::new(false),
         })
+    }
+
+    /// The GPU does not stop, and nothing that it may reach can be given away any more.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Release);
+    }
+
+    /// `EIO` if the GPU was abandoned.
+    pub(super) fn check(&self) -> Result {
+        match self.abandoned.load(Acquire) {
+            true => Err(EIO),
+            false => Ok(()),
+        }
     }
 
     /// See [`Vm::as_get`](super::Vm::as_get).
@@ -176,7 +200,10 @@ impl Slots {
             return Ok(nr);
         }
 
-        let (nr, place) = table.choose(gpu.id.as_present).ok_or(EBUSY)?;
+        // If those without a job are stuck, the end of another job helps nobody.
+        let stuck = table.slots.iter().flatten().any(|s| s.jobs == 0 && s.stuck);
+        let none = if stuck { ETIMEDOUT } else { EBUSY };
+        let (nr, place) = table.choose(gpu.id.as_present).ok_or(none)?;
         let old = place.take();
         let was_faulty = old.as_ref().is_some_and(|s| s.state == State::Faulty);
         let mut slot = Slot {
@@ -214,6 +241,8 @@ impl Slots {
 
     /// Takes a space out of its slot, because it goes. On error the hardware may go on with it.
     pub(super) fn release(&self, gpu: &Gpu<'_>, space: &Space) -> Result {
+        self.check()?;
+
         let mut table = self.table.lock();
         let Some((nr, place)) = table.find_place(space) else {
             return Ok(());
@@ -250,6 +279,7 @@ impl Slots {
 
     /// Flushes a range of a space, if it is in the hardware.
     pub(super) fn flush(&self, gpu: &Gpu<'_>, space: &Space, range: &Range<u64>) -> Result {
+        self.check()?;
         match self.table.lock().find(space) {
             Some((_, slot)) if slot.stuck && !gpu.stopped() => Err(ETIMEDOUT),
             Some((nr, slot)) if slot.state == State::Live && !gpu.stopped() => {
@@ -268,6 +298,7 @@ impl Slots {
         range: &Range<u64>,
         f: &mut dyn FnMut(),
     ) -> Result {
+        self.check()?;
         match self.table.lock().find(space) {
             Some((_, slot)) if slot.stuck && !gpu.stopped() => Err(ETIMEDOUT),
             Some((nr, slot)) if slot.state == State::Live && !gpu.stopped() => {
@@ -289,27 +320,15 @@ impl Slots {
         Some(slot.space.clone())
     }
 
-    /// Turns the slot of a space off, so that its jobs end. Returns the number of the slot.
-    pub(super) fn fail(&self, gpu: &Gpu<'_>, space: &Space) -> Option<u8> {
-        let mut table = self.table.lock();
-        let (nr, slot) = table.find(space)?;
-
-        if slot.state == State::Live && !gpu.halted() {
-            slot.state = State::Faulty;
-            // A stuck MMU was logged; the stop of the jobs, or the reset after it, does the rest.
-            let _ = slot.note(mmu::disable(gpu, nr));
-        }
-        Some(nr)
-    }
-
-    /// As [`Self::fail`], for the space that was in slot `nr` when the fault was seen. False if it is
-    /// not there any more, because its jobs have ended meanwhile.
+    /// Turns the slot of a space off, so that its jobs end. It was in slot `nr` when the fault was
+    /// seen. False if it is not there any more, because its jobs have ended meanwhile.
     pub(super) fn fail_at(&self, gpu: &Gpu<'_>, nr: u8, space: &Space) -> bool {
         let mut table = self.table.lock();
 
         match table.find(space) {
             Some((at, slot)) if at == nr && slot.state != State::Lost => {
                 slot.state = State::Faulty;
+                // A stuck MMU was logged; the stop of the jobs, or the reset after it, does the rest.
                 let _ = slot.note(mmu::disable(gpu, nr));
                 true
             }

@@ -24,6 +24,7 @@ use kernel::{
     new_spinlock,
     page::page_align,
     prelude::*,
+    sizes::SZ_4K,
     sync::{
         aref::ARef,
         atomic::{
@@ -153,11 +154,12 @@ impl Space {
     }
 
     /// Unmaps ranges that are mapped completely. One flush over all of them, if the space is in the
-    /// hardware. Nothing to do after unplug: the GPU has stopped for good by then.
+    /// hardware. Nothing to do after unplug: the GPU has stopped for good by then, or never will.
     ///
     /// An error means that the GPU may still reach the pages: they must be leaked. May sleep.
     pub(crate) fn unmap(&self, ranges: impl Iterator<Item = Range<u64>>) -> Result {
-        with_gpu(&self.drm, |gpu| self.unmap_with(gpu, ranges)).unwrap_or(Ok(()))
+        with_gpu(&self.drm, |gpu| self.unmap_with(gpu, ranges))
+            .unwrap_or_else(|| self.drm.slots.check())
     }
 
     /// [`Self::unmap`] for callers who have the hardware at hand. Does not sleep.
@@ -199,22 +201,12 @@ impl Space {
         }
     }
 
-    /// A heap could not be filled while a job waited for it: ends the jobs of this space. For
-    /// workers.
-    pub(crate) fn fault_failed(&self, va: u64) {
-        with_gpu(&self.drm, |gpu| {
-            if gpu.log.allows() {
-                dev_notice!(
-                    gpu.dev(),
-                    "no memory for the heap at {:#x} of address space {}\n",
-                    va,
-                    self.id
-                );
-            }
-            if let Some(nr) = self.drm.slots.fail(gpu, self) {
-                self.drm.jobs.fault(&self.drm, gpu, nr);
-            }
-        });
+    /// Has an access made again that waits for the page of `va`, if there still is one. Does not
+    /// sleep. After an error the GPU will be reset, which is as good.
+    pub(crate) fn retry(&self, gpu: &Gpu<'_>, va: u64) {
+        let page = va & !(SZ_4K as u64 - 1);
+
+        let _ = self.flush(gpu, &(page..page + SZ_4K as u64));
     }
 }
 
