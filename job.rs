@@ -13,12 +13,13 @@
 //!
 //! # Locks, in order
 //!
-//! 1. dma_resv of the BOs, held by a submission
-//! 2. [`Jobs::hardware`] (mutex): one thread at a time reads how jobs ended or resets the GPU
-//! 3. the order of a context (mutex in the queue), from arming to pushing
-//! 4. the job queue (spinlock), then what an `Engine` takes: address-space slots, cycle counter
+//! 1. [`Jobs::retiring`] (mutex): ended jobs are dropped, and with them what they hold
+//! 2. dma_resv of the BOs, held by a submission
+//! 3. [`Jobs::hardware`] (mutex): one thread at a time reads how jobs ended or resets the GPU
+//! 4. the order of a context (mutex in the queue), from arming to pushing
+//! 5. the job queue (spinlock), then what an `Engine` takes: address-space slots, cycle counter
 //!
-//! Nothing is allocated under 2 to 4. No fence is signalled under 3 or 4.
+//! Nothing is allocated under 3 to 5. No fence is signalled under 5.
 //!
 //! # End
 //!
@@ -95,6 +96,9 @@ const MIN_GRACE_MS: u64 = 50;
 
 const NSEC_PER_MSEC: u64 = 1_000_000;
 
+/// A job that was hit by so many resets is taken to be what causes them, and fails.
+const MAX_HITS: u32 = 5;
+
 /// A job chain, with all that must live until it has ended.
 pub(crate) struct Job {
     /// Where the chain begins; where it goes on, once it was soft-stopped.
@@ -105,9 +109,20 @@ pub(crate) struct Job {
     flush_id: u32,
     /// Its address-space slot while it is in the hardware.
     as_nr: Atomic<u32>,
+    /// Resets that it was hit by: it ran then, or could not be started before.
+    hits: Atomic<u32>,
+    /// The number of the reset that a failed start counts for.
+    missed: Atomic<u32>,
     /// Keeps what it uses mapped.
     _mappings: KVVec<Arc<gem::Mapping>>,
     vm: Arc<mmu::Vm>,
+}
+
+impl Job {
+    /// A reset hits the job. Whether it may try again.
+    fn survives(&self) -> bool {
+        self.hits.fetch_add(1, Relaxed) + 1 < MAX_HITS
+    }
 }
 
 /// What exists once the product is known.
@@ -123,6 +138,9 @@ pub(crate) struct Jobs {
     /// Held while jobs are taken from the hardware because of an interrupt, and over a reset.
     #[pin]
     hardware: Mutex<()>,
+    /// Held while ended jobs are dropped, so that somebody can wait for that.
+    #[pin]
+    retiring: Mutex<()>,
     /// No job is started any more. Checked under the queue's lock.
     parked: Atomic<bool>,
     /// Interrupts that belonged to no job.
@@ -135,6 +153,7 @@ impl Jobs {
         try_pin_init!(Self {
             started: SetOnce::new(),
             hardware <- new_mutex!((), "drm_gpu::job::hardware"),
+            retiring <- new_mutex!((), "drm_gpu::job::retiring"),
             parked: Atomic::new(false),
             spurious: Atomic::new(0),
         })

@@ -261,8 +261,12 @@ impl DriverObject for BoData {
     fn close(bo: &Bo, file: &DriverFile<Self>) {
         let mapping = bo.remove_handle(file.inner().get_ref().vm());
 
-        // With the lock released: this may be the last reference, and unmaps then.
-        drop(mapping);
+        // With the lock released: this may be the last reference, and unmaps then. If not, a job that
+        // has ended may have it still. User space knows of that end, and can take it that the GPU
+        // reaches the BO no more.
+        if mapping.is_some_and(|mapping| Arc::into_unique_or_drop(mapping).is_none()) {
+            bo.dev().jobs.retire();
+        }
     }
 }
 

@@ -116,10 +116,17 @@ impl job_queue::Engine<Client> for Engine<'_, '_> {
             if error == EBUSY {
                 return StartError::Busy;
             }
-            if error != ENODEV {
-                self.workers.queue_reset();
+            if error == ENODEV {
+                return StartError::Failed(error);
             }
-            StartError::Failed(error)
+            // Whoever has brought the MMU down, it need not be this job.
+            self.workers.queue_reset();
+            let reset = self.workers.resets();
+            if job.missed.xchg(reset, Relaxed) == reset || job.survives() {
+                StartError::Busy
+            } else {
+                StartError::Failed(error)
+            }
         })?;
 
         job.as_nr.store(u32::from(as_nr), Relaxed);

@@ -7,7 +7,9 @@
 //! A job that runs for longer than the module's parameter `job_timeout_ms` is hard-stopped; its
 //! fence gets `ECANCELED`. If it does not stop, the GPU is reset. Chains that were running then are
 //! soft-stopped first, so that those which obey go on where they were; the others begin anew. Only
-//! jobs that somebody had tried to end fail.
+//! jobs that somebody had tried to end fail, and those that were hit by [`MAX_HITS`] resets: that
+//! did not stop softly, or could not be started because the MMU was stuck. What makes the hardware
+//! hang in other ways than by running for too long would go on for ever otherwise.
 //!
 //! # Contexts
 //!
@@ -18,6 +20,7 @@
 use kernel::{
     dma_buf::fence::Signalling,
     drm::job_queue::{
+        Expired,
         Hardware,
         Position,
         Stop,
@@ -86,9 +89,12 @@ impl Jobs {
         }
     }
 
-    /// Drops jobs that have ended. May sleep.
-    pub(super) fn retire(&self) {
+    /// Drops the jobs that have ended. When it returns, nothing is held by a job any more whose fence
+    /// had signalled before. Sleeps. No lock is held that a job needs to be dropped.
+    pub(crate) fn retire(&self) {
         if let Ok(started) = self.started() {
+            let _retiring = self.retiring.lock();
+
             drop(started.queue.take_retired());
         }
     }
@@ -99,28 +105,29 @@ impl Jobs {
             let _signalling = Signalling::begin();
             let _hardware = self.hardware.lock();
 
-            self.handle_events(started, gpu);
+            if self.handle_events(started, gpu) {
+                started.workers.queue_reset();
+            }
         }
     }
 
-    /// Takes what the slots have to report. [`Jobs::hardware`] is held.
-    fn handle_events(&self, started: &Started, gpu: &Gpu<'_>) {
+    /// Takes what the slots have to report. [`Jobs::hardware`] is held. Returns whether the GPU has to
+    /// be reset.
+    fn handle_events(&self, started: &Started, gpu: &Gpu<'_>) -> bool {
         if gpu.stopped() {
-            return;
+            return false;
         }
         let (reset, failures) = started.queue.update(&self.engine(started, gpu), |slots| {
             self.take_events(slots, gpu)
         });
 
-        if reset {
-            started.workers.queue_reset();
-        }
         // With no spinlock held: a console can be slow.
         for (&slot, status) in Slot::ALL.iter().zip(&failures) {
             if let Some(status) = status {
                 report(gpu, slot, status);
             }
         }
+        reset
     }
 
     /// Reads and clears interrupts until there are none. Returns whether a reset is needed, and the
@@ -302,8 +309,13 @@ impl Jobs {
             let _hardware = self.hardware.lock();
 
             // An interrupt may be late, or lost.
-            self.handle_events(started, gpu);
-            started.queue.expire(&self.engine(started, gpu))
+            let reset = self.handle_events(started, gpu);
+            let expired = started.queue.expire(&self.engine(started, gpu));
+
+            Expired {
+                reset: expired.reset || reset,
+                ..expired
+            }
         };
 
         if expired.stopped > 0 && gpu.log.allows() {
@@ -358,10 +370,14 @@ impl Jobs {
                 .kill(ENODEV, |running| running.job.vm.as_put());
             return;
         }
+        started.workers.count_reset();
         started
             .queue
             .restart(&self.engine(started, gpu), |running| {
-                if running.strikes > 0 {
+                // A job that has not begun has done nothing wrong.
+                let survives = running.position == Position::Next || running.job.survives();
+
+                if running.strikes > 0 || !survives {
                     Verdict::Done(Err(ECANCELED))
                 } else {
                     Verdict::Requeue
@@ -384,6 +400,7 @@ impl Jobs {
         });
 
         for _ in 0..STOP_POLLS {
+            // What needs a reset gets it next.
             self.handle_events(started, gpu);
             let empty = started.queue.update(&engine, |slots| {
                 Slot::ALL

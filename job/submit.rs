@@ -66,6 +66,9 @@ const CYCLE_COUNT: u32 = uapi::PANFROST_JD_REQ_CYCLE_COUNT;
 /// Most handles in one array. More than any client needs, and little enough to allocate.
 const MAX_HANDLES: u32 = 1 << 20;
 
+/// In-syncs that are looked up between two looks for signals.
+const SIGNAL_CHECK: usize = 1024;
+
 /// What a client submits, as decoded.
 pub(crate) struct SubmitArgs {
     /// GPU address of the chain.
@@ -129,7 +132,7 @@ fn handles(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
 /// Adds the fences of the sync objects that the job waits for.
 ///
 /// `EFAULT`, `ENOMEM`: as [`read_handles`]. `ENOENT`: unknown sync object. `EINVAL`: one without a
-/// fence.
+/// fence. `ENOMEM` also for more timelines than a job can wait for.
 fn add_in_syncs(
     dependencies: &mut Dependencies,
     file: &drm::File<File>,
@@ -137,7 +140,10 @@ fn add_in_syncs(
 ) -> Result {
     let bytes = read_handles(args.in_syncs, args.in_sync_count)?;
 
-    for handle in handles(&bytes) {
+    for (index, handle) in handles(&bytes).enumerate() {
+        if index % SIGNAL_CHECK == SIGNAL_CHECK - 1 && kernel::current!().signal_pending() {
+            return Err(ERESTARTSYS);
+        }
         dependencies.add(&*SyncObj::find_fence(file, handle, 0, FindFence::Now)?)?;
     }
     Ok(())
@@ -210,6 +216,8 @@ pub(crate) fn submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) ->
         counts_cycles: args.requirements & CYCLE_COUNT != 0,
         flush_id,
         as_nr: Atomic::new(0),
+        hits: Atomic::new(0),
+        missed: Atomic::new(u32::MAX),
         _mappings: mappings,
         vm: this.vm().clone(),
     };

@@ -16,6 +16,7 @@ use kernel::{
         atomic::{
             Acquire,
             Atomic,
+            Relaxed,
             Release, //
         },
         Arc,
@@ -81,6 +82,8 @@ pub(super) struct Workers {
     attached: Atomic<bool>,
     /// No item is queued any more.
     detached: Atomic<bool>,
+    /// Number of resets so far.
+    resets: Atomic<u32>,
     /// Zero of the clock.
     epoch: Instant<Monotonic>,
 }
@@ -107,6 +110,7 @@ impl Workers {
                 owner <- new_spinlock!(Owner::None, "drm_gpu::job::owner"),
                 attached: Atomic::new(false),
                 detached: Atomic::new(false),
+                resets: Atomic::new(0),
                 epoch: Instant::now(),
             }),
             GFP_KERNEL,
@@ -150,6 +154,16 @@ impl Workers {
 
     fn is_detached(&self) -> bool {
         self.detached.load(Acquire)
+    }
+
+    /// The GPU was reset.
+    pub(super) fn count_reset(&self) {
+        self.resets.add(1, Relaxed);
+    }
+
+    /// Number of resets so far; it wraps.
+    pub(super) fn resets(&self) -> u32 {
+        self.resets.load(Relaxed)
     }
 
     /// Nanoseconds of a monotonic clock.
