@@ -348,31 +348,52 @@ pub struct Config {
 /// The fences that a job waits for.
 ///
 /// Signalled ones are left out, and of several fences of one timeline only the latest is kept.
+///
+/// # Invariants
+///
+/// Sorted by timeline, each of which is there once.
 #[derive(Default)]
 pub struct Dependencies(KVec<ARef<Fence>>);
 
 impl Dependencies {
+    /// Most timelines that a job can wait for: all of them may be looked at with the queue's lock
+    /// held.
+    pub const MAX: usize = 4096;
+
     /// None yet.
     pub const fn new() -> Self {
+        // INVARIANT: It is empty.
         Self(KVec::new())
     }
 
-    /// Adds a fence. May sleep; fails with `ENOMEM`.
+    /// Adds a fence. May sleep; fails with `ENOMEM`, also for more than [`MAX`](Self::MAX)
+    /// timelines. Takes O(log n) comparisons.
     pub fn add(&mut self, fence: &Fence) -> Result {
         if fence.is_signaled() {
             return Ok(());
         }
-        let context = fence.context();
-        for known in self.0.iter_mut() {
-            if known.context() == context {
-                if !known.is_later_or_same(fence) {
-                    *known = ARef::from(fence);
+        // INVARIANT: A known timeline keeps its place; a new one gets that which the search found.
+        match self
+            .0
+            .binary_search_by_key(&fence.context(), |known| known.context())
+        {
+            Ok(index) => {
+                if let Some(known) = self.0.get_mut(index) {
+                    if !known.is_later_or_same(fence) {
+                        *known = ARef::from(fence);
+                    }
                 }
-                return Ok(());
+                Ok(())
+            }
+            Err(_) if self.0.len() >= Self::MAX => Err(ENOMEM),
+            Err(index) => {
+                self.0.reserve(1, GFP_KERNEL)?;
+                // There is room, and the place is at most the end.
+                self.0
+                    .insert_within_capacity(index, ARef::from(fence))
+                    .map_err(|_| ENOMEM)
             }
         }
-        self.0.push(ARef::from(fence), GFP_KERNEL)?;
-        Ok(())
     }
 
     /// Number of fences to wait for.
@@ -387,6 +408,7 @@ impl Dependencies {
 
     /// Leaves out the fences of one timeline.
     fn without(mut self, context: u64) -> KVec<ARef<Fence>> {
+        // INVARIANT: The order stays.
         self.0.retain(|fence| fence.context() != context);
         self.0
     }
