@@ -31,14 +31,20 @@
 //!
 //! # Locks, in order
 //!
-//! 1. dma_resv of objects
-//! 2. backing and mappings of an object (mutex)
-//! 3. VA tree of an address space (spinlock)
-//! 4. the job queue (spinlock)
-//! 5. address-space slots (spinlock)
-//! 6. the cycle counter (spinlock)
+//! 1. the retiring of jobs (mutex), under which they are dropped
+//! 2. dma_resv of objects
+//! 3. backing and mappings of an object (mutex); its label's mutex and a file's table of contexts
+//!    are leaves
+//! 4. [`job::Jobs`]'s `hardware` (mutex): how jobs end, resets
+//! 5. [`device::Hw`]'s `reset` (mutex)
+//! 6. the order of a context (mutex in the job queue), from arming to pushing
+//! 7. a heap's region, then the heap (mutexes)
+//! 8. VA tree of an address space (spinlock)
+//! 9. the job queue (spinlock)
+//! 10. address-space slots (spinlock)
+//! 11. the cycle counter (spinlock)
 //!
-//! All spinlocks are taken in process context only; the hard halves of the interrupt handlers
+//! 7 nests in 1 and 3 only; the MMU's interrupt thread takes it with nothing held. All spinlocks are taken in process context only; the hard halves of the interrupt handlers
 //! mask and read, and leave the rest to their threads. Fences are signalled with none of them
 //! held. The interrupt threads are fence-signalling sections: nothing in them may wait for memory
 //! or for another fence.
