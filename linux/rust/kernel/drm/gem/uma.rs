@@ -295,8 +295,9 @@ impl<T: ObjectOps> Object<T> {
     ///
     /// # Errors
     ///
-    /// `EINVAL` if `dev` is not the parent device, or the object has no file; `ENODEV` if unbind took
-    /// an imported buffer away; `ENOMEM`; what DMA mapping returns.
+    /// `EINVAL` if `dev` is not the parent device, or the object has no file; `ENODEV` if unbind has
+    /// undone the object's mapping, which takes a device that was bound again since; `ENOMEM`; what
+    /// DMA mapping returns.
     pub fn pin(&self, dev: &device::Device<Bound>) -> Result<Pinned<T>> {
         if !self.base.space.is_for(dev) {
             return Err(EINVAL);
@@ -871,6 +872,35 @@ mod tests {
 
         assert!(obj.pin(other.as_ref().as_ref()).is_err());
         assert!(!obj.is_resident());
+        Ok(())
+    }
+
+    #[test]
+    fn unbind_ends_mappings() -> Result {
+        let (reg, drm) = device()?;
+        let dev: &device::Device<Bound> = reg.as_ref().as_ref();
+        // SAFETY: Nobody else uses the device, and it lives longer than the pointer to its field.
+        unsafe {
+            let dev = dev.as_raw();
+            (*dev).dma_mask = &raw mut (*dev).coherent_dma_mask;
+            to_result(bindings::dma_set_mask_and_coherent(dev, u64::MAX))?;
+        }
+
+        let (mapped, unmapped) = (
+            Object::<TestObject>::new(&drm, PAGE_SIZE, Config::default(), 0)?,
+            Object::<TestObject>::new(&drm, PAGE_SIZE, Config::default(), 0)?,
+        );
+        assert!(mapped.pin(dev)?.sg_table(dev).is_ok());
+        let pinned = mapped.pin(dev)?;
+
+        // What unbind does, after which the device could be bound again.
+        drm.space.undo_all();
+        assert_eq!(pinned.sg_table(dev).err(), Some(ENODEV));
+        assert_eq!(mapped.pin(dev).err(), Some(ENODEV));
+        assert_eq!(unmapped.pin(dev).err(), Some(ENODEV));
+
+        drop(pinned);
+        assert_eq!(mapped.base.backing.lock().pins, 0);
         Ok(())
     }
 

@@ -281,9 +281,12 @@ impl Base {
     }
 
     /// Brings the pages in and maps them for the device. May sleep, and reclaim.
+    ///
+    /// Fails with `ENODEV` if unbind has undone the mapping: the object belongs to an earlier
+    /// binding of the device, and gets no other mapping.
     pub(super) fn map_dma(&self, backing: &mut Backing, dev: &Device<Bound>) -> Result {
-        if backing.dma.is_some() {
-            return Ok(());
+        if let Some(dma) = &backing.dma {
+            return dma.sgt().map(|_| ()).ok_or(ENODEV);
         }
 
         self.get_pages(backing)?;

@@ -82,6 +82,12 @@ impl DmaSpace {
     pub(super) fn inner(&self) -> &Arc<Space> {
         &self.0
     }
+
+    /// Does what unbind does.
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(super) fn undo_all(&self) {
+        drop(Teardown(self.0.clone()));
+    }
 }
 
 /// What a [`DmaSpace`] and the mappings in it share.
