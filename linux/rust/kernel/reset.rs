@@ -142,14 +142,6 @@ impl ResetArray {
         // SAFETY: By the type invariants, `self.0` is null or a valid reset control.
         to_result(unsafe { bindings::reset_control_deassert(self.0) })
     }
-
-    /// Triggers a reset pulse on all lines whose controller makes such pulses by itself.
-    ///
-    /// May sleep. Returns [`ENOTSUPP`] if a controller does not.
-    pub fn reset(&self) -> Result {
-        // SAFETY: By the type invariants, `self.0` is null or a valid reset control.
-        to_result(unsafe { bindings::reset_control_reset(self.0) })
-    }
 }
 
 impl Drop for ResetArray {

@@ -231,7 +231,7 @@ pub struct FenceWatch<T: Send + Sync + 'static, K: Kick> {
     node: Arc<Node<T, K>>,
     fence: Option<ARef<Fence>>,
     /// Keeps the mailbox, to which the node has a pointer.
-    mailbox: Arc<Mailbox<T, K>>,
+    _mailbox: Arc<Mailbox<T, K>>,
 }
 
 impl<T: Send + Sync + 'static, K: Kick> FenceWatch<T, K> {
@@ -252,18 +252,13 @@ impl<T: Send + Sync + 'static, K: Kick> FenceWatch<T, K> {
             node,
             // INVARIANT: There is no fence.
             fence: None,
-            mailbox,
+            _mailbox: mailbox,
         })
     }
 
     /// The data.
     pub fn data(&self) -> &T {
         &self.node.data
-    }
-
-    /// Where it delivers to.
-    pub fn mailbox(&self) -> &Arc<Mailbox<T, K>> {
-        &self.mailbox
     }
 
     /// Starts watching `fence`, after [stopping](Self::stop) with the one before.

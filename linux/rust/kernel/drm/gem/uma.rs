@@ -348,13 +348,6 @@ impl<T: ObjectOps> Object<T> {
         Ok(())
     }
 
-    /// Takes away the CPU mappings that user space has through the DRM device.
-    ///
-    /// They come back by page faults.
-    pub fn zap(&self) {
-        self.base.zap();
-    }
-
     /// Drops the pages and their content. Does not wait for the object's lock.
     ///
     /// Returns the number of pages. It is up to the driver to keep the object from getting new,
@@ -638,11 +631,6 @@ pub struct Pinned<T: ObjectOps> {
 }
 
 impl<T: ObjectOps> Pinned<T> {
-    /// Returns the object.
-    pub fn object(&self) -> &ARef<Object<T>> {
-        &self.obj
-    }
-
     /// Returns the pages as DMA addresses of `dev`.
     ///
     /// The table of an imported buffer may cover less than the object's size.

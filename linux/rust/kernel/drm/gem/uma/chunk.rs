@@ -123,11 +123,6 @@ impl ChunkMem {
         self.blocks().iter().map(|b| (b.dma, b.len()))
     }
 
-    /// Returns whether the memory is one block.
-    pub fn is_contiguous(&self) -> bool {
-        matches!(self.0, Blocks::One(_))
-    }
-
     fn blocks(&self) -> &[Block] {
         match &self.0 {
             Blocks::One(block) => core::slice::from_ref(block),
