@@ -238,7 +238,7 @@ impl Pass<'_> {
     ///
     /// - [`EDEADLK`]: everything has to be released and locked anew. The closure should return;
     ///   further calls fail with this error, too.
-    /// - [`EALREADY`]: the [`Resv`] was locked before, and the flags do not have
+    /// - [`EALREADY`]: the [`Resv`] was locked before in this pass, and the flags do not have
     ///   [`Flags::IGNORE_DUPLICATES`].
     /// - [`EINTR`]: a signal was delivered to the task, and the flags have
     ///   [`Flags::INTERRUPTIBLE`].
@@ -256,6 +256,10 @@ impl Pass<'_> {
         let ret = unsafe { bindings::drm_exec_lock_obj(self.exec, obj) };
         if ret == EDEADLK.to_errno() {
             self.contended = true;
+        }
+        if ret == EALREADY.to_errno() && self.keep_prelocked(obj)? {
+            // It was locked before, but not in this pass.
+            return Ok(true);
         }
         to_result(ret)?;
 
@@ -778,6 +782,39 @@ mod tests {
         assert!(is_locked(&b));
         assert!(!is_locked(&a));
         drop(locked);
+        assert!(!is_locked(&b));
+        Ok(())
+    }
+
+    // As above, but duplicates are errors: what only waited for its turn is none.
+    #[cfg(not(CONFIG_PROVE_LOCKING))]
+    #[test]
+    fn contention_is_no_duplicate() -> Result {
+        let (a, b) = (TestObject::new(None)?, TestObject::new(None)?);
+        let shared = TestObject::new(Some(&b))?;
+        stack_pin_init!(let older = Exec::new(Flags::default(), 1));
+        let mut older = Some(older.lock_all(|pass| pass.lock(&*b).map(|_| ()))?);
+
+        stack_pin_init!(let exec = Exec::new(Flags::default(), 2));
+        let mut passes = 0;
+        let locked = exec.lock_all(|pass| {
+            passes += 1;
+            pass.lock(&*a)?;
+            if passes == 1 {
+                let ret = pass.lock(&*b);
+                drop(older.take());
+                return ret.map(|_| ());
+            }
+            assert!(pass.lock(&*shared)?);
+            assert_eq!(pass.lock(&*shared), Err(EALREADY));
+            assert_eq!(pass.lock(&*b), Err(EALREADY));
+            Ok(())
+        })?;
+        assert_eq!(passes, 2);
+        assert_eq!(locked.len(), 2);
+        assert!(locked.get(1).is_some_and(|l| l.covers(b.resv())));
+        drop(locked);
+        assert!(!is_locked(&a));
         assert!(!is_locked(&b));
         Ok(())
     }
