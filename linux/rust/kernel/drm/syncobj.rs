@@ -7,8 +7,9 @@
 //!
 //! # Locks and contexts
 //!
-//! Process context. [`SyncObj::replace_fence`] and [`SyncObj::add_point`] do not allocate and cannot
-//! fail, so they may come after the point of no return of a submission.
+//! Process context. [`SyncObj::replace_fence`] and [`SyncObj::add_point`] do not allocate, and cannot
+//! fail with a fence that was just armed, so they may come after the point of no return of a
+//! submission.
 //!
 //! C header: [`include/drm/drm_syncobj.h`](srctree/include/drm/drm_syncobj.h)
 
@@ -167,8 +168,19 @@ impl SyncObj {
 
     /// Makes `fence` the one of `point` of the timeline, and wakes those who wait for that.
     ///
-    /// Points should be added in rising order. `fence` must not be a point of a timeline itself.
-    pub fn add_point(&self, node: ChainNode, fence: &Fence, point: u64) {
+    /// Points should be added in rising order.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if `fence` is itself what a timeline has at one of its points, such as what
+    /// [`SyncObj::fence`] returns for one: a chain cannot hold a chain. Nothing is changed then. A
+    /// fence of a driver, which was made by [`FenceAlloc`](crate::dma_buf::fence::FenceAlloc), is
+    /// never refused.
+    pub fn add_point(&self, node: ChainNode, fence: &Fence, point: u64) -> Result {
+        // SAFETY: The fence is valid.
+        if unsafe { bindings::dma_fence_is_chain(fence.as_raw()) } {
+            return Err(EINVAL);
+        }
         // SAFETY: The object and the fence are valid, the function takes its own reference. It
         // initialises the node, which then has one reference, owned by the sync object.
         unsafe {
@@ -179,6 +191,7 @@ impl SyncObj {
                 point,
             )
         };
+        Ok(())
     }
 }
 
@@ -236,11 +249,17 @@ mod tests {
     fn timeline() -> Result {
         let syncobj = SyncObj::new(None)?;
         let (first, second) = (arm()?, arm()?);
-        syncobj.add_point(ChainNode::new()?, first.fence(), 10);
-        syncobj.add_point(ChainNode::new()?, second.fence(), 20);
+        syncobj.add_point(ChainNode::new()?, first.fence(), 10)?;
+        syncobj.add_point(ChainNode::new()?, second.fence(), 20)?;
 
         let fence = syncobj.fence().ok_or(EINVAL)?;
         assert_eq!(fence.seqno(), 20);
+
+        // This one is a link of a chain itself.
+        let ret = syncobj.add_point(ChainNode::new()?, &fence, 30);
+        assert_eq!(ret, Err(EINVAL));
+        assert_eq!(syncobj.fence().map(|fence| fence.seqno()), Some(20));
+
         second.signal(Ok(()));
         assert!(!fence.is_signaled());
         first.signal(Ok(()));
