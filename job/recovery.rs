@@ -326,13 +326,8 @@ impl Jobs {
             );
         }
 
-        let mut next = expired.next;
         if expired.reset {
             self.reset(drm, gpu);
-            next = started.queue.expire(&self.engine(started, gpu)).next;
-        }
-        if let Some(deadline) = next {
-            started.workers.queue_timer(deadline);
         }
     }
 

@@ -194,12 +194,14 @@ impl Workers {
         }
     }
 
-    /// Starts the timer, for a time of [`now`](Self::now). Any context.
+    /// Sets the timer to a time of [`now`](Self::now), wherever it was before. Any context. Calls
+    /// are serialised by the caller.
     pub(super) fn queue_timer(self: &Arc<Self>, deadline: u64) {
         if !self.is_detached() {
             let ns = deadline.saturating_sub(self.now());
             // Rather a little late than twice.
             let ms = u32::try_from(ns / NSEC_PER_MSEC + 1).unwrap_or(u32::MAX);
+            workqueue::cancel_delayed::<_, TIMER>(self.as_arc_borrow());
             let _ = workqueue::system_highpri()
                 .enqueue_delayed::<Arc<Self>, TIMER>(self.clone(), msecs_to_jiffies(ms));
         }

@@ -46,7 +46,7 @@
 //! * A mutex for each context and slot, held from arming to pushing, makes the order of the fences'
 //!   sequence numbers the order of the FIFO. Nothing is allocated under it. All of them are one class
 //!   for lockdep: a task has one [`Armed`] at a time.
-//! * Fences are signalled without the spinlock. [`Armed::push`] may signal with the mutex held, which
+//! * Fences are signalled without the spinlock, by one CPU at a time. [`Armed::push`] may signal with the mutex held, which
 //!   no callback can want, since that must not sleep.
 //! * The callback on a dependency takes no lock: it posts a preallocated node to a lock-free
 //!   mailbox and calls [`Kind::kick`]. The spinlock is held while a callback is added, so the
@@ -270,11 +270,13 @@ pub trait Kind: Sized + Send + Sync + 'static {
     /// Called in process context, in a fence-signalling section, without the queue's spinlock.
     fn retire(&self);
 
-    /// [`JobQueue::expire`] is to be called at `deadline`, in the nanoseconds of [`Engine::now`].
+    /// [`JobQueue::expire`] is to be called at `deadline`, in the nanoseconds of [`Engine::now`],
+    /// instead of when it was to be called before.
     ///
-    /// Called when a job has begun to run and no such call is outstanding; otherwise
-    /// [`Expired::next`] tells when to call again. Called in process context, in a
-    /// fence-signalling section, without the queue's spinlock.
+    /// Called when a job has begun to run, or is to be stopped, and no call of `expire` is
+    /// outstanding or only a later one; and by `expire` itself for the next time. Called with the
+    /// queue's spinlock held, so that the latest call is the one that counts: to set the timer of a
+    /// work item is about all that may be done here.
     fn arm_timer(&self, deadline: u64);
 }
 

@@ -10,10 +10,7 @@ use super::{
         Shared,
         Watch, //
     },
-    state::{
-        Out,
-        State, //
-    },
+    state::State,
     Dependencies,
     Engine,
     Kind,
@@ -164,7 +161,9 @@ impl<K: Kind> JobInner<K> {
 
 /// A client's jobs: one FIFO for each slot of the queue.
 ///
-/// Dropping a context does not cancel its jobs; see [`Context::cancel`].
+/// Dropping a context does not cancel its jobs; see [`Context::cancel`]. It may sleep: once the
+/// [`JobQueue`](super::JobQueue) is gone, it also drops the jobs that have ended since, with their
+/// [`Kind::Job`].
 pub struct Context<K: Kind> {
     shared: Arc<Shared<K>>,
     entities: [Option<Arc<Entity<K>>>; MAX_SLOTS],
@@ -264,15 +263,12 @@ impl<K: Kind> Context<K> {
     /// does not sleep.
     pub fn cancel(&self) {
         let _signalling = Signalling::begin();
-        let mut out = Out::new();
+        let mut state = self.shared.state.lock();
 
-        {
-            let mut state = self.shared.state.lock();
-            for entity in self.entities() {
-                state.cancel(entity, &mut out);
-            }
+        for entity in self.entities() {
+            state.cancel(entity);
         }
-        self.shared.deliver(out);
+        self.shared.deliver(state);
     }
 
     /// As [`cancel`](Self::cancel), and stops the jobs that are in the hardware.
@@ -281,10 +277,10 @@ impl<K: Kind> Context<K> {
     pub fn cancel_running<E: Engine<K> + ?Sized>(&self, engine: &E) {
         let _signalling = Signalling::begin();
 
-        self.shared.enter(engine, |state, shared, out| {
+        self.shared.enter(engine, |state, shared| {
             for entity in self.entities() {
-                state.cancel(entity, out);
-                state.stop(shared, engine, entity, out);
+                state.cancel(entity);
+                state.stop(shared, engine, entity);
             }
         });
     }
@@ -365,8 +361,8 @@ impl<K: Kind> Armed<'_, K> {
     pub fn push<E: Engine<K> + ?Sized>(mut self, engine: &E) {
         if let Some((mut job, fence)) = self.pending.take() {
             job.inner().fence = Some(fence);
-            self.entity.shared.enter(engine, |state, _, out| {
-                state.push(self.entity, job, out);
+            self.entity.shared.enter(engine, |state, _| {
+                state.push(self.entity, job);
             });
         }
     }
@@ -376,14 +372,16 @@ impl<K: Kind> Drop for Armed<'_, K> {
     fn drop(&mut self) {
         if let Some((mut job, fence)) = self.pending.take() {
             let shared = &self.entity.shared;
-            let mut out = Out::new();
             let inner = job.inner();
 
             inner.fence = Some(fence);
             inner.settle(Err(CANCELLED));
-            shared.state.lock().push(self.entity, job, &mut out);
-            out.kick = true;
-            shared.deliver(out);
+
+            let mut state = shared.state.lock();
+            state.push(self.entity, job);
+            shared.deliver(state);
+            // There is no engine here to start what comes after it.
+            shared.kind().kick();
         }
     }
 }

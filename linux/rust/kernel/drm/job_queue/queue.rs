@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The queue's entry points. Each takes the lock once, does its work, fills the slots, lets the
-//! lock go and then delivers what has ended.
+//! The queue's entry points. Each takes the lock, does its work, fills the slots, and then delivers
+//! what has ended: signals it without the lock.
+//!
+//! Only one CPU delivers at a time, and does so for the others as well. Fences thus signal in the
+//! order in which jobs have ended, whichever CPUs have seen that.
 
 use super::{
     context::{
@@ -11,7 +14,6 @@ use super::{
     },
     state::{
         Hardware,
-        Out,
         State, //
     },
     Config,
@@ -39,7 +41,8 @@ use crate::{
             Release, //
         },
         Arc,
-        SpinLock, //
+        SpinLock,
+        SpinLockGuard, //
     },
 };
 
@@ -73,7 +76,7 @@ pub(super) struct Shared<K: Kind> {
 }
 
 impl<K: Kind> Shared<K> {
-    fn kind(&self) -> &K {
+    pub(super) fn kind(&self) -> &K {
         &self.mailbox.kicker().0
     }
 
@@ -88,10 +91,10 @@ impl<K: Kind> Shared<K> {
     }
 
     /// Takes the notices of dependencies that were met.
-    fn drain(&self, state: &mut State<K>, out: &mut Out<K>) {
+    fn drain(&self, state: &mut State<K>) {
         if !self.mailbox.is_empty() {
             for notice in self.mailbox.drain() {
-                state.advance(&notice, out);
+                state.advance(&notice);
             }
         }
     }
@@ -102,53 +105,58 @@ impl<K: Kind> Shared<K> {
     pub(super) fn enter<E: Engine<K> + ?Sized, R>(
         &self,
         engine: &E,
-        f: impl FnOnce(&mut State<K>, &Self, &mut Out<K>) -> R,
+        f: impl FnOnce(&mut State<K>, &Self) -> R,
     ) -> R {
-        let mut out = Out::new();
-        let result = {
-            let mut guard = self.state.lock();
-            let state = &mut *guard;
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
 
-            self.drain(state, &mut out);
-            let result = f(state, self, &mut out);
-            for slot in self.slots() {
-                state.fill(self, engine, slot, &mut out);
-            }
-            state.check_timer(&mut out);
-            result
-        };
-        self.deliver(out);
+        self.drain(state);
+        let result = f(state, self);
+        for slot in self.slots() {
+            state.fill(self, engine, slot);
+        }
+        state.check_timer(self.kind());
+        self.deliver(guard);
         result
     }
 
-    /// Signals the fences of jobs that have ended and hands the jobs to whoever drops them. No lock
-    /// is held.
-    pub(super) fn deliver(&self, mut out: Out<K>) {
-        if !out.done.is_empty() {
-            let mut ended = List::new();
-            while let Some(mut job) = out.done.pop_front() {
-                let inner = job.inner();
-                if let Some(fence) = inner.fence.take() {
-                    fence.signal(inner.result);
-                }
-                ended.push_back(job);
-            }
+    /// Signals the fences of the jobs that have ended and hands the jobs to whoever drops them,
+    /// without the lock. If another CPU does that just now, it is left to go on with these.
+    ///
+    /// The caller is in a signalling section.
+    pub(super) fn deliver<'a>(&'a self, mut state: SpinLockGuard<'a, State<K>>) {
+        if state.delivering {
+            return;
+        }
+        while !state.done.is_empty() {
+            state.delivering = true;
+            let batch = core::mem::take(&mut state.done);
+            drop(state);
+            self.signal(batch);
+            state = self.state.lock();
+        }
+        state.delivering = false;
+    }
 
-            let first = {
-                let mut retired = self.retired.lock();
-                let first = retired.is_empty();
-                retired.push_all_back(&mut ended);
-                first
-            };
-            if first {
-                self.kind().retire();
+    /// Signals jobs in their order, and puts them on the list of those to drop. No lock is held.
+    fn signal(&self, mut batch: List<Job<K>>) {
+        let mut ended = List::new();
+        while let Some(mut job) = batch.pop_front() {
+            let inner = job.inner();
+            if let Some(fence) = inner.fence.take() {
+                fence.signal(inner.result);
             }
+            ended.push_back(job);
         }
-        if let Some(deadline) = out.timer {
-            self.kind().arm_timer(deadline);
-        }
-        if out.kick {
-            self.kind().kick();
+
+        let first = {
+            let mut retired = self.retired.lock();
+            let first = retired.is_empty();
+            retired.push_all_back(&mut ended);
+            first
+        };
+        if first {
+            self.kind().retire();
         }
     }
 
@@ -169,10 +177,10 @@ impl<K: Kind> Shared<K> {
 
     fn kill(&self, error: Error, gone: impl FnMut(&Running<'_, K>)) {
         let _signalling = Signalling::begin();
-        let mut out = Out::new();
+        let mut state = self.state.lock();
 
-        self.state.lock().kill(self, error, gone, &mut out);
-        self.deliver(out);
+        state.kill(self, error, gone);
+        self.deliver(state);
     }
 }
 
@@ -183,8 +191,6 @@ pub struct Expired {
     pub reset: bool,
     /// How many jobs were told to stop.
     pub stopped: usize,
-    /// When to call again, in the time of [`Engine::now`].
-    pub next: Option<u64>,
 }
 
 /// Jobs that have ended. Dropping it drops them, which may sleep if that of [`Kind::Job`] may.
@@ -201,7 +207,7 @@ impl<K: Kind> Retired<K> {
 ///
 /// Dropping it fails all jobs with `ENODEV`, as [`kill`](Self::kill) does, and drops them.
 pub struct JobQueue<K: Kind> {
-    shared: Arc<Shared<K>>,
+    pub(super) shared: Arc<Shared<K>>,
 }
 
 impl<K: Kind> JobQueue<K> {
@@ -240,7 +246,7 @@ impl<K: Kind> JobQueue<K> {
     /// Process context; does not sleep.
     pub fn run<E: Engine<K> + ?Sized>(&self, engine: &E) {
         let _signalling = Signalling::begin();
-        self.shared.enter(engine, |_, _, _| ());
+        self.shared.enter(engine, |_, _| ());
     }
 
     /// Lets `f` tell what the hardware has done, then starts what can be started.
@@ -253,12 +259,11 @@ impl<K: Kind> JobQueue<K> {
         f: impl FnOnce(&mut Hardware<'_, K, E>) -> R,
     ) -> R {
         let _signalling = Signalling::begin();
-        self.shared.enter(engine, |state, shared, out| {
+        self.shared.enter(engine, |state, shared| {
             f(&mut Hardware {
                 state,
                 shared,
                 engine,
-                out,
             })
         })
     }
@@ -269,13 +274,13 @@ impl<K: Kind> JobQueue<K> {
     }
 
     /// Stops the jobs that have run for too long: each time that one is found overdue, with the
-    /// next step of [`Config::ladder`].
+    /// next step of [`Config::ladder`]. Asks for the next call with [`Kind::arm_timer`].
     ///
     /// Process context; does not sleep.
     pub fn expire<E: Engine<K> + ?Sized>(&self, engine: &E) -> Expired {
         let _signalling = Signalling::begin();
         self.shared
-            .enter(engine, |state, shared, _| state.expire(shared, engine))
+            .enter(engine, |state, shared| state.expire(shared, engine))
     }
 
     /// From here to [`restart`](Self::restart) no job is started.
@@ -297,16 +302,17 @@ impl<K: Kind> JobQueue<K> {
         verdict: impl FnMut(&Running<'_, K>) -> Verdict,
     ) {
         let _signalling = Signalling::begin();
-        self.shared.enter(engine, |state, shared, out| {
-            state.restart(shared, engine, verdict, out);
+        self.shared.enter(engine, |state, shared| {
+            state.restart(shared, engine, verdict);
         });
     }
 
     /// Fails all jobs with `error`, now and in future. For hardware that is gone, or surely will
     /// not work on any of them any more.
     ///
-    /// `gone` is called for each job that was in the hardware, with the lock held. Process context;
-    /// does not sleep.
+    /// `gone` is called for each job that was in the hardware, with the lock held. If another CPU
+    /// signals fences just now, then it goes on with these, perhaps after this has returned.
+    /// Process context; does not sleep.
     pub fn kill(&self, error: Error, gone: impl FnMut(&Running<'_, K>)) {
         self.shared.kill(error, gone);
     }

@@ -2,8 +2,8 @@
 
 //! What the queue's lock protects: the slots and who is next.
 //!
-//! Everything here runs under the spinlock. Jobs that have ended are collected in an [`Out`], which
-//! is delivered when the lock is free again.
+//! Everything here runs under the spinlock. Jobs that have ended are collected in a list, from which
+//! one CPU at a time delivers them without the lock.
 
 use super::{
     context::{
@@ -37,26 +37,6 @@ use crate::{
     prelude::*,
     sync::Arc, //
 };
-
-/// What is to be done once the lock is free.
-pub(super) struct Out<K: Kind> {
-    /// Jobs to signal and to retire, in this order.
-    pub(super) done: List<Job<K>>,
-    /// For [`Kind::arm_timer`].
-    pub(super) timer: Option<u64>,
-    /// Whether the runner has something to do.
-    pub(super) kick: bool,
-}
-
-impl<K: Kind> Out<K> {
-    pub(super) fn new() -> Self {
-        Self {
-            done: List::new(),
-            timer: None,
-            kick: false,
-        }
-    }
-}
 
 /// Where in the line of its priority an entity goes.
 #[derive(Clone, Copy)]
@@ -113,8 +93,12 @@ pub(super) struct State<K: Kind> {
     parked: bool,
     /// The queue has ended, with this error.
     dead: Option<Error>,
-    /// A call of `expire` is outstanding.
-    timer: bool,
+    /// For when [`Kind::arm_timer`] was last called, if `expire` was not called since.
+    armed: Option<u64>,
+    /// Jobs that have ended, to signal and to retire, in this order.
+    pub(super) done: List<Job<K>>,
+    /// Some CPU delivers what is in `done`, and goes on until that is empty.
+    pub(super) delivering: bool,
 }
 
 impl<K: Kind> State<K> {
@@ -128,7 +112,9 @@ impl<K: Kind> State<K> {
             busy: List::new(),
             parked: false,
             dead: None,
-            timer: false,
+            armed: None,
+            done: List::new(),
+            delivering: false,
         }
     }
 
@@ -171,12 +157,7 @@ impl<K: Kind> State<K> {
     }
 
     /// Appends a job to its FIFO.
-    pub(super) fn push(
-        &mut self,
-        entity: &Arc<Entity<K>>,
-        mut job: ListArc<Job<K>>,
-        out: &mut Out<K>,
-    ) {
+    pub(super) fn push(&mut self, entity: &Arc<Entity<K>>, mut job: ListArc<Job<K>>) {
         if let Some(error) = self.dead {
             job.inner().settle(Err(error));
         }
@@ -191,7 +172,7 @@ impl<K: Kind> State<K> {
             if let Ok(link) = ListArc::<_, BUSY>::try_from_arc(entity.clone()) {
                 self.busy.push_back(link);
             }
-            self.advance(entity, out);
+            self.advance(entity);
         }
     }
 
@@ -207,7 +188,7 @@ impl<K: Kind> State<K> {
 
     /// Looks at the first job of a FIFO: ends it if it only waited for those before it, lines the
     /// entity up if the job can run, or waits for the job's next dependency.
-    fn line_up(&mut self, entity: &Arc<Entity<K>>, end: End, out: &mut Out<K>) {
+    fn line_up(&mut self, entity: &Arc<Entity<K>>, end: End) {
         loop {
             let this = entity.state.access_mut(self);
             let Some(mut job) = this.fifo.pop_front() else {
@@ -215,7 +196,7 @@ impl<K: Kind> State<K> {
             };
             if job.inner().settled {
                 if this.in_hardware == 0 {
-                    out.done.push_back(job);
+                    self.done.push_back(job);
                     continue;
                 }
                 this.fifo.push_front(job);
@@ -240,12 +221,12 @@ impl<K: Kind> State<K> {
     }
 
     /// As [`line_up`](Self::line_up), behind the others.
-    pub(super) fn advance(&mut self, entity: &Arc<Entity<K>>, out: &mut Out<K>) {
-        self.line_up(entity, End::Back, out);
+    pub(super) fn advance(&mut self, entity: &Arc<Entity<K>>) {
+        self.line_up(entity, End::Back);
     }
 
     /// Gives all jobs of a FIFO a result.
-    fn settle_all(&mut self, entity: &Arc<Entity<K>>, result: Result, out: &mut Out<K>) {
+    fn settle_all(&mut self, entity: &Arc<Entity<K>>, result: Result) {
         self.unlink_run(entity);
 
         let this = entity.state.access_mut(self);
@@ -254,13 +235,13 @@ impl<K: Kind> State<K> {
             job.inner().settle(result);
             this.fifo.push_back(job);
         }
-        self.advance(entity, out);
+        self.advance(entity);
     }
 
     /// Fails what has not started, now and in future.
-    pub(super) fn cancel(&mut self, entity: &Arc<Entity<K>>, out: &mut Out<K>) {
+    pub(super) fn cancel(&mut self, entity: &Arc<Entity<K>>) {
         entity.state.access_mut(self).cancelled = true;
-        self.settle_all(entity, Err(CANCELLED), out);
+        self.settle_all(entity, Err(CANCELLED));
     }
 
     /// A job has left the hardware.
@@ -294,7 +275,6 @@ impl<K: Kind> State<K> {
         engine: &E,
         slot: Slot,
         result: Result,
-        out: &mut Out<K>,
     ) -> bool {
         let Some(loaded) = self.slots[slot.index()].loaded[0].take() else {
             return false;
@@ -307,9 +287,9 @@ impl<K: Kind> State<K> {
 
         self.unload(&job, ran);
         job.inner().settle(result);
-        out.done.push_back(job);
+        self.done.push_back(job);
         self.shift(shared, engine, slot);
-        self.advance(&entity, out);
+        self.advance(&entity);
         true
     }
 
@@ -320,7 +300,6 @@ impl<K: Kind> State<K> {
         engine: &E,
         slot: Slot,
         position: Position,
-        out: &mut Out<K>,
     ) -> bool {
         let loaded = &mut self.slots[slot.index()].loaded;
         if position == Position::Current {
@@ -342,7 +321,7 @@ impl<K: Kind> State<K> {
         };
         self.unload(&loaded.job, ran);
         self.shift(shared, engine, slot);
-        self.put_back(loaded.job, out);
+        self.put_back(loaded.job);
         true
     }
 
@@ -365,9 +344,9 @@ impl<K: Kind> State<K> {
     }
 
     /// Makes a job that was in the hardware, or about to be, the next of its priority.
-    fn put_back(&mut self, job: ListArc<Job<K>>, out: &mut Out<K>) {
+    fn put_back(&mut self, job: ListArc<Job<K>>) {
         let entity = self.hold(job);
-        self.line_up(&entity, End::Front, out);
+        self.line_up(&entity, End::Front);
     }
 
     /// Stops what an entity has in the hardware.
@@ -376,13 +355,12 @@ impl<K: Kind> State<K> {
         shared: &Shared<K>,
         engine: &E,
         entity: &Arc<Entity<K>>,
-        out: &mut Out<K>,
     ) {
         let slot = entity.home;
         let of_entity = |loaded: Option<&Loaded<K>>| loaded.is_some_and(|l| l.belongs_to(entity));
 
         if of_entity(self.loaded(slot, Position::Next)) {
-            self.withdraw(shared, engine, slot, out);
+            self.withdraw(shared, engine, slot);
         }
         for position in [Position::Next, Position::Current] {
             if of_entity(self.loaded(slot, position)) {
@@ -397,11 +375,10 @@ impl<K: Kind> State<K> {
         shared: &Shared<K>,
         engine: &E,
         slot: Slot,
-        out: &mut Out<K>,
     ) -> bool {
         self.view(slot, Position::Next)
             .is_some_and(|next| engine.withdraw(&next))
-            && self.requeue(shared, engine, slot, Position::Next, out)
+            && self.requeue(shared, engine, slot, Position::Next)
     }
 
     /// Stops a job, for which it has the usual time from now.
@@ -448,7 +425,6 @@ impl<K: Kind> State<K> {
         shared: &Shared<K>,
         engine: &E,
         slot: Slot,
-        out: &mut Out<K>,
     ) {
         if self.parked || self.dead.is_some() {
             return;
@@ -474,15 +450,15 @@ impl<K: Kind> State<K> {
                     let this = &mut self.slots[slot.index()];
                     this.flag = loaded.flag;
                     this.loaded[position as usize] = Some(loaded);
-                    self.advance(&entity, out);
+                    self.advance(&entity);
                 }
                 Err(StartError::Busy) => {
-                    return self.put_back(loaded.job, out);
+                    return self.put_back(loaded.job);
                 }
                 Err(StartError::Failed(error)) => {
                     let mut job = loaded.job;
                     job.inner().settle(Err(error));
-                    self.put_back(job, out);
+                    self.put_back(job);
                 }
             }
         }
@@ -499,11 +475,13 @@ impl<K: Kind> State<K> {
             .min()
     }
 
-    /// Notes in `out` if somebody has to start the timer.
-    pub(super) fn check_timer(&mut self, out: &mut Out<K>) {
-        if !self.timer {
-            out.timer = self.deadline();
-            self.timer = out.timer.is_some();
+    /// Has the timer set if it would come too late.
+    pub(super) fn check_timer(&mut self, kind: &K) {
+        if let Some(deadline) = self.deadline() {
+            if self.armed.is_none_or(|armed| deadline < armed) {
+                self.armed = Some(deadline);
+                kind.arm_timer(deadline);
+            }
         }
     }
 
@@ -535,13 +513,9 @@ impl<K: Kind> State<K> {
                 loaded.deadline = now.saturating_add(shared.config.grace_ns);
             }
         }
-        let next = self.deadline();
-        self.timer = next.is_some();
-        Expired {
-            reset,
-            stopped,
-            next,
-        }
+        // This was the call. The next one is asked for when the slots are filled.
+        self.armed = None;
+        Expired { reset, stopped }
     }
 
     /// Empties a slot. Its jobs are put back to their FIFOs, settled where `verdict` says so; the
@@ -576,7 +550,6 @@ impl<K: Kind> State<K> {
         shared: &Shared<K>,
         engine: &E,
         mut verdict: impl FnMut(&Running<'_, K>) -> Verdict,
-        out: &mut Out<K>,
     ) {
         for slot in shared.slots() {
             let entities = self.unload_slot(slot, engine.now(), |running| {
@@ -584,7 +557,7 @@ impl<K: Kind> State<K> {
                 verdict(running)
             });
             for entity in entities.iter().flatten() {
-                self.line_up(entity, End::Front, out);
+                self.line_up(entity, End::Front);
             }
         }
         self.parked = false;
@@ -596,7 +569,6 @@ impl<K: Kind> State<K> {
         shared: &Shared<K>,
         error: Error,
         mut gone: impl FnMut(&Running<'_, K>),
-        out: &mut Out<K>,
     ) {
         self.dead.get_or_insert(error);
         for slot in shared.slots() {
@@ -606,9 +578,9 @@ impl<K: Kind> State<K> {
             });
         }
         while let Some(entity) = self.busy.pop_front() {
-            self.settle_all(&entity.into_arc(), Err(error), out);
+            self.settle_all(&entity.into_arc(), Err(error));
         }
-        self.timer = false;
+        self.armed = None;
     }
 }
 
@@ -619,7 +591,6 @@ pub struct Hardware<'a, K: Kind, E: Engine<K> + ?Sized> {
     pub(super) state: &'a mut State<K>,
     pub(super) shared: &'a Shared<K>,
     pub(super) engine: &'a E,
-    pub(super) out: &'a mut Out<K>,
 }
 
 impl<K: Kind, E: Engine<K> + ?Sized> Hardware<'_, K, E> {
@@ -632,8 +603,7 @@ impl<K: Kind, E: Engine<K> + ?Sized> Hardware<'_, K, E> {
     ///
     /// False if there is no such job: the interrupt was spurious.
     pub fn finish(&mut self, slot: Slot, result: Result) -> bool {
-        self.state
-            .finish(self.shared, self.engine, slot, result, self.out)
+        self.state.finish(self.shared, self.engine, slot, result)
     }
 
     /// A job was stopped such that it can run again, or taken back before it ran. It becomes the
@@ -642,8 +612,7 @@ impl<K: Kind, E: Engine<K> + ?Sized> Hardware<'_, K, E> {
     /// False if there is no such job; and if it is the current one and the next is of the same
     /// context, since that would overtake it: take the next one back first.
     pub fn requeue(&mut self, slot: Slot, position: Position) -> bool {
-        self.state
-            .requeue(self.shared, self.engine, slot, position, self.out)
+        self.state.requeue(self.shared, self.engine, slot, position)
     }
 
     /// Takes the job at [`Position::Next`] back to its FIFO if it has not begun to run.
@@ -651,8 +620,7 @@ impl<K: Kind, E: Engine<K> + ?Sized> Hardware<'_, K, E> {
     /// If that worked, it is not started again before [`JobQueue::update`](super::JobQueue::update)
     /// fills the slots, and not as long as the queue is parked.
     pub fn withdraw(&mut self, slot: Slot) -> bool {
-        self.state
-            .withdraw(self.shared, self.engine, slot, self.out)
+        self.state.withdraw(self.shared, self.engine, slot)
     }
 
     /// Stops a job. If it has not ended after [`Config::grace_ns`](super::Config::grace_ns), then

@@ -7,7 +7,10 @@ use crate::{
     dma_buf::fence::{
         ArmedFence,
         FenceAlloc,
-        FenceContext, //
+        FenceContext,
+        FenceWatch,
+        Kick,
+        Mailbox, //
     },
     new_spinlock,
     sync::{
@@ -18,6 +21,7 @@ use crate::{
         Arc,
         SpinLock, //
     },
+    workqueue, //
 };
 
 const S0: Slot = Slot(0);
@@ -49,6 +53,8 @@ struct Owner {
     kicks: Atomic<u32>,
     retires: Atomic<u32>,
     deadline: Atomic<u64>,
+    /// To see whether it was dropped.
+    _life: Arc<()>,
 }
 
 impl Kind for Owner {
@@ -148,11 +154,14 @@ struct Bench {
     queue: JobQueue<Owner>,
     fake: Pin<KBox<Fake>>,
     alive: Arc<Atomic<i32>>,
+    /// Unique once the queue's owner was dropped.
+    life: Arc<()>,
 }
 
 impl Bench {
     fn new(two_deep: bool) -> Result<Self> {
         let events = KVec::with_capacity(4096, GFP_KERNEL)?;
+        let life = Arc::new((), GFP_KERNEL)?;
         Ok(Self {
             queue: JobQueue::new(
                 Config {
@@ -167,6 +176,7 @@ impl Bench {
                     kicks: Atomic::new(0),
                     retires: Atomic::new(0),
                     deadline: Atomic::new(0),
+                    _life: life.clone(),
                 },
             )?,
             fake: KBox::pin_init(
@@ -184,6 +194,7 @@ impl Bench {
                 GFP_KERNEL,
             )?,
             alive: Arc::new(Atomic::new(0), GFP_KERNEL)?,
+            life,
         })
     }
 
@@ -578,12 +589,12 @@ mod suite {
         // The timer was started once and comes too early for the second job.
         assert_eq!(bench.queue.kind().deadline.load(Relaxed), 10 + TIMEOUT);
         bench.advance_clock(100);
-        let expired = bench.queue.expire(&*bench.fake);
-        assert!(!expired.reset && expired.next == Some(910 + TIMEOUT));
+        assert!(!bench.queue.expire(&*bench.fake).reset);
+        assert_eq!(bench.queue.kind().deadline.load(Relaxed), 910 + TIMEOUT);
         bench.end(Ok(()));
         bench.end(Ok(()));
-        let expired = bench.queue.expire(&*bench.fake);
-        assert!(expired.next.is_none());
+        bench.queue.expire(&*bench.fake);
+        assert_eq!(bench.queue.kind().deadline.load(Relaxed), 910 + TIMEOUT);
         assert_eq!(context.used_ns(S0), 1000);
         // It is asked for anew.
         bench.push(&context, 4)?;
@@ -603,7 +614,10 @@ mod suite {
         bench.advance_clock(TIMEOUT / 2);
         let expired = bench.queue.expire(&*bench.fake);
         assert!(!expired.reset);
-        assert_eq!(expired.next, Some(10 + TIMEOUT + GRACE));
+        assert_eq!(
+            bench.queue.kind().deadline.load(Relaxed),
+            10 + TIMEOUT + GRACE
+        );
         assert!(bench.ends_with(&[Event::Stop(1, Stop::Soft)]));
         // Too early.
         bench.queue.expire(&*bench.fake);
@@ -784,6 +798,8 @@ mod suite {
         assert!(bench.ids(S0) == (Some(1), Some(3)));
         assert!(a.status().is_none() && b.status().is_none());
         assert_eq!(bench.queue.next_deadline(), Some(10 + GRACE));
+        // Earlier than what was asked for when it started.
+        assert_eq!(bench.queue.kind().deadline.load(Relaxed), 10 + GRACE);
         bench.end(Err(ECANCELED));
         assert!(a.status() == failed(ECANCELED) && b.status() == failed(ECANCELED));
         assert!(bench.ids(S0) == (Some(3), None));
@@ -819,6 +835,10 @@ mod suite {
             hw.stop(S0, Position::Next, Stop::Hard);
         });
         assert!(bench.ends_with(&[Event::Stop(1, Stop::Soft)]));
+        assert_eq!(
+            bench.queue.kind().deadline.load(Relaxed),
+            10 + TIMEOUT / 2 + GRACE
+        );
         bench.advance_clock(GRACE);
         // It did not help.
         assert!(!bench.queue.expire(&*bench.fake).reset);
@@ -828,6 +848,22 @@ mod suite {
         assert!(bench.ends_with(&[Event::Stop(1, Stop::Hard)]));
         bench.advance_clock(GRACE);
         assert!(bench.queue.expire(&*bench.fake).reset);
+        Ok(())
+    }
+
+    #[test]
+    fn stopped_while_next() -> Result {
+        let bench = Bench::new(true)?;
+        let context = bench.queue.context(Priority::Medium)?;
+        bench.push(&context, 1)?;
+        bench.push(&context, 2)?;
+        bench.queue.update(&*bench.fake, |hw| {
+            hw.stop(S0, Position::Next, Stop::Hard);
+        });
+        // The time of a job that does not run does not count.
+        assert_eq!(bench.queue.kind().deadline.load(Relaxed), 10 + TIMEOUT);
+        bench.end(Ok(()));
+        assert_eq!(bench.queue.kind().deadline.load(Relaxed), 10 + GRACE);
         Ok(())
     }
 
@@ -899,7 +935,9 @@ mod suite {
         let x = foreign()?;
         let a = bench.push(&context, 1)?;
         let b = bench.push_after(&context, S1, 2, &[x.fence()])?;
-        let Bench { queue, fake, alive } = bench;
+        let Bench {
+            queue, fake, alive, ..
+        } = bench;
         drop(queue);
         assert!(a.status() == failed(ENODEV) && b.status() == failed(ENODEV));
         assert_eq!(alive.load(Relaxed), 0);
@@ -916,6 +954,109 @@ mod suite {
         drop(context);
         assert_eq!(alive.load(Relaxed), 0);
         x.signal(Ok(()));
+        Ok(())
+    }
+
+    /// A dependency that signals when nobody looks into the mailbox any more.
+    #[test]
+    fn notice_left_behind() -> Result {
+        for context_first in [true, false] {
+            let bench = Bench::new(true)?;
+            let context = bench.queue.context(Priority::Medium)?;
+            let x = foreign()?;
+            let a = bench.push_after(&context, S0, 1, &[x.fence()])?;
+            x.signal(Ok(()));
+            assert_eq!(bench.queue.kind().kicks.load(Relaxed), 1);
+
+            let Bench {
+                queue, alive, life, ..
+            } = bench;
+            if context_first {
+                drop(context);
+                drop(queue);
+            } else {
+                drop(queue);
+                drop(context);
+            }
+            assert!(a.status() == failed(ENODEV));
+            assert_eq!(alive.load(Relaxed), 0);
+            assert!(Arc::into_unique_or_drop(life).is_some());
+        }
+        Ok(())
+    }
+
+    /// Drops every kick.
+    struct Deaf;
+
+    impl Kick for Deaf {
+        fn kick(&self) {}
+    }
+
+    /// What one CPU has to signal while another one does so is left to that one.
+    #[test]
+    fn one_delivers_for_all() -> Result {
+        let bench = Bench::new(true)?;
+        let context = bench.queue.context(Priority::Medium)?;
+        let mailbox = Arc::new(Mailbox::new(Deaf), GFP_KERNEL)?;
+        let mut watches = KVec::new();
+        for id in 1..=3 {
+            let fence = bench.push(&context, id)?;
+            let mut watch = FenceWatch::new(mailbox.clone(), id, GFP_KERNEL)?;
+            assert!(watch.start(&fence)?);
+            watches.push(watch, GFP_KERNEL)?;
+        }
+
+        bench.queue.shared.state.lock().delivering = true;
+        bench.end(Ok(()));
+        bench.end(Ok(()));
+        context.cancel_running(&*bench.fake);
+        bench.queue.kill(ENODEV, |_| ());
+        assert!(mailbox.is_empty());
+        assert_eq!(bench.queue.kind().retires.load(Relaxed), 0);
+
+        // The other one goes on.
+        let mut state = bench.queue.shared.state.lock();
+        state.delivering = false;
+        bench.queue.shared.deliver(state);
+        assert!(mailbox.drain().map(|mail| *mail).eq(1..=3));
+        assert!(!bench.queue.shared.state.lock().delivering);
+        assert_eq!(bench.alive(), 0);
+        Ok(())
+    }
+
+    /// The jobs of one FIFO end on several CPUs.
+    #[test]
+    fn order_between_cpus() -> Result {
+        let bench = Arc::new(Bench::new(true)?, GFP_KERNEL)?;
+        let context = bench.queue.context(Priority::Medium)?;
+        let mailbox = Arc::new(Mailbox::new(Deaf), GFP_KERNEL)?;
+        let mut watches = [
+            FenceWatch::new(mailbox.clone(), 0, GFP_KERNEL)?,
+            FenceWatch::new(mailbox.clone(), 1, GFP_KERNEL)?,
+        ];
+
+        for round in 0..200 {
+            let fences = [
+                bench.push(&context, 2 * round)?,
+                bench.push(&context, 2 * round + 1)?,
+            ];
+            for (watch, fence) in watches.iter_mut().zip(&fences) {
+                assert!(watch.start(fence)?);
+            }
+            let other = bench.clone();
+            workqueue::system_dfl().try_spawn(GFP_KERNEL, move || {
+                other.end(Ok(()));
+            })?;
+            bench.end(Ok(()));
+            for (watch, fence) in watches.iter_mut().zip(&fences) {
+                fence.wait()?;
+                // The callback may still run.
+                watch.stop();
+            }
+            assert!(mailbox.drain().map(|mail| *mail).eq(0..2));
+        }
+        assert!(bench.is_sound());
+        assert!(bench.queue.is_idle());
         Ok(())
     }
 
