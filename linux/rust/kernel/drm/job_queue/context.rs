@@ -7,6 +7,7 @@
 
 use super::{
     queue::{
+        LockClass,
         Shared,
         Watch, //
     },
@@ -38,11 +39,11 @@ use crate::{
         ListLinks,
         TryNewListArc, //
     },
-    new_mutex,
     prelude::*,
     sync::{
         aref::ARef,
         lock::mutex::MutexGuard,
+        static_lock_class,
         Arc,
         LockedBy,
         Mutex, //
@@ -169,9 +170,16 @@ pub struct Context<K: Kind> {
     entities: [Option<Arc<Entity<K>>>; MAX_SLOTS],
 }
 
+/// The class of a FIFO's mutex; see the queue's for why it is not made in place.
+#[inline(never)]
+fn order_class() -> LockClass {
+    (c"JobQueue::order", static_lock_class!())
+}
+
 impl<K: Kind> Context<K> {
     pub(super) fn new(shared: &Arc<Shared<K>>, priority: Priority) -> Result<Self> {
         let mut entities = [const { None }; MAX_SLOTS];
+        let (order_name, order_key) = order_class();
 
         for (index, (entity, config)) in entities.iter_mut().zip(shared.config.slots).enumerate() {
             let home = Slot::new(index).ok_or(EINVAL)?;
@@ -182,7 +190,7 @@ impl<K: Kind> Context<K> {
                     run_tracker <- AtomicTracker::new(),
                     busy_links <- ListLinks::new(),
                     busy_tracker <- AtomicTracker::new(),
-                    order <- new_mutex!((), "JobQueue::order"),
+                    order <- Mutex::new((), order_name, order_key),
                     shared: shared.clone(),
                     home,
                     priority,

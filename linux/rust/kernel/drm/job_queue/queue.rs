@@ -32,7 +32,6 @@ use crate::{
     },
     error::code,
     list::List,
-    new_spinlock,
     prelude::*,
     sync::{
         atomic::{
@@ -40,7 +39,9 @@ use crate::{
             Atomic,
             Release, //
         },
+        static_lock_class,
         Arc,
+        LockClassKey,
         SpinLock,
         SpinLockGuard, //
     },
@@ -60,6 +61,21 @@ pub(super) type Mailbox<K> = fence::Mailbox<Arc<Entity<K>>, Kick<K>>;
 
 /// Waits for a dependency.
 pub(super) type Watch<K> = fence::FenceWatch<Arc<Entity<K>>, Kick<K>>;
+
+/// The name and the key of a lock class.
+pub(super) type LockClass = (&'static CStr, Pin<&'static LockClassKey>);
+
+/// The lock classes of a queue: those of its state, and of the list of ended jobs.
+///
+/// Generic code has a copy of its literals in each crate that instantiates it, but one copy of its
+/// statics. Lockdep insists on one name for a key, so both have to come from here.
+#[inline(never)]
+fn lock_classes() -> (LockClass, LockClass) {
+    (
+        (c"JobQueue::state", static_lock_class!()),
+        (c"JobQueue::retired", static_lock_class!()),
+    )
+}
 
 /// What contexts and jobs share with the queue.
 #[pin_data]
@@ -138,23 +154,24 @@ impl<K: Kind> Shared<K> {
         state.delivering = false;
     }
 
-    /// Signals jobs in their order, and puts them on the list of those to drop. No lock is held.
+    /// Signals jobs in their order. Each is on the list of those to drop before that, so that who
+    /// sees the fence signal can have them dropped. No lock is held.
     fn signal(&self, mut batch: List<Job<K>>) {
-        let mut ended = List::new();
+        let mut first = false;
+
         while let Some(mut job) = batch.pop_front() {
             let inner = job.inner();
-            if let Some(fence) = inner.fence.take() {
-                fence.signal(inner.result);
-            }
-            ended.push_back(job);
-        }
+            let (fence, result) = (inner.fence.take(), inner.result);
 
-        let first = {
-            let mut retired = self.retired.lock();
-            let first = retired.is_empty();
-            retired.push_all_back(&mut ended);
-            first
-        };
+            {
+                let mut retired = self.retired.lock();
+                first |= retired.is_empty();
+                retired.push_back(job);
+            }
+            if let Some(fence) = fence {
+                fence.signal(result);
+            }
+        }
         if first {
             self.kind().retire();
         }
@@ -218,10 +235,11 @@ impl<K: Kind> JobQueue<K> {
             return Err(EINVAL);
         }
         let mailbox = Arc::new(Mailbox::new(Kick(kind)), GFP_KERNEL)?;
+        let ((state_name, state_key), (retired_name, retired_key)) = lock_classes();
         let shared = Arc::pin_init(
             pin_init!(Shared {
-                state <- new_spinlock!(State::new(), "JobQueue::state"),
-                retired <- new_spinlock!(List::new(), "JobQueue::retired"),
+                state <- SpinLock::new(State::new(), state_name, state_key),
+                retired <- SpinLock::new(List::new(), retired_name, retired_key),
                 mailbox,
                 config,
                 orphaned: Atomic::new(false),
