@@ -210,7 +210,7 @@ pub(crate) fn submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) ->
     let guard = drm.registration_guard().ok_or(ENODEV)?;
     started.workers.attach(drm);
     // What the CPU has written up to the call is covered by any later flush.
-    let flush_id = guard.registration_data_with(|gpu| hw::mali::latest_flush_id(gpu));
+    let flush_id = guard.registration_data_with(hw::mali::latest_flush_id);
     let job = Job {
         head: Atomic::new(args.jc),
         counts_cycles: args.requirements & CYCLE_COUNT != 0,
