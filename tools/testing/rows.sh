@@ -135,17 +135,23 @@ expected_of() {
 # exception must pass. The prime test wants vkms for its second card, and with
 # that asked for no other test would find ours.
 igt_lane() {
-	local dir=$RESULTS/$1 driver=$2 name=$1 result test expected last= f
+	local dir=$RESULTS/$1 driver=$2 name=$1 result test expected last= f folders="igt igt2"
 	shift 2
 	if [ "$driver" = panfrost ]; then
 		local SPLATS_ALLOWED=1
 		last=$CLOSED_BUSY
 	fi
+	# What C panfrost has no part in; long on a debug kernel.
+	case "$driver $*" in
+	panfrost* | *debug*) ;;
+	*) folders="$folders igt3" ;;
+	esac
 	vm_row "$name" "IGT on $driver" --driver "$driver" --cards "$@" -- \
 		bash -c "igt-run /mnt/bench/lists/igt /mnt/share/igt $last
-			IGT_FORCE_DRIVER=vkms igt-run /mnt/bench/lists/igt-second-card /mnt/share/igt2"
+			IGT_FORCE_DRIVER=vkms igt-run /mnt/bench/lists/igt-second-card /mnt/share/igt2
+			case '$folders' in *igt3*) igt-run /mnt/bench/lists/igt-beyond /mnt/share/igt3 ;; esac"
 	cd "$dir"
-	for f in igt igt2; do
+	for f in $folders; do
 		if [ -e "$dir/share/$f/results.json" ]; then
 			enter python3 "$TOP/tools/testing/igt-results" "$dir/share/$f/results.json"
 		else
