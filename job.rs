@@ -14,7 +14,7 @@
 //! # Locks, in order
 //!
 //! 1. [`Jobs::retiring`] (mutex): ended jobs are dropped, and with them what they hold
-//! 2. dma_resv of the BOs, held by a submission
+//! 2. dma_resv of the address space and of the BOs, held by a submission
 //! 3. [`Jobs::hardware`] (mutex): one thread at a time reads how jobs ended or resets the GPU
 //! 4. the order of a context (mutex in the queue), from arming to pushing
 //! 5. the job queue (spinlock), then what an `Engine` takes: address-space slots, cycle counter

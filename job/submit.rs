@@ -2,14 +2,14 @@
 
 //! A submission, as a transaction.
 //!
-//! Everything that can fail comes first: look up what the client names, lock its BOs, gather what
-//! the job has to wait for, make room for its fence in each BO, allocate the job. Any failure up to
-//! there leaves no trace. Then comes the point of no return: the fence is armed and published, and
-//! the job is pushed.
+//! Everything that can fail comes first: look up what the client names, lock its address space and
+//! its BOs, gather what the job has to wait for, make room for its fence in each of them, allocate the
+//! job. Any failure up to there leaves no trace. Then comes the point of no return: the fence is armed
+//! and published, and the job is pushed.
 //!
 //! Process context. What is read from user space, whose pages another process may have to provide, is
 //! read with no lock held, and before the guard is taken that keeps the device bound. The resvs of the
-//! BOs are held from the gathering to the push.
+//! address space and of the BOs are held from the gathering to the push.
 
 use kernel::{
     dma_buf::resv::Usage,
@@ -65,6 +65,9 @@ const CYCLE_COUNT: u32 = uapi::PANFROST_JD_REQ_CYCLE_COUNT;
 
 /// Most handles in one array. More than any client needs, and little enough to allocate.
 const MAX_HANDLES: u32 = 1 << 20;
+
+/// The index of the address space among what is locked. The BOs come behind it.
+const VM_INDEX: usize = 0;
 
 /// In-syncs that are looked up between two looks for signals.
 const SIGNAL_CHECK: usize = 1024;
@@ -222,21 +225,26 @@ pub(crate) fn submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) ->
         vm: this.vm().clone(),
     };
 
-    stack_pin_init!(let exec = Exec::new(Flags::INTERRUPTIBLE, bos.len()));
+    stack_pin_init!(let exec = Exec::new(Flags::INTERRUPTIBLE, 1 + bos.len()));
     let mut locked = exec.lock_all(|pass| {
+        pass.lock(this.vm().resv_object())?;
         for bo in &bos {
             pass.lock(&**bo)?;
         }
         Ok(())
     })?;
-    // The UAPI does not tell reads from writes: a job writes to all its BOs.
+    // The UAPI does not tell reads from writes: a job writes to all its BOs. The fences of the address
+    // space are no part of that.
     locked.for_each_fence(Usage::implicit(true), |_, fence| dependencies.add(fence))?;
     let reserved = locked.reserve_fences::<1>()?;
     let prepared = context::prepare(&context, slot, job, dependencies)?;
 
     // The point of no return.
     let armed = prepared.arm();
-    reserved.add_fence(armed.fence(), |_| Usage::Write);
+    reserved.add_fence(armed.fence(), |index| match index {
+        VM_INDEX => Usage::Bookkeep,
+        _ => Usage::Write,
+    });
     if let Some(out_sync) = &out_sync {
         out_sync.replace_fence(Some(armed.fence()));
     }

@@ -17,9 +17,12 @@ use core::{
 use kernel::{
     alloc::Flags,
     dma::DmaAddress,
-    drm::mm::{
-        Mm,
-        NodeAlloc, //
+    drm::{
+        gem::ResvObject,
+        mm::{
+            Mm,
+            NodeAlloc, //
+        }, //
     },
     new_spinlock,
     page::page_align,
@@ -213,6 +216,8 @@ impl Space {
 /// The address space of a file.
 pub(crate) struct Vm {
     space: Arc<Space>,
+    /// Has the fences of all jobs that run in the space.
+    resv: ARef<ResvObject>,
 }
 
 impl Deref for Vm {
@@ -241,7 +246,19 @@ impl Vm {
             GFP_KERNEL,
         )?;
 
-        Ok(Arc::new(Self { space }, GFP_KERNEL)?)
+        let resv = ResvObject::new(drm)?;
+
+        Ok(Arc::new(Self { space, resv }, GFP_KERNEL)?)
+    }
+
+    /// What has the resv of the space, to be locked together with BOs, before them.
+    ///
+    /// It has the fences of all jobs that run in the space, as `Usage::Bookkeep`: a job can reach all
+    /// that is mapped, whether or not its submit has listed it. So a BO is idle when its own resv is,
+    /// and that of each address space that maps it. As long as this one is locked, no job is
+    /// published.
+    pub(crate) fn resv_object(&self) -> &ResvObject {
+        &self.resv
     }
 
     /// Finds a place for a BO of `size` bytes, which is rounded up to pages. `exec`: shaders can run
