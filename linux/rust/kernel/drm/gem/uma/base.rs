@@ -23,16 +23,17 @@ use crate::{
         from_err_ptr,
         to_result, //
     },
-    new_mutex,
     page::PAGE_SHIFT,
     prelude::*,
     scatterlist::SGTable,
+    static_lock_class,
     sync::{
         atomic::{
             Atomic,
             Relaxed, //
         },
         Arc,
+        LockClassKey,
         Mutex, //
     },
     types::Opaque, //
@@ -142,15 +143,26 @@ impl Backing {
     }
 }
 
+/// The name and the key of the class of [`Base::backing`].
+///
+/// What [`Base::new()`] returns runs in generic code, of which each crate has its own copy with its own
+/// literals, but one copy of the statics. Lockdep insists on one name for a key.
+#[inline(never)]
+fn backing_class() -> (&'static CStr, Pin<&'static LockClassKey>) {
+    (c"uma::Base::backing", static_lock_class!())
+}
+
 impl Base {
     /// Makes an object that [`Base::init()`] has yet to initialize.
     pub(super) fn new(space: Arc<Space>, caching: Caching) -> impl PinInit<Self> {
+        let (name, key) = backing_class();
+
         pin_init!(Self {
             obj <- Opaque::init_zeroed(),
             caching,
             space,
             resident: Atomic::new(false),
-            backing <- new_mutex!(Backing::default(), "uma::Base::backing"),
+            backing <- Mutex::new(Backing::default(), name, key),
         })
     }
 
