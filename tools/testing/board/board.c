@@ -42,25 +42,26 @@ const struct vgpu_rate vgpu_rates[VGPU_NUM_RATES] = {
 static const char * const vgpu_irqs[] = { "job", "mmu", "gpu" };
 
 /*
- * Subsystem device ids are the product ids of the GPUs; the strings are those
- * that boards with these GPUs have.
+ * Subsystem device ids are the product ids of the GPUs, and revisions tell the
+ * boards apart that have the same one. The strings are those of such boards, and
+ * drivers make more of them than a name: on MT8188 page tables are in the
+ * AArch64 format.
  */
-static const struct {
-	u16 product;
-	const char *compatible;
-} vgpu_products[] = {
-	{ 0x0860, "arm,mali-t860" },
-	{ 0x7402, "arm,mali-bifrost" },
-	{ 0x9093, "arm,mali-valhall-jm" },
+static const struct vgpu_product vgpu_products[] = {
+	{ 0x0860, 0, "arm,mali-t860", 1 },
+	{ 0x7402, 0, "arm,mali-bifrost", 1 },
+	{ 0x9093, 0, "arm,mali-valhall-jm", 1 },
+	{ 0x9093, 1, "mediatek,mt8188-mali", 3 },
 };
 
-static const char *vgpu_compatible(const struct pci_dev *pdev)
+static const struct vgpu_product *vgpu_product(const struct pci_dev *pdev)
 {
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(vgpu_products); i++)
-		if (vgpu_products[i].product == pdev->subsystem_device)
-			return vgpu_products[i].compatible;
+		if (vgpu_products[i].id == pdev->subsystem_device &&
+		    vgpu_products[i].revision == pdev->revision)
+			return &vgpu_products[i];
 
 	return NULL;
 }
@@ -125,11 +126,12 @@ static int vgpu_gpu_add(struct vgpu_board *board)
 }
 
 /* Everything between the enabled function and the platform device. */
-static int vgpu_board_add(struct vgpu_board *board, const char *compatible)
+static int vgpu_board_add(struct vgpu_board *board,
+			  const struct vgpu_product *product)
 {
 	int ret;
 
-	ret = vgpu_of_add(board, compatible,
+	ret = vgpu_of_add(board, product,
 			  &board->pdev->resource[VGPU_BAR_REGS]);
 	if (ret)
 		return ret;
@@ -181,14 +183,14 @@ static void vgpu_board_remove(struct vgpu_board *board)
 
 static int vgpu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 {
-	const char *compatible = vgpu_compatible(pdev);
+	const struct vgpu_product *product = vgpu_product(pdev);
 	struct device *dev = &pdev->dev;
 	struct vgpu_board *board;
 	int ret;
 
-	if (!compatible)
-		return dev_err_probe(dev, -ENODEV, "unknown product 0x%x\n",
-				     pdev->subsystem_device);
+	if (!product)
+		return dev_err_probe(dev, -ENODEV, "unknown product 0x%x.%u\n",
+				     pdev->subsystem_device, pdev->revision);
 
 	board = devm_kzalloc(dev, sizeof(*board), GFP_KERNEL);
 	if (!board)
@@ -219,7 +221,7 @@ static int vgpu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	pci_set_master(pdev);
 	pci_set_drvdata(pdev, board);
 
-	ret = vgpu_board_add(board, compatible);
+	ret = vgpu_board_add(board, product);
 	if (ret) {
 		dev_err_probe(dev, ret, "cannot set up the board\n");
 		pci_free_irq_vectors(pdev);

@@ -61,6 +61,24 @@ enum vgpu_node {
 	VGPU_NUM_NODES = VGPU_NUM_FIXED_NODES + VGPU_NUM_RATES,
 };
 
+/* As many as a GPU of MediaTek's has on the boards that are known here. */
+#define VGPU_MAX_DOMAINS 3
+
+/**
+ * struct vgpu_product - a GPU on a board
+ * @id: product id of the GPU
+ * @revision: which of the boards with this GPU
+ * @compatible: what its node in the device tree is
+ * @num_domains: names of power domains in that node; one has no name. They are
+ *		 all the same domain.
+ */
+struct vgpu_product {
+	u16 id;
+	u8 revision;
+	const char *compatible;
+	unsigned int num_domains;
+};
+
 /**
  * struct vgpu_board - one PCI function and the board made of it
  * @pdev: the PCI function
@@ -109,7 +127,7 @@ struct vgpu_board {
 
 void vgpu_power_update(struct vgpu_board *board, u32 clear, u32 set);
 
-int vgpu_of_add(struct vgpu_board *board, const char *compatible,
+int vgpu_of_add(struct vgpu_board *board, const struct vgpu_product *product,
 		const struct resource *regs);
 void vgpu_of_remove(struct vgpu_board *board);
 

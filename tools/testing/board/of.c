@@ -112,7 +112,28 @@ static int vgpu_opps_add(struct vgpu_board *board)
 	return 0;
 }
 
-static int vgpu_gpu_node_add(struct vgpu_board *board, const char *compatible,
+static int vgpu_domains_add(struct vgpu_board *board, struct device_node *np,
+			    unsigned int num, u32 phandle)
+{
+	static const char * const names[] = { "core0", "core1", "core2" };
+	const u32 domains[] = { phandle, phandle, phandle };
+	int ret;
+
+	BUILD_BUG_ON(ARRAY_SIZE(names) != VGPU_MAX_DOMAINS);
+	BUILD_BUG_ON(ARRAY_SIZE(domains) != VGPU_MAX_DOMAINS);
+
+	ret = of_changeset_add_prop_u32_array(&board->ocs, np, "power-domains",
+					      domains, num);
+	if (ret || num == 1)
+		return ret;
+
+	return of_changeset_add_prop_string_array(&board->ocs, np,
+						  "power-domain-names", names,
+						  num);
+}
+
+static int vgpu_gpu_node_add(struct vgpu_board *board,
+			     const struct vgpu_product *product,
 			     const struct resource *regs, const u32 *phandles)
 {
 	const u32 reg[] = {
@@ -131,7 +152,8 @@ static int vgpu_gpu_node_add(struct vgpu_board *board, const char *compatible,
 	if (!np)
 		return -ENOMEM;
 
-	ret = of_changeset_add_prop_string(ocs, np, "compatible", compatible);
+	ret = of_changeset_add_prop_string(ocs, np, "compatible",
+					   product->compatible);
 	if (!ret)
 		ret = of_changeset_add_prop_u32_array(ocs, np, "reg", reg,
 						      ARRAY_SIZE(reg));
@@ -145,8 +167,8 @@ static int vgpu_gpu_node_add(struct vgpu_board *board, const char *compatible,
 		ret = of_changeset_add_prop_u32_array(ocs, np, "resets", resets,
 						      ARRAY_SIZE(resets));
 	if (!ret)
-		ret = of_changeset_add_prop_u32(ocs, np, "power-domains",
-						phandles[VGPU_NODE_POWER]);
+		ret = vgpu_domains_add(board, np, product->num_domains,
+				       phandles[VGPU_NODE_POWER]);
 	if (!ret)
 		ret = of_changeset_add_prop_u32(ocs, np, "operating-points-v2",
 						phandles[VGPU_NODE_OPP]);
@@ -157,8 +179,8 @@ static int vgpu_gpu_node_add(struct vgpu_board *board, const char *compatible,
 }
 
 static int vgpu_nodes_add(struct vgpu_board *board, struct device_node *root,
-			  const char *compatible, const struct resource *regs,
-			  u32 *phandles)
+			  const struct vgpu_product *product,
+			  const struct resource *regs, u32 *phandles)
 {
 	static const struct {
 		const char *name;
@@ -193,7 +215,7 @@ static int vgpu_nodes_add(struct vgpu_board *board, struct device_node *root,
 				      targets[i].compatible, &phandles[i]);
 
 	if (!ret)
-		ret = vgpu_gpu_node_add(board, compatible, regs, phandles);
+		ret = vgpu_gpu_node_add(board, product, regs, phandles);
 	if (!ret)
 		ret = vgpu_opps_add(board);
 
@@ -207,7 +229,7 @@ static void vgpu_nodes_put(struct vgpu_board *board)
 		of_node_put(board->nodes[--board->num_nodes]);
 }
 
-int vgpu_of_add(struct vgpu_board *board, const char *compatible,
+int vgpu_of_add(struct vgpu_board *board, const struct vgpu_product *product,
 		const struct resource *regs)
 {
 	u32 phandles[VGPU_NUM_FIXED_NODES] = {};
@@ -222,7 +244,7 @@ int vgpu_of_add(struct vgpu_board *board, const char *compatible,
 
 	of_changeset_init(&board->ocs);
 	scoped_guard(mutex, &vgpu_of_lock) {
-		ret = vgpu_nodes_add(board, root, compatible, regs, phandles);
+		ret = vgpu_nodes_add(board, root, product, regs, phandles);
 		if (!ret)
 			ret = of_changeset_apply(&board->ocs);
 

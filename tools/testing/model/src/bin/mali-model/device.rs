@@ -45,16 +45,17 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    /// The function of `product`.
+    /// The function of `product` on the board that `revision` stands for.
     pub(crate) fn new(
         product: &Product,
+        revision: u8,
         engine: Arc<Engine>,
         dma: Arc<DmaMap>,
         eventfds: Arc<Eventfds>,
         log: Option<Arc<Log>>,
     ) -> Self {
         Self {
-            config: Config::new(product.id, BARS),
+            config: Config::new(product.id, revision, BARS),
             engine,
             dma,
             eventfds,

@@ -58,6 +58,8 @@ enum GpuName {
     G52,
     /// Mali-G57 (0x9093), Valhall
     G57,
+    /// Mali-G57 on a system of which its driver wants AArch64 page tables (MT8188)
+    G57Mt8188,
     /// Mali-T860 (0x0860), Midgard
     T860,
 }
@@ -66,8 +68,16 @@ impl GpuName {
     fn product(self) -> &'static Product {
         match self {
             GpuName::G52 => &G52,
-            GpuName::G57 => &G57,
+            GpuName::G57 | GpuName::G57Mt8188 => &G57,
             GpuName::T860 => &T860,
+        }
+    }
+
+    /// The PCI revision: which of the boards with this GPU is meant.
+    fn revision(self) -> u8 {
+        match self {
+            GpuName::G57Mt8188 => 1,
+            _ => 0,
         }
     }
 }
@@ -145,7 +155,7 @@ fn run(args: &Args) -> Result<(), String> {
     let listener = listen(&args.socket).map_err(at(&args.socket))?;
     let accepted = listener.accept().map_err(at(&args.socket))?;
     let _ = std::fs::remove_file(&args.socket);
-    let device = Device::new(product, engine, dma, eventfds, log);
+    let device = Device::new(product, args.gpu.revision(), engine, dma, eventfds, log);
     let result = vfio::serve(accepted.0, device).map_err(|e| format!("connection: {e}"));
     if let Some(path) = &args.control {
         let _ = std::fs::remove_file(path);

@@ -48,9 +48,9 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// The function of the product with this number. `bars` are the sizes in bytes; bar 0 is 64
-    /// bits wide.
-    pub(crate) fn new(product: u16, bars: [u64; 6]) -> Self {
+    /// The function of the product with this number. `revision` tells boards with the same GPU
+    /// apart. `bars` are the sizes in bytes; bar 0 is 64 bits wide.
+    pub(crate) fn new(product: u16, revision: u8, bars: [u64; 6]) -> Self {
         let mut config = Self {
             bytes: vec![0; CONFIG_SPACE],
             writable: vec![0; CONFIG_SPACE],
@@ -60,7 +60,7 @@ impl Config {
         config.set16(0x02, DEVICE, 0);
         config.set16(COMMAND, 0, 0x0546);
         config.set16(0x06, STATUS_CAP_LIST, 0);
-        config.set32(0x08, 0x1200_0000, 0);
+        config.set32(0x08, 0x1200_0000 | u32::from(revision), 0);
         for (n, size) in bars.into_iter().enumerate() {
             if size != 0 {
                 let wide = u32::from(n == 0) << 2;
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn identity_and_bars() {
-        let mut config = Config::new(0x7402, [0x1_0000, 0, 0x1000, 0, 0x1000, 0]);
+        let mut config = Config::new(0x7402, 0, [0x1_0000, 0, 0x1000, 0, 0x1000, 0]);
         assert_eq!(read32(&config, 0), 0x0001_13b5);
         assert_eq!(read32(&config, 0x2c), 0x7402_13b5);
         assert_eq!(read32(&config, 8) >> 8, 0x12_0000);
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn function_level_reset() {
-        let mut config = Config::new(0x7402, [0; 6]);
+        let mut config = Config::new(0x7402, 0, [0; 6]);
         let control = u64::try_from(DEVICE_CONTROL).unwrap();
         assert_eq!(config.write(control, &[0x10, 0x28]), Effect::None);
         assert_eq!(config.write(control, &[0x10, 0xa8]), Effect::Reset);
