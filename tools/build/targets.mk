@@ -10,6 +10,7 @@ help:
 	@echo 'make run            boot a guest, load the driver, render with Mesa'
 	@echo 'make test           every test, with small counts (LANE=... for one lane)'
 	@echo 'make test-long      the same with large counts; writes a report'
+	@echo 'make bench          what things cost, beside C panfrost, in instructions'
 	@echo 'make vm             a shell in a guest with the driver loaded'
 	@echo 'make tree DIR=...   a kernel tree with the driver and linux/ in it'
 	@echo 'make kernel         build the x86_64 kernel with the driver'
@@ -24,6 +25,9 @@ test:
 
 test-long:
 	@tools/testing/test --long $(LANE)
+
+bench:
+	@tools/testing/bench
 
 vm:
 	@tools/testing/vm

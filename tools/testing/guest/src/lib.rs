@@ -4,11 +4,13 @@
 //!
 //! From the bottom up: [`sys`] is system calls, [`uapi`] the structures they take, [`device`], [`bo`],
 //! [`sync`] and [`dmabuf`] what they are about, [`chain`] and [`pixels`] what a GPU is given to do and
-//! what must come of it, [`board`] the GPU model's other side. [`harness`] runs what is in [`tests`].
+//! what must come of it, [`board`] the GPU model's other side. [`harness`] runs what is in [`tests`];
+//! [`bench`] measures.
 //!
 //! Single-threaded but for the tests that say otherwise. Handles close when they are dropped; a [`bo::Bo`]
 //! keeps its file open.
 
+pub mod bench;
 pub mod bo;
 pub mod board;
 pub mod chain;

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Submitting, running and waiting.
+
+use std::thread;
+use std::time::Duration;
+
+use model::control::Opcode;
+
+use crate::bo::Bo;
+use crate::board::Board;
+use crate::chain::Chain;
+use crate::chain::NOT_STARTED;
+use crate::chain::PATIENCE;
+use crate::device::Device;
+use crate::harness::Gpu;
+use crate::harness::Stop;
+use crate::sync::Syncobj;
+use crate::uapi;
+
+use super::median;
+use super::time;
+use super::Aim;
+use super::Row;
+use super::BASE;
+
+pub(super) const ROWS: &[Row] = &[
+    Row::new(BASE, "the cheapest ioctl (GET_PARAM)", Aim::Same, ioctl),
+    Row::new("submit-1", "SUBMIT, 1 BO", Aim::Half, |gpu| submit(gpu, 1)),
+    Row::new("submit-16", "SUBMIT, 16 BOs", Aim::Half, |gpu| {
+        submit(gpu, 16)
+    }),
+    Row::new("submit-256", "SUBMIT, 256 BOs", Aim::Half, |gpu| {
+        submit(gpu, 256)
+    }),
+    Row::new("submit-1024", "SUBMIT, 1,024 BOs", Aim::Half, |gpu| {
+        submit(gpu, 1024)
+    }),
+    Row::new("submit-per-bo", "each further BO", Aim::Half, per_bo),
+    Row::new(
+        "round-trip",
+        "a NULL job from SUBMIT to the end of the wait for its fence",
+        Aim::Half,
+        round_trip,
+    ),
+    Row::new(
+        "queue-256",
+        "a NULL job of 256 that are queued at once",
+        Aim::Half,
+        queue_256,
+    ),
+    Row::new(
+        "close-stalled",
+        "GEM_CLOSE of the BO of a stalled job",
+        Aim::Half,
+        close_stalled,
+    ),
+];
+
+/// How often a row is measured in a round.
+const SAMPLES: usize = 31;
+
+fn ioctl(gpu: &Gpu) -> Result<u64, Stop> {
+    const CALLS: u64 = 100;
+    let device = gpu.open()?;
+    median(SAMPLES, || {
+        let (ns, ()) = time(|| {
+            for _ in 0..CALLS {
+                device.param(uapi::PARAM_PROD_ID)?;
+            }
+            Ok(())
+        })?;
+        Ok(ns / CALLS)
+    })
+}
+
+/// Everything that a submit needs, made beforehand.
+struct Submit {
+    device: Device,
+    chain: Chain,
+    _others: Vec<Bo>,
+    handles: Vec<u32>,
+    done: Syncobj,
+}
+
+impl Submit {
+    fn new(gpu: &Gpu, bos: usize) -> Result<Self, Stop> {
+        let device = gpu.open()?;
+        let mut chain = Chain::new(&device, 4096)?;
+        chain.null();
+        let others = (1..bos)
+            .map(|_| device.create(4096, uapi::BO_NOEXEC))
+            .collect::<Result<Vec<_>, _>>()?;
+        let handles = [chain.bo()]
+            .into_iter()
+            .chain(&others)
+            .map(Bo::handle)
+            .collect();
+        Ok(Self {
+            done: device.syncobj()?,
+            device,
+            chain,
+            _others: others,
+            handles,
+        })
+    }
+
+    fn arg(&self) -> uapi::Submit {
+        uapi::Submit {
+            jc: self.chain.head(),
+            out_sync: self.done.handle(),
+            bo_handles: self.handles.as_ptr() as u64,
+            bo_handle_count: self.handles.len() as u32,
+            ..Default::default()
+        }
+    }
+}
+
+fn submit(gpu: &Gpu, bos: usize) -> Result<u64, Stop> {
+    let submit = Submit::new(gpu, bos)?;
+    median(SAMPLES, || {
+        submit.chain.rearm();
+        let mut arg = submit.arg();
+        let (ns, ()) = time(|| submit.device.submit_raw(&mut arg))?;
+        submit.done.wait(PATIENCE)?;
+        Ok(ns)
+    })
+}
+
+fn per_bo(gpu: &Gpu) -> Result<u64, Stop> {
+    const MANY: usize = 1024;
+    Ok(submit(gpu, MANY)?.saturating_sub(submit(gpu, 1)?) / (MANY as u64 - 1))
+}
+
+fn round_trip(gpu: &Gpu) -> Result<u64, Stop> {
+    let submit = Submit::new(gpu, 1)?;
+    median(SAMPLES, || {
+        submit.chain.rearm();
+        let mut arg = submit.arg();
+        let (ns, ()) = time(|| {
+            submit.device.submit_raw(&mut arg)?;
+            submit.done.wait(PATIENCE)
+        })?;
+        Ok(ns)
+    })
+}
+
+/// From the first submit to the last fence, for each job.
+fn queue_256(gpu: &Gpu) -> Result<u64, Stop> {
+    const JOBS: usize = 256;
+    let submit = Submit::new(gpu, 1)?;
+    // Chains of one job each, in one BO.
+    let mut chains = Chain::new(&submit.device, 128 * JOBS)?;
+    let jobs: Vec<_> = (0..JOBS).map(|_| chains.null()).collect();
+    median(5, || {
+        for &job in &jobs {
+            chains.edit(job, |header| {
+                header.status = NOT_STARTED;
+                header.next = 0;
+            });
+        }
+        let handles = [chains.bo().handle()];
+        let mut arg = uapi::Submit {
+            bo_handles: handles.as_ptr() as u64,
+            ..submit.arg()
+        };
+        let (ns, ()) = time(|| {
+            for &job in &jobs {
+                arg.jc = chains.job_va(job);
+                submit.device.submit_raw(&mut arg)?;
+            }
+            submit.done.wait(PATIENCE)
+        })?;
+        Ok(ns / JOBS as u64)
+    })
+}
+
+fn close_stalled(gpu: &Gpu) -> Result<u64, Stop> {
+    let board = Board::open()?;
+    let submit = Submit::new(gpu, 1)?;
+    median(SAMPLES, || {
+        submit.chain.rearm();
+        let bo = submit.device.create(64 * 1024, uapi::BO_NOEXEC)?;
+        // So that it has pages and mappings to lose.
+        bo.map()?.fill(0);
+        board.order(Opcode::HangNextJob, &[model::control::ANY_SLOT, 1])?;
+        let handles = [submit.chain.bo().handle(), bo.handle()];
+        submit.device.submit_raw(&mut uapi::Submit {
+            bo_handles: handles.as_ptr() as u64,
+            bo_handle_count: 2,
+            ..submit.arg()
+        })?;
+        // What the sample before has left to workers is not this one's.
+        thread::sleep(Duration::from_millis(5));
+        let (ns, ()) = time(|| bo.close())?;
+        if submit.done.signalled()? {
+            return Err(Stop::fail("the job is over"));
+        }
+        board.order(Opcode::Release, &[])?;
+        submit.done.wait(PATIENCE)?;
+        Ok(ns)
+    })
+}
