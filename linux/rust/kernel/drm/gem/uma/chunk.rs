@@ -4,7 +4,8 @@
 //!
 //! A buffer that grows while a job waits for the memory cannot use shmem: there is no way to ask it
 //! for a page without the risk of waiting for reclaim, which may wait for the job. A [`Chunk`] is
-//! allocated with the flags of the caller, `GFP_NOWAIT` included.
+//! allocated with the flags of the caller, `GFP_NOWAIT` included. It comes with the memory that is
+//! needed to map it, so that who has a chunk can map it without waiting for memory.
 
 use crate::{
     alloc::Flags,
@@ -18,6 +19,7 @@ use crate::{
         DataDirection,
         DmaAddress, //
     },
+    iommu::pgtable::TablePage,
     page::PAGE_SHIFT,
     prelude::*,
     sizes::SZ_2M,
@@ -108,7 +110,11 @@ impl Block {
 /// The memory of a [`Chunk`], seen by those who do not own it.
 ///
 /// Its blocks together have [`Chunk::SIZE`] bytes.
-pub struct ChunkMem(Blocks);
+pub struct ChunkMem {
+    blocks: Blocks,
+    /// For the table that maps the blocks, if it takes one.
+    table: Option<TablePage>,
+}
 
 enum Blocks {
     One(Block),
@@ -124,7 +130,7 @@ impl ChunkMem {
     }
 
     fn blocks(&self) -> &[Block] {
-        match &self.0 {
+        match &self.blocks {
             Blocks::One(block) => core::slice::from_ref(block),
             Blocks::Many(blocks) => blocks,
         }
@@ -134,7 +140,7 @@ impl ChunkMem {
     ///
     /// As [`Block::free()`].
     unsafe fn free(self, dev: &Device) {
-        match self.0 {
+        match self.blocks {
             // SAFETY: By the safety requirements.
             Blocks::One(block) => unsafe { block.free(dev) },
             Blocks::Many(blocks) => {
@@ -172,17 +178,23 @@ impl<'a> Chunk<'a> {
 
         if let Ok(block) = Block::new(dev, ORDERS[0], large) {
             return Ok(Self {
-                mem: ManuallyDrop::new(ChunkMem(Blocks::One(block))),
+                mem: ManuallyDrop::new(ChunkMem {
+                    blocks: Blocks::One(block),
+                    table: None,
+                }),
                 dev,
             });
         }
 
         // From here on, dropping `this` frees what was allocated so far.
         let mut this = Self {
-            mem: ManuallyDrop::new(ChunkMem(Blocks::Many(KVec::new()))),
+            mem: ManuallyDrop::new(ChunkMem {
+                blocks: Blocks::Many(KVec::new()),
+                table: Some(TablePage::new(flags)?),
+            }),
             dev,
         };
-        let Blocks::Many(blocks) = &mut this.mem.0 else {
+        let Blocks::Many(blocks) = &mut this.mem.blocks else {
             return Err(EINVAL);
         };
 
@@ -205,6 +217,17 @@ impl<'a> Chunk<'a> {
         }
 
         Ok(this)
+    }
+
+    /// Takes the memory for the table that is needed to map the chunk. [`None`] if it has one block,
+    /// which needs no table, or it was taken before.
+    pub fn take_table(&mut self) -> Option<TablePage> {
+        self.mem.table.take()
+    }
+
+    /// Gives back what [`Self::take_table()`] has taken.
+    pub fn put_table(&mut self, table: TablePage) {
+        self.mem.table = Some(table);
     }
 
     fn into_mem(self) -> ChunkMem {
@@ -334,6 +357,35 @@ impl Chunks {
         *slot = Some(chunk.into_mem());
         self.filled += 1;
         Ok(())
+    }
+
+    /// Returns the numbers of the slots that are filled, in ascending order.
+    pub fn indices<'a>(&'a self, dev: &'a Device<Bound>) -> impl Iterator<Item = usize> + 'a {
+        let slots = match Self::table(&self.table, dev) {
+            Ok(table) => table.slots.as_slice(),
+            Err(_) => &[],
+        };
+
+        slots
+            .iter()
+            .enumerate()
+            // SAFETY: Slots are only written through `&mut self`.
+            .filter(|(_, slot)| unsafe { (*slot.get()).is_some() })
+            .map(|(index, _)| index)
+    }
+
+    /// Puts `chunk` on top of a stack of chunks: slots that were never used in another way.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::fill()`]; `EINVAL` if the stack is full.
+    pub fn push(&mut self, dev: &Device<Bound>, chunk: Chunk<'_>) -> Result {
+        self.fill(dev, self.filled, chunk)
+    }
+
+    /// Takes the chunk from the top of a stack of chunks.
+    pub fn pop<'a>(&mut self, dev: &'a Device<Bound>) -> Option<Chunk<'a>> {
+        self.take(dev, self.filled.checked_sub(1)?)
     }
 
     /// Takes the chunk out of slot `index`.
