@@ -71,7 +71,10 @@ use kernel::{
 
 use crate::{
     file,
-    gem,
+    gem::{
+        self,
+        heap::HeapSet, //
+    },
     hw::mali::{
         self,
         Caps,
@@ -265,15 +268,18 @@ pub(crate) struct DeviceData {
     /// The job queue.
     #[pin]
     pub(crate) jobs: job::Jobs,
+    /// All heaps.
+    pub(crate) heaps: Arc<HeapSet>,
     /// DMA mappings of the buffers, which end with the binding of the device.
     pub(crate) dma: DmaSpace,
 }
 
 impl DeviceData {
-    fn new(dma: DmaSpace) -> impl PinInit<Self, Error> {
+    fn new(dma: DmaSpace, heaps: Arc<HeapSet>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             slots <- mmu::Slots::new(),
             jobs <- job::Jobs::new(),
+            heaps,
             dma,
         })
     }
@@ -390,6 +396,7 @@ impl Drop for Settled {
     fn drop(&mut self) {
         // Ioctls that were under way when the jobs were stopped have ended with the registration.
         self.0.jobs.settle();
+        self.0.heaps.settle();
     }
 }
 
@@ -406,7 +413,11 @@ impl platform::Driver for PlatformDriver {
         let gpu = power_up(pdev, info.copied().unwrap_or_default())?;
         let dev = gpu.dev();
 
-        let data = DeviceData::new(DmaSpace::new(dev)?);
+        let timeout_ms = crate::module_parameters::job_timeout_ms
+            .value()
+            .clamp(50, 600_000);
+        let heaps = HeapSet::new(dev, timeout_ms)?;
+        let data = DeviceData::new(DmaSpace::new(dev)?, heaps);
         let unregistered = drm::UnregisteredDevice::<Driver>::new(pdev, data)?;
         let drm: ARef<Device> = (&*unregistered).into();
 
@@ -416,9 +427,6 @@ impl platform::Driver for PlatformDriver {
         } else {
             1
         };
-        let timeout_ms = crate::module_parameters::job_timeout_ms
-            .value()
-            .clamp(50, 600_000);
         drm.jobs.start(&drm, depth, timeout_ms.into())?;
         let jobs = ScopeGuard::new_with_data(drm.clone(), |drm| drm.jobs.stop());
 

@@ -38,13 +38,14 @@
 //! 4. [`job::Jobs`]'s `hardware` (mutex): how jobs end, resets
 //! 5. [`device::Hw`]'s `reset` (mutex)
 //! 6. the order of a context (mutex in the job queue), from arming to pushing
-//! 7. a heap's region, then the heap (mutexes)
+//! 7. the heaps of a file, all heaps, a heap, the reserve of chunks (mutexes)
 //! 8. VA tree of an address space (spinlock)
 //! 9. the job queue (spinlock)
 //! 10. address-space slots (spinlock)
 //! 11. the cycle counter (spinlock)
 //!
-//! 7 nests in 1 and 3 only; the MMU's interrupt thread takes it with nothing held. All spinlocks are taken in process context only; the hard halves of the interrupt handlers
+//! 7 nests in 1 to 3 only; the MMU's interrupt thread takes its last two with nothing held, and
+//! nothing is allocated under these. All spinlocks are taken in process context only; the hard halves of the interrupt handlers
 //! mask and read, and leave the rest to their threads. Fences are signalled with none of them
 //! held. The interrupt threads are fence-signalling sections: nothing in them may wait for memory
 //! or for another fence.

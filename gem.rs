@@ -8,14 +8,13 @@
 //! - [`object`]: the BO itself, its handles, its flags.
 //! - [`backing`]: the life of its pages, as a table of states.
 //! - [`mapping`]: a BO in an address space; what jobs hold.
-//! - [`heap`]: memory that grows while the GPU waits for it.
+//! - [`heap`]: memory that grows while the GPU waits for it, and goes again.
 //! - [`prime`]: what may be shared with other drivers.
 //! - [`label`]: names for debugging.
 //!
 //! Pages are in the hands of [`uma`], whose guards decide whether they may go: a mapping has one.
 //!
-//! Locks, in order: reservation (DRM core calls us with it), a BO's state, a region's place, a
-//! heap's memory, then `uma`'s and the address space's. What this module offers to the UAPI sleeps,
+//! Locks, in order: reservation (DRM core calls us with it), a BO's state, a heap, then `uma`'s and the address space's. What this module offers to the UAPI sleeps,
 //! and needs no lock to be held.
 
 pub(crate) mod backing;
@@ -80,7 +79,7 @@ pub(crate) fn create(drm: &Device, gpu: &Gpu<'_>, size: u32, flags: u32) -> Resu
             size = size
                 .checked_next_multiple_of(heap::CHUNK)
                 .ok_or(EOVERFLOW)?;
-            Some(Heap::new(gpu, size)?)
+            Some(Heap::new(drm, gpu, size)?)
         }
         false => None,
     };

@@ -115,6 +115,8 @@ pub(crate) struct Job {
     missed: Atomic<u32>,
     /// Keeps what it uses mapped.
     _mappings: KVVec<Arc<gem::Mapping>>,
+    /// Keeps what is in its heaps.
+    heaps: gem::heap::Use,
     vm: Arc<mmu::Vm>,
 }
 

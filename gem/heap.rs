@@ -1,25 +1,43 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Heaps: BOs that get their memory when the GPU touches it.
+//! Heaps: BOs that get their memory when the GPU touches it, and give it back.
 //!
 //! The tiler writes as much as a frame needs, which nobody knows before. A heap BO is a range of
-//! addresses; each 2 MiB of it, a chunk, get memory on the first access. Chunks are zeroed, mapped
-//! for DMA, and belong to the BO: a second file that maps the same heap sees the same memory.
+//! addresses; each 2 MiB of it, a chunk, get memory on the first access, in whatever order. A chunk is
+//! zeroed, mapped for DMA, and brings the page along that its page table may take.
+//!
+//! # Growth
 //!
 //! A fault arrives in the MMU's interrupt thread, while the fence of the job waits for it: nothing
-//! there may wait for memory ([`Region::grow`] uses `GFP_NOWAIT`). If there is none at once, the job
-//! stays stalled, which is harmless, and a worker gets the memory by ordinary means. It tries
-//! [`TRIES`] times, each bounded by the page allocator's own patience, and then gives up: it has the
-//! access made again, and if that faults once more and there still is no memory, it is a fault like
-//! any other. So no job is ended but one that waits at that very moment.
+//! there may wait for memory. So it is paid for in advance: before a job with a heap is armed, the
+//! heap is given *credit*, chunks that wait for their place ([`Use::prepare`]). A fault takes one of
+//! these; if there is none, one of the device's reserve; then what the page allocator has at once. If
+//! it has nothing, the job stays stalled, which is harmless, and a worker finds memory by ordinary
+//! means. If it does not within the deadline, it has the access made again, and if there still is no
+//! memory then, that fault is one like any other. So no job is ended but one that waits at that very
+//! moment.
 //!
-//! Objects: [`Heap`] is the memory, held by the BO and by each [`Region`]. A [`Region`] is a heap in
-//! one address space, held by the [`Mapping`](super::mapping::Mapping) and by the VA tree, where the
-//! fault finds it. It may outlive the mapping for as long as a fault looks at it, hence
-//! [`Region::close`]: nothing is mapped after that, and the worker does not run.
+//! # Give-back
 //!
-//! Locks, in order: the region's, the heap's, those of the page table. Under the first two only
-//! `GFP_NOWAIT` is used, as the interrupt thread waits for them.
+//! What is in a heap is *live* as [`policy`] tells. When it is dead, its chunks may go, and the credit
+//! with them: most of them after a while, all of them when memory is short. They are unmapped, the
+//! GPU is made to forget them with one flush for all, if it knows the address space at all, and then
+//! they are free. If the GPU does not answer, they are leaked, for it may still write to them.
+//!
+//! # Parts
+//!
+//! A [`Heap`] belongs to one file for ever, as it can be neither exported nor mapped twice; it has its
+//! addresses as long as a [`Mapping`](super::mapping::Mapping) does, and the VA tree leads faults to
+//! it. [`set`] has all heaps of the device, [`uses`] those of a file and of a job, and [`policy`] has
+//! the rules and numbers.
+//!
+//! Locks, in order: [`Heap::inner`], the reserve, those of the page table. Under them nobody waits for
+//! memory, as the interrupt thread takes them.
+
+mod give_back;
+mod policy;
+mod set;
+mod uses;
 
 use core::{
     mem,
@@ -28,14 +46,12 @@ use core::{
 
 use kernel::{
     alloc::Flags,
+    dma_buf::fence::Signalling,
     drm::gem::uma::{
         Chunk,
         Chunks, //
     },
-    impl_has_work,
     new_mutex,
-    new_work,
-    page::Page,
     prelude::*,
     sync::{
         aref::ARef,
@@ -46,9 +62,16 @@ use kernel::{
         Arc,
         Mutex, //
     },
+    time::{
+        msecs_to_jiffies,
+        Instant,
+        Monotonic, //
+    },
     workqueue::{
         self,
-        Work,
+        impl_has_delayed_work,
+        new_delayed_work,
+        DelayedWork,
         WorkItem, //
     }, //
 };
@@ -69,11 +92,22 @@ use crate::{
     }, //
 };
 
+use policy::{
+    HighWater,
+    Life, //
+};
+
+pub(crate) use set::HeapSet;
+pub(crate) use uses::{
+    Client,
+    Use, //
+};
+
 /// Bytes by which a heap grows.
 pub(crate) const CHUNK: usize = Chunk::SIZE;
 
-/// How often the worker tries to get memory for a stalled job. Each try may reclaim.
-const TRIES: usize = 8;
+/// Pages of a chunk.
+const CHUNK_PAGES: usize = CHUNK / kernel::page::PAGE_SIZE;
 
 /// What a fault has led to.
 pub(crate) enum Growth {
@@ -85,46 +119,135 @@ pub(crate) enum Growth {
     Stalled,
 }
 
-/// The memory of a heap.
-#[pin_data]
-pub(crate) struct Heap {
-    /// Number of chunks at most.
-    len: usize,
-    /// Bytes of memory, for statistics.
-    resident: Atomic<usize>,
-    #[pin]
-    inner: Mutex<Inner>,
+/// What became of a chunk that was got for a stalled job.
+enum Given<'a> {
+    /// It was put in its place, or into the credit.
+    Taken,
+    /// Nobody waits for it any more.
+    Spare(Chunk<'a>),
+}
+
+/// Where a heap is.
+#[derive(Clone)]
+struct Place {
+    space: Arc<Space>,
+    client: Arc<Client>,
+    start: u64,
+}
+
+impl Place {
+    fn range(&self, index: usize) -> Range<u64> {
+        let at = self.start + (index * CHUNK) as u64;
+
+        at..at + CHUNK as u64
+    }
+}
+
+/// A fault that waits for memory.
+struct Stall {
+    va: u64,
+    since: Instant<Monotonic>,
 }
 
 /// What a heap's lock guards.
 struct Inner {
+    /// None before the heap has addresses, and when it has lost them.
+    place: Option<Place>,
     state: State,
+    /// By number. Those that are there are mapped.
     chunks: Chunks,
+    /// A stack of chunks that wait for a place.
+    credit: Chunks,
+    high: HighWater,
+    life: Life,
+    /// Since when the content is dead, if it is.
+    dead_since: Instant<Monotonic>,
+    stall: Option<Stall>,
+    /// The chunk that no memory was found for. The next fault on it does not wait.
+    given_up: Option<usize>,
+    /// Pages that were reported to the set.
+    counted: usize,
+}
+
+impl Inner {
+    fn chunk_of(&self, len: usize, va: u64) -> Option<usize> {
+        policy::chunk_of(self.place.as_ref()?.start, len, va)
+    }
+
+    /// Chunks, wherever they are.
+    fn filled(&self) -> usize {
+        self.chunks.filled() + self.credit.filled()
+    }
+}
+
+/// The memory of a heap, and where it is mapped.
+#[pin_data]
+pub(crate) struct Heap {
+    drm: ARef<Device>,
+    /// Number of chunks at most.
+    len: usize,
+    /// Bytes of memory, credit included, for statistics.
+    resident: Atomic<usize>,
+    /// Whether there is a stall, for looks without the lock.
+    stalled: Atomic<bool>,
+    #[pin]
+    inner: Mutex<Inner>,
+    #[pin]
+    deadline: DelayedWork<Heap>,
+}
+
+impl_has_delayed_work! {
+    impl HasDelayedWork<Self> for Heap { self.deadline }
+}
+
+/// Removes a heap from a list. True if the list is empty now.
+fn remove(list: &Mutex<KVec<Arc<Heap>>>, heap: &Heap) -> bool {
+    let (removed, empty) = {
+        let mut list = list.lock();
+        let index = list.iter().position(|this| core::ptr::eq(&**this, heap));
+
+        (
+            index.and_then(|index| list.remove(index).ok()),
+            list.is_empty(),
+        )
+    };
+
+    // With the lock released.
+    drop(removed);
+    empty
 }
 
 impl Heap {
-    /// Makes a heap of `size` bytes, a multiple of [`CHUNK`], without memory. Sleeps.
-    pub(super) fn new(gpu: &Gpu<'_>, size: usize) -> Result<Arc<Self>> {
+    /// Makes a heap of `size` bytes, a multiple of [`CHUNK`], without memory and addresses. Sleeps.
+    pub(super) fn new(drm: &Device, gpu: &Gpu<'_>, size: usize) -> Result<Arc<Self>> {
         let len = size / CHUNK;
-        let chunks = Chunks::new(gpu.dev(), len)?;
+        let inner = Inner {
+            place: None,
+            state: State::None,
+            chunks: Chunks::new(gpu.dev(), len)?,
+            credit: Chunks::new(gpu.dev(), len.min(policy::MAX_CREDIT))?,
+            high: HighWater::default(),
+            life: Life::default(),
+            dead_since: Instant::now(),
+            stall: None,
+            given_up: None,
+            counted: 0,
+        };
 
         Arc::pin_init(
             pin_init!(Self {
+                drm: drm.into(),
                 len,
                 resident: Atomic::new(0),
-                inner <- new_mutex!(
-                    Inner {
-                        state: State::None,
-                        chunks,
-                    },
-                    "drm_gpu::heap"
-                ),
+                stalled: Atomic::new(false),
+                inner <- new_mutex!(inner, "drm_gpu::heap"),
+                deadline <- new_delayed_work!("drm_gpu::heap::deadline"),
             }),
             GFP_KERNEL,
         )
     }
 
-    /// Bytes of memory that the heap has. Needs no lock.
+    /// Bytes of memory that the heap has, credit included. Needs no lock.
     pub(crate) fn resident(&self) -> usize {
         self.resident.load(Relaxed)
     }
@@ -133,334 +256,319 @@ impl Heap {
     pub(super) fn state(&self) -> State {
         self.inner.lock().state
     }
-}
 
-/// Which chunks of a region are mapped.
-pub(super) struct Mapped {
-    words: KVec<u64>,
-}
-
-impl Mapped {
-    fn new(len: usize) -> Result<Self> {
-        Ok(Self {
-            words: KVec::from_elem(0, len.div_ceil(64), GFP_KERNEL)?,
-        })
+    fn drm(&self) -> &Device {
+        &self.drm
     }
 
-    const fn empty() -> Self {
-        Self { words: KVec::new() }
+    fn is_stalled(&self) -> bool {
+        self.stalled.load(Relaxed)
     }
 
-    fn contains(&self, index: usize) -> bool {
-        self.words
-            .get(index / 64)
-            .is_some_and(|word| word & 1 << (index % 64) != 0)
+    /// Pages for tables that the heap can need before the first chunk that is not one block: those
+    /// between the root and the tables of its chunks.
+    fn upper_tables(&self, start: u64) -> usize {
+        const GIB: u64 = kernel::sizes::SZ_1G as u64;
+        let last = start
+            .saturating_add((self.len * CHUNK) as u64)
+            .saturating_sub(1);
+
+        1 + usize::try_from(last / GIB - start / GIB + 1).unwrap_or(1)
     }
 
-    fn insert(&mut self, index: usize) {
-        if let Some(word) = self.words.get_mut(index / 64) {
-            *word |= 1 << (index % 64);
+    /// From now on the heap is at `start`, and faults make it grow. Sleeps.
+    ///
+    /// `EINVAL` if it is, or was, somewhere else: a heap is for one file. `ENOMEM`.
+    pub(super) fn place(
+        self: &Arc<Self>,
+        space: &Arc<Space>,
+        client: &Arc<Client>,
+        start: u64,
+    ) -> Result {
+        let tables = self.upper_tables(start);
+
+        space.set_aside(tables)?;
+        {
+            let mut inner = self.inner.lock();
+            if inner.place.is_some() {
+                drop(inner);
+                space.put_back(tables);
+                return Err(EINVAL);
+            }
+            inner.place = Some(Place {
+                space: space.clone(),
+                client: client.clone(),
+                start,
+            });
         }
+
+        let added = client.add(self).and_then(|()| self.drm.heaps.add(self));
+        if added.is_err() {
+            self.close();
+        }
+        added
     }
 
-    /// The addresses of the chunks in ascending order, if the region begins at `start`.
-    pub(super) fn ranges(&self, start: u64) -> impl Iterator<Item = Range<u64>> + '_ {
-        (0..self.words.len() * 64)
-            .filter(|&index| self.contains(index))
-            .map(move |index| {
-                let at = start + (index * CHUNK) as u64;
-
-                at..at + CHUNK as u64
-            })
-    }
-}
-
-/// A fault that waits for memory.
-struct Stall {
-    space: Arc<Space>,
-    va: u64,
-}
-
-/// What a region's lock guards.
-struct Place {
-    /// First address; none before the region has addresses, and when it has lost them.
-    start: Option<u64>,
-    mapped: Mapped,
-    stall: Option<Stall>,
-    /// The chunk that the worker found no memory for. The next fault on it does not wait.
-    given_up: Option<usize>,
-}
-
-/// A heap in an address space.
-#[pin_data]
-pub(crate) struct Region {
-    drm: ARef<Device>,
-    heap: Arc<Heap>,
-    #[pin]
-    place: Mutex<Place>,
-    #[pin]
-    refill: Work<Self>,
-}
-
-impl_has_work! {
-    impl HasWork<Self> for Region { self.refill }
-}
-
-impl Region {
-    /// Makes a region that has no addresses yet.
-    pub(super) fn new(drm: &Device, heap: &Arc<Heap>) -> Result<Arc<Self>> {
-        let mapped = Mapped::new(heap.len)?;
-
-        Arc::pin_init(
-            pin_init!(Self {
-                drm: drm.into(),
-                heap: heap.clone(),
-                place <- new_mutex!(
-                    Place {
-                        start: None,
-                        mapped,
-                        stall: None,
-                        given_up: None,
-                    },
-                    "drm_gpu::heap_region"
-                ),
-                refill <- new_work!("drm_gpu::heap_refill"),
-            }),
-            GFP_KERNEL,
-        )
-    }
-
-    /// From now on the region is at `start`, and faults can make it grow.
-    pub(super) fn place(&self, start: u64) {
-        self.place.lock().start = Some(start);
-    }
-
-    /// Ends the region: nothing is mapped from now on, and the worker is done with it. Returns what
-    /// is mapped. Sleeps, for as long as the worker needs for the try it is at.
-    pub(super) fn close(self: &Arc<Self>) -> Mapped {
-        let (mapped, stall) = {
-            let mut place = self.place.lock();
-
-            place.start = None;
-            (
-                mem::replace(&mut place.mapped, Mapped::empty()),
-                place.stall.take(),
-            )
+    /// Ends the heap: it loses its addresses and its memory. Sleeps.
+    pub(super) fn close(self: &Arc<Self>) {
+        let place = self.inner.lock().place.clone();
+        let Some(place) = place else {
+            return;
         };
 
-        workqueue::cancel_sync(self.as_arc_borrow());
-        // The worker will not look after it any more: the access is to fail.
-        if let Some(stall) = stall {
-            with_gpu(&self.drm, |gpu| stall.space.retry(gpu, stall.va));
+        place.client.remove(self);
+        with_gpu(&self.drm, |gpu| {
+            self.drm.heaps.remove(Some(gpu), self);
+
+            let mut inner = self.inner.lock();
+            let gone = inner.stall.take();
+            self.stalled.store(false, Relaxed);
+            self.release(gpu, &mut inner, &place, 0, usize::MAX);
+            inner.place = None;
+            self.recount(&mut inner);
+            drop(inner);
+
+            // Nobody looks after it any more: the access is to fail.
+            if let Some(stall) = gone {
+                place.space.retry(gpu, stall.va);
+            }
+        })
+        .unwrap_or_else(|| {
+            // The memory went with the hardware, or stays if that does not stop.
+            self.drm.heaps.remove(None, self);
+
+            let mut inner = self.inner.lock();
+            inner.place = None;
+            self.recount(&mut inner);
+        });
+        place.space.put_back(self.upper_tables(place.start));
+        workqueue::cancel_delayed_sync::<_, 0>(self.as_arc_borrow());
+    }
+
+    /// Reports to the set what could be given back.
+    fn recount(&self, inner: &mut Inner) {
+        let pages = match inner.place {
+            Some(_) if !inner.life.is_live() => inner.filled() * CHUNK_PAGES,
+            _ => 0,
+        };
+
+        self.resident.store(inner.filled() * CHUNK, Relaxed);
+        self.drm
+            .heaps
+            .count(mem::replace(&mut inner.counted, pages), pages);
+    }
+
+    /// Changes the life of the content.
+    fn live(&self, f: impl FnOnce(&mut Life)) {
+        let mut inner = self.inner.lock();
+        let was_live = inner.life.is_live();
+
+        f(&mut inner.life);
+        if was_live && !inner.life.is_live() {
+            inner.dead_since = Instant::now();
+            self.drm.heaps.queue_trim();
         }
-        mapped
+        self.recount(&mut inner);
+    }
+
+    /// A job is about to use the heap: nothing is given back.
+    fn begin(&self) {
+        self.live(Life::begin);
+    }
+
+    /// A job has ended that used the heap. `wrote`: it has run, and was no fragment job.
+    fn end(&self, job: u64, wrote: bool) {
+        self.live(|life| life.end(job, wrote));
+    }
+
+    /// A fragment job of the file has run and ended.
+    fn drawn(&self, job: u64) {
+        self.live(|life| life.drawn(job));
+    }
+
+    /// Gives the heap its credit for a job, as far as there is memory. Sleeps, and reclaims.
+    fn top_up(&self, gpu: &Gpu<'_>) {
+        loop {
+            {
+                let inner = self.inner.lock();
+                let wanted = policy::credit(self.len, inner.chunks.filled(), inner.high.mark());
+                if inner.credit.filled() >= wanted {
+                    break;
+                }
+            }
+            let Ok(chunk) = Chunk::new(gpu.dev(), set::patient()) else {
+                break;
+            };
+            let mut inner = self.inner.lock();
+            if inner.credit.push(gpu.dev(), chunk).is_err() {
+                break;
+            }
+            self.recount(&mut inner);
+        }
+        self.drm.heaps.keep_reserve();
     }
 
     /// Gives memory to the chunk around `va`, on which a job waits, or has that done.
     ///
     /// For the interrupt thread: never waits for memory. `EFAULT`: the address is not, or not any
-    /// more, one of this region.
-    pub(crate) fn grow(
-        self: &Arc<Self>,
-        gpu: &Gpu<'_>,
-        space: &Arc<Space>,
-        va: u64,
-    ) -> Result<Growth> {
-        let gfp = GFP_NOWAIT | __GFP_NOWARN;
-        let mut place = self.place.lock();
+    /// more, one of this heap. `ENOMEM`: there was none in time.
+    pub(crate) fn grow(self: &Arc<Self>, gpu: &Gpu<'_>, va: u64) -> Result<Growth> {
+        let gfp: Flags = GFP_NOWAIT | __GFP_NOWARN;
+        let heaps = &self.drm.heaps;
+        let mut inner = self.inner.lock();
+        let index = inner.chunk_of(self.len, va).ok_or(EFAULT)?;
+        let place = inner.place.clone().ok_or(EFAULT)?;
 
-        let err = match self.fill(gpu, space, &mut place, va, || Chunk::new(gpu.dev(), gfp)) {
-            Ok(growth) => return Ok(growth),
-            Err(err) => err,
+        if inner.chunks.get(gpu.dev(), index).is_some() {
+            return Ok(Growth::Present);
+        }
+        inner.life.touch(place.client.last_job());
+
+        let chunk = inner
+            .credit
+            .pop(gpu.dev())
+            .or_else(|| heaps.take(gpu))
+            .or_else(|| Chunk::new(gpu.dev(), gfp).ok());
+
+        let result = match chunk {
+            Some(chunk) => self.insert(gpu, &mut inner, &place, index, chunk),
+            None => Err(ENOMEM),
         };
-        if err != ENOMEM {
-            return Err(err);
+        self.recount(&mut inner);
+        match result {
+            Ok(()) => {
+                heaps.keep_reserve();
+                return Ok(Growth::Mapped);
+            }
+            Err(e) if e != ENOMEM => return Err(e),
+            Err(_) => (),
         }
 
-        let index = place
-            .start
-            .and_then(|start| chunk_of(start, self.heap.len, va));
-        if place.given_up.take().is_some_and(|i| Some(i) == index) {
+        if inner.given_up.take() == Some(index) {
             if gpu.log.allows() {
                 dev_notice!(
                     gpu.dev(),
-                    "no memory for the heap at {:#x} of address space {}\n",
+                    "no memory for the heap at {:#x} of address space {} in {} ms\n",
                     va,
-                    space.id()
+                    place.space.id(),
+                    heaps.stall_ms()
                 );
             }
-            return Err(err);
+            return Err(ENOMEM);
         }
 
-        place.stall = Some(Stall {
-            space: space.clone(),
-            va,
-        });
-
-        // With the lock held, so that `close()` cancels it. If it is queued already, it has yet to
-        // look.
-        let _ = workqueue::system_dfl().enqueue(self.clone());
+        // One that is tried again began when it was first seen.
+        let since = inner.stall.as_ref().map_or_else(Instant::now, |s| s.since);
+        inner.stall = Some(Stall { va, since });
+        self.stalled.store(true, Relaxed);
+        self.queue_deadline(heaps.stall_ms());
+        heaps.queue_refill();
         Ok(Growth::Stalled)
     }
 
-    /// Maps the chunk around `va`, which `alloc` provides if the heap does not have it. Does not
-    /// sleep if `alloc` does not.
-    fn fill<'a>(
+    /// Puts a chunk in its place and maps it. If that fails, it is credit, or is freed. Does not wait
+    /// for memory.
+    fn insert(
         &self,
         gpu: &Gpu<'_>,
-        space: &Space,
-        place: &mut Place,
-        va: u64,
-        alloc: impl FnOnce() -> Result<Chunk<'a>>,
-    ) -> Result<Growth> {
-        let start = place.start.ok_or(EFAULT)?;
-        let index = chunk_of(start, self.heap.len, va).ok_or(EFAULT)?;
-
-        if place.mapped.contains(index) {
-            return Ok(Growth::Present);
-        }
-
-        let mut heap = self.heap.inner.lock();
-        let heap = &mut *heap;
+        inner: &mut Inner,
+        place: &Place,
+        index: usize,
+        mut chunk: Chunk<'_>,
+    ) -> Result {
         let dev = gpu.dev();
+        let state = inner.state.after(Event::Grow)?;
+        let table = chunk.take_table();
 
-        if heap.chunks.get(dev, index).is_none() {
-            let state = heap.state.after(Event::Grow)?;
+        inner.chunks.fill(dev, index, chunk)?;
+        let mem = inner.chunks.get(dev, index).ok_or(ENODEV)?;
+        let prot = Prot { exec: false };
+        let (result, table) =
+            place
+                .space
+                .map_paid(gpu, place.range(index), mem.segments(), prot, table);
 
-            heap.chunks.fill(dev, index, alloc()?)?;
-            heap.state = state;
-            self.heap
-                .resident
-                .store(heap.chunks.filled() * CHUNK, Relaxed);
-        }
-
-        // A chunk that cannot be mapped now stays in the heap for the next try.
-        let chunk = heap.chunks.get(dev, index).ok_or(ENODEV)?;
-        let at = start + (index * CHUNK) as u64;
-        space
-            .map(
-                gpu,
-                at..at + CHUNK as u64,
-                chunk.segments(),
-                Prot { exec: false },
-                GFP_NOWAIT | __GFP_NOWARN,
-            )
-            .map_err(|e| {
-                if e.leak {
-                    mem::forget(self.heap.clone());
+        if let Err(e) = result {
+            if let Some(mut chunk) = inner.chunks.take(dev, index) {
+                if let Some(table) = table {
+                    chunk.put_table(table);
                 }
-                e.error
-            })?;
-        place.mapped.insert(index);
-        place.given_up = None;
-        Ok(Growth::Mapped)
+                if e.leak {
+                    mem::forget(chunk);
+                } else {
+                    // Freed if there is no room.
+                    let _ = inner.credit.push(dev, chunk);
+                }
+            }
+            return Err(e.error);
+        }
+        inner.state = state;
+        inner.high.see(inner.chunks.filled());
+        inner.stall = None;
+        inner.given_up = None;
+        self.stalled.store(false, Relaxed);
+        Ok(())
     }
 
-    /// Gets memory for a stalled job. May sleep and reclaim, with no lock held.
-    fn refill(&self, gpu: &Gpu<'_>, stall: &Stall) -> Result {
-        let gfp: Flags = GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
+    /// Takes a chunk for the job that waits, if it still does. Waits for no memory.
+    fn give<'a>(&self, gpu: &Gpu<'_>, chunk: Chunk<'a>) -> Given<'a> {
+        let mut inner = self.inner.lock();
+        let Some(stall) = &inner.stall else {
+            return Given::Spare(chunk);
+        };
+        let va = stall.va;
 
-        for _ in 0..TRIES {
-            // Unbind ends the job, and waits for us.
-            if gpu.halted() {
-                return Ok(());
-            }
-
-            let mut chunk = Chunk::new(gpu.dev(), gfp).ok();
-
-            let ret = self.fill(gpu, &stall.space, &mut self.place.lock(), stall.va, || {
-                chunk.take().ok_or(ENOMEM)
-            });
-            match ret {
-                Err(ENOMEM) => (),
-                // What was mapped before us has let the access go on.
-                Ok(Growth::Mapped | Growth::Present | Growth::Stalled) => return Ok(()),
-                Err(err) => return Err(err),
-            }
-
-            // The page table found no memory. It may not wait for it under the locks; but what is
-            // reclaimed here is free for its next try.
-            drop(Page::alloc_page(gfp));
+        let (Some(index), Some(place)) = (inner.chunk_of(self.len, va), inner.place.clone()) else {
+            return Given::Spare(chunk);
+        };
+        if inner.chunks.get(gpu.dev(), index).is_some() {
+            // What was mapped before us has let the access go on.
+            inner.stall = None;
+            self.stalled.store(false, Relaxed);
+            return Given::Spare(chunk);
         }
-        Err(ENOMEM)
+        // If it fails, the next chunk tries again, until the deadline.
+        let _ = self.insert(gpu, &mut inner, &place, index, chunk);
+        self.recount(&mut inner);
+        Given::Taken
+    }
+
+    /// Starts the time that a job waits for memory. Any context.
+    fn queue_deadline(self: &Arc<Self>, ms: u32) {
+        workqueue::cancel_delayed::<_, 0>(self.as_arc_borrow());
+        let _ = workqueue::system_highpri()
+            .enqueue_delayed::<Arc<Self>, 0>(self.clone(), msecs_to_jiffies(ms));
     }
 }
 
-impl WorkItem for Region {
+impl WorkItem for Heap {
     type Pointer = Arc<Self>;
 
+    /// The deadline of a stall.
     fn run(this: Arc<Self>) {
-        let Some(stall) = this.place.lock().stall.take() else {
-            return;
+        let _signalling = Signalling::begin();
+        let limit = i64::from(this.drm.heaps.stall_ms());
+        let (va, place) = {
+            let mut inner = this.inner.lock();
+            let Some(stall) = &inner.stall else {
+                return;
+            };
+            let va = stall.va;
+            let left = limit - stall.since.elapsed().as_millis();
+
+            if left > 0 {
+                // It was for an earlier one.
+                this.queue_deadline(u32::try_from(left).unwrap_or(1));
+                return;
+            }
+            inner.given_up = inner.chunk_of(this.len, va);
+            inner.stall = None;
+            this.stalled.store(false, Relaxed);
+            (va, inner.place.clone())
         };
 
-        // Without hardware nobody waits.
-        let ret = with_gpu(&this.drm, |gpu| this.refill(gpu, &stall));
-
-        match ret {
-            None | Some(Ok(())) => (),
-            // Also if the region was closed meanwhile: a job that uses it all the same still waits.
-            Some(Err(_)) => {
-                {
-                    let mut place = this.place.lock();
-
-                    place.given_up = place
-                        .start
-                        .and_then(|start| chunk_of(start, this.heap.len, stall.va));
-                }
-                with_gpu(&this.drm, |gpu| stall.space.retry(gpu, stall.va));
-            }
+        if let Some(place) = place {
+            with_gpu(&this.drm, |gpu| place.space.retry(gpu, va));
         }
-    }
-}
-
-/// The number of the chunk that `va` lies in, of `len` from `start` on.
-fn chunk_of(start: u64, len: usize, va: u64) -> Option<usize> {
-    let index = usize::try_from(va.checked_sub(start)? / CHUNK as u64).ok()?;
-
-    (index < len).then_some(index)
-}
-
-#[kunit_tests(drm_gpu_heap)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn chunks_of_addresses() {
-        const START: u64 = 0x400_0000;
-        const SIZE: u64 = CHUNK as u64;
-
-        assert_eq!(chunk_of(START, 3, START), Some(0));
-        assert_eq!(chunk_of(START, 3, START + SIZE - 1), Some(0));
-        assert_eq!(chunk_of(START, 3, START + SIZE), Some(1));
-        assert_eq!(chunk_of(START, 3, START + 3 * SIZE - 1), Some(2));
-        assert_eq!(chunk_of(START, 3, START + 3 * SIZE), None);
-        assert_eq!(chunk_of(START, 3, START - 1), None);
-        assert_eq!(chunk_of(START, 3, 0), None);
-        assert_eq!(chunk_of(START, 3, u64::MAX), None);
-    }
-
-    #[test]
-    fn mapped_chunks_are_listed() -> Result {
-        let mut mapped = Mapped::new(130)?;
-        for index in [0, 63, 64, 129] {
-            assert!(!mapped.contains(index));
-            mapped.insert(index);
-            assert!(mapped.contains(index));
-        }
-        assert!(!mapped.contains(1));
-        assert!(!mapped.contains(100_000));
-        // Out of reach: nothing happens.
-        mapped.insert(100_000);
-
-        const SIZE: u64 = CHUNK as u64;
-        let mut ranges = mapped.ranges(SIZE);
-        for index in [0, 63, 64, 129] {
-            let at = SIZE * (index + 1);
-            assert_eq!(ranges.next(), Some(at..at + SIZE));
-        }
-        assert_eq!(ranges.next(), None);
-        assert_eq!(Mapped::empty().ranges(0).next(), None);
-        Ok(())
     }
 }

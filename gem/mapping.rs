@@ -31,7 +31,7 @@ use kernel::{
 };
 
 use super::{
-    heap::Region,
+    heap::Heap,
     object::BoData,
     Bo, //
 };
@@ -48,8 +48,8 @@ use crate::{
 enum Memory {
     /// All pages of the BO; so many bytes are mapped. An imported buffer can have less than its size.
     Pages(Pinned<BoData>, u64),
-    /// What the region knows of.
-    Heap(Arc<Region>),
+    /// What the heap knows of.
+    Heap(Arc<Heap>),
     /// Nothing any more.
     Gone,
 }
@@ -64,13 +64,12 @@ impl Mapping {
     /// Maps `bo` into `vm`, a heap without any memory. Sleeps.
     pub(super) fn new(bo: &Bo, gpu: &Gpu<'_>, vm: &Arc<Vm>) -> Result<Arc<Self>> {
         if let Some(heap) = bo.heap() {
-            let region = Region::new(bo.dev(), heap)?;
-            let node = vm.alloc_va(bo.size(), false, Some(region.clone()))?;
+            let node = vm.alloc_va(bo.size(), false, Some(heap.clone()))?;
 
-            region.place(node.start());
+            heap.place(vm, vm.heaps(), node.start())?;
             return Ok(Arc::new(
                 Self {
-                    memory: Memory::Heap(region),
+                    memory: Memory::Heap(heap.clone()),
                     node,
                 },
                 GFP_KERNEL,
@@ -131,6 +130,14 @@ impl Mapping {
         self.node.start()
     }
 
+    /// The heap, if it is one.
+    pub(super) fn heap(&self) -> Option<&Arc<Heap>> {
+        match &self.memory {
+            Memory::Heap(heap) => Some(heap),
+            Memory::Pages(..) | Memory::Gone => None,
+        }
+    }
+
     /// The address space.
     pub(crate) fn vm(&self) -> &Arc<Vm> {
         self.node.vm()
@@ -147,13 +154,7 @@ impl Drop for Mapping {
                     mem::forget(pages);
                 }
             }
-            Memory::Heap(region) => {
-                let mapped = region.close();
-
-                if self.vm().unmap(mapped.ranges(start)).is_err() {
-                    mem::forget(region);
-                }
-            }
+            Memory::Heap(heap) => heap.close(),
             Memory::Gone => (),
         }
     }

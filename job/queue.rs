@@ -130,6 +130,7 @@ impl job_queue::Engine<Client> for Engine<'_, '_> {
         })?;
 
         job.as_nr.store(u32::from(as_nr), Relaxed);
+        job.heaps.started();
         if job.counts_cycles {
             counter::cycle_counter_get(self.gpu);
         }

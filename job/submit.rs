@@ -214,6 +214,11 @@ pub(crate) fn submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) ->
     started.workers.attach(drm);
     // What the CPU has written up to the call is covered by any later flush.
     let flush_id = guard.registration_data_with(hw::mali::latest_flush_id);
+    // The heaps of the job get their memory now, as far as that can be told: later nobody may wait for it.
+    let fragment = slot == hw::mali::job::Slot::Fragment;
+    let heaps = guard.registration_data_with(|gpu| {
+        gem::heap::Use::prepare(gpu, this.vm().heaps(), &mappings, fragment)
+    })?;
     let job = Job {
         head: Atomic::new(args.jc),
         counts_cycles: args.requirements & CYCLE_COUNT != 0,
@@ -222,6 +227,7 @@ pub(crate) fn submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) ->
         hits: Atomic::new(0),
         missed: Atomic::new(u32::MAX),
         _mappings: mappings,
+        heaps,
         vm: this.vm().clone(),
     };
 

@@ -87,11 +87,11 @@ fn handle_one(drm: &Device, gpu: &Gpu<'_>, nr: u8, bus_error: bool) {
 
 /// Lets the heap grow that was hit. Whether that has mended the fault, or will.
 fn mend(gpu: &Gpu<'_>, space: &Arc<Space>, fault: &Fault) -> bool {
-    let Some((region, _)) = space.lookup(fault.address) else {
+    let Some((heap, _)) = space.lookup(fault.address) else {
         return false;
     };
 
-    match region.grow(gpu, space, fault.address) {
+    match heap.grow(gpu, fault.address) {
         // Another flush here would make the next fault of the job appear twice.
         Ok(Growth::Mapped | Growth::Stalled) => true,
         Ok(Growth::Present) => {

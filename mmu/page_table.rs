@@ -25,6 +25,7 @@ use kernel::{
         Config,
         IoPageTable,
         IoPageTableFmt,
+        TablePool,
         ARM64LPAES1, //
     },
     prelude::*,
@@ -33,9 +34,12 @@ use kernel::{
         SZ_2M,
         SZ_4K, //
     },
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc, //
     },
     types::CovariantForLt, //
 };
@@ -88,6 +92,8 @@ pub(super) struct PageTable {
     table: Table,
     /// By the number of a block: whether it may have a table. Who owns the whole block owns this.
     small: KVec<Atomic<bool>>,
+    /// Memory for tables, for who cannot wait for it.
+    pool: Arc<TablePool>,
 }
 
 impl PageTable {
@@ -99,6 +105,7 @@ impl PageTable {
         for _ in 0..blocks {
             small.push(Atomic::new(false), GFP_KERNEL)?;
         }
+        let pool = TablePool::new()?;
         let config = || Config {
             quirks: quirk::NO_WARN,
             pgsize_bitmap: SZ_4K | SZ_2M,
@@ -108,7 +115,7 @@ impl PageTable {
         };
 
         if gpu.soc.aarch64_tables {
-            let table = IoPageTable::<'_, ARM64LPAES1>::new(dev, config())?;
+            let table = IoPageTable::<'_, ARM64LPAES1>::with_pool(dev, config(), pool.clone())?;
             // SAFETY: A slot with this table holds its `Space`, and is turned off before that goes
             // or before the device unbinds, whichever comes first.
             let ttbr = unsafe { table.ttbr() };
@@ -118,9 +125,9 @@ impl PageTable {
             let table = unsafe { DevresLt::new(dev, Ok::<_, Error>(table)) }?;
 
             let table = Table::Aarch64(table);
-            Ok((Self { table, small }, config))
+            Ok((Self { table, small, pool }, config))
         } else {
-            let table = IoPageTable::<'_, ARMMaliLPAE>::new(dev, config())?;
+            let table = IoPageTable::<'_, ARMMaliLPAE>::with_pool(dev, config(), pool.clone())?;
             // SAFETY: As above.
             let transtab = unsafe { table.transtab() };
             let config = mmu::Config::legacy(transtab, table.memattr());
@@ -128,8 +135,13 @@ impl PageTable {
             let table = unsafe { DevresLt::new(dev, Ok::<_, Error>(table)) }?;
 
             let table = Table::Legacy(table);
-            Ok((Self { table, small }, config))
+            Ok((Self { table, small, pool }, config))
         }
+    }
+
+    /// Where tables come from when nobody waits for memory.
+    pub(super) fn pool(&self) -> &TablePool {
+        &self.pool
     }
 
     /// Maps segments of memory one after the other, from the start of `range`, which holds all of

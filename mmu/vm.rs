@@ -24,6 +24,7 @@ use kernel::{
             NodeAlloc, //
         }, //
     },
+    iommu::pgtable::TablePage,
     new_spinlock,
     page::page_align,
     prelude::*,
@@ -57,7 +58,7 @@ use crate::{
 };
 
 /// What the VA tree knows of a range: the heap that grows in it, if it is one.
-type Entry = Option<Arc<heap::Region>>;
+type Entry = Option<Arc<heap::Heap>>;
 
 /// Why pages could not be mapped.
 pub(crate) struct MapError {
@@ -89,12 +90,12 @@ impl Space {
     /// The heap that `va` lies in, and where its range starts. O(log n).
     ///
     /// [`None`] if nothing is there, or something that is not a heap.
-    pub(crate) fn lookup(&self, va: u64) -> Option<(Arc<heap::Region>, u64)> {
+    pub(crate) fn lookup(&self, va: u64) -> Option<(Arc<heap::Heap>, u64)> {
         let tree = self.tree.lock();
         let node = tree.find(va)?;
-        let region: &Entry = node;
+        let heap: &Entry = node;
 
-        Some((region.clone()?, node.start()))
+        Some((heap.clone()?, node.start()))
     }
 
     /// The range of the BO next to `va` at or below it, for logs.
@@ -154,6 +155,46 @@ impl Space {
                     leak: undone.is_err() && !mapped.is_empty(),
                 }
             })
+    }
+
+    /// [`Self::map`] for who has paid for the tables before: `table` is the memory for one, beyond what
+    /// was [set aside](Self::set_aside). Returns it if it was not needed. Does not wait for memory.
+    pub(crate) fn map_paid(
+        &self,
+        gpu: &Gpu<'_>,
+        range: Range<u64>,
+        segments: impl Iterator<Item = (DmaAddress, usize)>,
+        prot: Prot,
+        table: Option<TablePage>,
+    ) -> (Result<(), MapError>, Option<TablePage>) {
+        let pool = self.table.pool();
+        let paid = table.is_some();
+
+        if let Some(table) = table {
+            pool.deposit(table);
+        }
+        let result = self.map(gpu, range, segments, prot, GFP_NOWAIT | __GFP_NOWARN);
+
+        (result, if paid { pool.withdraw() } else { None })
+    }
+
+    /// Sets memory aside for so many tables, for [`Self::map_paid`]. Sleeps.
+    ///
+    /// To be followed by [`Self::put_back`].
+    pub(crate) fn set_aside(&self, tables: usize) -> Result {
+        for done in 0..tables {
+            let page = TablePage::new(GFP_KERNEL).inspect_err(|_| self.put_back(done))?;
+
+            self.table.pool().deposit(page);
+        }
+        Ok(())
+    }
+
+    /// Frees what is left of memory that was set aside.
+    pub(crate) fn put_back(&self, tables: usize) {
+        for _ in 0..tables {
+            drop(self.table.pool().withdraw());
+        }
     }
 
     /// Unmaps ranges that are mapped completely. One flush over all of them, if the space is in the
@@ -218,6 +259,7 @@ pub(crate) struct Vm {
     space: Arc<Space>,
     /// Has the fences of all jobs that run in the space.
     resv: ARef<ResvObject>,
+    heaps: Arc<heap::Client>,
 }
 
 impl Deref for Vm {
@@ -247,8 +289,14 @@ impl Vm {
         )?;
 
         let resv = ResvObject::new(drm)?;
+        let heaps = heap::Client::new()?;
 
-        Ok(Arc::new(Self { space, resv }, GFP_KERNEL)?)
+        Ok(Arc::new(Self { space, resv, heaps }, GFP_KERNEL)?)
+    }
+
+    /// The heaps of the file.
+    pub(crate) fn heaps(&self) -> &Arc<heap::Client> {
+        &self.heaps
     }
 
     /// What has the resv of the space, to be locked together with BOs, before them.
@@ -262,14 +310,14 @@ impl Vm {
     }
 
     /// Finds a place for a BO of `size` bytes, which is rounded up to pages. `exec`: shaders can run
-    /// from it. `region`: what grows on faults there.
+    /// from it. `heap`: what grows on faults there.
     ///
     /// `EINVAL` for a size of 0, `ENOSPC` when there is no room.
     pub(crate) fn alloc_va(
         self: &Arc<Self>,
         size: usize,
         exec: bool,
-        region: Option<Arc<heap::Region>>,
+        heap: Option<Arc<heap::Heap>>,
     ) -> Result<VaNode> {
         let size = page_align(size).filter(|&s| s != 0).ok_or(EINVAL)? as u64;
         let node = NodeAlloc::new(GFP_KERNEL)?;
@@ -277,7 +325,7 @@ impl Vm {
         let inserted = self
             .tree
             .lock()
-            .insert(node, &va::placement(size, exec), |_| region)
+            .insert(node, &va::placement(size, exec), |_| heap)
             .map(|node| node.range());
         // An error carries the node's memory, which goes here, with the lock released.
         let range = inserted.map_err(|(e, _)| e)?;
@@ -350,7 +398,7 @@ impl Drop for VaNode {
     fn drop(&mut self) {
         let removed = self.vm.tree.lock().remove(self.range.start);
 
-        // A heap region can go with it, which must not happen under the lock.
+        // A heap can go with it, which must not happen under the lock.
         drop(removed);
     }
 }

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! All heaps of a device: its reserve of chunks, and the workers that get memory and give it back.
+//!
+//! Locks, in order: the list, a heap, the reserve. The fault path takes the last two, under which
+//! nobody waits for memory; the shrinker takes the first two if it gets them at once.
+//!
+//! The workers have the device from the heaps in the list, so they do nothing when there are none.
+//! [`HeapSet::settle`] ends them.
+
+use kernel::{
+    alloc::Flags,
+    device,
+    drm::gem::uma::{
+        Chunk,
+        Chunks, //
+    },
+    new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Relaxed,
+            Release, //
+        },
+        Arc,
+        Mutex, //
+    },
+    time::{
+        delay::fsleep,
+        msecs_to_jiffies,
+        Delta, //
+    },
+    workqueue::{
+        self,
+        impl_has_delayed_work,
+        impl_has_work,
+        new_delayed_work,
+        new_work,
+        DelayedWork,
+        Work,
+        WorkItem, //
+    }, //
+};
+
+use super::{
+    policy,
+    Given,
+    Heap, //
+};
+use crate::device::{
+    with_gpu,
+    Gpu, //
+};
+
+/// Gets memory for stalled jobs and for the reserve.
+const REFILL: u64 = 1;
+/// Gives back what idle heaps have.
+const TRIM: u64 = 2;
+
+/// Pause after the page allocator has given up.
+const RETRY_MS: i64 = 10;
+
+/// How memory is got where it may be waited for. The page allocator does what it can, but ends no
+/// process for it.
+pub(super) fn patient() -> Flags {
+    GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN
+}
+
+/// The heaps of a device.
+#[pin_data]
+pub(crate) struct HeapSet {
+    /// Heaps that have an address.
+    #[pin]
+    list: Mutex<KVec<Arc<Heap>>>,
+    /// A stack of chunks for whoever has no credit.
+    #[pin]
+    reserve: Mutex<Chunks>,
+    /// Number of chunks in the reserve, for looks without the lock.
+    in_reserve: Atomic<usize>,
+    /// Pages that [`Self::scan`] could free.
+    pages: Atomic<usize>,
+    /// Milliseconds that a job waits for memory.
+    stall_ms: u32,
+    /// No worker is started any more.
+    settled: Atomic<bool>,
+    #[pin]
+    refill: Work<HeapSet, REFILL>,
+    #[pin]
+    trim: DelayedWork<HeapSet, TRIM>,
+}
+
+impl_has_work! {
+    impl HasWork<Self, 1> for HeapSet { self.refill }
+}
+
+impl_has_delayed_work! {
+    impl HasDelayedWork<Self, 2> for HeapSet { self.trim }
+}
+
+impl HeapSet {
+    /// Without heaps. `timeout_ms`: how long jobs may run. Sleeps.
+    pub(crate) fn new(dev: &device::Device<device::Bound>, timeout_ms: u32) -> Result<Arc<Self>> {
+        let reserve = Chunks::new(dev, policy::RESERVE)?;
+
+        Arc::pin_init(
+            pin_init!(Self {
+                list <- new_mutex!(KVec::new(), "drm_gpu::heap::list"),
+                reserve <- new_mutex!(reserve, "drm_gpu::heap::reserve"),
+                in_reserve: Atomic::new(0),
+                pages: Atomic::new(0),
+                stall_ms: policy::stall_ms(timeout_ms),
+                settled: Atomic::new(false),
+                refill <- new_work!("drm_gpu::heap::refill"),
+                trim <- new_delayed_work!("drm_gpu::heap::trim"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Number of pages in dead chunks and in credit that nobody needs. Takes no lock.
+    #[expect(dead_code, reason = "the shrinker calls it")]
+    pub(crate) fn pages(&self) -> usize {
+        self.pages.load(Relaxed)
+    }
+
+    /// Frees up to `nr` pages of [`Self::pages`], in whole chunks. Returns how many.
+    ///
+    /// For the shrinker: waits for no lock but spinlocks, and allocates nothing. Content that may
+    /// still be needed stays. A chunk leaves when the GPU has forgotten it; if it does not answer, the
+    /// chunk is lost.
+    #[expect(dead_code, reason = "the shrinker calls it")]
+    pub(crate) fn scan(&self, gpu: &Gpu<'_>, nr: usize) -> usize {
+        let mut freed = 0;
+        let Some(list) = self.list.try_lock() else {
+            return 0;
+        };
+
+        for heap in list.iter() {
+            if freed >= nr {
+                break;
+            }
+            freed += heap.try_give_back(gpu, nr - freed);
+        }
+        freed
+    }
+
+    /// Number of chunks in the reserve.
+    pub(crate) fn in_reserve(&self) -> usize {
+        self.in_reserve.load(Relaxed)
+    }
+
+    /// Milliseconds that a job waits for memory.
+    pub(super) fn stall_ms(&self) -> u32 {
+        self.stall_ms
+    }
+
+    /// What `scan` can free changes, as the contribution of a heap goes from `old` to `new` pages.
+    pub(super) fn count(&self, old: usize, new: usize) {
+        // The sum wraps back.
+        self.pages.add(new.wrapping_sub(old), Relaxed);
+    }
+
+    /// Adds a heap that has an address. Sleeps.
+    pub(super) fn add(&self, heap: &Arc<Heap>) -> Result {
+        Ok(self.list.lock().push(heap.clone(), GFP_KERNEL)?)
+    }
+
+    /// Removes a heap that has lost its address. With the last one goes the reserve. Sleeps.
+    pub(super) fn remove(&self, gpu: Option<&Gpu<'_>>, heap: &Heap) {
+        if super::remove(&self.list, heap) {
+            // Without hardware, unbind has done it.
+            if let Some(gpu) = gpu {
+                self.drain(gpu);
+            }
+        }
+    }
+
+    /// Takes a chunk from the reserve. Waits for no memory.
+    pub(super) fn take<'a>(&self, gpu: &'a Gpu<'_>) -> Option<Chunk<'a>> {
+        let mut reserve = self.reserve.lock();
+        let chunk = reserve.pop(gpu.dev());
+
+        self.in_reserve.store(reserve.filled(), Relaxed);
+        chunk
+    }
+
+    /// Puts a chunk into the reserve, or frees it if there are enough.
+    pub(super) fn put(&self, gpu: &Gpu<'_>, chunk: Chunk<'_>) {
+        let mut reserve = self.reserve.lock();
+
+        // A chunk that does not fit is freed.
+        let _ = reserve.push(gpu.dev(), chunk);
+        self.in_reserve.store(reserve.filled(), Relaxed);
+    }
+
+    /// Has the reserve filled if it is not full. Any context.
+    pub(super) fn keep_reserve(self: &Arc<Self>) {
+        if self.in_reserve() < policy::RESERVE {
+            self.queue_refill();
+        }
+    }
+
+    /// Has memory found for stalled jobs, then for the reserve. Any context.
+    pub(super) fn queue_refill(self: &Arc<Self>) {
+        if !self.settled.load(Acquire) {
+            // If it is queued already, it has yet to look.
+            let _ = workqueue::system_dfl().enqueue::<Arc<Self>, REFILL>(self.clone());
+        }
+    }
+
+    /// Has idle heaps looked after before long. Any context.
+    pub(super) fn queue_trim(self: &Arc<Self>) {
+        if !self.settled.load(Acquire) {
+            let _ = workqueue::system_dfl().enqueue_delayed::<Arc<Self>, TRIM>(
+                self.clone(),
+                msecs_to_jiffies(policy::IDLE_MS),
+            );
+        }
+    }
+
+    /// Ends the workers. To be called when there are no ioctls, interrupts and jobs any more. Sleeps.
+    pub(crate) fn settle(self: &Arc<Self>) {
+        self.settled.store(true, Release);
+        workqueue::cancel_sync::<_, REFILL>(self.as_arc_borrow());
+        workqueue::cancel_delayed_sync::<_, TRIM>(self.as_arc_borrow());
+    }
+
+    /// A heap with a property, or else any.
+    fn find(&self, is: impl Fn(&Heap) -> bool) -> (Option<Arc<Heap>>, Option<Arc<Heap>>) {
+        let list = self.list.lock();
+
+        (
+            list.iter().find(|heap| is(heap)).cloned(),
+            list.first().cloned(),
+        )
+    }
+
+    /// Gets memory for a heap until its job does not wait for it any more. Sleeps, and reclaims.
+    fn serve(&self, gpu: &Gpu<'_>, heap: &Arc<Heap>) {
+        // Unbind ends the job, and waits for us.
+        while heap.is_stalled() && !gpu.halted() {
+            match Chunk::new(gpu.dev(), patient()) {
+                Ok(chunk) => {
+                    if let Given::Spare(chunk) = heap.give(gpu, chunk) {
+                        self.put(gpu, chunk);
+                    }
+                }
+                Err(_) => fsleep(Delta::from_millis(RETRY_MS)),
+            }
+        }
+    }
+
+    /// Fills the reserve. False if a job has begun to wait meanwhile. Sleeps, and reclaims.
+    fn fill_reserve(&self, gpu: &Gpu<'_>) -> bool {
+        while self.in_reserve() < policy::RESERVE && !gpu.halted() {
+            match Chunk::new(gpu.dev(), patient()) {
+                Ok(chunk) => self.put(gpu, chunk),
+                // The next job asks again.
+                Err(_) => return true,
+            }
+            match self.find(Heap::is_stalled) {
+                (Some(_), _) => return false,
+                // The last heap went meanwhile.
+                (None, None) => self.drain(gpu),
+                (None, Some(_)) => continue,
+            }
+            return true;
+        }
+        true
+    }
+
+    /// Frees the reserve.
+    fn drain(&self, gpu: &Gpu<'_>) {
+        while self.take(gpu).is_some() {}
+    }
+}
+
+impl WorkItem<REFILL> for HeapSet {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        loop {
+            let (stalled, any) = this.find(Heap::is_stalled);
+            let Some(heap) = stalled.as_ref().or(any.as_ref()) else {
+                return;
+            };
+
+            let done = with_gpu(heap.drm(), |gpu| match &stalled {
+                Some(heap) => {
+                    this.serve(gpu, heap);
+                    gpu.halted()
+                }
+                None => this.fill_reserve(gpu),
+            });
+            if done != Some(false) {
+                return;
+            }
+        }
+    }
+}
+
+impl WorkItem<TRIM> for HeapSet {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        let Some(first) = this.find(|_| false).1 else {
+            return;
+        };
+        // The heaps of the list have one device.
+        let again = with_gpu(first.drm(), |gpu| {
+            let list = this.list.lock();
+
+            // Of all, not of those up to the first.
+            list.iter()
+                .fold(false, |again, heap| heap.trim(gpu) || again)
+        });
+
+        if again == Some(true) {
+            this.queue_trim();
+        }
+    }
+}
