@@ -8,10 +8,7 @@
 
 use core::mem;
 
-use kernel::{
-    prelude::*,
-    time::Delta, //
-};
+use kernel::time::Delta;
 
 use super::{
     policy,

@@ -17,6 +17,7 @@ use crate::uapi;
 mod buffers;
 mod errors;
 mod fences;
+mod heap;
 mod identity;
 mod lifetime;
 mod prime;
@@ -35,6 +36,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         errors::TESTS,
         render::TESTS,
         tiler::TESTS,
+        heap::TESTS,
         fences::TESTS,
         lifetime::TESTS,
         spaces::TESTS,

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How much memory there is, and who has it.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::device::Device;
+use crate::harness::Stop;
+
+/// A line `name: number kB` of a file in proc, in bytes.
+fn bytes_of(text: &str, name: &str) -> Option<usize> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let mut words = line.strip_prefix(':')?.split_whitespace();
+    let number: usize = words.next()?.parse().ok()?;
+    match words.next() {
+        None => Some(number),
+        Some("kB" | "KiB") => number.checked_mul(1 << 10),
+        Some("MiB") => number.checked_mul(1 << 20),
+        Some(_) => None,
+    }
+}
+
+/// A line of `/proc/meminfo`, in bytes.
+pub fn meminfo(name: &str) -> Result<usize, Stop> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    bytes_of(&text, name).ok_or_else(|| Stop::fail(format!("no {name} in meminfo")))
+}
+
+/// Bytes of memory that the BOs of an open file have, as its fdinfo says. The line is left out if no BO
+/// has any.
+pub fn resident(device: &Device) -> Result<usize, Stop> {
+    let fd = device.as_fd().as_raw_fd();
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
+    Ok(bytes_of(&text, "drm-resident-memory").unwrap_or(0))
+}
+
+/// Has every shrinker free what it can. Root only.
+pub fn shrink_all() -> Result<(), Stop> {
+    Ok(fs::write("/proc/sys/vm/drop_caches", "2")?)
+}
+
+/// Waits until a condition holds. Whether it came to that.
+pub fn wait_for(
+    patience: Duration,
+    mut is: impl FnMut() -> Result<bool, Stop>,
+) -> Result<bool, Stop> {
+    let end = Instant::now() + patience;
+    while !is()? {
+        if Instant::now() > end {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(true)
+}
+
+/// Takes memory away from everybody else, until it is dropped.
+pub struct Hog {
+    chunks: Vec<Box<[u8]>>,
+}
+
+impl Hog {
+    /// Takes memory until no more than `left` bytes are available.
+    pub fn new(left: usize) -> Result<Self, Stop> {
+        const STEP: usize = 256 << 10;
+        let mut chunks = Vec::new();
+        while meminfo("MemAvailable")? > left + STEP {
+            let mut chunk = vec![0u8; STEP].into_boxed_slice();
+            // Zeroed memory is not there before it is written to.
+            for byte in chunk.iter_mut().step_by(4096) {
+                *byte = 1;
+            }
+            chunks.push(chunk);
+        }
+        Ok(Self { chunks })
+    }
+
+    /// Bytes that it has.
+    pub fn size(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines() {
+        let text = "MemTotal:   1024 kB\nMemFree: 7\nx-resident: 3 MiB\n";
+        assert_eq!(bytes_of(text, "MemTotal"), Some(1 << 20));
+        assert_eq!(bytes_of(text, "MemFree"), Some(7));
+        assert_eq!(bytes_of(text, "x-resident"), Some(3 << 20));
+        assert_eq!(bytes_of(text, "Mem"), None);
+    }
+}

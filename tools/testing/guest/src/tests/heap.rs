@@ -1,0 +1,353 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The memory of heaps: where it comes from while the GPU waits, and when it goes again.
+
+use std::fs;
+use std::time::Duration;
+
+use model::control::Stat;
+use model::desc::BlockFormat;
+
+use crate::board::Board;
+use crate::chain::Chain;
+use crate::chain::DONE;
+use crate::chain::PATIENCE;
+use crate::check;
+use crate::check_eq;
+use crate::harness::Gpu;
+use crate::harness::Need;
+use crate::harness::Outcome;
+use crate::harness::Stop;
+use crate::harness::Test;
+use crate::memory;
+use crate::memory::Hog;
+use crate::pixels::Layout;
+use crate::pixels::FORMATS;
+
+use super::render::clear_frame;
+use super::tiler::heap;
+use super::tiler::Batch;
+
+const KEEPS: &str = "the memory of a heap stays as long as the heap";
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("heap-144-million-bytes", &["B1"], odd_size),
+    Test::new("heap-faults-in-any-order", &["B1"], any_order).needs(&[Need::Board]),
+    Test::new("heap-faults-from-two-slots", &["B1"], two_slots),
+    Test::new("heap-many-files-fault", &["B1", "B2"], many_files),
+    Test::new("heap-memory-is-accounted", &["B1", "F5"], accounted),
+    Test::new("heap-goes-back-when-idle", &["B3"], idle).panfrost_fails(KEEPS),
+    Test::new("heap-live-chunks-stay", &["B3"], live),
+    Test::new("heap-grows-again", &["B3"], again),
+    Test::new("heap-closed-frees-all", &["B2"], closed),
+    Test::new("heap-without-memory", &["B2"], exhausted),
+    Test::new("heap-fault-thread-without-memory", &["B2"], starved),
+];
+
+const MIB: usize = 1 << 20;
+
+/// Bytes by which heaps grow.
+const CHUNK: usize = 2 * MIB;
+
+/// Triangles that need some 40 MiB of heap.
+const HEAVY: u32 = 640_000;
+
+/// More than the time after which heaps are idle.
+const IDLE: Duration = Duration::from_secs(4);
+
+/// What panvk asks for: no multiple of a page.
+fn odd_size(gpu: &Gpu) -> Outcome {
+    const SIZE: usize = 144_000_000;
+    let device = gpu.open()?;
+    let heap = heap(&device, SIZE)?;
+    let batch = Batch::new(&device, &heap, SIZE, 120_000)?;
+    batch.run(&device, &heap)?;
+    batch.check()?;
+
+    // The last bytes that it is said to have.
+    let mut chain = Chain::new(&device, 4096)?;
+    let job = chain.zero(heap.va() + SIZE as u64 - 8);
+    chain.run(&[&heap])?;
+    check_eq!(chain.status(job), DONE);
+    Ok(())
+}
+
+/// One fault for each chunk, from the last to the first and from both ends.
+fn any_order(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let board = Board::open()?;
+    for order in [
+        [7, 6, 5, 4, 3, 2, 1, 0],
+        [0, 7, 1, 6, 2, 5, 3, 4],
+        [3, 0, 6, 2, 7, 1, 5, 4],
+    ] {
+        let heap = heap(&device, 8 * CHUNK)?;
+        let before = board.stat(Stat::MmuFaults);
+        for round in 0..2 {
+            let mut chain = Chain::new(&device, 8192)?;
+            let jobs: Vec<_> = order
+                .iter()
+                .map(|n| chain.zero(heap.va() + n * CHUNK as u64 + 64))
+                .collect();
+            chain.run(&[&heap])?;
+            for job in jobs {
+                check_eq!(chain.status(job), DONE, "round {round}");
+            }
+        }
+        let faults = board.stat(Stat::MmuFaults).wrapping_sub(before);
+        check_eq!(faults, 8, "one for each chunk");
+    }
+    Ok(())
+}
+
+/// The tiler and the fragment slot fault on the same heap at a time.
+fn two_slots(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let heap = heap(&device, 128 * MIB)?;
+    let layout = Layout {
+        width: 1024,
+        height: 1024,
+        bytes: 4,
+        block: BlockFormat::UInterleaved,
+    };
+    for n in 0..3 {
+        let batch = Batch::new(&device, &heap, 64 * MIB, 100_000)?;
+        let (words, _) = FORMATS[0].clear(n);
+        // It draws where the tiler does not come.
+        let at = heap.va() + 64 * MIB as u64 + n as u64 * 4 * MIB as u64;
+        let frame = clear_frame(&FORMATS[0], &layout, at, words);
+        let mut fragment = Chain::new(&device, 4096)?;
+        let job = fragment.fragment(&frame);
+        let (tiled, drawn) = (device.syncobj()?, device.syncobj()?);
+
+        // No BO in common, so nothing orders them.
+        batch.tiler.submit(&[&heap], &[], Some(&tiled))?;
+        fragment.submit(&[], &[], Some(&drawn))?;
+        drawn.wait(PATIENCE)?;
+        tiled.wait(PATIENCE)?;
+        check_eq!(fragment.status(job), DONE);
+        let done = device.syncobj()?;
+        batch.fragment.submit(&[&heap], &[], Some(&done))?;
+        done.wait(PATIENCE)?;
+        batch.check()?;
+    }
+    Ok(())
+}
+
+/// More files than the hardware has address spaces, all of which grow their heaps.
+fn many_files(gpu: &Gpu) -> Outcome {
+    let mut batches = Vec::new();
+    for n in 0..12 {
+        let device = gpu.open()?;
+        let heap = heap(&device, 32 * MIB)?;
+        let batch = Batch::new(&device, &heap, heap.size(), 60_000 + n)?;
+        let done = device.syncobj()?;
+        batches.push((batch, heap, done));
+    }
+    for (batch, heap, done) in &batches {
+        batch.submit(heap, done)?;
+    }
+    for (batch, _, done) in &batches {
+        done.wait(PATIENCE)?;
+        batch.check()?;
+    }
+    Ok(())
+}
+
+/// What a heap has grown by is in the fdinfo of the file.
+fn accounted(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let before = memory::resident(&device)?;
+    let heap = heap(&device, 128 * MIB)?;
+    check_eq!(memory::resident(&device)?, before, "a heap without memory");
+    let mut chain = Chain::new(&device, 8192)?;
+    let with_chain = memory::resident(&device)?;
+    for n in 0..10 {
+        chain.zero(heap.va() + n * CHUNK as u64);
+    }
+    chain.run(&[&heap])?;
+    let heap_has = memory::resident(&device)?.saturating_sub(with_chain);
+    check!(
+        (10 * CHUNK..12 * CHUNK).contains(&heap_has),
+        "{heap_has} bytes for 10 chunks"
+    );
+    Ok(())
+}
+
+/// A batch that needs much of the heap.
+fn heavy(gpu: &Gpu) -> Result<(crate::device::Device, crate::bo::Bo, Batch), Stop> {
+    let device = gpu.open()?;
+    let heap = heap(&device, 128 * MIB)?;
+    let batch = Batch::new(&device, &heap, heap.size(), HEAVY)?;
+    Ok((device, heap, batch))
+}
+
+/// Some time after the frame, nearly all of the heap's memory is free.
+fn idle(gpu: &Gpu) -> Outcome {
+    let (device, heap, batch) = heavy(gpu)?;
+    let before = memory::resident(&device)?;
+    batch.run(&device, &heap)?;
+    batch.check()?;
+    let grown = memory::resident(&device)? - before;
+    check!(grown >= 40 * MIB, "{grown} bytes for a heavy frame");
+    let available = memory::meminfo("MemAvailable")?;
+
+    let small = memory::wait_for(
+        PATIENCE,
+        || Ok(memory::resident(&device)? <= before + CHUNK),
+    )?;
+    check!(
+        small,
+        "{} of {grown} bytes stay",
+        memory::resident(&device)? - before
+    );
+    let gained = memory::meminfo("MemAvailable")?.saturating_sub(available);
+    check!(gained >= grown / 2, "{gained} bytes more are available");
+    Ok(())
+}
+
+/// Between the tiler job and the fragment job all of the heap stays, whatever happens.
+fn live(gpu: &Gpu) -> Outcome {
+    let (device, heap, batch) = heavy(gpu)?;
+    let before = memory::resident(&device)?;
+    let (tiled, done) = (device.syncobj()?, device.syncobj()?);
+
+    batch.tiler.submit(&[&heap], &[], Some(&tiled))?;
+    tiled.wait(PATIENCE)?;
+    memory::shrink_all()?;
+    std::thread::sleep(IDLE);
+    memory::shrink_all()?;
+    let grown = memory::resident(&device)? - before;
+    check!(grown >= 40 * MIB, "{grown} bytes of a live heap");
+
+    // The list of this one does not have the heap.
+    let shared = [batch.tiler.bo(), &batch.color];
+    batch.fragment.submit(&shared, &[], Some(&done))?;
+    done.wait(PATIENCE)?;
+    batch.check()
+}
+
+/// Heaps that were idle grow as if they were new.
+fn again(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let heap = heap(&device, 128 * MIB)?;
+    for triangles in [HEAVY, 100, 120_000, HEAVY] {
+        let batch = Batch::new(&device, &heap, heap.size(), triangles)?;
+        batch.run(&device, &heap)?;
+        batch.check()?;
+        std::thread::sleep(IDLE);
+    }
+    Ok(())
+}
+
+/// A heap that is closed, idle or not, leaves nothing behind.
+fn closed(gpu: &Gpu) -> Outcome {
+    const ROUNDS: usize = 8;
+    let round = || -> Outcome {
+        let (device, heap, batch) = heavy(gpu)?;
+        batch.run(&device, &heap)?;
+        batch.check()
+    };
+    round()?;
+    let before = memory::meminfo("MemAvailable")?;
+    for _ in 0..ROUNDS {
+        round()?;
+    }
+    let enough = before.saturating_sub(2 * 40 * MIB);
+    let back = memory::wait_for(PATIENCE, || Ok(memory::meminfo("MemAvailable")? >= enough))?;
+    check!(
+        back,
+        "{} bytes are available, were {before}",
+        memory::meminfo("MemAvailable")?
+    );
+    Ok(())
+}
+
+/// With hardly any memory left a job ends, one way or the other, and with memory the next one works.
+fn exhausted(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let heap = heap(&device, 128 * MIB)?;
+    let before = memory::meminfo("MemAvailable")?;
+    // Prepared before, as it needs memory itself.
+    let batches = [
+        Batch::new(&device, &heap, heap.size(), HEAVY)?,
+        Batch::new(&device, &heap, heap.size(), HEAVY)?,
+        Batch::new(&device, &heap, heap.size(), HEAVY)?,
+    ];
+    let done = [device.syncobj()?, device.syncobj()?, device.syncobj()?];
+    let [first, second, last] = &batches;
+
+    let hog = Hog::new(24 * MIB)?;
+    for (batch, done) in [first, second].into_iter().zip(&done) {
+        batch.submit(&heap, done)?;
+        done.wait(PATIENCE)?;
+    }
+    check!(hog.size() > 0, "there was no memory to take");
+    drop(hog);
+
+    last.submit(&heap, &done[2])?;
+    done[2].wait(PATIENCE)?;
+    last.check()?;
+    drop((batches, heap, device));
+    let back = memory::wait_for(PATIENCE, || {
+        Ok(memory::meminfo("MemAvailable")? + 16 * MIB >= before)
+    })?;
+    check!(back, "memory does not come back");
+    Ok(())
+}
+
+/// While a value lives, no allocation of a thread succeeds.
+struct Starve {
+    pid: u32,
+}
+
+impl Starve {
+    const DIR: &'static str = "/sys/kernel/debug/fail_page_alloc";
+
+    fn new(comm: &str) -> Result<Self, Stop> {
+        if fs::metadata(Self::DIR).is_err() {
+            return Err(Stop::Skip("no fault injection".into()));
+        }
+        let pid = fs::read_dir("/proc")?
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+            .find(|pid| {
+                fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|is| is.contains(comm))
+            })
+            .ok_or_else(|| Stop::Skip(format!("no thread {comm}")))?;
+        let this = Self { pid };
+        for (file, value) in [
+            ("task-filter", "Y"),
+            ("ignore-gfp-wait", "N"),
+            ("min-order", "0"),
+            ("verbose", "0"),
+            ("interval", "1"),
+            ("times", "-1"),
+            ("probability", "100"),
+        ] {
+            fs::write(format!("{}/{file}", Self::DIR), value)?;
+        }
+        fs::write(format!("/proc/{pid}/make-it-fail"), "1")?;
+        Ok(this)
+    }
+}
+
+impl Drop for Starve {
+    fn drop(&mut self) {
+        let _ = fs::write(format!("/proc/{}/make-it-fail", self.pid), "0");
+        let _ = fs::write(format!("{}/probability", Self::DIR), "0");
+    }
+}
+
+/// When the thread of the MMU interrupt gets no memory at all, credit, reserve and the worker see to it
+/// that no job fails.
+fn starved(gpu: &Gpu) -> Outcome {
+    let starve = Starve::new("drm_gpu-mmu")?;
+    for _ in 0..3 {
+        let (device, heap, batch) = heavy(gpu)?;
+        batch.run(&device, &heap)?;
+        batch.check()?;
+    }
+    drop(starve);
+    Ok(())
+}
