@@ -422,7 +422,7 @@ impl Heap {
         if inner.chunks.get(gpu.dev(), index).is_some() {
             return Ok(Growth::Present);
         }
-        inner.life.touch(place.client.last_job());
+        inner.life.grow(place.client.last_job());
 
         let chunk = inner
             .credit

@@ -99,13 +99,16 @@ impl Life {
     pub(super) fn end(&mut self, job: u64, wrote: bool) {
         self.users = self.users.saturating_sub(1);
         if wrote {
-            self.touch(job);
+            self.written = self.written.max(job);
         }
     }
 
-    /// A job made the heap grow, no later one than this.
-    pub(super) fn touch(&mut self, job: u64) {
-        self.written = self.written.max(job);
+    /// A job made the heap grow. If no job has it in its list, it was one that has not, and no later
+    /// one than `last`.
+    pub(super) fn grow(&mut self, last: u64) {
+        if self.users == 0 {
+            self.written = self.written.max(last);
+        }
     }
 
     /// A fragment job of the file has run and ended.
@@ -261,9 +264,22 @@ mod tests {
     fn unlisted_use_counts() {
         let mut life = Life::default();
 
-        life.touch(7);
+        life.grow(7);
         assert!(life.is_live());
         life.drawn(8);
+        assert!(!life.is_live());
+    }
+
+    #[test]
+    fn growth_of_listed_heaps_is_that_of_the_job() {
+        let mut life = Life::default();
+
+        // Jobs 2 and 3 wait behind it, 3 does not draw.
+        life.begin();
+        life.grow(3);
+        life.end(1, true);
+        assert!(life.is_live());
+        life.drawn(2);
         assert!(!life.is_live());
     }
 }

@@ -68,8 +68,13 @@ impl Hog {
     pub fn new(left: usize) -> Result<Self, Stop> {
         const STEP: usize = 256 << 10;
         let mut chunks = Vec::new();
-        while meminfo("MemAvailable")? > left + STEP {
-            let mut chunk = vec![0u8; STEP].into_boxed_slice();
+        loop {
+            let spare = meminfo("MemAvailable")?.saturating_sub(left);
+            if spare <= STEP {
+                break;
+            }
+            // In larger steps where it does not matter.
+            let mut chunk = vec![0u8; (spare / 4).max(STEP)].into_boxed_slice();
             // Zeroed memory is not there before it is written to.
             for byte in chunk.iter_mut().step_by(4096) {
                 *byte = 1;

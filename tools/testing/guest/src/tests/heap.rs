@@ -41,7 +41,9 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("heap-grows-again", &["B3"], again),
     Test::new("heap-closed-frees-all", &["B2"], closed),
     Test::new("heap-without-memory", &["B2"], exhausted),
-    Test::new("heap-fault-thread-without-memory", &["B2"], starved),
+    Test::new("heap-fault-thread-without-memory", &["B2"], starved)
+        .panfrost_fails("its fault handler allocates, and has nothing to fall back to"),
+    Test::new("heap-nobody-gets-memory", &["B2"], all_starved),
 ];
 
 const MIB: usize = 1 << 20;
@@ -296,26 +298,28 @@ fn exhausted(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// While a value lives, no allocation of a thread succeeds.
+/// While a value lives, no allocation of pages by some threads succeeds.
 struct Starve {
-    pid: u32,
+    pids: Vec<u32>,
 }
 
 impl Starve {
     const DIR: &'static str = "/sys/kernel/debug/fail_page_alloc";
 
-    fn new(comm: &str) -> Result<Self, Stop> {
+    /// The threads whose names contain one of these.
+    fn new(names: &[&str]) -> Result<Self, Stop> {
         if fs::metadata(Self::DIR).is_err() {
             return Err(Stop::Skip("no fault injection".into()));
         }
-        let pid = fs::read_dir("/proc")?
+        let name = |pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let pids: Vec<u32> = fs::read_dir("/proc")?
             .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-            .find(|pid| {
-                fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|is| is.contains(comm))
-            })
-            .ok_or_else(|| Stop::Skip(format!("no thread {comm}")))?;
-        let this = Self { pid };
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(|&pid| names.iter().any(|part| name(pid).contains(part)))
+            .collect();
+        if pids.is_empty() {
+            return Err(Stop::fail(format!("no thread of {names:?}")));
+        }
         for (file, value) in [
             ("task-filter", "Y"),
             ("ignore-gfp-wait", "N"),
@@ -327,27 +331,52 @@ impl Starve {
         ] {
             fs::write(format!("{}/{file}", Self::DIR), value)?;
         }
-        fs::write(format!("/proc/{pid}/make-it-fail"), "1")?;
+        let this = Self { pids };
+        for pid in &this.pids {
+            // A worker may have ended meanwhile.
+            let _ = fs::write(format!("/proc/{pid}/make-it-fail"), "1");
+        }
         Ok(this)
     }
 }
 
 impl Drop for Starve {
     fn drop(&mut self) {
-        let _ = fs::write(format!("/proc/{}/make-it-fail", self.pid), "0");
+        for pid in &self.pids {
+            let _ = fs::write(format!("/proc/{pid}/make-it-fail"), "0");
+        }
         let _ = fs::write(format!("{}/probability", Self::DIR), "0");
     }
 }
 
-/// When the thread of the MMU interrupt gets no memory at all, credit, reserve and the worker see to it
+/// A part of the names of the threads of interrupts.
+const IRQ_THREADS: &[&str] = &["-drm_gpu", "-panfrost"];
+
+/// When the threads of the interrupts get no memory at all, credit, reserve and the worker see to it
 /// that no job fails.
 fn starved(gpu: &Gpu) -> Outcome {
-    let starve = Starve::new("drm_gpu-mmu")?;
+    let starve = Starve::new(IRQ_THREADS)?;
     for _ in 0..3 {
         let (device, heap, batch) = heavy(gpu)?;
         batch.run(&device, &heap)?;
         batch.check()?;
     }
     drop(starve);
+    Ok(())
+}
+
+/// When the workers get none either, the job ends, as a rule in error, and takes nothing with it.
+fn all_starved(gpu: &Gpu) -> Outcome {
+    let mut all = IRQ_THREADS.to_vec();
+    all.push("kworker/");
+    for _ in 0..2 {
+        let (device, heap, batch) = heavy(gpu)?;
+        let next = Batch::new(&device, &heap, heap.size(), HEAVY)?;
+        let starve = Starve::new(&all)?;
+        batch.run(&device, &heap)?;
+        drop(starve);
+        next.run(&device, &heap)?;
+        next.check()?;
+    }
     Ok(())
 }
