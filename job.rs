@@ -89,7 +89,16 @@ static SLOTS: [SlotConfig; hw::mali::job::SLOTS] = [
 ];
 
 /// What is tried on a job that runs for too long, before the GPU is reset.
-static LADDER: [Stop; 1] = [Stop::Hard];
+static LADDER: [Stop; 2] = [Stop::Soft, Stop::Hard];
+
+/// Most jobs that a context can have, before a submission has to wait.
+const MAX_JOBS: u32 = 4096;
+
+/// With so many jobs that hang, a context is closed.
+const HANG_LIMIT: u32 = 3;
+
+/// So many jobs that end well, one after the other, make up for one that has hung.
+const FORGIVE_AFTER: u32 = 64;
 
 /// How long the hardware may take to stop a job, at least; more if jobs have long to run.
 const MIN_GRACE_MS: u64 = 50;
@@ -176,6 +185,9 @@ impl Jobs {
                     .max(MIN_GRACE_MS)
                     .saturating_mul(NSEC_PER_MSEC),
                 ladder: &LADDER,
+                max_jobs: MAX_JOBS,
+                hang_limit: HANG_LIMIT,
+                forgive_after: FORGIVE_AFTER,
             },
             Client::new(workers.clone()),
         )?;

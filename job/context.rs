@@ -5,13 +5,21 @@
 //! A file begins with context 0, of medium priority. Handles are small numbers, the lowest free one
 //! first, as user space knows them from the C driver.
 //!
+//! A context whose jobs hang too often is closed. User space makes another one, but not of context 0,
+//! which it can neither destroy nor make: that one is made anew [`PENALTY_SECS`] after the first
+//! submission that was refused.
+//!
 //! One mutex protects the table; it is held for looks into the table alone. Process context. A
 //! context that is destroyed stops its jobs, but does not wait for them.
+
+use core::mem;
 
 use kernel::{
     drm::job_queue::{
         self,
-        Priority, //
+        Place,
+        Priority,
+        Share, //
     },
     new_mutex,
     prelude::*,
@@ -19,6 +27,11 @@ use kernel::{
         aref::ARef,
         Arc,
         Mutex, //
+    },
+    time::{
+        Delta,
+        Instant,
+        Monotonic, //
     },
     uapi, //
 };
@@ -39,12 +52,18 @@ use super::{
 /// Most contexts that a file can have.
 const MAX_CONTEXTS: usize = 65;
 
+/// The context that each file begins with, and the only one that old clients know of.
+const DEFAULT: u32 = 0;
+
+/// For how long nothing is taken for context 0 after it was closed, in seconds.
+const PENALTY_SECS: i64 = 10;
+
 /// One context.
 pub(super) struct Context(job_queue::Context<Client>);
 
 impl Context {
-    fn new(drm: &Device, priority: Priority) -> Result<Arc<Self>> {
-        let context = drm.jobs.started()?.queue.context(priority)?;
+    fn new(drm: &Device, share: &Share, priority: Priority) -> Result<Arc<Self>> {
+        let context = drm.jobs.started()?.queue.context(share, priority)?;
 
         Ok(Arc::new(Self(context), GFP_KERNEL)?)
     }
@@ -65,10 +84,6 @@ impl Context {
         if reached.is_none() {
             self.0.cancel();
         }
-    }
-
-    fn used_ns(&self, index: usize) -> u64 {
-        job_queue::Slot::new(index).map_or(0, |slot| self.0.used_ns(slot))
     }
 }
 
@@ -93,8 +108,8 @@ fn priority(number: u32, may_be_high: bool) -> Result<Priority> {
 #[derive(Default)]
 struct Table {
     contexts: KVec<Option<Arc<Context>>>,
-    /// What destroyed contexts have used, by slot.
-    gone_ns: [u64; job_queue::MAX_SLOTS],
+    /// When a submission to context 0 was first refused, since it was made.
+    refused: Option<Instant<Monotonic>>,
 }
 
 impl Table {
@@ -117,15 +132,7 @@ impl Table {
     }
 
     fn remove(&mut self, handle: u32) -> Option<Arc<Context>> {
-        let context = self
-            .contexts
-            .get_mut(usize::try_from(handle).ok()?)?
-            .take()?;
-
-        for (index, gone) in self.gone_ns.iter_mut().enumerate() {
-            *gone = gone.saturating_add(context.used_ns(index));
-        }
-        Some(context)
+        self.contexts.get_mut(usize::try_from(handle).ok()?)?.take()
     }
 }
 
@@ -134,18 +141,22 @@ impl Table {
 pub(crate) struct Contexts {
     #[pin]
     table: Mutex<Table>,
+    /// All of them have one share of the GPU.
+    share: Share,
     drm: ARef<Device>,
 }
 
 impl Contexts {
     /// Makes context 0. May sleep.
     pub(crate) fn new(drm: &Device) -> Result<impl PinInit<Self, Error>> {
+        let share = Share::new()?;
         let mut table = Table::default();
 
-        table.insert(Context::new(drm, Priority::Medium)?)?;
+        table.insert(Context::new(drm, &share, Priority::Medium)?)?;
         let drm: ARef<Device> = drm.into();
         Ok(try_pin_init!(Self {
             table <- new_mutex!(table, "drm_gpu::job::contexts"),
+            share,
             drm,
         }))
     }
@@ -155,7 +166,7 @@ impl Contexts {
     /// `EINVAL`: unknown priority. `EACCES`: it is high, and `may_be_high` is not set. `EBUSY`: too
     /// many contexts. `ENOMEM`.
     pub(crate) fn create(&self, drm: &Device, number: u32, may_be_high: bool) -> Result<u32> {
-        let context = Context::new(drm, priority(number, may_be_high)?)?;
+        let context = Context::new(drm, &self.share, priority(number, may_be_high)?)?;
 
         self.table.lock().insert(context)
     }
@@ -170,26 +181,52 @@ impl Contexts {
 
     /// Removes all contexts and stops their jobs, without waiting for them.
     pub(crate) fn destroy_all(&self, drm: &Device) {
-        let contexts = core::mem::take(&mut self.table.lock().contexts);
+        let contexts = mem::take(&mut self.table.lock().contexts);
 
         for context in contexts.iter().flatten() {
             context.stop(drm);
         }
     }
 
-    /// The context with a handle.
-    pub(super) fn get(&self, handle: u32) -> Option<Arc<Context>> {
-        self.table.lock().get(handle).cloned()
+    /// The context with a handle, for a submission. May sleep.
+    ///
+    /// `EINVAL`: unknown handle. `ECANCELED`: it is context 0, and was closed not long ago. `ENOMEM`.
+    pub(super) fn get(&self, drm: &Device, handle: u32) -> Result<Arc<Context>> {
+        let context = self.table.lock().get(handle).cloned().ok_or(EINVAL)?;
+
+        if handle == DEFAULT && context.queue().is_closed() {
+            self.renew(drm)
+        } else {
+            Ok(context)
+        }
+    }
+
+    /// Makes context 0 anew, which was closed, if enough time has passed.
+    fn renew(&self, drm: &Device) -> Result<Arc<Context>> {
+        let since = *self.table.lock().refused.get_or_insert_with(Instant::now);
+
+        if since.elapsed() < Delta::from_secs(PENALTY_SECS) {
+            return Err(ECANCELED);
+        }
+        let mut context = Context::new(drm, &self.share, Priority::Medium)?;
+        let mut table = self.table.lock();
+        let current = table.contexts.first_mut().and_then(Option::as_mut);
+        let current = current.ok_or(ECANCELED)?;
+
+        // Another thread may have done it.
+        if current.queue().is_closed() {
+            mem::swap(current, &mut context);
+        }
+        let current = current.clone();
+        table.refused = None;
+        // The other one goes without the lock.
+        drop(table);
+        Ok(current)
     }
 
     /// Nanoseconds that ended jobs of the file have kept a slot busy.
     pub(crate) fn used_ns(&self, slot: usize) -> u64 {
-        let table = self.table.lock();
-        let gone = table.gone_ns.get(slot).copied().unwrap_or(0);
-
-        table.contexts.iter().flatten().fold(gone, |sum, context| {
-            sum.saturating_add(context.used_ns(slot))
-        })
+        job_queue::Slot::new(slot).map_or(0, |slot| self.share.used_ns(slot))
     }
 }
 
@@ -204,13 +241,14 @@ impl PinnedDrop for Contexts {
 /// Prepares a job for a slot of the hardware.
 pub(super) fn prepare<'c>(
     context: &'c Context,
+    place: Place,
     slot: crate::hw::mali::job::Slot,
     job: Job,
     dependencies: job_queue::Dependencies,
 ) -> Result<job_queue::Prepared<'c, Client>> {
     let slot = slot_for(slot).ok_or(EINVAL)?;
 
-    context.queue().prepare(slot, job, dependencies)
+    context.queue().prepare(place, slot, job, dependencies)
 }
 
 #[kunit_tests(drm_gpu_job_context)]

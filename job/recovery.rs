@@ -4,12 +4,22 @@
 //!
 //! # Policy
 //!
-//! A job that runs for longer than the module's parameter `job_timeout_ms` is hard-stopped; its
-//! fence gets `ECANCELED`. If it does not stop, the GPU is reset. Chains that were running then are
-//! soft-stopped first, so that those which obey go on where they were; the others begin anew. Only
-//! jobs that somebody had tried to end fail, and those that were hit by [`MAX_HITS`] resets: that
-//! did not stop softly, or could not be started because the MMU was stuck. What makes the hardware
-//! hang in other ways than by running for too long would go on for ever otherwise.
+//! The smallest means comes first. A job that runs for longer than the module's parameter
+//! `job_timeout_ms` is soft-stopped: it ends where one job of its chain ends and the next would begin.
+//! If it is still there after a quarter of that time, it is hard-stopped; after another quarter the GPU
+//! is reset. However it ends, its fence gets `ECANCELED`; jobs in the other slots go on until the reset.
+//!
+//! Chains that are running when the GPU is to be reset are soft-stopped first, so that those which obey
+//! go on where they were; the others begin anew with the job that they were at. Only chains that
+//! somebody had tried to end fail, and those that were hit by [`MAX_HITS`](super::MAX_HITS) resets: that did not stop softly, or could not
+//! be started because the MMU was stuck. What makes the hardware hang in other ways than by running for
+//! too long would go on for ever otherwise.
+//!
+//! A context is closed with the [`HANG_LIMIT`](super::HANG_LIMIT)th of its jobs that the timer had to
+//! stop: its waiting jobs fail, and submissions to it get `ECANCELED`. Jobs that fault end by themselves
+//! at once and never count. [`FORGIVE_AFTER`](super::FORGIVE_AFTER) jobs in a row that end well make up
+//! for one that has hung. User space gets on with another context; context 0, which it can neither
+//! destroy nor create, is made anew ten seconds after the first submission that was refused.
 //!
 //! # Contexts
 //!
@@ -39,10 +49,13 @@ use crate::{
         Device,
         Gpu, //
     },
-    hw::mali::job::{
-        self as hw,
-        Slot,
-        Status, //
+    hw::mali::{
+        job::{
+            self as hw,
+            Slot,
+            Status, //
+        },
+        Exception, //
     }, //
 };
 
@@ -348,6 +361,7 @@ impl Jobs {
         started.queue.park();
         hw::mask(gpu);
         self.stop_softly(started, gpu);
+        self.note_progress(started, gpu);
 
         let result = gpu.recover(drm);
         if let Err(error) = result {
@@ -408,6 +422,29 @@ impl Jobs {
             }
             fsleep(Delta::from_micros(STOP_POLL_US));
         }
+    }
+
+    /// What did not stop begins again with the job of its chain that it is at: the hardware refuses
+    /// jobs that it has done already. The queue is parked.
+    fn note_progress(&self, started: &Started, gpu: &Gpu<'_>) {
+        let engine = self.engine(started, gpu);
+
+        started.queue.update(&engine, |slots| {
+            for &slot in &Slot::ALL {
+                let running = slot_for(slot).and_then(|slot| slots.get(slot, Position::Current));
+                let Some(running) = running else {
+                    continue;
+                };
+                let status = hw::status(gpu, slot);
+
+                if status.exception == Exception::ACTIVE
+                    && status.head == running.job.head.load(Relaxed)
+                    && status.tail != 0
+                {
+                    running.job.head.store(status.tail, Relaxed);
+                }
+            }
+        });
     }
 }
 

@@ -2,8 +2,8 @@
 
 //! A submission, as a transaction.
 //!
-//! Everything that can fail comes first: look up what the client names, lock its address space and
-//! its BOs, gather what the job has to wait for, make room for its fence in each of them, allocate the
+//! Everything that can fail comes first: get a place in the context, which may mean to wait until
+//! other jobs have ended; look up what the client names, lock its address space and its BOs, gather what the job has to wait for, make room for its fence in each of them, allocate the
 //! job. Any failure up to there leaves no trace. Then comes the point of no return: the fence is armed
 //! and published, and the job is pushed.
 //!
@@ -182,7 +182,11 @@ fn look_up_mappings(bos: &[ARef<Bo>], vm: &Arc<Vm>) -> Result<KVVec<Arc<Mapping>
 /// The errors are those of the C driver, and so is their order: `EINVAL` no chain, unknown
 /// requirements; `ENODEV` unknown out-sync; `EINVAL` unknown context; then those of the in-syncs and
 /// of the BOs: `EFAULT`, `ENOMEM`, `ENOENT`, `EINVAL`; `EALREADY` a BO that is listed twice; `EINTR` a
-/// signal. `ENODEV` also when the device has gone or is about to.
+/// signal. `ENODEV` also when the device has gone or is about to. `ECANCELED`: the jobs of the context
+/// have hung too often.
+///
+/// Waits if the context has very many jobs. Signals end that, and so does the device's going: all jobs
+/// end then.
 ///
 /// To be called without a guard.
 pub(crate) fn submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) -> Result {
@@ -195,10 +199,12 @@ pub(crate) fn submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) ->
         handle => Some(SyncObj::lookup(file, handle).map_err(|_| ENODEV)?),
     };
     let this = file.inner().get_ref();
-    let context = this.contexts().get(args.context).ok_or(EINVAL)?;
+    let context = this.contexts().get(drm, args.context)?;
 
     let jobs = &drm.jobs;
     let started = jobs.started()?;
+    // May wait for as long as other jobs do, hence before anything else is held.
+    let place = context.queue().admit()?;
     if jobs.is_parked() {
         return Err(ENODEV);
     }
@@ -243,7 +249,7 @@ pub(crate) fn submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) ->
     // space are no part of that.
     locked.for_each_fence(Usage::implicit(true), |_, fence| dependencies.add(fence))?;
     let reserved = locked.reserve_fences::<1>()?;
-    let prepared = context::prepare(&context, slot, job, dependencies)?;
+    let prepared = context::prepare(&context, place, slot, job, dependencies)?;
 
     // The point of no return.
     let armed = prepared.arm();

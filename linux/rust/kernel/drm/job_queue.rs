@@ -5,8 +5,9 @@
 //! A [`JobQueue`] lives as long as the device. Clients hold [`Context`]s; a context has one FIFO
 //! for each hardware slot. A job goes through these steps:
 //!
-//! 1. [`Context::prepare`] allocates all that the job will ever need. This is the last step that
-//!    can fail.
+//! 1. [`Context::admit`] waits until the context has room for one more job, and
+//!    [`Context::prepare`] allocates all that the job will ever need. This is the last step that can
+//!    fail.
 //! 2. [`Prepared::arm`] makes the job's fence real. The caller publishes [`Armed::fence`] wherever
 //!    user space or other drivers look for it. From here to the signalling of the fence nothing
 //!    may allocate blocking or wait for memory; [`Armed`] carries the fence-signalling annotation.
@@ -27,10 +28,15 @@
 //!   (`dma_resv` replaces a fence by a later one of the same timeline, so a fence that signals
 //!   early would tell a waiter that an earlier job no longer uses its buffers.)
 //! * A job starts after all its dependencies have signalled. Their errors are not looked at.
-//! * Among contexts that have a job ready, the higher [`Priority`] goes first; those of the same
-//!   priority take turns, job by job.
+//! * Among contexts that have a job ready, the higher [`Priority`] goes first. Of those of the same
+//!   priority it is the turn of the one whose [`Share`] has used the slot for the least time; of those
+//!   that have used the same, the turn of the one that has waited for the longest time.
+//! * What is not used is not saved: a party that begins to submit has used as much as the one whose
+//!   turn it was last.
+//! * A context whose jobs run for too long again and again is closed: see [`Config::hang_limit`].
 //! * Every armed job's fence is signalled once: an [`Armed`] that is dropped counts as pushed and
 //!   cancelled; dropping the [`JobQueue`] fails what is left.
+//! * A context has no more than [`Config::max_jobs`] jobs.
 //! * Nothing is allocated after [`Context::prepare`], and no entry point panics.
 //!
 //! # Engine
@@ -70,6 +76,7 @@
 //!         Kind,
 //!         Priority,
 //!         Running,
+//!         Share,
 //!         Slot,
 //!         SlotConfig,
 //!         StartError,
@@ -122,15 +129,18 @@
 //!         timeout_ns: 500_000_000,
 //!         grace_ns: 50_000_000,
 //!         ladder: &[Stop::Hard],
+//!         max_jobs: 1024,
+//!         hang_limit: 3,
+//!         forgive_after: 64,
 //!     },
 //!     Ring,
 //! )?;
 //!
 //! // When a client opens the device, and when it submits.
-//! let context = queue.context(Priority::Medium)?;
+//! let context = queue.context(&Share::new()?, Priority::Medium)?;
 //! let slot = Slot::new(0).ok_or(EINVAL)?;
 //! let armed = context
-//!     .prepare(slot, 0x1000, Dependencies::new())?
+//!     .prepare(context.admit()?, slot, 0x1000, Dependencies::new())?
 //!     .arm();
 //! let fence: ARef<Fence> = armed.fence().into();
 //! armed.push(&Registers);
@@ -151,12 +161,15 @@ use crate::{
     sync::aref::ARef, //
 };
 
+mod account;
 mod context;
 mod queue;
 mod state;
 #[cfg(CONFIG_KUNIT = "y")]
 mod tests;
+mod turns;
 
+pub use self::account::Place;
 pub use self::context::{
     Armed,
     Context,
@@ -168,6 +181,7 @@ pub use self::queue::{
     Retired, //
 };
 pub use self::state::Hardware;
+pub use self::turns::Share;
 
 /// Most slots that a queue can have.
 pub const MAX_SLOTS: usize = 4;
@@ -345,6 +359,15 @@ pub struct Config {
     pub grace_ns: u64,
     /// What is tried on an overdue job, in this order, before a reset is asked for.
     pub ladder: &'static [Stop],
+    /// Most jobs that a context can have, be they waiting, running, or ended and not dropped yet.
+    pub max_jobs: u32,
+    /// How many jobs of a context may have to be stopped by [`JobQueue::expire`], or end with the reset
+    /// that it asks for. With the last one the context is closed: its waiting jobs fail with
+    /// `ECANCELED`, and no more are admitted.
+    pub hang_limit: u32,
+    /// How many jobs have to end well, with none that hangs between them, for one that has hung to be
+    /// forgotten.
+    pub forgive_after: u32,
 }
 
 /// The fences that a job waits for.
@@ -416,5 +439,5 @@ impl Dependencies {
     }
 }
 
-/// The error of a job that was cancelled before it ran.
+/// The error of a job that was cancelled before it ran, and of a context that is closed.
 const CANCELLED: Error = code::ECANCELED;

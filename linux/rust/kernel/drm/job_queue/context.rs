@@ -6,12 +6,21 @@
 //! belongs to whoever has the job's [`ListArc`].
 
 use super::{
+    account::{
+        Account,
+        Place, //
+    },
     queue::{
         LockClass,
         Shared,
         Watch, //
     },
     state::State,
+    turns::{
+        Share,
+        Ticket,
+        Turn, //
+    },
     Dependencies,
     Engine,
     Kind,
@@ -50,22 +59,13 @@ use crate::{
     },
 };
 
-/// Link of an [`Entity`] in the list of those with a job ready.
-pub(super) const RUN: u64 = 0;
-/// Link of an [`Entity`] in the list of those with a job in their FIFO.
-pub(super) const BUSY: u64 = 1;
-
 /// One FIFO: a context's jobs for one slot.
 #[pin_data]
 pub(super) struct Entity<K: Kind> {
     #[pin]
-    run_links: ListLinks<RUN>,
+    links: ListLinks,
     #[pin]
-    run_tracker: AtomicTracker<RUN>,
-    #[pin]
-    busy_links: ListLinks<BUSY>,
-    #[pin]
-    busy_tracker: AtomicTracker<BUSY>,
+    tracker: AtomicTracker,
     /// Held from arming to pushing.
     #[pin]
     order: Mutex<()>,
@@ -73,22 +73,20 @@ pub(super) struct Entity<K: Kind> {
     /// The slot that it is for.
     pub(super) home: Slot,
     pub(super) priority: Priority,
+    pub(super) share: Share,
+    pub(super) account: Arc<Account>,
     pub(super) timeline: FenceContext,
     pub(super) state: LockedBy<EntityState<K>, State<K>>,
 }
 
 impl_list_arc_safe! {
     impl{K: Kind} ListArcSafe<0> for Entity<K> {
-        tracked_by run_tracker: AtomicTracker<0>;
-    }
-    impl{K: Kind} ListArcSafe<1> for Entity<K> {
-        tracked_by busy_tracker: AtomicTracker<1>;
+        tracked_by tracker: AtomicTracker;
     }
 }
 
 impl_list_item! {
-    impl{K: Kind} ListItem<0> for Entity<K> { using ListLinks { self.run_links }; }
-    impl{K: Kind} ListItem<1> for Entity<K> { using ListLinks { self.busy_links }; }
+    impl{K: Kind} ListItem<0> for Entity<K> { using ListLinks { self.links }; }
 }
 
 /// What of an [`Entity`] the queue's lock protects.
@@ -97,10 +95,10 @@ pub(super) struct EntityState<K: Kind> {
     pub(super) fifo: List<Job<K>>,
     /// Number of jobs in the hardware. All of them are older than those in the FIFO.
     pub(super) in_hardware: usize,
-    /// No job is started any more.
-    pub(super) cancelled: bool,
-    /// Nanoseconds that jobs of this entity have run.
-    pub(super) used_ns: u64,
+    /// What to stand in line with; there as long as the entity does not.
+    pub(super) ticket: Option<Ticket<K>>,
+    /// Where the entity stands in line, if it does.
+    pub(super) turn: Option<Turn>,
 }
 
 /// A job with all that the queue needs for it.
@@ -111,6 +109,8 @@ pub(super) struct Job<K: Kind> {
     pub(super) entity: Arc<Entity<K>>,
     inner: ListArcField<JobInner<K>>,
     pub(super) payload: K::Job,
+    // Given up when all of the job has gone.
+    _place: Place,
 }
 
 impl_list_arc_safe! {
@@ -135,6 +135,8 @@ pub(super) struct JobInner<K: Kind> {
     pub(super) result: Result,
     /// The job has its result and does not need the hardware; it waits for those before it.
     pub(super) settled: bool,
+    /// Nanoseconds that it has run before it was stopped, such that it goes on from there.
+    pub(super) ran_ns: u64,
     dependencies: KVec<ARef<Fence>>,
     /// How many of `dependencies` are known to have signalled.
     met: usize,
@@ -167,6 +169,7 @@ impl<K: Kind> JobInner<K> {
 /// [`Kind::Job`].
 pub struct Context<K: Kind> {
     shared: Arc<Shared<K>>,
+    account: Arc<Account>,
     entities: [Option<Arc<Entity<K>>>; MAX_SLOTS],
 }
 
@@ -177,31 +180,34 @@ fn order_class() -> LockClass {
 }
 
 impl<K: Kind> Context<K> {
-    pub(super) fn new(shared: &Arc<Shared<K>>, priority: Priority) -> Result<Self> {
+    pub(super) fn new(shared: &Arc<Shared<K>>, share: &Share, priority: Priority) -> Result<Self> {
+        let account = Account::new(shared.config.max_jobs)?;
         let mut entities = [const { None }; MAX_SLOTS];
         let (order_name, order_key) = order_class();
 
         for (index, (entity, config)) in entities.iter_mut().zip(shared.config.slots).enumerate() {
             let home = Slot::new(index).ok_or(EINVAL)?;
+            let ticket = Ticket::<K>::new(GFP_KERNEL)?;
+            let shared_account = account.clone();
 
             *entity = Some(Arc::pin_init(
                 pin_init!(Entity {
-                    run_links <- ListLinks::new(),
-                    run_tracker <- AtomicTracker::new(),
-                    busy_links <- ListLinks::new(),
-                    busy_tracker <- AtomicTracker::new(),
+                    links <- ListLinks::new(),
+                    tracker <- AtomicTracker::new(),
                     order <- Mutex::new((), order_name, order_key),
                     shared: shared.clone(),
                     home,
                     priority,
+                    share: share.share(),
+                    account: shared_account,
                     timeline: FenceContext::new(shared.config.driver, config.name),
                     state: LockedBy::new(
                         &shared.state,
                         EntityState {
                             fifo: List::new(),
                             in_hardware: 0,
-                            cancelled: false,
-                            used_ns: 0,
+                            ticket: Some(ticket),
+                            turn: None,
                         },
                     ),
                 }),
@@ -210,6 +216,7 @@ impl<K: Kind> Context<K> {
         }
         Ok(Self {
             shared: shared.clone(),
+            account,
             entities,
         })
     }
@@ -222,17 +229,43 @@ impl<K: Kind> Context<K> {
         self.entities.iter().flatten()
     }
 
+    /// Waits until the context has less than [`Config::max_jobs`](super::Config::max_jobs) jobs, and
+    /// takes a place for one more.
+    ///
+    /// Jobs count until they are dropped, so nothing may be held here that is in the way of
+    /// [`JobQueue::take_retired`](super::JobQueue::take_retired), nor a place of the same context.
+    /// Sleeps. Fails with `ECANCELED` if the context was cancelled or its jobs have hung too often,
+    /// with `ERESTARTSYS` if a signal is delivered to the task.
+    pub fn admit(&self) -> Result<Place> {
+        Place::new(&self.account)
+    }
+
+    /// As [`admit`](Self::admit), but does not wait, nor care about what the context has done.
+    pub fn try_admit(&self) -> Option<Place> {
+        Place::try_new(&self.account)
+    }
+
+    /// Whether no job of the context is started any more: it was cancelled, or its jobs have hung too
+    /// often.
+    pub fn is_closed(&self) -> bool {
+        self.account.is_closed()
+    }
+
     /// Allocates all that a job needs, up to its end.
     ///
-    /// May sleep. Fails with `ENOMEM`, or with `EINVAL` if the queue has no such slot; `job` is
-    /// then dropped.
+    /// May sleep. Fails with `ENOMEM`, or with `EINVAL` if the queue has no such slot or the place is
+    /// one in another context; `job` is then dropped.
     pub fn prepare(
         &self,
+        place: Place,
         slot: Slot,
         job: K::Job,
         dependencies: Dependencies,
     ) -> Result<Prepared<'_, K>> {
         let entity = self.entity(slot).ok_or(EINVAL)?;
+        if !place.is_of(&self.account) {
+            return Err(EINVAL);
+        }
         // The FIFO sees to the order of its own jobs.
         let dependencies = dependencies.without(entity.timeline.id());
         let watch = if dependencies.is_empty() {
@@ -253,11 +286,13 @@ impl<K: Kind> Context<K> {
                     fence: None,
                     result: Ok(()),
                     settled: false,
+                    ran_ns: 0,
                     dependencies,
                     met: 0,
                     watch,
                 }),
                 payload: job,
+                _place: place,
             }? Error),
             GFP_KERNEL,
         )?;
@@ -273,6 +308,7 @@ impl<K: Kind> Context<K> {
         let _signalling = Signalling::begin();
         let mut state = self.shared.state.lock();
 
+        self.account.close();
         for entity in self.entities() {
             state.cancel(entity);
         }
@@ -286,20 +322,12 @@ impl<K: Kind> Context<K> {
         let _signalling = Signalling::begin();
 
         self.shared.enter(engine, |state, shared| {
+            self.account.close();
             for entity in self.entities() {
                 state.cancel(entity);
                 state.stop(shared, engine, entity);
             }
         });
-    }
-
-    /// Nanoseconds that the context's ended jobs have kept a slot busy.
-    pub fn used_ns(&self, slot: Slot) -> u64 {
-        let Some(entity) = self.entity(slot) else {
-            return 0;
-        };
-        let state = self.shared.state.lock();
-        entity.state.access(&state).used_ns
     }
 }
 

@@ -16,6 +16,7 @@ use super::{
         Hardware,
         State, //
     },
+    turns::Share,
     Config,
     Engine,
     Kind,
@@ -254,9 +255,9 @@ impl<K: Kind> JobQueue<K> {
         self.shared.kind()
     }
 
-    /// Makes a context. May sleep; fails with `ENOMEM`.
-    pub fn context(&self, priority: Priority) -> Result<Context<K>> {
-        Context::new(&self.shared, priority)
+    /// Makes a context of the party that `share` stands for. May sleep; fails with `ENOMEM`.
+    pub fn context(&self, share: &Share, priority: Priority) -> Result<Context<K>> {
+        Context::new(&self.shared, share, priority)
     }
 
     /// Looks for jobs whose dependencies were met and starts them: what [`Kind::kick`] asks for.

@@ -8,14 +8,17 @@
 use super::{
     context::{
         Entity,
-        Job,
-        BUSY,
-        RUN, //
+        Job, //
     },
     queue::{
         Expired,
         Shared, //
     },
+    turns::{
+        End,
+        Line, //
+    },
+    Config,
     Engine,
     Kind,
     Position,
@@ -38,18 +41,13 @@ use crate::{
     sync::Arc, //
 };
 
-/// Where in the line of its priority an entity goes.
-#[derive(Clone, Copy)]
-enum End {
-    Front,
-    Back,
-}
-
 /// A job in the hardware.
 pub(super) struct Loaded<K: Kind> {
     job: ListArc<Job<K>>,
     flag: bool,
     strikes: u8,
+    /// It was found to run for too long.
+    overdue: bool,
     /// When it began to run, as far as known; meaningful for the current job.
     started: u64,
     /// When it will be stopped; meaningful for the current job.
@@ -69,6 +67,15 @@ impl<K: Kind> Loaded<K> {
         }
     }
 
+    /// How long it may run from now on. What it has run before it was stopped counts, but it gets the
+    /// time for a stop at least.
+    fn time_left(&mut self, config: &Config) -> u64 {
+        config
+            .timeout_ns
+            .saturating_sub(self.job.inner().ran_ns)
+            .max(config.grace_ns)
+    }
+
     fn belongs_to(&self, entity: &Arc<Entity<K>>) -> bool {
         Arc::ptr_eq(&self.job.entity, entity)
     }
@@ -78,8 +85,8 @@ impl<K: Kind> Loaded<K> {
 struct SlotState<K: Kind> {
     /// By [`Position`]. The second is taken only if the first is.
     loaded: [Option<Loaded<K>>; MAX_DEPTH],
-    /// Entities with a job ready, by priority, the next one first.
-    run: [List<Entity<K>, RUN>; PRIORITIES],
+    /// Entities with a job ready, by priority.
+    lines: [Line<K>; PRIORITIES],
     /// The flag of the last start.
     flag: bool,
 }
@@ -88,7 +95,9 @@ struct SlotState<K: Kind> {
 pub(super) struct State<K: Kind> {
     slots: [SlotState<K>; MAX_SLOTS],
     /// Entities with a job in their FIFO.
-    busy: List<Entity<K>, BUSY>,
+    busy: List<Entity<K>>,
+    /// The context of an entity in `busy` was closed for its conduct.
+    unswept: bool,
     /// Nothing is started.
     parked: bool,
     /// The queue has ended, with this error.
@@ -106,10 +115,11 @@ impl<K: Kind> State<K> {
         Self {
             slots: core::array::from_fn(|_| SlotState {
                 loaded: [None, None],
-                run: [const { List::new() }; PRIORITIES],
+                lines: core::array::from_fn(|_| Line::new()),
                 flag: false,
             }),
             busy: List::new(),
+            unswept: false,
             parked: false,
             dead: None,
             armed: None,
@@ -142,18 +152,42 @@ impl<K: Kind> State<K> {
         self.parked = true;
     }
 
-    /// Takes the entity off a list of those with a job ready.
-    fn unlink_run(&mut self, entity: &Entity<K>) {
-        let run = &mut self.slots[entity.home.index()].run[entity.priority as usize];
-        // SAFETY: An entity is put on no other list with this id than that of its own slot and
-        // priority.
-        drop(unsafe { run.remove(entity) });
+    /// The line in which an entity waits for its turn.
+    fn line(&mut self, entity: &Entity<K>) -> &mut Line<K> {
+        &mut self.slots[entity.home.index()].lines[entity.priority as usize]
+    }
+
+    /// Puts an entity into its line, unless it stands there already.
+    fn join_line(&mut self, entity: &Arc<Entity<K>>, end: End) {
+        // There is a ticket if, and only if, it does not.
+        if let Some(ticket) = entity.state.access_mut(self).ticket.take() {
+            let turn = self.line(entity).insert(entity, ticket, end);
+
+            entity.state.access_mut(self).turn = Some(turn);
+        }
+    }
+
+    /// Takes an entity out of its line, if it stands there.
+    fn leave_line(&mut self, entity: &Entity<K>) {
+        if let Some(turn) = entity.state.access_mut(self).turn.take() {
+            let ticket = self.line(entity).remove(&turn);
+
+            entity.state.access_mut(self).ticket = ticket;
+        }
     }
 
     /// Takes the entity off the list of those with a job.
     fn unlink_busy(&mut self, entity: &Entity<K>) {
-        // SAFETY: An entity is put on no other list with this id than its queue's.
+        // SAFETY: An entity is put on no other list than its queue's; while that is swept, it is on
+        // none when this is called.
         drop(unsafe { self.busy.remove(entity) });
+    }
+
+    /// Puts the entity on the list of those with a job, unless it is there.
+    fn link_busy(&mut self, entity: &Arc<Entity<K>>) {
+        if let Ok(link) = ListArc::try_from_arc(entity.clone()) {
+            self.busy.push_back(link);
+        }
     }
 
     /// Appends a job to its FIFO.
@@ -162,16 +196,14 @@ impl<K: Kind> State<K> {
             job.inner().settle(Err(error));
         }
 
-        let this = entity.state.access_mut(self);
-        let first = this.fifo.is_empty();
-        if this.cancelled {
+        if entity.account.is_closed() {
             job.inner().settle(Err(CANCELLED));
         }
+        let this = entity.state.access_mut(self);
+        let first = this.fifo.is_empty();
         this.fifo.push_back(job);
         if first {
-            if let Ok(link) = ListArc::<_, BUSY>::try_from_arc(entity.clone()) {
-                self.busy.push_back(link);
-            }
+            self.link_busy(entity);
             self.advance(entity);
         }
     }
@@ -208,26 +240,18 @@ impl<K: Kind> State<K> {
             if !ready {
                 return;
             }
-            // Fails if the entity stands in line already.
-            if let Ok(link) = ListArc::<_, RUN>::try_from_arc(entity.clone()) {
-                let run = &mut self.slots[entity.home.index()].run[entity.priority as usize];
-                match end {
-                    End::Front => run.push_front(link),
-                    End::Back => run.push_back(link),
-                }
-            }
-            return;
+            return self.join_line(entity, end);
         }
     }
 
-    /// As [`line_up`](Self::line_up), behind the others.
+    /// As [`line_up`](Self::line_up), where its used time puts it.
     pub(super) fn advance(&mut self, entity: &Arc<Entity<K>>) {
-        self.line_up(entity, End::Back);
+        self.line_up(entity, End::Fair);
     }
 
     /// Gives all jobs of a FIFO a result.
     fn settle_all(&mut self, entity: &Arc<Entity<K>>, result: Result) {
-        self.unlink_run(entity);
+        self.leave_line(entity);
 
         let this = entity.state.access_mut(self);
         let mut fifo = core::mem::take(&mut this.fifo);
@@ -238,9 +262,8 @@ impl<K: Kind> State<K> {
         self.advance(entity);
     }
 
-    /// Fails what has not started, now and in future.
+    /// Fails what has not started. The account was closed, so nothing is started any more.
     pub(super) fn cancel(&mut self, entity: &Arc<Entity<K>>) {
-        entity.state.access_mut(self).cancelled = true;
         self.settle_all(entity, Err(CANCELLED));
     }
 
@@ -248,7 +271,32 @@ impl<K: Kind> State<K> {
     fn unload(&mut self, job: &ListArc<Job<K>>, ran_ns: u64) {
         let this = job.entity.state.access_mut(self);
         this.in_hardware = this.in_hardware.saturating_sub(1);
-        this.used_ns = this.used_ns.saturating_add(ran_ns);
+        job.entity.share.charge(job.entity.home, ran_ns);
+    }
+
+    /// A job has left the hardware for good: what does that say about its context?
+    fn judge(&mut self, config: &Config, entity: &Entity<K>, overdue: bool, result: Result) {
+        self.unswept |= entity.account.note(config, overdue, result);
+    }
+
+    /// Fails what waits in contexts that were closed for their conduct.
+    fn sweep(&mut self) {
+        if !core::mem::take(&mut self.unswept) {
+            return;
+        }
+        let mut busy = core::mem::take(&mut self.busy);
+
+        while let Some(link) = busy.pop_front() {
+            let entity = link.into_arc();
+
+            if entity.account.is_closed() {
+                self.cancel(&entity);
+            }
+            // What has a result may have to wait for what is in the hardware.
+            if !entity.state.access_mut(self).fifo.is_empty() {
+                self.link_busy(&entity);
+            }
+        }
     }
 
     /// What was at [`Position::Next`] moves up if the current position is free.
@@ -258,11 +306,11 @@ impl<K: Kind> State<K> {
             if let Some(mut next) = loaded[1].take() {
                 next.started = engine.now();
                 // A job that somebody tries to stop already gets no more than the time for that.
-                next.deadline = next.started.saturating_add(if next.strikes == 0 {
-                    shared.config.timeout_ns
-                } else {
-                    shared.config.grace_ns
-                });
+                let time = match next.strikes {
+                    0 => next.time_left(&shared.config),
+                    _ => shared.config.grace_ns,
+                };
+                next.deadline = next.started.saturating_add(time);
                 loaded[0] = Some(next);
             }
         }
@@ -290,6 +338,8 @@ impl<K: Kind> State<K> {
         self.done.push_back(job);
         self.shift(shared, engine, slot);
         self.advance(&entity);
+        self.judge(&shared.config, &entity, loaded.overdue, result);
+        self.sweep();
         true
     }
 
@@ -310,7 +360,7 @@ impl<K: Kind> State<K> {
                 }
             }
         }
-        let Some(loaded) = loaded[position as usize].take() else {
+        let Some(mut loaded) = loaded[position as usize].take() else {
             return false;
         };
         engine.finish(&loaded.view(slot, position));
@@ -319,6 +369,7 @@ impl<K: Kind> State<K> {
             Position::Current => engine.now().saturating_sub(loaded.started),
             Position::Next => 0,
         };
+        loaded.job.inner().ran_ns += ran;
         self.unload(&loaded.job, ran);
         self.shift(shared, engine, slot);
         self.put_back(loaded.job);
@@ -330,16 +381,14 @@ impl<K: Kind> State<K> {
         let entity = job.entity.clone();
         if let Some(error) = self.dead {
             job.inner().settle(Err(error));
-        } else if entity.state.access_mut(self).cancelled {
+        } else if entity.account.is_closed() {
             job.inner().settle(Err(CANCELLED));
         }
 
-        self.unlink_run(&entity);
+        self.leave_line(&entity);
         entity.state.access_mut(self).fifo.push_front(job);
-        // Fails if there are other jobs behind it.
-        if let Ok(link) = ListArc::<_, BUSY>::try_from_arc(entity.clone()) {
-            self.busy.push_back(link);
-        }
+        // It is there if there are other jobs behind this one.
+        self.link_busy(&entity);
         entity
     }
 
@@ -401,13 +450,23 @@ impl<K: Kind> State<K> {
         loaded.deadline = engine.now().saturating_add(shared.config.grace_ns);
     }
 
-    /// The entity whose turn it is, taken off its list.
+    /// The entity whose turn it is, taken out of its line.
     fn next_entity(&mut self, slot: Slot) -> Option<Arc<Entity<K>>> {
-        self.slots[slot.index()]
-            .run
-            .iter_mut()
-            .find_map(|list| list.pop_front())
-            .map(ListArc::into_arc)
+        for priority in 0..PRIORITIES {
+            while let Some((turn, entity, ticket)) = self.slots[slot.index()].lines[priority].pop()
+            {
+                let this = entity.state.access_mut(self);
+
+                this.turn = None;
+                this.ticket = Some(ticket);
+                if self.line(&entity).has_turn(turn, &entity) {
+                    return Some(entity);
+                }
+                // This happens once to each, as the used time does not change meanwhile.
+                self.join_line(&entity, End::Fair);
+            }
+        }
+        None
     }
 
     /// Where the slot can take a job.
@@ -437,13 +496,15 @@ impl<K: Kind> State<K> {
                 continue;
             };
             let started = engine.now();
-            let loaded = Loaded {
+            let mut loaded = Loaded {
                 flag: !self.slots[slot.index()].flag,
                 strikes: 0,
+                overdue: false,
                 started,
-                deadline: started.saturating_add(shared.config.timeout_ns),
+                deadline: 0,
                 job,
             };
+            loaded.deadline = started.saturating_add(loaded.time_left(&shared.config));
             match engine.start(&loaded.view(slot, position)) {
                 Ok(()) => {
                     entity.state.access_mut(self).in_hardware += 1;
@@ -510,6 +571,7 @@ impl<K: Kind> State<K> {
                     None => reset = true,
                 }
                 loaded.strikes = loaded.strikes.saturating_add(1);
+                loaded.overdue = true;
                 loaded.deadline = now.saturating_add(shared.config.grace_ns);
             }
         }
@@ -522,6 +584,7 @@ impl<K: Kind> State<K> {
     /// entities are not lined up yet.
     fn unload_slot(
         &mut self,
+        config: &Config,
         slot: Slot,
         now: u64,
         mut verdict: impl FnMut(&Running<'_, K>) -> Verdict,
@@ -530,8 +593,12 @@ impl<K: Kind> State<K> {
         let [current, next] =
             [(current, Position::Current), (next, Position::Next)].map(|(loaded, position)| {
                 let mut loaded = loaded?;
-                if let Verdict::Done(result) = verdict(&loaded.view(slot, position)) {
-                    loaded.job.inner().settle(result);
+                match verdict(&loaded.view(slot, position)) {
+                    Verdict::Requeue => loaded.job.inner().ran_ns = 0,
+                    Verdict::Done(result) => {
+                        loaded.job.inner().settle(result);
+                        self.judge(config, &loaded.job.entity, loaded.overdue, result);
+                    }
                 }
                 let ran = match position {
                     Position::Current => now.saturating_sub(loaded.started),
@@ -552,7 +619,7 @@ impl<K: Kind> State<K> {
         mut verdict: impl FnMut(&Running<'_, K>) -> Verdict,
     ) {
         for slot in shared.slots() {
-            let entities = self.unload_slot(slot, engine.now(), |running| {
+            let entities = self.unload_slot(&shared.config, slot, engine.now(), |running| {
                 engine.finish(running);
                 verdict(running)
             });
@@ -560,6 +627,7 @@ impl<K: Kind> State<K> {
                 self.line_up(entity, End::Front);
             }
         }
+        self.sweep();
         self.parked = false;
     }
 
@@ -572,7 +640,7 @@ impl<K: Kind> State<K> {
     ) {
         self.dead.get_or_insert(error);
         for slot in shared.slots() {
-            self.unload_slot(slot, 0, |running| {
+            self.unload_slot(&shared.config, slot, 0, |running| {
                 gone(running);
                 Verdict::Done(Err(error))
             });

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a context answers for: how many jobs it has, and how they behave.
+//!
+//! One mutex, a leaf, is held by those who wait for a place and by those who wake them. Conduct is
+//! noted with the queue's lock held.
+
+use super::{
+    Config,
+    CANCELLED, //
+};
+use crate::{
+    new_condvar, new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Full,
+            Relaxed,
+            Release, //
+        },
+        Arc,
+        CondVar,
+        Mutex, //
+    },
+};
+
+/// What the FIFOs of a context share.
+#[pin_data]
+pub(super) struct Account {
+    /// Most places.
+    limit: u32,
+    /// Places that are taken.
+    taken: Atomic<u32>,
+    /// Tasks that wait for a place.
+    waiters: Atomic<u32>,
+    #[pin]
+    wait: Mutex<()>,
+    #[pin]
+    freed: CondVar,
+    /// No job is started any more: the context was cancelled, or has hung too often.
+    closed: Atomic<bool>,
+    /// Jobs that did not end by themselves, less those that were forgiven.
+    hangs: Atomic<u32>,
+    /// Jobs that have ended well since the last change of `hangs`.
+    good: Atomic<u32>,
+}
+
+impl Account {
+    #[inline(never)]
+    pub(super) fn new(limit: u32) -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                limit,
+                taken: Atomic::new(0),
+                waiters: Atomic::new(0),
+                wait <- new_mutex!((), "JobQueue::places"),
+                freed <- new_condvar!("JobQueue::freed"),
+                closed: Atomic::new(false),
+                hangs: Atomic::new(0),
+                good: Atomic::new(0),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Whether no job of the context is started any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Acquire)
+    }
+
+    /// From here on no job is started.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Release);
+    }
+
+    /// A job has left the hardware with this result. `hung`: it had to be stopped because it ran for
+    /// too long. Returns whether that was once too often, and closes the account.
+    ///
+    /// Called with the queue's lock held.
+    pub(super) fn note(&self, config: &Config, hung: bool, result: Result) -> bool {
+        if hung && result.is_err() {
+            let hangs = self.hangs.load(Relaxed).saturating_add(1);
+
+            self.hangs.store(hangs, Relaxed);
+            self.good.store(0, Relaxed);
+            if hangs >= config.hang_limit && !self.is_closed() {
+                self.close();
+                return true;
+            }
+            return false;
+        }
+
+        let hangs = self.hangs.load(Relaxed);
+        if hangs > 0 && result.is_ok() {
+            let good = self.good.load(Relaxed) + 1;
+
+            if good >= config.forgive_after {
+                self.hangs.store(hangs - 1, Relaxed);
+                self.good.store(0, Relaxed);
+            } else {
+                self.good.store(good, Relaxed);
+            }
+        }
+        false
+    }
+
+    /// Takes a place if there is one.
+    fn try_take(&self) -> bool {
+        let mut taken = self.taken.load(Relaxed);
+
+        while taken < self.limit {
+            match self.taken.cmpxchg(taken, taken + 1, Relaxed) {
+                Ok(_) => return true,
+                Err(now) => taken = now,
+            }
+        }
+        false
+    }
+
+    /// Waits for a place.
+    fn take(&self) -> Result {
+        if self.try_take() {
+            return Ok(());
+        }
+
+        let mut guard = self.wait.lock();
+        // Ordered before the next look at `taken`: either that sees a place that is given up, or who
+        // gives it up sees us.
+        self.waiters.fetch_add(1, Full);
+        let result = loop {
+            if self.try_take() {
+                break Ok(());
+            }
+            if self.freed.wait_interruptible(&mut guard) {
+                // It may have been woken for a place as well, which is another one's then.
+                self.freed.notify_one();
+                break Err(ERESTARTSYS);
+            }
+        };
+        self.waiters.fetch_sub(1, Relaxed);
+        result
+    }
+
+    /// Gives a place up. May sleep.
+    fn put(&self) {
+        self.taken.fetch_sub(1, Full);
+        if self.waiters.load(Relaxed) > 0 {
+            let _guard = self.wait.lock();
+            self.freed.notify_one();
+        }
+    }
+}
+
+/// A place in a context: what it takes to have a job there.
+///
+/// It is free again when this is dropped, or the job that was prepared with it. That may sleep.
+pub struct Place(Arc<Account>);
+
+impl Place {
+    /// See [`Context::admit`](super::Context::admit).
+    pub(super) fn new(account: &Arc<Account>) -> Result<Self> {
+        if account.is_closed() {
+            return Err(CANCELLED);
+        }
+        account.take()?;
+
+        let place = Self(account.clone());
+        // It may have had to wait for a long time.
+        if account.is_closed() {
+            return Err(CANCELLED);
+        }
+        Ok(place)
+    }
+
+    /// See [`Context::try_admit`](super::Context::try_admit).
+    pub(super) fn try_new(account: &Arc<Account>) -> Option<Self> {
+        account.try_take().then(|| Self(account.clone()))
+    }
+
+    /// Whether it is a place in that context.
+    pub(super) fn is_of(&self, account: &Arc<Account>) -> bool {
+        Arc::ptr_eq(&self.0, account)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.put();
+    }
+}

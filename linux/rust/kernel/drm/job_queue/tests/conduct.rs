@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Contexts whose jobs hang.
+
+use super::*;
+
+#[kunit_tests(rust_drm_job_queue_conduct)]
+mod suite {
+    use super::*;
+
+    #[test]
+    fn closed_when_it_hangs_too_often() -> Result {
+        let bench = Bench::new(true)?;
+        let context = bench.context(Priority::Medium)?;
+        let other = bench.context(Priority::Medium)?;
+        let never = foreign()?;
+        let runs = bench.push_after(&context, S1, 1, &[])?;
+        let waits = bench.push_after(&context, S1, 2, &[never.fence()])?;
+        let behind = bench.push_after(&context, S1, 3, &[])?;
+        bench.hang(&context, HANG_LIMIT - 1)?;
+        assert!(!context.is_closed());
+        drop(context.admit()?);
+
+        bench.push(&context, 4)?;
+        let ready = bench.push(&context, 5)?;
+        let innocent = bench.push(&other, 6)?;
+        bench.advance_clock(TIMEOUT);
+        bench.queue.expire(&*bench.fake);
+        bench.queue.update(&*bench.fake, |hw| {
+            // As drivers do before they report a stopped job.
+            hw.requeue(S0, Position::Next);
+            hw.finish(S0, Err(ECANCELED));
+        });
+        assert!(context.is_closed());
+        assert!(context.admit().is_err_and(|error| error == ECANCELED));
+        assert!(ready.status() == failed(ECANCELED));
+        // What runs in another slot has done nothing; what waits behind it fails in its turn.
+        assert!(runs.status().is_none() && waits.status().is_none());
+        bench.end_in(S1, Ok(()));
+        assert!(runs.status() == OK);
+        assert!(waits.status() == failed(ECANCELED) && behind.status() == failed(ECANCELED));
+        let late = bench.push(&context, 7)?;
+        assert!(late.status() == failed(ECANCELED));
+
+        assert!(!other.is_closed());
+        bench.end(Ok(()));
+        assert!(innocent.status() == OK);
+        assert_eq!(bench.alive(), 0);
+        assert!(bench.is_sound());
+        Ok(())
+    }
+
+    #[test]
+    fn good_jobs_make_up_for_hangs() -> Result {
+        let bench = Bench::new(true)?;
+        let context = bench.context(Priority::Medium)?;
+        for _ in 0..3 * HANG_LIMIT {
+            bench.hang(&context, 1)?;
+            for id in 0..FORGIVE_AFTER {
+                bench.push(&context, id)?;
+                bench.end(Ok(()));
+            }
+        }
+        assert!(!context.is_closed());
+        // One job too few does not.
+        for _ in 0..HANG_LIMIT {
+            bench.hang(&context, 1)?;
+            for id in 1..FORGIVE_AFTER {
+                if !context.is_closed() {
+                    bench.push(&context, id)?;
+                    bench.end(Ok(()));
+                }
+            }
+        }
+        assert!(context.is_closed());
+        Ok(())
+    }
+
+    #[test]
+    fn faults_are_no_hangs() -> Result {
+        let bench = Bench::new(true)?;
+        let context = bench.context(Priority::Medium)?;
+        for id in 0..100 {
+            bench.push(&context, id)?;
+            bench.end(Err(EINVAL));
+        }
+        // Nor are jobs that end well after all.
+        for id in 0..10 {
+            bench.push(&context, id)?;
+            bench.advance_clock(TIMEOUT);
+            bench.queue.expire(&*bench.fake);
+            bench.end(Ok(()));
+        }
+        // Nor those that the owner stops.
+        for id in 0..10 {
+            bench.push(&context, id)?;
+            bench.queue.update(&*bench.fake, |hw| {
+                hw.stop(S0, Position::Current, Stop::Hard);
+            });
+            bench.end(Err(ECANCELED));
+        }
+        assert!(!context.is_closed());
+        Ok(())
+    }
+
+    #[test]
+    fn resets_count_for_the_guilty_alone() -> Result {
+        let bench = Bench::new(true)?;
+        let guilty = bench.context(Priority::Medium)?;
+        let innocent = bench.context(Priority::Medium)?;
+        for id in 0..HANG_LIMIT {
+            assert!(!guilty.is_closed());
+            bench.push(&guilty, id)?;
+            bench.advance_clock(TIMEOUT / 2);
+            bench.push_after(&innocent, S1, 100 + id, &[])?;
+            bench.advance_clock(TIMEOUT / 2);
+            for _ in 0..LADDER.len() {
+                assert!(!bench.queue.expire(&*bench.fake).reset);
+                bench.advance_clock(GRACE);
+            }
+            assert!(bench.queue.expire(&*bench.fake).reset);
+            bench.queue.park();
+            bench.queue.restart(&*bench.fake, |running| {
+                if running.strikes > 0 {
+                    Verdict::Done(Err(ECANCELED))
+                } else {
+                    Verdict::Requeue
+                }
+            });
+            assert!(bench.ids(S1) == (Some(100 + id), None));
+            bench.end_in(S1, Ok(()));
+        }
+        assert!(guilty.is_closed() && !innocent.is_closed());
+        assert_eq!(bench.alive(), 0);
+        assert!(bench.is_sound());
+        Ok(())
+    }
+
+    #[test]
+    fn resumed_job_gets_the_rest_of_its_time() -> Result {
+        let bench = Bench::new(true)?;
+        let context = bench.context(Priority::Medium)?;
+        bench.push(&context, 1)?;
+        bench.advance_clock(600);
+        bench
+            .queue
+            .update(&*bench.fake, |hw| hw.requeue(S0, Position::Current));
+        // It goes on at once.
+        assert_eq!(bench.queue.next_deadline(), Some(610 + TIMEOUT - 600));
+        bench.advance_clock(390);
+        bench
+            .queue
+            .update(&*bench.fake, |hw| hw.requeue(S0, Position::Current));
+        // Not less than the time to stop it.
+        assert_eq!(bench.queue.next_deadline(), Some(1000 + GRACE));
+        // What begins anew has all of it.
+        bench.queue.park();
+        bench.queue.restart(&*bench.fake, |_| Verdict::Requeue);
+        assert_eq!(bench.queue.next_deadline(), Some(1000 + TIMEOUT));
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Jobs enter the slots, in their order, and leave them.
+
+use super::*;
+
+#[kunit_tests(rust_drm_job_queue_starting)]
+mod suite {
+    use super::*;
+
+    #[test]
+    fn slots_are_bounded() -> Result {
+        assert!(Slot::new(MAX_SLOTS).is_none());
+        assert_eq!(Slot::new(3).map(Slot::index), Some(3));
+
+        let bench = Bench::new(true)?;
+        let context = bench.context(Priority::Medium)?;
+        assert!(bench.prepare(&context, Slot(2), 1, &[]).is_err());
+        assert_eq!(bench.alive(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn two_deep_keeps_both_filled() -> Result {
+        let bench = Bench::new(true)?;
+        let context = bench.context(Priority::Medium)?;
+        let a = bench.push(&context, 1)?;
+        let b = bench.push(&context, 2)?;
+        let c = bench.push(&context, 3)?;
+        assert!(bench.ids(S0) == (Some(1), Some(2)));
+        assert!(bench.end(Ok(())));
+        assert!(bench.ids(S0) == (Some(2), Some(3)));
+        assert!(a.status() == OK);
+        assert!(b.status().is_none());
+        assert!(bench.end(Err(EINVAL)));
+        assert!(b.status() == failed(EINVAL));
+        assert!(bench.end(Ok(())));
+        assert!(c.status() == OK);
+        assert!(bench.queue.is_idle());
+        assert!(bench.is_sound());
+        assert_eq!(bench.alive(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn one_deep_holds_one() -> Result {
+        let bench = Bench::new(false)?;
+        let context = bench.context(Priority::Medium)?;
+        bench.push(&context, 1)?;
+        bench.push(&context, 2)?;
+        assert!(bench.ids(S0) == (Some(1), None));
+        bench.end(Ok(()));
+        assert!(bench.ids(S0) == (Some(2), None));
+        Ok(())
+    }
+
+    #[test]
+    fn slots_do_not_wait_for_each_other() -> Result {
+        let bench = Bench::new(true)?;
+        let context = bench.context(Priority::Medium)?;
+        let a = bench.push(&context, 1)?;
+        let b = bench.push_after(&context, S1, 2, &[])?;
+        assert!(bench.ids(S1) == (Some(2), None));
+        bench.end_in(S1, Ok(()));
+        assert!(a.status().is_none());
+        assert!(b.status() == OK);
+        assert!(a.context() != b.context());
+        Ok(())
+    }
+
+    #[test]
+    fn failed_start_keeps_order() -> Result {
+        let bench = Bench::new(true)?;
+        let context = bench.context(Priority::Medium)?;
+        let a = bench.push(&context, 1)?;
+        bench.fake.log.lock().refuse = Some(StartError::Failed(EIO));
+        let b = bench.push(&context, 2)?;
+        bench.fake.log.lock().refuse = None;
+        // It has failed, but the one before it runs.
+        assert!(b.status().is_none());
+        let c = bench.push(&context, 3)?;
+        bench.end(Ok(()));
+        assert!(a.status() == OK);
+        assert!(b.status() == failed(EIO));
+        assert!(bench.ids(S0) == (Some(3), None));
+        bench.end(Ok(()));
+        assert!(c.status() == OK);
+        assert_eq!(bench.alive(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn failed_start_alone() -> Result {
+        let bench = Bench::new(true)?;
+        let context = bench.context(Priority::Medium)?;
+        bench.fake.log.lock().refuse = Some(StartError::Failed(EIO));
+        let a = bench.push(&context, 1)?;
+        assert!(a.status() == failed(EIO));
+        assert!(bench.queue.is_idle());
+        Ok(())
+    }
+
+    #[test]
+    fn busy_engine_is_asked_again() -> Result {
+        let bench = Bench::new(true)?;
+        let context = bench.context(Priority::Medium)?;
+        bench.fake.log.lock().refuse = Some(StartError::Busy);
+        let a = bench.push(&context, 1)?;
+        bench.push(&context, 2)?;
+        assert!(a.status().is_none());
+        bench.queue.run(&*bench.fake);
+        bench.fake.log.lock().refuse = None;
+        bench.queue.run(&*bench.fake);
+        assert!(bench.ids(S0) == (Some(1), Some(2)));
+        assert!(bench.started(&[1, 2]));
+        Ok(())
+    }
+
+    #[test]
+    fn spurious_completion() -> Result {
+        let bench = Bench::new(true)?;
+        assert!(!bench.end(Ok(())));
+        let context = bench.context(Priority::Medium)?;
+        let a = bench.push(&context, 1)?;
+        assert!(!bench.end_in(S1, Ok(())));
+        assert!(!bench.end_in(Slot(3), Ok(())));
+        assert!(a.status().is_none());
+        assert!(!bench
+            .queue
+            .update(&*bench.fake, |hw| hw.requeue(S0, Position::Next)));
+        Ok(())
+    }
+
+    #[test]
+    fn retire_is_asked_for_once() -> Result {
+        let bench = Bench::new(true)?;
+        let context = bench.context(Priority::Medium)?;
+        bench.push(&context, 1)?;
+        bench.push(&context, 2)?;
+        bench.end(Ok(()));
+        bench.end(Ok(()));
+        assert_eq!(bench.queue.kind().retires.load(Relaxed), 1);
+        assert_eq!(bench.alive.load(Relaxed), 2);
+        assert_eq!(bench.alive(), 0);
+        assert!(bench.queue.take_retired().is_empty());
+        bench.push(&context, 3)?;
+        bench.end(Ok(()));
+        assert_eq!(bench.queue.kind().retires.load(Relaxed), 2);
+        Ok(())
+    }
+
+    #[test]
+    fn completion_while_parked() -> Result {
+        let bench = Bench::new(true)?;
+        let context = bench.context(Priority::Medium)?;
+        let a = bench.push(&context, 1)?;
+        bench.push(&context, 2)?;
+        bench.push(&context, 3)?;
+        bench.queue.park();
+        bench.end(Ok(()));
+        assert!(a.status() == OK);
+        assert!(bench.ids(S0) == (Some(2), None));
+        bench.queue.restart(&*bench.fake, |_| Verdict::Requeue);
+        assert!(bench.ids(S0) == (Some(2), Some(3)));
+        Ok(())
+    }
+}

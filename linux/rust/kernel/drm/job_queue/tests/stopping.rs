@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Timeouts, stops, restarts.
+
+use super::*;
+
+#[kunit_tests(rust_drm_job_queue_stopping)]
+mod suite {
+    use super::*;
+
+    #[test]
+    fn only_running_time_counts() -> Result {
+        let bench = Bench::new(true)?;
+        let share = Share::new()?;
+        let context = bench.queue.context(&share, Priority::Medium)?;
+        assert_eq!(bench.queue.next_deadline(), None);
+        bench.push(&context, 1)?;
+        bench.push(&context, 2)?;
+        bench.push(&context, 3)?;
+        assert_eq!(bench.queue.kind().deadline.load(Relaxed), 10 + TIMEOUT);
+        assert_eq!(bench.queue.next_deadline(), Some(10 + TIMEOUT));
+        bench.advance_clock(900);
+        bench.end(Ok(()));
+        assert_eq!(bench.queue.next_deadline(), Some(910 + TIMEOUT));
+        // The timer was started once and comes too early for the second job.
+        assert_eq!(bench.queue.kind().deadline.load(Relaxed), 10 + TIMEOUT);
+        bench.advance_clock(100);
+        assert!(!bench.queue.expire(&*bench.fake).reset);
+        assert_eq!(bench.queue.kind().deadline.load(Relaxed), 910 + TIMEOUT);
+        bench.end(Ok(()));
+        bench.end(Ok(()));
+        bench.queue.expire(&*bench.fake);
+        assert_eq!(bench.queue.kind().deadline.load(Relaxed), 910 + TIMEOUT);
+        assert_eq!(share.used_ns(S0), 1000);
+        // It is asked for anew.
+        bench.push(&context, 4)?;
+        assert_eq!(bench.queue.kind().deadline.load(Relaxed), 1010 + TIMEOUT);
+        Ok(())
+    }
+
+    #[test]
+    fn overdue_job_is_stopped_harder_and_harder() -> Result {
+        let bench = Bench::new(true)?;
+        let context = bench.context(Priority::Medium)?;
+        bench.push(&context, 1)?;
+        bench.push_after(&context, S1, 2, &[])?;
+        bench.advance_clock(TIMEOUT / 2);
+        bench.end_in(S1, Ok(()));
+        bench.push_after(&context, S1, 3, &[])?;
+        bench.advance_clock(TIMEOUT / 2);
+        let expired = bench.queue.expire(&*bench.fake);
+        assert!(!expired.reset);
+        assert_eq!(
+            bench.queue.kind().deadline.load(Relaxed),
+            10 + TIMEOUT + GRACE
+        );
+        assert!(bench.ends_with(&[Event::Stop(1, Stop::Soft)]));
+        // Too early.
+        bench.queue.expire(&*bench.fake);
+        assert!(bench.ends_with(&[Event::Stop(1, Stop::Soft)]));
+        bench.advance_clock(GRACE);
+        assert!(!bench.queue.expire(&*bench.fake).reset);
+        assert!(bench.ends_with(&[Event::Stop(1, Stop::Hard)]));
+        bench.advance_clock(GRACE);
+        assert!(bench.queue.expire(&*bench.fake).reset);
+
+        // The guilty one fails, the innocent one runs again.
+        bench.queue.park();
+        assert_eq!(bench.queue.next_deadline(), None);
+        bench.queue.restart(&*bench.fake, |running| {
+            if running.strikes > 0 {
+                Verdict::Done(Err(ETIMEDOUT))
+            } else {
+                Verdict::Requeue
+            }
+        });
+        assert!(bench.ids(S0) == (None, None));
+        assert!(bench.ids(S1) == (Some(3), None));
+        assert!(bench.queue.next_deadline().is_some());
+        assert!(bench.is_sound());
+        Ok(())
+    }
+
+    #[test]
+    fn restart_keeps_order() -> Result {
+        let bench = Bench::new(true)?;
+        let a = bench.context(Priority::Medium)?;
+        let b = bench.context(Priority::Medium)?;
+        bench.push(&a, 1)?;
+        bench.push(&a, 2)?;
+        bench.push(&b, 11)?;
+        bench.push(&a, 3)?;
+        bench.queue.park();
+        bench.push(&b, 12)?;
+        bench.queue.restart(&*bench.fake, |_| Verdict::Requeue);
+        assert!(bench.ids(S0).0 == Some(1));
+        while bench.end(Ok(())) {}
+        assert!(bench.is_sound());
+        let mut last = [0; 2];
+        let mut ordered = true;
+        for event in bench.fake.log.lock().events.iter() {
+            if let Event::Finish(id) = event {
+                // The first two were taken out by the restart as well.
+                let of = &mut last[usize::from(*id > 10)];
+                ordered &= *id >= *of || *id == 1;
+                *of = *id;
+            }
+        }
+        assert!(ordered);
+        Ok(())
+    }
+
+    #[test]
+    fn restart_does_not_signal_early() -> Result {
+        let bench = Bench::new(true)?;
+        let context = bench.context(Priority::Medium)?;
+        let a = bench.push(&context, 1)?;
+        let b = bench.push(&context, 2)?;
+        let c = bench.push(&context, 3)?;
+        bench.queue.park();
+        bench
+            .queue
+            .restart(&*bench.fake, |running| match running.job.id {
+                2 => Verdict::Done(Err(EIO)),
+                _ => Verdict::Requeue,
+            });
+        assert!(a.status().is_none() && b.status().is_none());
+        assert!(bench.ids(S0).0 == Some(1));
+        bench.end(Ok(()));
+        assert!(a.status() == OK && b.status() == failed(EIO));
+        assert!(bench.ids(S0) == (Some(3), None));
+        bench.end(Ok(()));
+        assert!(c.status() == OK);
+        assert_eq!(bench.alive(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn requeue_after_soft_stop() -> Result {
+        let bench = Bench::new(true)?;
+        let context = bench.context(Priority::Medium)?;
+        let high = bench.context(Priority::High)?;
+        bench.push(&context, 1)?;
+        bench.push(&context, 2)?;
+        bench.queue.park();
+        bench.push(&high, 3)?;
+        // The second would overtake the first.
+        assert!(!bench
+            .queue
+            .update(&*bench.fake, |hw| hw.requeue(S0, Position::Current)));
+        assert!(bench.queue.update(&*bench.fake, |hw| {
+            hw.requeue(S0, Position::Next) && hw.requeue(S0, Position::Current)
+        }));
+        assert!(bench.ids(S0) == (None, None));
+        bench.queue.restart(&*bench.fake, |_| Verdict::Requeue);
+        while bench.end(Ok(())) {}
+        assert!(bench.started(&[1, 2, 3, 1, 2]));
+        assert!(bench.is_sound());
+        Ok(())
+    }
+
+    #[test]
+    fn stop_by_the_owner() -> Result {
+        let bench = Bench::new(true)?;
+        let context = bench.context(Priority::Medium)?;
+        bench.push(&context, 1)?;
+        bench.advance_clock(TIMEOUT / 2);
+        bench.queue.update(&*bench.fake, |hw| {
+            hw.stop(S0, Position::Current, Stop::Soft);
+            hw.stop(S0, Position::Next, Stop::Hard);
+        });
+        assert!(bench.ends_with(&[Event::Stop(1, Stop::Soft)]));
+        assert_eq!(
+            bench.queue.kind().deadline.load(Relaxed),
+            10 + TIMEOUT / 2 + GRACE
+        );
+        bench.advance_clock(GRACE);
+        // It did not help.
+        assert!(!bench.queue.expire(&*bench.fake).reset);
+        bench.queue.update(&*bench.fake, |hw| {
+            hw.stop(S0, Position::Current, Stop::Hard);
+        });
+        assert!(bench.ends_with(&[Event::Stop(1, Stop::Hard)]));
+        bench.advance_clock(GRACE);
+        assert!(bench.queue.expire(&*bench.fake).reset);
+        Ok(())
+    }
+
+    #[test]
+    fn stopped_while_next() -> Result {
+        let bench = Bench::new(true)?;
+        let context = bench.context(Priority::Medium)?;
+        bench.push(&context, 1)?;
+        bench.push(&context, 2)?;
+        bench.queue.update(&*bench.fake, |hw| {
+            hw.stop(S0, Position::Next, Stop::Hard);
+        });
+        // The time of a job that does not run does not count.
+        assert_eq!(bench.queue.kind().deadline.load(Relaxed), 10 + TIMEOUT);
+        bench.end(Ok(()));
+        assert_eq!(bench.queue.kind().deadline.load(Relaxed), 10 + GRACE);
+        Ok(())
+    }
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Jobs wait for fences.
+
+use super::*;
+
+#[kunit_tests(rust_drm_job_queue_waiting)]
+mod suite {
+    use super::*;
+
+    #[test]
+    fn waits_for_every_dependency() -> Result {
+        let bench = Bench::new(true)?;
+        let context = bench.context(Priority::Medium)?;
+        let other = bench.context(Priority::Medium)?;
+        let (x, y, z) = (foreign()?, foreign()?, foreign()?);
+        let a = bench.push_after(&context, S0, 1, &[x.fence(), y.fence(), z.fence()])?;
+        bench.push(&context, 2)?;
+        assert!(bench.ids(S0) == (None, None));
+        // Others are not held up.
+        bench.push(&other, 3)?;
+        assert!(bench.ids(S0) == (Some(3), None));
+        bench.end(Ok(()));
+
+        // Out of order, one of them with an error.
+        y.signal(Err(EIO));
+        assert_eq!(bench.queue.kind().kicks.load(Relaxed), 0);
+        x.signal(Ok(()));
+        assert_eq!(bench.queue.kind().kicks.load(Relaxed), 1);
+        bench.queue.run(&*bench.fake);
+        assert!(bench.ids(S0) == (None, None));
+        z.signal(Ok(()));
+        bench.queue.run(&*bench.fake);
+        assert!(bench.ids(S0) == (Some(1), Some(2)));
+        bench.end(Ok(()));
+        assert!(a.status() == OK);
+        Ok(())
+    }
+
+    #[test]
+    fn dependencies_are_condensed() -> Result {
+        let timeline = FenceContext::new(c"foreign", c"foreign");
+        let first = FenceAlloc::new(GFP_KERNEL)?.arm(&timeline);
+        let second = FenceAlloc::new(GFP_KERNEL)?.arm(&timeline);
+        let mut dependencies = Dependencies::new();
+        dependencies.add(second.fence())?;
+        dependencies.add(first.fence())?;
+        dependencies.add(&Fence::stub())?;
+        assert_eq!(dependencies.len(), 1);
+        assert!(dependencies
+            .0
+            .iter()
+            .all(|fence| fence.seqno() == second.fence().seqno()));
+
+        // A FIFO does not wait for itself.
+        let bench = Bench::new(true)?;
+        let context = bench.context(Priority::Medium)?;
+        let a = bench.push(&context, 1)?;
+        bench.push_after(&context, S0, 2, &[&a])?;
+        assert!(bench.ids(S0) == (Some(1), Some(2)));
+        Ok(())
+    }
+
+    #[test]
+    fn dependency_between_slots() -> Result {
+        let bench = Bench::new(true)?;
+        let context = bench.context(Priority::Medium)?;
+        let a = bench.push_after(&context, S1, 1, &[])?;
+        bench.push_after(&context, S0, 2, &[&a])?;
+        assert!(bench.ids(S0) == (None, None));
+        bench.end_in(S1, Ok(()));
+        bench.queue.run(&*bench.fake);
+        assert!(bench.ids(S0) == (Some(2), None));
+        Ok(())
+    }
+
+    #[test]
+    fn chain_through_two_queues() -> Result {
+        let one = Bench::new(true)?;
+        let two = Bench::new(true)?;
+        let first = one.context(Priority::Medium)?;
+        let second = two.context(Priority::Medium)?;
+        let a = one.push(&first, 1)?;
+        let b = two.push_after(&second, S0, 2, &[&a])?;
+        let c = one.push_after(&first, S0, 3, &[&b])?;
+        one.end(Ok(()));
+        two.queue.run(&*two.fake);
+        assert!(two.ids(S0) == (Some(2), None));
+        two.end(Ok(()));
+        one.queue.run(&*one.fake);
+        assert!(one.ids(S0) == (Some(3), None));
+        one.end(Ok(()));
+        assert!(c.status() == OK);
+        Ok(())
+    }
+
+    #[test]
+    fn late_notice_is_harmless() -> Result {
+        let bench = Bench::new(true)?;
+        let context = bench.context(Priority::Medium)?;
+        let some = foreign()?;
+        bench.push_after(&context, S0, 1, &[some.fence()])?;
+        some.signal(Ok(()));
+        context.cancel();
+        assert_eq!(bench.alive(), 0);
+        drop(context);
+        bench.queue.run(&*bench.fake);
+        assert!(bench.started(&[]));
+        Ok(())
+    }
+
+    /// A dependency that signals when nobody looks into the mailbox any more.
+    #[test]
+    fn notice_left_behind() -> Result {
+        for context_first in [true, false] {
+            let bench = Bench::new(true)?;
+            let context = bench.context(Priority::Medium)?;
+            let x = foreign()?;
+            let a = bench.push_after(&context, S0, 1, &[x.fence()])?;
+            x.signal(Ok(()));
+            assert_eq!(bench.queue.kind().kicks.load(Relaxed), 1);
+
+            let Bench {
+                queue, alive, life, ..
+            } = bench;
+            if context_first {
+                drop(context);
+                drop(queue);
+            } else {
+                drop(queue);
+                drop(context);
+            }
+            assert!(a.status() == failed(ENODEV));
+            assert_eq!(alive.load(Relaxed), 0);
+            assert!(Arc::into_unique_or_drop(life).is_some());
+        }
+        Ok(())
+    }
+
+    /// Each of two CPUs drives one of the queues; each job waits for the one before it, which is in
+    /// the other queue. For lockdep: one queue's fences signal into the other, both ways at once.
+    #[test]
+    fn chain_between_queues_and_cpus() -> Result {
+        const JOBS: u32 = 100;
+
+        let benches = [
+            Arc::new(Bench::new(true)?, GFP_KERNEL)?,
+            Arc::new(Bench::new(true)?, GFP_KERNEL)?,
+        ];
+        let contexts = [
+            benches[0].context(Priority::Medium)?,
+            benches[1].context(Priority::Medium)?,
+        ];
+        let gate = foreign()?;
+        let mut last = ARef::from(gate.fence());
+        for id in 0..JOBS {
+            let which = (id % 2) as usize;
+            last = benches[which].push_after(&contexts[which], S0, id, &[&last])?;
+        }
+
+        let (other, end) = (benches[1].clone(), last.clone());
+        workqueue::system_dfl().try_spawn(GFP_KERNEL, move || {
+            other.work_until(&end);
+        })?;
+        gate.signal(Ok(()));
+        benches[0].work_until(&last);
+        for bench in &benches {
+            assert!(bench.is_sound());
+            assert!(bench.queue.is_idle());
+        }
+        Ok(())
+    }
+}
