@@ -208,13 +208,49 @@ impl Chain {
         }
     }
 
+    /// Appends two jobs of which each makes the other one fresh, so that the chain can be run again and
+    /// again. Returns the second; its status tells whether it has ever run.
+    pub fn pair(&mut self) -> JobRef {
+        let first = self.zero(0);
+        let second = self.zero(self.job_va(first));
+        let aim = WriteValue {
+            address: self.job_va(second),
+            kind: WriteKind::Zero,
+            immediate: 0,
+        };
+        self.map.write(first.0 + HEADER_SIZE, &aim.encode());
+        self.edit(first, |header| header.barrier = true);
+        self.edit(second, |header| header.barrier = true);
+        second
+    }
+
+    /// Appends two jobs that run in turn for ever.
+    pub fn endless(&mut self) {
+        let second = self.pair();
+        if let Some(first) = self.first {
+            self.edit(second, |header| header.next = self.job_va(first));
+        }
+    }
+
     /// Submits the chain with its own BO and others.
     pub fn submit(&self, bos: &[&Bo], wait: &[&Syncobj], signal: Option<&Syncobj>) -> Result<()> {
+        self.submit_in(0, bos, wait, signal)
+    }
+
+    /// Submits the chain to a context.
+    pub fn submit_in(
+        &self,
+        context: u32,
+        bos: &[&Bo],
+        wait: &[&Syncobj],
+        signal: Option<&Syncobj>,
+    ) -> Result<()> {
         let mut all = vec![&self.bo];
         all.extend_from_slice(bos);
         self.device.submit(Job {
             head: self.head(),
             requirements: self.requirements,
+            context,
             bos: &all,
             wait,
             signal,

@@ -2,6 +2,7 @@
 
 //! The GPU's render node: finding it, opening it, asking about it, submitting.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
@@ -65,11 +66,44 @@ impl Node {
         nodes
     }
 
+    /// The name of the platform device, and the folder of the driver that it is bound to.
+    fn binding(&self) -> Result<(OsString, PathBuf)> {
+        let device = Path::new("/sys/class/drm")
+            .join(self.path.file_name().unwrap_or_default())
+            .join("device")
+            .canonicalize()?;
+        let name = device.file_name().unwrap_or_default().to_owned();
+        Ok((name, device.join("driver").canonicalize()?))
+    }
+
+    /// Takes the GPU from its driver. [`Unbound::bind`] gives it back.
+    pub fn unbind(&self) -> Result<Unbound> {
+        let (device, driver) = self.binding()?;
+        fs::write(driver.join("unbind"), device.as_encoded_bytes())?;
+        Ok(Unbound { device, driver })
+    }
+
     /// Opens the node.
     pub fn open(&self) -> Result<Device> {
         Ok(Device {
             fd: Arc::new(open_file(&self.path)?),
         })
+    }
+}
+
+/// A GPU without a driver.
+pub struct Unbound {
+    device: OsString,
+    driver: PathBuf,
+}
+
+impl Unbound {
+    /// Gives it back to the driver. It gets the same node if nobody has the old one open.
+    pub fn bind(self) -> Result<()> {
+        Ok(fs::write(
+            self.driver.join("bind"),
+            self.device.as_encoded_bytes(),
+        )?)
     }
 }
 
@@ -118,6 +152,8 @@ pub struct Job<'a> {
     pub head: u64,
     /// `REQ_*`.
     pub requirements: u32,
+    /// The context, 0 for the one that every file has.
+    pub context: u32,
     /// The BOs to synchronise with.
     pub bos: &'a [&'a Bo],
     /// What to wait for.
@@ -189,6 +225,7 @@ impl Device {
             out_sync: job.signal.map_or(0, Syncobj::handle),
             bo_handles: bos.as_ptr() as u64,
             bo_handle_count: bos.len() as u32,
+            jm_ctx_handle: job.context,
             ..Default::default()
         };
         self.submit_raw(&mut arg)
@@ -198,6 +235,24 @@ impl Device {
     pub fn submit_raw(&self, arg: &mut uapi::Submit) -> Result<()> {
         // SAFETY: the kernel reads through the pointers and refuses bad ones.
         unsafe { sys::ioctl(self.as_fd(), uapi::SUBMIT, arg) }
+    }
+
+    /// Makes a context with a priority.
+    pub fn create_context(&self, priority: u32) -> Result<u32> {
+        let mut arg = uapi::JmCtxCreate {
+            handle: 0,
+            priority,
+        };
+        // SAFETY: no pointers.
+        unsafe { sys::ioctl(self.as_fd(), uapi::JM_CTX_CREATE, &mut arg)? };
+        Ok(arg.handle)
+    }
+
+    /// Drops a context.
+    pub fn destroy_context(&self, handle: u32) -> Result<()> {
+        let mut arg = uapi::JmCtxDestroy { handle, pad: 0 };
+        // SAFETY: no pointers.
+        unsafe { sys::ioctl(self.as_fd(), uapi::JM_CTX_DESTROY, &mut arg) }
     }
 
     /// Drops a GEM handle.

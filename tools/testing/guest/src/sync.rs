@@ -92,6 +92,18 @@ impl Syncobj {
     }
 }
 
+/// How a sync file's fence has signalled: well, or with which error. `None` if it has not.
+pub fn fence_status(sync_file: BorrowedFd<'_>) -> Result<Option<Result<()>>> {
+    let mut arg = uapi::SyncFileInfo::default();
+    // SAFETY: no room is offered for the fences, so that the pointer is not used.
+    unsafe { sys::ioctl(sync_file, uapi::SYNC_FILE_INFO, &mut arg)? };
+    Ok(match arg.status {
+        0 => None,
+        1.. => Some(Ok(())),
+        error => Some(Err(Errno(-error))),
+    })
+}
+
 impl Drop for Syncobj {
     fn drop(&mut self) {
         let mut arg = uapi::SyncobjDestroy {

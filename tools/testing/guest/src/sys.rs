@@ -80,14 +80,23 @@ pub const fn request(direction: u64, class: u8, nr: u8, size: usize) -> u64 {
 pub unsafe fn ioctl<T>(fd: BorrowedFd<'_>, request: u64, arg: &mut T) -> Result<()> {
     loop {
         // SAFETY: as the caller promises.
-        let ret = unsafe { libc::ioctl(fd.as_raw_fd(), request as _, ptr::from_mut(arg)) };
-        if ret != -1 {
-            return Ok(());
+        match unsafe { ioctl_once(fd, request, arg) } {
+            Err(Errno(libc::EINTR | libc::EAGAIN)) => continue,
+            result => return result,
         }
-        match Errno::last() {
-            Errno(libc::EINTR | libc::EAGAIN) => continue,
-            errno => return Err(errno),
-        }
+    }
+}
+
+/// Calls an ioctl, once.
+///
+/// # Safety
+///
+/// As for [`ioctl`].
+pub unsafe fn ioctl_once<T>(fd: BorrowedFd<'_>, request: u64, arg: &mut T) -> Result<()> {
+    // SAFETY: as the caller promises.
+    match unsafe { libc::ioctl(fd.as_raw_fd(), request as _, ptr::from_mut(arg)) } {
+        -1 => Err(Errno::last()),
+        _ => Ok(()),
     }
 }
 

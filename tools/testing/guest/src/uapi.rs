@@ -50,6 +50,10 @@ uapi! {
     Madvise { handle: u32, madv: u32, retained: u32 }
     /// Names a BO.
     SetLabelBo { handle: u32, pad: u32, label: u64 }
+    /// Makes a context.
+    JmCtxCreate { handle: u32, priority: u32 }
+    /// Drops a context.
+    JmCtxDestroy { handle: u32, pad: u32 }
 
     /// Asks for the driver's name and version.
     Version {
@@ -99,6 +103,16 @@ uapi! {
     /// Exports a dma-buf's fences, or adds one.
     SyncFile { flags: u32, fd: i32 }
 
+    /// Tells about a sync file.
+    SyncFileInfo {
+        name: [u8; 32],
+        status: i32,
+        flags: u32,
+        num_fences: u32,
+        pad: u32,
+        sync_fence_info: u64,
+    }
+
     /// Makes a fence on a software timeline.
     SwSyncFence { value: u32, name: [u8; 32], fence: i32 }
 }
@@ -130,6 +144,11 @@ pub const MADVISE: u64 = panfrost::<Madvise>(READ_WRITE, 8);
 /// Takes a [`SetLabelBo`].
 pub const SET_LABEL_BO: u64 = panfrost::<SetLabelBo>(READ_WRITE, 9);
 
+/// Takes a [`JmCtxCreate`], from 1.5 on.
+pub const JM_CTX_CREATE: u64 = panfrost::<JmCtxCreate>(READ_WRITE, 10);
+/// Takes a [`JmCtxDestroy`], from 1.5 on.
+pub const JM_CTX_DESTROY: u64 = panfrost::<JmCtxDestroy>(READ_WRITE, 11);
+
 /// Takes a [`Version`].
 pub const VERSION: u64 = drm::<Version>(READ_WRITE, 0x00);
 /// Takes a [`GemClose`].
@@ -160,6 +179,9 @@ pub const DMA_BUF_EXPORT_SYNC_FILE: u64 = request(READ_WRITE, b'b', 2, size_of::
 /// Takes a [`SyncFile`].
 pub const DMA_BUF_IMPORT_SYNC_FILE: u64 = request(WRITE, b'b', 3, size_of::<SyncFile>());
 
+/// Takes a [`SyncFileInfo`].
+pub const SYNC_FILE_INFO: u64 = request(READ_WRITE, b'>', 4, size_of::<SyncFileInfo>());
+
 /// Takes a [`SwSyncFence`].
 pub const SW_SYNC_CREATE_FENCE: u64 = request(READ_WRITE, b'W', 0, size_of::<SwSyncFence>());
 /// Takes a `u32`: how far to advance.
@@ -169,6 +191,11 @@ pub const SW_SYNC_INC: u64 = request(WRITE, b'W', 1, size_of::<u32>());
 pub const REQ_FS: u32 = 1 << 0;
 /// The chain reads the cycle counter.
 pub const REQ_CYCLE_COUNT: u32 = 1 << 1;
+
+/// Behind all others.
+pub const PRIORITY_LOW: u32 = 0;
+/// The usual one.
+pub const PRIORITY_MEDIUM: u32 = 1;
 
 /// The GPU cannot execute from the BO.
 pub const BO_NOEXEC: u32 = 1 << 0;

@@ -20,7 +20,9 @@ mod fences;
 mod heap;
 mod identity;
 mod lifetime;
+mod pressure;
 mod prime;
+mod recovery;
 mod render;
 mod spaces;
 mod submit;
@@ -40,6 +42,8 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         fences::TESTS,
         lifetime::TESTS,
         spaces::TESTS,
+        recovery::TESTS,
+        pressure::TESTS,
     ]
     .into_iter()
     .flatten()

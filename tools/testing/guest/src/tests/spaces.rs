@@ -29,7 +29,7 @@ use super::Random;
 
 /// C panfrost wants to reset these GPUs after a bus fault, starts no job until that is done, and never does
 /// it: the next job times out in its place.
-const BUS_FAULT: &str = "after a bus fault the next job is lost";
+pub(super) const BUS_FAULT: &str = "after a bus fault the next job is lost";
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("fault-write", &["B5"], write_fault).panfrost_fails_on(Arch::V9, BUS_FAULT),

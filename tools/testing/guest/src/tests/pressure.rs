@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Clients that queue more than the driver takes, and clients that share the GPU.
+
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc;
+use std::sync::mpsc::Receiver;
+use std::thread;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use model::control::Opcode;
+
+use crate::board::Board;
+use crate::chain::Chain;
+use crate::chain::JobRef;
+use crate::chain::DONE;
+use crate::chain::NOT_STARTED;
+use crate::chain::PATIENCE;
+use crate::check;
+use crate::check_eq;
+use crate::check_errno;
+use crate::device::Device;
+use crate::harness::Gpu;
+use crate::harness::Need;
+use crate::harness::Outcome;
+use crate::harness::Stop;
+use crate::harness::Test;
+use crate::sync::fence_status;
+use crate::sync::Gate;
+use crate::sync::Syncobj;
+use crate::sys;
+use crate::sys::Errno;
+use crate::uapi;
+
+use super::A_WHILE;
+
+/// C panfrost takes whatever it is given, until memory is out.
+const NO_BOUND: &str = "it queues without end";
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("pressure-goes-on", &["C10"], goes_on)
+        .needs(&[Need::Gate])
+        .panfrost_fails(NO_BOUND),
+    Test::new("pressure-signal", &["C10"], signal)
+        .needs(&[Need::Gate])
+        .panfrost_fails(NO_BOUND),
+    Test::new("pressure-unbind", &["C8", "C10"], unbind)
+        .needs(&[Need::Gate])
+        .panfrost_fails(NO_BOUND),
+    Test::new("pressure-close", &["A2", "C10"], close).needs(&[Need::Gate]),
+    Test::new("pressure-kill", &["A2", "C10"], kill)
+        .needs(&[Need::Gate])
+        .panfrost_fails(NO_BOUND),
+    Test::new("share-used-time", &["C2"], used_time)
+        .needs(&[Need::Board, Need::Gate])
+        .panfrost_fails("jobs count, not the time that they take"),
+    Test::new("share-priorities", &["C2"], priorities).needs(&[
+        Need::Board,
+        Need::Gate,
+        Need::Minor(5),
+    ]),
+];
+
+/// How many jobs a context can have.
+const BOUND: usize = 4096;
+
+/// A file with as many queued jobs as it can have, all behind a gate.
+struct Full {
+    chain: Chain,
+    last: JobRef,
+    gate_sync: Syncobj,
+    done: Syncobj,
+    device: Device,
+    gate: Gate,
+}
+
+impl Full {
+    fn new(gpu: &Gpu) -> Result<Self, Stop> {
+        let device = gpu.open()?;
+        let gate = Gate::new()?;
+        let mut chain = Chain::new(&device, 4096)?;
+        let last = chain.pair();
+        let this = Self {
+            chain,
+            last,
+            gate_sync: gate.syncobj(&device)?,
+            done: device.syncobj()?,
+            device,
+            gate,
+        };
+        for _ in 0..BOUND {
+            let mut submit = this.submit(&this.done);
+            this.device.submit_raw(&mut submit.arg)?;
+        }
+        check_eq!(this.chain.status(last), NOT_STARTED);
+        Ok(this)
+    }
+
+    /// One more.
+    fn submit(&self, done: &Syncobj) -> OneMore {
+        let wait = Box::new(self.gate_sync.handle());
+        OneMore {
+            arg: uapi::Submit {
+                jc: self.chain.head(),
+                in_syncs: (&raw const *wait) as u64,
+                in_sync_count: 1,
+                out_sync: done.handle(),
+                ..Default::default()
+            },
+            _wait: wait,
+        }
+    }
+}
+
+/// A submit, with what it points to.
+struct OneMore {
+    arg: uapi::Submit,
+    _wait: Box<u32>,
+}
+
+/// A thread that is in a submit.
+struct Submitter {
+    thread: JoinHandle<()>,
+    result: Receiver<Result<(), Errno>>,
+}
+
+impl Submitter {
+    /// Begins to submit, once.
+    fn start(device: &Device, submit: OneMore) -> Self {
+        let device = device.clone();
+        let (sender, result) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            let mut submit = submit;
+            // SAFETY: what the argument points to lives as long as `submit`.
+            let result = unsafe { sys::ioctl_once(device.as_fd(), uapi::SUBMIT, &mut submit.arg) };
+            let _ = sender.send(result);
+        });
+        Self { thread, result }
+    }
+
+    /// Whether the call does not return for a while.
+    fn waits(&self) -> bool {
+        self.result.recv_timeout(A_WHILE).is_err()
+    }
+
+    /// What the call returns.
+    fn finish(self) -> Result<Result<(), Errno>, Stop> {
+        let result = self.result.recv_timeout(PATIENCE);
+        let result = result.map_err(|_| Stop::fail("the submit does not return"))?;
+        let _ = self.thread.join();
+        Ok(result)
+    }
+}
+
+/// The submit waits, with nothing published, and goes on when a job has ended. Others are not held up.
+fn goes_on(gpu: &Gpu) -> Outcome {
+    let full = Full::new(gpu)?;
+    let out = full.device.syncobj()?;
+    let submitter = Submitter::start(&full.device, full.submit(&out));
+    check!(submitter.waits(), "it is taken");
+    check_errno!(out.fence(), EINVAL);
+    // The rest of the file works, and so do other files.
+    let bo = full.device.create(4096, uapi::BO_NOEXEC)?;
+    bo.wait(Duration::ZERO)?;
+    let other = gpu.open()?;
+    let mut chain = Chain::new(&other, 4096)?;
+    chain.null();
+    chain.run(&[])?;
+    if full.device.minor() >= 5 {
+        let context = full.device.create_context(uapi::PRIORITY_MEDIUM)?;
+        let mut chain = Chain::new(&full.device, 4096)?;
+        chain.null();
+        let done = full.device.syncobj()?;
+        chain.submit_in(context, &[], &[], Some(&done))?;
+        done.wait(PATIENCE)?;
+    }
+    check!(submitter.waits());
+
+    full.gate.open()?;
+    check_eq!(submitter.finish()?, Ok(()));
+    out.wait(PATIENCE)?;
+    full.done.wait(PATIENCE)?;
+    check_eq!(full.chain.status(full.last), DONE);
+    Ok(())
+}
+
+/// A signal ends the wait, and nothing has happened.
+fn signal(gpu: &Gpu) -> Outcome {
+    extern "C" fn nothing(_: libc::c_int) {}
+
+    // SAFETY: the handler does nothing. Without SA_RESTART, the call returns.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as *const () as usize;
+        libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut());
+    }
+    let full = Full::new(gpu)?;
+    let out = full.device.syncobj()?;
+    let submitter = Submitter::start(&full.device, full.submit(&out));
+    check!(submitter.waits(), "it is taken");
+    let target = std::os::unix::thread::JoinHandleExt::as_pthread_t(&submitter.thread);
+    // SAFETY: the thread was not joined yet.
+    unsafe { libc::pthread_kill(target, libc::SIGUSR1) };
+    check_eq!(submitter.finish()?, Err(Errno(libc::EINTR)));
+    check_errno!(out.fence(), EINVAL);
+
+    // Another one waits in its place, and gets one.
+    let submitter = Submitter::start(&full.device, full.submit(&out));
+    check!(submitter.waits());
+    full.gate.open()?;
+    check_eq!(submitter.finish()?, Ok(()));
+    out.wait(PATIENCE)?;
+    Ok(())
+}
+
+/// Unbinding the device does not wait for those who wait, and ends it.
+fn unbind(gpu: &Gpu) -> Outcome {
+    if gpu.node.driver == "panfrost" {
+        return Err(Stop::Skip("it would be left with the jobs".into()));
+    }
+    let unbound = {
+        let full = Full::new(gpu)?;
+        let fence = full.done.fence()?;
+        let outs = [full.device.syncobj()?, full.device.syncobj()?];
+        let submitters = outs.each_ref().map(|out| {
+            // Two in one context.
+            Submitter::start(&full.device, full.submit(out))
+        });
+        for submitter in &submitters {
+            check!(submitter.waits(), "it is taken");
+        }
+        let unbound = gpu.node.unbind()?;
+        for submitter in submitters {
+            check_eq!(submitter.finish()?, Err(Errno(libc::ENODEV)));
+        }
+        check_eq!(fence_status(fence.as_fd())?, Some(Err(Errno(libc::ENODEV))));
+        unbound
+    };
+    unbound.bind()?;
+    let device = gpu.open()?;
+    let mut chain = Chain::new(&device, 4096)?;
+    chain.null();
+    chain.run(&[])?;
+    check_eq!(chain.statuses(), [DONE]);
+    Ok(())
+}
+
+/// Closing the file returns at once, and cancels what has not started: the gate stays closed.
+fn close(gpu: &Gpu) -> Outcome {
+    let full = Full::new(gpu)?;
+    let fence = full.done.fence()?;
+    let Full {
+        chain,
+        gate_sync,
+        done,
+        device,
+        gate,
+        ..
+    } = full;
+    let (bo, statuses) = chain.into_parts();
+    bo.leak();
+    drop((gate_sync, done, statuses));
+    check_eq!(fence_status(fence.as_fd())?, None);
+    drop(device);
+    check!(sys::readable(fence.as_fd(), PATIENCE)?);
+    check!(fence_status(fence.as_fd())?.is_some_and(|status| status.is_err()));
+    drop(gate);
+    Ok(())
+}
+
+/// So does the end of a process that waits.
+fn kill(gpu: &Gpu) -> Outcome {
+    let mut fds = [0; 2];
+    // SAFETY: room for two descriptors.
+    check_eq!(unsafe { libc::pipe(fds.as_mut_ptr()) }, 0);
+    // SAFETY: this process has one thread; the child ends without returning.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let result = Full::new(gpu).map(|full| {
+            let mut submit = full.submit(&full.done);
+            // SAFETY: the bytes are ours; the argument's pointers live as long as it does.
+            unsafe {
+                libc::write(fds[1], c"x".as_ptr().cast(), 1);
+                let _ = sys::ioctl_once(full.device.as_fd(), uapi::SUBMIT, &mut submit.arg);
+            }
+        });
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(i32::from(result.is_err())) };
+    }
+    // SAFETY: our own descriptor, not used again.
+    unsafe { libc::close(fds[1]) };
+    let mut byte = 0_u8;
+    // SAFETY: room for a byte.
+    let read = unsafe { libc::read(fds[0], (&raw mut byte).cast(), 1) };
+    check_eq!(read, 1, "the child has failed");
+    thread::sleep(A_WHILE);
+    let mut status = 0;
+    // SAFETY: our child; room for the status.
+    unsafe {
+        check_eq!(libc::waitpid(pid, &mut status, libc::WNOHANG), 0);
+        libc::kill(pid, libc::SIGKILL);
+        check_eq!(libc::waitpid(pid, &mut status, 0), pid);
+    }
+    let device = gpu.open()?;
+    let mut chain = Chain::new(&device, 4096)?;
+    chain.null();
+    chain.run(&[])?;
+    check_eq!(chain.statuses(), [DONE]);
+    Ok(())
+}
+
+/// Chains of so many jobs each, all queued behind a gate.
+fn queue(
+    device: &Device,
+    context: u32,
+    gate: &Syncobj,
+    chains: usize,
+    jobs: usize,
+) -> Result<Vec<(Chain, OwnedFd)>, Stop> {
+    let mut queued = Vec::new();
+    for _ in 0..chains {
+        let mut chain = Chain::new(device, 4096)?;
+        for _ in 0..jobs {
+            chain.null();
+        }
+        let done = device.syncobj()?;
+        chain.submit_in(context, &[], &[gate], Some(&done))?;
+        queued.push((chain, done.fence()?));
+    }
+    Ok(queued)
+}
+
+/// How many chains are done.
+fn count_done(queued: &[(Chain, OwnedFd)]) -> Result<usize, Stop> {
+    let mut done = 0;
+    for (_, fence) in queued {
+        done += usize::from(fence_status(fence.as_fd())?.is_some());
+    }
+    Ok(done)
+}
+
+fn wait_for(fence: &OwnedFd) -> Outcome {
+    check!(
+        sys::readable(fence.as_fd(), PATIENCE)?,
+        "fence {} does not signal",
+        fence.as_raw_fd()
+    );
+    Ok(())
+}
+
+/// Of two files, one has jobs that take eight times as long. Each gets half of the time, so that the other
+/// one has eight times as many jobs done.
+fn used_time(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    board.order(Opcode::SlowJobs, &[5_000])?;
+    let (long, short) = (gpu.open()?, gpu.open()?);
+    let gate = Gate::new()?;
+    let of_long = queue(&long, 0, &gate.syncobj(&long)?, 8, 8)?;
+    let of_short = queue(&short, 0, &gate.syncobj(&short)?, 80, 1)?;
+    gate.open()?;
+    wait_for(&of_long[5].1)?;
+    let (done_long, done_short) = (count_done(&of_long)?, count_done(&of_short)?);
+    // In turns, it would be as many as of the others.
+    check!(
+        done_short >= 3 * done_long,
+        "{done_short} short ones and {done_long} long ones"
+    );
+    for (_, fence) in of_long.iter().chain(&of_short) {
+        wait_for(fence)?;
+    }
+    Ok(())
+}
+
+/// A context of low priority has nothing done as long as another one has jobs.
+fn priorities(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    board.order(Opcode::SlowJobs, &[5_000])?;
+    let device = gpu.open()?;
+    let gate = Gate::new()?;
+    let low = device.create_context(uapi::PRIORITY_LOW)?;
+    let wait = gate.syncobj(&device)?;
+    let of_low = queue(&device, low, &wait, 10, 1)?;
+    let of_usual = queue(&device, 0, &wait, 20, 1)?;
+    gate.open()?;
+    wait_for(&of_usual[19].1)?;
+    // Those that were in the hardware before the others' fence was seen.
+    let done = count_done(&of_low)?;
+    check!(done <= 5, "{done} chains of low priority are done");
+    for (_, fence) in &of_low {
+        wait_for(fence)?;
+    }
+    Ok(())
+}

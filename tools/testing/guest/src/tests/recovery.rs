@@ -1,0 +1,475 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Jobs that hang: what is tried on them, and that nobody else notices.
+//!
+//! The numbers are those of the driver's policy: three hangs close a context, 64 good jobs make up for
+//! one.
+
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+use std::time::Instant;
+
+use model::control::Opcode;
+use model::control::Stat;
+use model::control::NEVER;
+
+use crate::board::Board;
+use crate::chain::Chain;
+use crate::chain::DONE;
+use crate::chain::NOT_STARTED;
+use crate::chain::PATIENCE;
+use crate::check;
+use crate::check_eq;
+use crate::check_errno;
+use crate::device::Device;
+use crate::device::Job;
+use crate::device::Node;
+use crate::harness::Gpu;
+use crate::harness::Need;
+use crate::harness::Outcome;
+use crate::harness::Stop;
+use crate::harness::Test;
+use crate::sync::fence_status;
+use crate::sync::Gate;
+use crate::sys;
+use crate::sys::Errno;
+use crate::uapi;
+
+use super::target;
+
+/// C panfrost has no smaller means, and soft-stops all slots first.
+const RESETS: &str = "a hung job resets the GPU";
+/// C panfrost takes jobs from whoever hangs the GPU.
+const NO_POLICY: &str = "hangs have no consequences";
+/// Nobody has asked for more of the peer.
+const WEDGE: &str = "a GPU that cannot be reset is used on";
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("recover-soft-stop", &["C4"], soft_stop)
+        .needs(&[Need::Board])
+        .panfrost_fails(RESETS),
+    Test::new("recover-hard-stop", &["C4"], hard_stop)
+        .needs(&[Need::Board])
+        .panfrost_fails(RESETS),
+    Test::new("recover-soft-stop-ignored", &["C4"], soft_stop_ignored)
+        .needs(&[Need::Board])
+        .panfrost_fails(RESETS),
+    Test::new("recover-reset", &["C4"], reset)
+        .needs(&[Need::Board])
+        .panfrost_fails(
+            "jobs that were stopped for a reset are done again, which the hardware refuses",
+        ),
+    Test::new("recover-reset-begins-anew", &["C4"], begins_anew)
+        .needs(&[Need::Board])
+        .panfrost_fails("it makes the hardware do jobs again, which that refuses"),
+    Test::new("recover-hard-reset", &["C4"], hard_reset)
+        .needs(&[Need::Board])
+        .panfrost_fails("a soft reset that does not end is not followed by a hard one"),
+    Test::new("recover-hangs-close-context", &["C4"], close_context)
+        .needs(&[Need::Board, Need::Gate, Need::Minor(5)])
+        .panfrost_fails(NO_POLICY),
+    Test::new("recover-default-context", &["C4"], default_context)
+        .needs(&[Need::Board, Need::Minor(5)])
+        .panfrost_fails(NO_POLICY),
+    Test::new("recover-hangs-forgiven", &["C4"], forgiven).needs(&[Need::Board]),
+    Test::new("recover-fault-storm", &["B5", "C4"], fault_storm)
+        .panfrost_fails_on(model::job::Arch::V9, super::spaces::BUS_FAULT),
+    Test::new("recover-reset-fails", &["C4", "C8"], reset_fails)
+        .needs(&[Need::Board])
+        .panfrost_fails(WEDGE),
+    Test::new("recover-gpu-gone", &["C4", "C8"], gone)
+        .needs(&[Need::Board])
+        .panfrost_fails(WEDGE),
+];
+
+/// What the GPU was told to do, since a moment.
+struct Told<'b> {
+    board: &'b Board,
+    before: [u32; 3],
+}
+
+impl<'b> Told<'b> {
+    const STATS: [Stat; 3] = [Stat::SoftStops, Stat::HardStops, Stat::SoftResets];
+
+    fn from_now(board: &'b Board) -> Self {
+        let before = Self::STATS.map(|stat| board.stat(stat));
+        Self { board, before }
+    }
+
+    /// Soft stops that hit a chain, hard stops that did, resets.
+    fn counts(&self) -> [u32; 3] {
+        let mut counts = Self::STATS.map(|stat| self.board.stat(stat));
+        for (count, before) in counts.iter_mut().zip(self.before) {
+            *count = count.wrapping_sub(before);
+        }
+        counts
+    }
+}
+
+/// Submits a chain; its fence as a sync file.
+fn start(device: &Device, context: u32, chain: &Chain) -> Result<OwnedFd, Stop> {
+    let done = device.syncobj()?;
+    chain.submit_in(context, &[], &[], Some(&done))?;
+    Ok(done.fence()?)
+}
+
+/// Waits for a fence, and returns how it has signalled.
+fn end(fence: &OwnedFd) -> Result<Result<(), Errno>, Stop> {
+    check!(
+        sys::readable(fence.as_fd(), PATIENCE)?,
+        "the fence does not signal"
+    );
+    fence_status(fence.as_fd())?.ok_or(Stop::fail("the fence is not there"))
+}
+
+/// A chain that does nothing, in the vertex-tiler slot.
+fn nothing(device: &Device) -> Result<Chain, Stop> {
+    let mut chain = Chain::new(device, 4096)?;
+    chain.null();
+    Ok(chain)
+}
+
+/// A chain that never ends, and which a soft stop ends.
+fn endless(device: &Device) -> Result<Chain, Stop> {
+    let mut chain = Chain::new(device, 4096)?;
+    chain.endless();
+    Ok(chain)
+}
+
+/// Has the next chain of the vertex-tiler slot hang such that no soft stop ends it.
+fn hang_next(board: &Board) -> Outcome {
+    Ok(board.order(Opcode::HangNextJob, &[1, 1])?)
+}
+
+/// Another client with work of its own in the fragment slot, enough to last until a hung job is dealt
+/// with.
+struct Innocent {
+    chains: Vec<(Chain, OwnedFd)>,
+    jobs_done: u32,
+}
+
+impl Innocent {
+    const CHAINS: usize = 10;
+    const JOBS: usize = 2;
+
+    fn new(gpu: &Gpu, board: &Board) -> Result<Self, Stop> {
+        let device = gpu.open()?;
+        let jobs_done = board.stat(Stat::JobsDone);
+        // A quarter of a second for each chain: less than any driver's patience.
+        board.order(Opcode::SlowJobs, &[125_000])?;
+        let mut chains = Vec::new();
+        for _ in 0..Self::CHAINS {
+            let mut chain = Chain::new(&device, 4096)?;
+            for _ in 0..Self::JOBS {
+                chain.null();
+            }
+            chain.require(uapi::REQ_FS);
+            let fence = start(&device, 0, &chain)?;
+            chains.push((chain, fence));
+        }
+        Ok(Self { chains, jobs_done })
+    }
+
+    /// All has been done, and the client has seen nothing of what happened to others. Returns how many
+    /// jobs it took, together with those of others.
+    fn finish(self, board: &Board) -> Result<u32, Stop> {
+        for (chain, fence) in &self.chains {
+            check_eq!(end(fence)?, Ok(()));
+            check_eq!(chain.statuses(), [DONE; Self::JOBS]);
+        }
+        Ok(board.stat(Stat::JobsDone).wrapping_sub(self.jobs_done))
+    }
+}
+
+/// The whole work of an innocent client, done once.
+const ONCE: u32 = (Innocent::CHAINS * Innocent::JOBS) as u32;
+
+/// The jobs of the file go on.
+fn works(device: &Device) -> Outcome {
+    let chain = nothing(device)?;
+    check_eq!(end(&start(device, 0, &chain)?)?, Ok(()));
+    check_eq!(chain.statuses(), [DONE]);
+    Ok(())
+}
+
+/// A job that runs for too long and obeys is stopped, and that is all.
+fn soft_stop(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    let told = Told::from_now(&board);
+    let innocent = Innocent::new(gpu, &board)?;
+    let chain = endless(&device)?;
+    // What is behind it in the slot has to wait, and is no worse off.
+    let next = nothing(&device)?;
+    let fences = [start(&device, 0, &chain)?, start(&device, 0, &next)?];
+    check_eq!(end(&fences[0])?, Err(Errno(libc::ECANCELED)));
+    check_eq!(end(&fences[1])?, Ok(()));
+    check_eq!(next.statuses(), [DONE]);
+    innocent.finish(&board)?;
+    check_eq!(told.counts(), [1, 0, 0]);
+    works(&device)
+}
+
+/// If it does not obey, it is killed, alone.
+fn hard_stop(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    let told = Told::from_now(&board);
+    let innocent = Innocent::new(gpu, &board)?;
+    hang_next(&board)?;
+    let chain = nothing(&device)?;
+    let next = nothing(&device)?;
+    let fences = [start(&device, 0, &chain)?, start(&device, 0, &next)?];
+    check_eq!(end(&fences[0])?, Err(Errno(libc::ECANCELED)));
+    check_eq!(chain.statuses(), [NOT_STARTED]);
+    check_eq!(end(&fences[1])?, Ok(()));
+    check_eq!(innocent.finish(&board)?, ONCE + 1);
+    check_eq!(told.counts(), [1, 1, 0]);
+    works(&device)
+}
+
+fn soft_stop_ignored(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    let told = Told::from_now(&board);
+    let innocent = Innocent::new(gpu, &board)?;
+    board.order(Opcode::IgnoreSoftStop, &[1])?;
+    let chain = endless(&device)?;
+    check_eq!(
+        end(&start(&device, 0, &chain)?)?,
+        Err(Errno(libc::ECANCELED))
+    );
+    innocent.finish(&board)?;
+    check_eq!(told.counts(), [1, 1, 0]);
+    works(&device)
+}
+
+/// If nothing else helps, the GPU is reset. What runs in other slots is stopped first, and goes on where
+/// it was.
+fn reset(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    let told = Told::from_now(&board);
+    let innocent = Innocent::new(gpu, &board)?;
+    hang_next(&board)?;
+    board.order(Opcode::IgnoreHardStop, &[1])?;
+    let chain = nothing(&device)?;
+    let next = nothing(&device)?;
+    let fences = [start(&device, 0, &chain)?, start(&device, 0, &next)?];
+    check_eq!(end(&fences[0])?, Err(Errno(libc::ECANCELED)));
+    check_eq!(end(&fences[1])?, Ok(()));
+    // No job was done twice.
+    check_eq!(innocent.finish(&board)?, ONCE + 1);
+    let [soft, hard, resets] = told.counts();
+    check!(soft >= 2, "{soft} soft stops: not of the innocent chain");
+    check_eq!([hard, resets], [1, 1]);
+    works(&device)
+}
+
+/// What cannot be stopped begins again with the job that it was at, which its client does not notice.
+fn begins_anew(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    let told = Told::from_now(&board);
+    let innocent = Innocent::new(gpu, &board)?;
+    hang_next(&board)?;
+    board.order(Opcode::IgnoreSoftStop, &[1])?;
+    board.order(Opcode::IgnoreHardStop, &[1])?;
+    let chain = nothing(&device)?;
+    let fence = start(&device, 0, &chain)?;
+    check!(sys::readable(fence.as_fd(), PATIENCE)?);
+    check_eq!(chain.statuses(), [NOT_STARTED]);
+    check_eq!(innocent.finish(&board)?, ONCE);
+    check_eq!(told.counts()[2], 1);
+    works(&device)
+}
+
+/// A soft reset does not come to an end, a hard one does.
+fn hard_reset(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    let innocent = Innocent::new(gpu, &board)?;
+    let hard_resets = board.stat(Stat::HardResets);
+    hang_next(&board)?;
+    board.order(Opcode::IgnoreHardStop, &[1])?;
+    board.order(Opcode::DelayReset, &[NEVER, 1])?;
+    let chain = nothing(&device)?;
+    check_eq!(
+        end(&start(&device, 0, &chain)?)?,
+        Err(Errno(libc::ECANCELED))
+    );
+    check!(innocent.finish(&board)? >= ONCE);
+    check_eq!(board.stat(Stat::HardResets).wrapping_sub(hard_resets), 1);
+    works(&device)
+}
+
+/// A number of jobs of a context hang, one after the other.
+fn hang(board: &Board, device: &Device, context: u32, times: usize) -> Outcome {
+    for _ in 0..times {
+        hang_next(board)?;
+        let chain = nothing(device)?;
+        check_eq!(
+            end(&start(device, context, &chain)?)?,
+            Err(Errno(libc::ECANCELED))
+        );
+    }
+    Ok(())
+}
+
+/// With the third hang a context is closed, and what it has queued is cancelled; other contexts of the
+/// file go on, and so does a new one.
+fn close_context(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    let gate = Gate::new()?;
+    let guilty = device.create_context(uapi::PRIORITY_MEDIUM)?;
+    let other = device.create_context(uapi::PRIORITY_MEDIUM)?;
+    hang(&board, &device, guilty, 2)?;
+
+    let (bo, map) = target(&device, 4096)?;
+    let mut waiting = Chain::new(&device, 4096)?;
+    waiting.zero(bo.va());
+    waiting.require(uapi::REQ_FS);
+    let done = device.syncobj()?;
+    waiting.submit_in(guilty, &[&bo], &[&gate.syncobj(&device)?], Some(&done))?;
+    let waiting_fence = done.fence()?;
+    check_eq!(fence_status(waiting_fence.as_fd())?, None);
+
+    hang(&board, &device, guilty, 1)?;
+    check_eq!(end(&waiting_fence)?, Err(Errno(libc::ECANCELED)));
+    bo.wait(PATIENCE)?;
+    let late = nothing(&device)?;
+    let out = device.syncobj()?;
+    check_errno!(late.submit_in(guilty, &[], &[], Some(&out)), ECANCELED);
+    // It has left no trace.
+    check_errno!(out.fence(), EINVAL);
+    late.bo().wait_until(0)?;
+
+    check_eq!(end(&start(&device, other, &late)?)?, Ok(()));
+    works(&device)?;
+    device.destroy_context(guilty)?;
+    let fresh = device.create_context(uapi::PRIORITY_MEDIUM)?;
+    let chain = nothing(&device)?;
+    check_eq!(end(&start(&device, fresh, &chain)?)?, Ok(()));
+    gate.open()?;
+    check_eq!(waiting.statuses(), [NOT_STARTED]);
+    check!(map.get64(0) != 0);
+    Ok(())
+}
+
+/// The context that every file begins with is closed like any other. As it cannot be made by user space,
+/// it is good again after a while.
+fn default_context(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    let bystander = gpu.open()?;
+    hang(&board, &device, 0, 3)?;
+    let chain = nothing(&device)?;
+    check_errno!(chain.submit(&[], &[], None), ECANCELED);
+    works(&bystander)?;
+    works(&gpu.open()?)?;
+    check_errno!(device.destroy_context(0), EINVAL);
+    let give_up = Instant::now() + 3 * PATIENCE;
+    while chain.submit(&[], &[], None) == Err(Errno(libc::ECANCELED)) {
+        check!(Instant::now() < give_up, "it is not made anew");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    works(&device)
+}
+
+/// A client that hangs the GPU now and then, and does 64 jobs between, is never refused.
+fn forgiven(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    for _ in 0..4 {
+        hang_next(&board)?;
+        let chain = nothing(&device)?;
+        check!(sys::readable(start(&device, 0, &chain)?.as_fd(), PATIENCE)?);
+        let good = nothing(&device)?;
+        for _ in 0..64 {
+            good.rearm();
+            check_eq!(end(&start(&device, 0, &good)?)?, Ok(()));
+        }
+    }
+    works(&device)
+}
+
+/// 4,096 bad jobs, as many as can be queued, and then a good one.
+fn fault_storm(gpu: &Gpu) -> Outcome {
+    const JOBS: u64 = 4096;
+    let device = gpu.open()?;
+    let other = gpu.open()?;
+    let done = device.syncobj()?;
+    for n in 0..JOBS {
+        // Nothing was ever mapped there.
+        device.submit(Job {
+            head: 0x8_0000_0000 + 64 * n,
+            signal: Some(&done),
+            ..Default::default()
+        })?;
+        if n % 512 == 0 {
+            works(&other)?;
+        }
+    }
+    works(&device)?;
+    check!(done.signalled()?);
+    works(&other)
+}
+
+/// The GPU can do nothing for anybody any more: all that was asked for ends with an error, nothing is
+/// lost that the CPU has, and the driver can be bound again.
+fn wedged(gpu: &Gpu, board: &Board, break_it: impl FnOnce() -> Outcome) -> Outcome {
+    {
+        let device = gpu.open()?;
+        let other = gpu.open()?;
+        let (bo, map) = target(&device, 4096)?;
+        hang_next(board)?;
+        let hung = nothing(&device)?;
+        let waits = nothing(&other)?;
+        let fences = [start(&device, 0, &hung)?, start(&other, 0, &waits)?];
+        break_it()?;
+        check!(sys::readable(fences[0].as_fd(), PATIENCE)?);
+        check!(fence_status(fences[0].as_fd())?.is_some_and(|status| status.is_err()));
+        check_eq!(end(&fences[1])?, Err(Errno(libc::ENODEV)));
+        bo.wait(PATIENCE)?;
+        check_errno!(hung.submit(&[], &[], None), ENODEV);
+        check_errno!(waits.submit(&[], &[], None), ENODEV);
+        map.put64(0, 0x1234);
+        check_eq!(map.get64(0), 0x1234);
+    }
+    let unbound = gpu.node.unbind()?;
+    board.order(Opcode::ClearAll, &[])?;
+    unbound.bind()?;
+    let fresh = Node::all();
+    check_eq!(fresh.len(), 1);
+    check_eq!(fresh[0].path, gpu.node.path);
+    works(&gpu.open()?)
+}
+
+/// The GPU ignores every command to stop and every reset, but for its reset line.
+fn reset_fails(gpu: &Gpu) -> Outcome {
+    not_the_peer(gpu)?;
+    let board = Board::open()?;
+    board.order(Opcode::IgnoreHardStop, &[1])?;
+    board.order(Opcode::DelayReset, &[NEVER, 0])?;
+    wedged(gpu, &board, || Ok(()))
+}
+
+/// The GPU leaves the bus in the middle of a job.
+fn gone(gpu: &Gpu) -> Outcome {
+    not_the_peer(gpu)?;
+    let board = Board::open()?;
+    wedged(gpu, &board, || {
+        std::thread::sleep(Duration::from_millis(50));
+        Ok(board.order(Opcode::AllOnes, &[1])?)
+    })
+}
+
+/// What is left of the peer afterwards would be of no use to the tests that follow.
+fn not_the_peer(gpu: &Gpu) -> Outcome {
+    match gpu.node.driver.as_str() {
+        "panfrost" => Err(Stop::Skip(WEDGE.into())),
+        _ => Ok(()),
+    }
+}
