@@ -26,7 +26,7 @@
 //!
 //! # Parts
 //!
-//! A [`Heap`] belongs to one file for ever, as it can be neither exported nor mapped twice; it has its
+//! A [`Heap`] belongs to one file, as it can be neither exported nor mapped twice; it has its
 //! addresses as long as a [`Mapping`](super::mapping::Mapping) does, and the VA tree leads faults to
 //! it. [`set`] has all heaps of the device, [`uses`] those of a file and of a job, and [`policy`] has
 //! the rules and numbers.
@@ -94,7 +94,8 @@ use crate::{
 
 use policy::{
     HighWater,
-    Life, //
+    Life,
+    Probe, //
 };
 
 pub(crate) use set::HeapSet;
@@ -160,8 +161,9 @@ struct Inner {
     credit: Chunks,
     high: HighWater,
     life: Life,
-    /// Since when the content is dead, if it is.
-    dead_since: Instant<Monotonic>,
+    probe: Probe,
+    /// Since when the content is dead, if it is: milliseconds of the set's clock.
+    dead_since: u64,
     stall: Option<Stall>,
     /// The chunk that no memory was found for. The next fault on it does not wait.
     given_up: Option<usize>,
@@ -228,7 +230,8 @@ impl Heap {
             credit: Chunks::new(gpu.dev(), len.min(policy::MAX_CREDIT))?,
             high: HighWater::default(),
             life: Life::default(),
-            dead_since: Instant::now(),
+            probe: Probe::new(drm.heaps.now()),
+            dead_since: 0,
             stall: None,
             given_up: None,
             counted: 0,
@@ -358,17 +361,23 @@ impl Heap {
             .count(mem::replace(&mut inner.counted, pages), pages);
     }
 
-    /// Changes the life of the content.
+    /// Changes the life of the content. Sleeps.
     fn live(&self, f: impl FnOnce(&mut Life)) {
         let mut inner = self.inner.lock();
         let was_live = inner.life.is_live();
 
         f(&mut inner.life);
-        if was_live && !inner.life.is_live() {
-            inner.dead_since = Instant::now();
+        let dies = was_live && !inner.life.is_live();
+        if dies {
+            inner.dead_since = self.drm.heaps.now();
             self.drm.heaps.queue_trim();
         }
         self.recount(&mut inner);
+
+        if dies && inner.probe.is_due(inner.dead_since) {
+            drop(inner);
+            with_gpu(&self.drm, |gpu| self.probe(gpu));
+        }
     }
 
     /// A job is about to use the heap: nothing is given back.

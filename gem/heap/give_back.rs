@@ -8,10 +8,11 @@
 
 use core::mem;
 
-use kernel::time::Delta;
-
 use super::{
-    policy,
+    policy::{
+        self,
+        Probe, //
+    },
     Event,
     Heap,
     Inner,
@@ -89,7 +90,7 @@ impl Heap {
     /// Gives back what the heap does not need, if it was dead for a while. Whether it has to be looked
     /// after again.
     pub(super) fn trim(&self, gpu: &Gpu<'_>) -> bool {
-        const IDLE: Delta = Delta::from_millis(policy::IDLE_MS as i64);
+        let now = self.drm.heaps.now();
         let mut inner = self.inner.lock();
         let Some(place) = inner.place.clone() else {
             return false;
@@ -99,13 +100,34 @@ impl Heap {
         if inner.life.is_live() {
             return false;
         }
-        if inner.dead_since.elapsed() < IDLE {
+        if now.saturating_sub(inner.dead_since) < u64::from(policy::IDLE_MS) {
             return true;
         }
         self.release(gpu, &mut inner, &place, policy::WORKING_SET, usize::MAX);
         let left = inner.chunks.filled();
         inner.high.idle(left);
+        inner.probe = Probe::new(now);
         self.recount(&mut inner);
         false
+    }
+
+    /// Takes from the heap, which was in use just now, what it may not need, if it is time to.
+    pub(super) fn probe(&self, gpu: &Gpu<'_>) {
+        let now = self.drm.heaps.now();
+        let mut inner = self.inner.lock();
+        let chunks = inner.chunks.filled();
+        let Some(place) = inner.place.clone() else {
+            return;
+        };
+
+        if inner.life.is_live() {
+            return;
+        }
+        if let Some(keep) = inner.probe.ask(now, chunks) {
+            self.release(gpu, &mut inner, &place, keep, usize::MAX);
+            let left = inner.chunks.filled();
+            inner.high.idle(left);
+            self.recount(&mut inner);
+        }
     }
 }

@@ -23,6 +23,10 @@ pub(super) const RESERVE: usize = 2;
 /// Milliseconds for which the content of a heap is dead before it goes.
 pub(super) const IDLE_MS: u32 = 2000;
 
+/// Milliseconds after which a heap that is never idle is asked what it needs, at first and at most.
+const PROBE_MS: u64 = 5000;
+const MAX_PROBE_MS: u64 = 32 * PROBE_MS;
+
 /// Milliseconds that a job waits for memory, if it has `timeout_ms` to run. A quarter less, so that
 /// it is the lack of memory that ends the job, and the log says so, unless the job has used more
 /// than that quarter before.
@@ -63,6 +67,55 @@ impl HighWater {
     /// Chunks that the next job may need.
     pub(super) fn mark(&self) -> usize {
         self.last.max(self.now)
+    }
+}
+
+/// Finds out what a heap needs that is in use again and again.
+///
+/// Nobody sees which chunks a frame reads. So from time to time the heap loses half of them when it is
+/// dead. If it has grown again after that time, it needs them, and is left alone for twice as long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Probe {
+    /// When it was last asked, in milliseconds.
+    since: u64,
+    period: u64,
+    /// Chunks that it was left with.
+    left: Option<usize>,
+}
+
+impl Probe {
+    pub(super) fn new(now: u64) -> Self {
+        Self {
+            since: now,
+            period: PROBE_MS,
+            left: None,
+        }
+    }
+
+    /// Whether it is time to ask.
+    pub(super) fn is_due(&self, now: u64) -> bool {
+        now.saturating_sub(self.since) >= self.period
+    }
+
+    /// Asks a dead heap with so many chunks. Returns how many it may keep, if it is to lose some.
+    pub(super) fn ask(&mut self, now: u64, chunks: usize) -> Option<usize> {
+        if !self.is_due(now) {
+            return None;
+        }
+        self.since = now;
+        match self.left.take() {
+            Some(left) if chunks > left => {
+                self.period = (self.period * 2).min(MAX_PROBE_MS);
+                return None;
+            }
+            Some(_) => self.period = PROBE_MS,
+            None => (),
+        }
+        if chunks <= WORKING_SET {
+            return None;
+        }
+        self.left = Some((chunks / 2).max(WORKING_SET));
+        self.left
     }
 }
 
@@ -167,6 +220,34 @@ mod tests {
         high.see(2);
         high.idle(WORKING_SET);
         assert_eq!(high.mark(), 2);
+    }
+
+    #[test]
+    fn heaps_in_use_lose_what_they_do_not_need() {
+        let mut probe = Probe::new(0);
+        let (mut chunks, mut now) = (20, 0);
+
+        assert_eq!(probe.ask(PROBE_MS - 1, chunks), None);
+        for left in [10, 5, 2, 1] {
+            now += PROBE_MS;
+            assert_eq!(probe.ask(now, chunks), Some(left));
+            assert_eq!(probe.ask(now, chunks), None);
+            chunks = left;
+        }
+        assert_eq!(probe.ask(now + PROBE_MS, chunks), None);
+    }
+
+    #[test]
+    fn heaps_that_need_it_are_left_alone() {
+        let mut probe = Probe::new(0);
+        let (mut now, mut asked) = (0, 0);
+
+        // Always back to 20.
+        while now < 100 * MAX_PROBE_MS {
+            now += PROBE_MS;
+            asked += usize::from(probe.ask(now, 20).is_some());
+        }
+        assert!((40..60).contains(&asked));
     }
 
     #[test]

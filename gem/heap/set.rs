@@ -30,7 +30,9 @@ use kernel::{
     time::{
         delay::fsleep,
         msecs_to_jiffies,
-        Delta, //
+        Delta,
+        Instant,
+        Monotonic, //
     },
     workqueue::{
         self,
@@ -83,6 +85,8 @@ pub(crate) struct HeapSet {
     pages: Atomic<usize>,
     /// Milliseconds that a job waits for memory.
     stall_ms: u32,
+    /// Zero of the clock.
+    epoch: Instant<Monotonic>,
     /// No worker is started any more.
     settled: Atomic<bool>,
     #[pin]
@@ -111,6 +115,7 @@ impl HeapSet {
                 in_reserve: Atomic::new(0),
                 pages: Atomic::new(0),
                 stall_ms: policy::stall_ms(timeout_ms),
+                epoch: Instant::now(),
                 settled: Atomic::new(false),
                 refill <- new_work!("drm_gpu::heap::refill"),
                 trim <- new_delayed_work!("drm_gpu::heap::trim"),
@@ -154,6 +159,11 @@ impl HeapSet {
     /// Milliseconds that a job waits for memory.
     pub(super) fn stall_ms(&self) -> u32 {
         self.stall_ms
+    }
+
+    /// Milliseconds of a monotonic clock.
+    pub(super) fn now(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(0)
     }
 
     /// What `scan` can free changes, as the contribution of a heap goes from `old` to `new` pages.

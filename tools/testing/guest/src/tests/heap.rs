@@ -37,6 +37,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("heap-many-files-fault", &["B1", "B2"], many_files),
     Test::new("heap-memory-is-accounted", &["B1", "F5"], accounted),
     Test::new("heap-goes-back-when-idle", &["B3"], idle).panfrost_fails(KEEPS),
+    Test::new("heap-in-use-shrinks", &["B3"], in_use).panfrost_fails(KEEPS),
     Test::new("heap-live-chunks-stay", &["B3"], live),
     Test::new("heap-grows-again", &["B3"], again),
     Test::new("heap-closed-frees-all", &["B2"], closed),
@@ -205,6 +206,31 @@ fn idle(gpu: &Gpu) -> Outcome {
     );
     let gained = memory::meminfo("MemAvailable")?.saturating_sub(available);
     check!(gained >= grown / 2, "{gained} bytes more are available");
+    Ok(())
+}
+
+/// One heavy frame among light ones: while the client draws on, its memory becomes less, and no frame
+/// is wrong.
+fn in_use(gpu: &Gpu) -> Outcome {
+    let (device, heap, batch) = heavy(gpu)?;
+    let before = memory::resident(&device)?;
+    batch.run(&device, &heap)?;
+    batch.check()?;
+    let grown = memory::resident(&device)? - before;
+    drop(batch);
+
+    // It takes a few looks at what comes back.
+    let less = memory::wait_for(3 * PATIENCE, || {
+        let light = Batch::new(&device, &heap, heap.size(), 100)?;
+        light.run(&device, &heap)?;
+        light.check()?;
+        Ok(memory::resident(&device)? < before + grown / 2)
+    })?;
+    check!(
+        less,
+        "{} of {grown} bytes stay",
+        memory::resident(&device)?.saturating_sub(before)
+    );
     Ok(())
 }
 
