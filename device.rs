@@ -50,6 +50,7 @@ use kernel::{
         ThreadedHandler,
         ThreadedRegistration, //
     },
+    mm::shrinker::Registration,
     new_mutex,
     new_spinlock,
     of,
@@ -70,6 +71,7 @@ use kernel::{
 };
 
 use crate::{
+    debugfs,
     file,
     gem::{
         self,
@@ -84,6 +86,10 @@ use crate::{
     },
     job,
     mmu,
+    shrinker::{
+        self,
+        MemoryShrinker, //
+    },
     uapi, //
 };
 
@@ -272,6 +278,8 @@ pub(crate) struct DeviceData {
     pub(crate) heaps: Arc<HeapSet>,
     /// DMA mappings of the buffers, which end with the binding of the device.
     pub(crate) dma: DmaSpace,
+    /// What reclaim has done.
+    pub(crate) reclaimed: shrinker::Record,
 }
 
 impl DeviceData {
@@ -281,6 +289,7 @@ impl DeviceData {
             jobs <- job::Jobs::new(),
             heaps,
             dma,
+            reclaimed: shrinker::Record::new(),
         })
     }
 }
@@ -327,6 +336,10 @@ impl drm::Driver for Driver {
         printer: &mut drm::Printer,
     ) {
         uapi::fdinfo::show(file, printer);
+    }
+
+    fn debugfs_init(dir: &drm::debugfs::Dir<'_, Self>) {
+        debugfs::add_files(dir);
     }
 }
 
@@ -384,6 +397,7 @@ kernel::of_device_table!(
 /// Data of a bound device. Dropped from top to bottom.
 pub(crate) struct PlatformData<'a> {
     _registration: drm::Registration<'a, Driver>,
+    _shrinker: Registration<MemoryShrinker>,
     drm: Settled,
     irqs: irq::Irqs<'a>,
     gpu: Gpu<'a>,
@@ -442,10 +456,12 @@ impl platform::Driver for PlatformDriver {
         // SAFETY: The registration is kept in the driver data, which is dropped at unbind.
         let registration = unsafe { drm::Registration::new(dev, unregistered, data, 0) }
             .inspect_err(|e| dev_err!(dev, "cannot register the DRM device: {:?}\n", e))?;
+        let shrinker = MemoryShrinker::register(&drm)?;
 
         jobs.dismiss();
         Ok(PlatformData {
             _registration: registration,
+            _shrinker: shrinker,
             drm: Settled(drm),
             irqs,
             gpu,

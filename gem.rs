@@ -6,15 +6,18 @@
 //! address spaces:
 //!
 //! - [`object`]: the BO itself, its handles, its flags.
-//! - [`backing`]: the life of its pages, as a table of states.
+//! - [`backing`]: the life of its pages.
 //! - [`mapping`]: a BO in an address space; what jobs hold.
 //! - [`heap`]: memory that grows while the GPU waits for it, and goes again.
+//! - [`reclaim`]: taking the pages of idle BOs away, of which [`shrinker`](crate::shrinker) makes a
+//!   policy.
 //! - [`prime`]: what may be shared with other drivers.
 //! - [`label`]: names for debugging.
 //!
 //! Pages are in the hands of [`uma`], whose guards decide whether they may go: a mapping has one.
 //!
-//! Locks, in order: reservation (DRM core calls us with it), a BO's state, a heap, then `uma`'s and the address space's. What this module offers to the UAPI sleeps,
+//! Locks, in order: reservation (DRM core calls us with it), a BO's state, a mapping, a heap, then
+//! `uma`'s and the address space's. What this module offers to the UAPI sleeps,
 //! and needs no lock to be held.
 
 pub(crate) mod backing;
@@ -23,6 +26,7 @@ pub(crate) mod label;
 pub(crate) mod mapping;
 pub(crate) mod object;
 mod prime;
+pub(crate) mod reclaim;
 
 use kernel::{
     drm::gem::uma::{
@@ -103,7 +107,6 @@ pub(crate) fn create(drm: &Device, gpu: &Gpu<'_>, size: u32, flags: u32) -> Resu
             flags,
             label: None,
             heap,
-            backing: backing::State::None,
         },
     )
 }
@@ -117,7 +120,7 @@ pub(crate) fn mapping(bo: &Bo, vm: &Arc<Vm>) -> Option<Arc<Mapping>> {
 ///
 /// `EINVAL`: [`Advice::DontNeed`] for a BO with more than one handle.
 pub(crate) fn madvise(bo: &Bo, vm: &Arc<Vm>, advice: Advice) -> Result<bool> {
-    bo.advise(vm, advice)
+    BoData::take_advice(bo, vm, advice)
 }
 
 /// Makes what the CPU's caches hold of a part of `bo` visible to the GPU; `kind` is one of

@@ -45,6 +45,11 @@ impl Label {
         Self::read(ptr, &mut long)?.ok_or(E2BIG).map(Some)
     }
 
+    /// The text.
+    pub(super) fn as_cstr(&self) -> &CStr {
+        &self.0
+    }
+
     /// Reads a string that fits into `buf` with a byte to spare, else none.
     fn read(ptr: usize, buf: &mut [u8]) -> Result<Option<Self>> {
         let len = buf.len();

@@ -8,11 +8,16 @@
 //! pages are unmapped and the addresses are free again; that may sleep, so jobs are to be dropped by
 //! a worker, not by an interrupt thread.
 //!
-//! A mapping keeps the pages of its BO in. A heap is mapped piece by piece as the GPU asks for it:
-//! see [`heap`](super::heap).
+//! A mapping keeps the pages of its BO in, until reclaim takes them away ([`Mapping::evict`]): then it
+//! goes on the list of its [`Vm`] from which the next job of that address space brings them back
+//! ([`Mapping::restore`]). A heap is mapped piece by piece as the GPU asks for it: see
+//! [`heap`](super::heap).
 //!
-//! Drop order: unmap, then pages (and with them maybe the BO), then the addresses. If the hardware
-//! does not answer while we unmap, the pages are leaked on purpose, for it may still write to them.
+//! Lock: that of the mapping's memory. It is inside of a BO's state and of the reservation of an address
+//! space, and is held while pages are brought in; reclaim only tries to get it.
+//!
+//! Drop order: unmap, then pages, then the addresses and the BO. If the hardware does not answer
+//! while we unmap, the pages are leaked on purpose, for it may still write to them.
 
 use core::{
     iter,
@@ -21,16 +26,24 @@ use core::{
 
 use kernel::{
     dma::DmaAddress,
+    dma_buf::resv::ResvLocked,
     drm::gem::{
         uma::Pinned,
         BaseObject, //
     },
+    new_mutex,
     prelude::*,
+    rbtree::RBTreeNodeReservation,
     sizes::SZ_4K,
-    sync::Arc, //
+    sync::{
+        aref::ARef,
+        Arc,
+        Mutex, //
+    }, //
 };
 
 use super::{
+    backing::State,
     heap::Heap,
     object::BoData,
     Bo, //
@@ -50,14 +63,30 @@ enum Memory {
     Pages(Pinned<BoData>, u64),
     /// What the heap knows of.
     Heap(Arc<Heap>),
-    /// Nothing any more.
-    Gone,
+    /// Pages that were unmapped, but which the hardware may not have forgotten, as it does not answer:
+    /// nobody else is to get them. So many bytes.
+    Stuck(Pinned<BoData>, u64),
+    /// Nothing: not yet, or not any more.
+    Nothing,
 }
 
-/// A BO in an address space.
-pub(crate) struct Mapping {
+/// What the lock of a mapping guards.
+struct Inner {
     memory: Memory,
+    /// Room in the address space's list of mappings without memory, unless it is in that list.
+    room: Option<Room>,
+}
+
+/// Room for a mapping in a list by address.
+pub(crate) type Room = RBTreeNodeReservation<u64, Arc<Mapping>>;
+
+/// A BO in an address space.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Mapping {
+    #[pin]
+    inner: Mutex<Inner>,
     node: VaNode,
+    bo: ARef<Bo>,
 }
 
 impl Mapping {
@@ -65,26 +94,48 @@ impl Mapping {
     pub(super) fn new(bo: &Bo, gpu: &Gpu<'_>, vm: &Arc<Vm>) -> Result<Arc<Self>> {
         if let Some(heap) = bo.heap() {
             let node = vm.alloc_va(bo.size(), false, Some(heap.clone()))?;
+            let new = Self::with(bo, node, None)?;
 
-            heap.place(vm, vm.heaps(), node.start())?;
-            return Ok(Arc::new(
-                Self {
-                    memory: Memory::Heap(heap.clone()),
-                    node,
-                },
-                GFP_KERNEL,
-            )?);
+            heap.place(vm, vm.heaps(), new.va())?;
+            new.inner.lock().memory = Memory::Heap(heap.clone());
+            return Ok(new);
         }
 
-        let exec = bo.flags().is_executable();
         // Addresses first: no memory is brought in for a BO that has no place.
-        let node = vm.alloc_va(bo.size(), exec, None)?;
-        let pages = bo.pin(gpu.dev())?;
+        let node = vm.alloc_va(bo.size(), bo.flags().is_executable(), None)?;
+        let room = match bo.is_imported() {
+            true => None,
+            false => Some(Room::new(GFP_KERNEL)?),
+        };
+        let new = Self::with(bo, node, room)?;
 
-        // From here on, dropping it unmaps what is mapped.
-        let mut new = Self {
-            memory: Memory::Gone,
-            node,
+        new.populate(gpu, &mut new.inner.lock())?;
+        Ok(new)
+    }
+
+    /// Makes one without any memory.
+    fn with(bo: &Bo, node: VaNode, room: Option<Room>) -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                inner <- new_mutex!(
+                    Inner {
+                        memory: Memory::Nothing,
+                        room,
+                    },
+                    "drm_gpu::mapping"
+                ),
+                node,
+                bo: bo.into(),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Brings the pages in and maps them. Sleeps.
+    fn populate(&self, gpu: &Gpu<'_>, inner: &mut Inner) -> Result {
+        let pages = self.bo.pin(gpu.dev())?;
+        let prot = Prot {
+            exec: self.bo.flags().is_executable(),
         };
 
         let segments = || {
@@ -96,7 +147,7 @@ impl Mapping {
                     .flatten()
                     // A segment of memory always fits.
                     .map(|entry| (entry.dma_address(), entry.dma_len() as usize)),
-                new.node.size(),
+                self.node.size(),
             )
         };
 
@@ -112,17 +163,15 @@ impl Mapping {
             return Err(ENODEV);
         }
 
-        let start = new.node.start();
-        let range = start..start + mapped;
-        if let Err(e) = vm.map(gpu, range, segments(), Prot { exec }, GFP_KERNEL) {
+        let range = self.va()..self.va() + mapped;
+        if let Err(e) = self.vm().map(gpu, range, segments(), prot, GFP_KERNEL) {
             if e.leak {
                 mem::forget(pages);
             }
             return Err(e.error);
         }
-        new.memory = Memory::Pages(pages, mapped);
-
-        Ok(Arc::new(new, GFP_KERNEL)?)
+        inner.memory = Memory::Pages(pages, mapped);
+        Ok(())
     }
 
     /// First address. Never changes.
@@ -132,30 +181,99 @@ impl Mapping {
 
     /// The heap, if it is one.
     pub(super) fn heap(&self) -> Option<&Arc<Heap>> {
-        match &self.memory {
-            Memory::Heap(heap) => Some(heap),
-            Memory::Pages(..) | Memory::Gone => None,
-        }
+        self.bo.heap()
     }
 
     /// The address space.
     pub(crate) fn vm(&self) -> &Arc<Vm> {
         self.node.vm()
     }
+
+    /// Takes the pages away from the GPU, for reclaim: waits for no lock, allocates nothing.
+    ///
+    /// `_idle` proves that no job can be published in the address space; the caller has seen that none
+    /// is under way. `EBUSY`: it is not possible now. Any other error comes from hardware that does not
+    /// answer, and then the pages stay until [`Self::restore`].
+    pub(super) fn evict(self: &Arc<Self>, _idle: ResvLocked<'_>) -> Result {
+        let mut inner = self.inner.try_lock().ok_or(EBUSY)?;
+
+        let (pages, mapped) = match mem::replace(&mut inner.memory, Memory::Nothing) {
+            Memory::Pages(pages, mapped) => (pages, mapped),
+            Memory::Nothing => return Ok(()),
+            other => {
+                inner.memory = other;
+                return Err(EBUSY);
+            }
+        };
+        let Some(room) = inner.room.take() else {
+            // Not ours, or the list has it, which a mapping with memory is not in.
+            inner.memory = Memory::Pages(pages, mapped);
+            return Err(EBUSY);
+        };
+
+        let unmapped = self.vm().unmap(iter::once(self.va()..self.va() + mapped));
+        if unmapped.is_err() {
+            inner.memory = Memory::Stuck(pages, mapped);
+        }
+        self.vm()
+            .add_evicted(room.into_node(self.va(), self.clone()));
+        unmapped
+    }
+
+    /// Brings back what [`Self::evict`] has taken away, if user space has not given it up meanwhile: then
+    /// there is nothing any more, and a job that uses it faults. Sleeps.
+    ///
+    /// The reservation of the address space is locked. The caller has a reference besides that of the
+    /// list.
+    pub(crate) fn restore(&self, gpu: &Gpu<'_>, _vm: ResvLocked<'_>) -> Result {
+        let mut inner = self.inner.lock();
+
+        if let Memory::Nothing | Memory::Stuck(..) = inner.memory {
+            if self.bo.state() != State::Purged {
+                self.populate(gpu, &mut inner)?;
+            }
+        }
+        if let Some(node) = self.vm().take_evicted(self.va()) {
+            inner.room = Some(node.into_reservation());
+        }
+        Ok(())
+    }
+
+    /// The last handle has gone: nobody is to bring it back.
+    pub(super) fn close(&self) {
+        let node = self.vm().take_evicted(self.va());
+
+        // With the list's lock released.
+        drop(node);
+    }
+
+    /// Whether the GPU has the pages.
+    pub(super) fn has_pages(&self) -> Result<bool> {
+        let inner = self.inner.try_lock().ok_or(EBUSY)?;
+
+        Ok(matches!(inner.memory, Memory::Pages(..)))
+    }
 }
 
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        let start = self.node.start();
+#[pinned_drop]
+impl PinnedDrop for Mapping {
+    fn drop(self: Pin<&mut Self>) {
+        let start = self.va();
+        let memory = mem::replace(&mut self.inner.lock().memory, Memory::Nothing);
 
-        match mem::replace(&mut self.memory, Memory::Gone) {
+        match memory {
             Memory::Pages(pages, mapped) => {
                 if self.vm().unmap(iter::once(start..start + mapped)).is_err() {
                     mem::forget(pages);
                 }
             }
+            Memory::Stuck(pages, mapped) => {
+                if self.vm().forget(start..start + mapped).is_err() {
+                    mem::forget(pages);
+                }
+            }
             Memory::Heap(heap) => heap.close(),
-            Memory::Gone => (),
+            Memory::Nothing => (),
         }
     }
 }

@@ -20,24 +20,22 @@ use kernel::{
             DriverObject, //
         }, //
     },
+    fmt,
     new_mutex,
     prelude::*,
     sync::{
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
         Arc,
-        Mutex, //
+        Mutex,
+        MutexGuard, //
     },
+    task::Pid,
     uapi, //
 };
 
 use super::{
     backing::{
-        self,
         Advice,
-        Event, //
+        State as Pages, //
     },
     heap::Heap,
     label::Label,
@@ -100,7 +98,6 @@ pub(crate) struct Args {
     pub(super) flags: Flags,
     pub(super) label: Option<Label>,
     pub(super) heap: Option<Arc<Heap>>,
-    pub(super) backing: backing::State,
 }
 
 /// The driver's part of a BO.
@@ -108,8 +105,8 @@ pub(crate) struct Args {
 pub(crate) struct BoData {
     flags: Flags,
     heap: Option<Arc<Heap>>,
-    /// The last advice was `DontNeed`. Written under the lock of `state`.
-    dont_need: Atomic<bool>,
+    /// Process that created or imported it.
+    creator: Pid,
     #[pin]
     label: Mutex<Option<Label>>,
     #[pin]
@@ -117,10 +114,15 @@ pub(crate) struct BoData {
 }
 
 /// What the lock of a BO guards.
-struct State {
-    /// Not used for heaps, which have their own.
-    backing: backing::State,
+pub(super) struct State {
     mappings: KVec<Entry>,
+}
+
+impl State {
+    /// The mappings, in all address spaces whose files have a handle.
+    pub(super) fn mappings(&self) -> impl Iterator<Item = &Arc<Mapping>> {
+        self.mappings.iter().map(|entry| &entry.mapping)
+    }
 }
 
 /// The handles that a file has for a BO.
@@ -160,6 +162,31 @@ impl BoData {
         drop(old);
     }
 
+    /// The process that created or imported it, for debugging.
+    pub(crate) fn creator(&self) -> Pid {
+        self.creator
+    }
+
+    /// Where the pages are and how many bytes of them, for debugging. Takes no lock.
+    pub(crate) fn pages(&self, info: &uma::Info<'_, Self>) -> (Pages, usize) {
+        match (&self.heap, info.state) {
+            (Some(heap), _) => match heap.resident() {
+                0 => (Pages::None, 0),
+                bytes => (Pages::Partial, bytes),
+            },
+            (None, Pages::Resident) => (Pages::Resident, info.size),
+            (None, state) => (state, 0),
+        }
+    }
+
+    /// Writes the label, for debugging; nothing if it is just being changed.
+    pub(crate) fn write_label(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.label.try_lock().as_deref() {
+            Some(Some(label)) => f.write_fmt(fmt!("{}", label.as_cstr())),
+            Some(None) | None => Ok(()),
+        }
+    }
+
     /// The mapping in `vm`, if the file has a handle.
     pub(crate) fn mapping(&self, vm: &Arc<Vm>) -> Option<Arc<Mapping>> {
         let state = self.state.lock();
@@ -171,8 +198,8 @@ impl BoData {
     /// Takes advice about the content from the file with `vm`. Returns whether it is still there.
     ///
     /// `EINVAL`: only the one handle that a BO has can declare its content dispensable.
-    pub(crate) fn advise(&self, vm: &Arc<Vm>, advice: Advice) -> Result<bool> {
-        let state = self.state.lock();
+    pub(crate) fn take_advice(bo: &Bo, vm: &Arc<Vm>, advice: Advice) -> Result<bool> {
+        let state = bo.state.lock();
 
         if advice == Advice::DontNeed {
             match state.mappings.as_slice() {
@@ -181,15 +208,10 @@ impl BoData {
             }
         }
 
-        let lost = match &self.heap {
-            Some(heap) => heap.state(),
-            None => state.backing,
-        } == backing::State::Purged;
-
-        if !lost {
-            self.dont_need.store(advice == Advice::DontNeed, Relaxed);
+        if bo.heap().is_some_and(|heap| heap.state() == Pages::Purged) {
+            return Ok(false);
         }
-        Ok(!lost)
+        Ok(bo.advise(advice == Advice::WillNeed))
     }
 
     /// A file gets a handle: maps the BO into its address space, if it is not there.
@@ -201,15 +223,9 @@ impl BoData {
             return Ok(());
         }
 
-        // A heap has its own state, which changes as it grows.
-        let backing = match bo.is_heap() {
-            true => state.backing,
-            false => state.backing.after(Event::Populate)?,
-        };
         state.mappings.reserve(1, GFP_KERNEL)?;
 
         let mapping = with_gpu(bo.dev(), |gpu| Mapping::new(bo, gpu, vm)).ok_or(ENODEV)??;
-        state.backing = backing;
         state
             .mappings
             .push_within_capacity(Entry {
@@ -230,7 +246,16 @@ impl BoData {
         if entry.handles != 0 {
             return None;
         }
-        state.mappings.remove(index).ok().map(|entry| entry.mapping)
+        let mapping = state.mappings.remove(index).ok()?.mapping;
+
+        // With the lock held: reclaim, which also has it, finds the mapping no more.
+        mapping.close();
+        Some(mapping)
+    }
+
+    /// What the lock guards, if nobody has it.
+    pub(super) fn try_state(&self) -> Option<MutexGuard<'_, State>> {
+        self.state.try_lock()
     }
 }
 
@@ -242,11 +267,10 @@ impl DriverObject for BoData {
         try_pin_init!(Self {
             flags: args.flags,
             heap: args.heap,
-            dont_need: Atomic::new(false),
+            creator: current!().tgid(),
             label <- new_mutex!(args.label, "drm_gpu::bo_label"),
             state <- new_mutex!(
                 State {
-                    backing: args.backing,
                     mappings: KVec::new(),
                 },
                 "drm_gpu::bo"
@@ -290,10 +314,6 @@ impl uma::ObjectOps for BoData {
 
     fn mmap(bo: &Bo) -> Result {
         prime::may_export(bo)
-    }
-
-    fn is_purgeable(bo: &Bo) -> bool {
-        bo.dont_need.load(Relaxed)
     }
 
     fn resident_size(bo: &Bo) -> usize {

@@ -8,7 +8,6 @@
 use kernel::prelude::*;
 
 use super::{
-    backing::State,
     label::Label,
     object::{
         Args,
@@ -25,7 +24,6 @@ pub(super) fn import_args() -> Result<Args> {
         flags: Flags::IMPORTED,
         label: Some(Label::new(c"GEM PRIME buffer")?),
         heap: None,
-        backing: State::Imported,
     })
 }
 

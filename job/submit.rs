@@ -7,6 +7,9 @@
 //! job. Any failure up to there leaves no trace. Then comes the point of no return: the fence is armed
 //! and published, and the job is pushed.
 //!
+//! What reclaim has taken from the address space, listed or not, is brought back with the locks held. A
+//! purged BO is no error: a job that uses it faults, as with the C driver.
+//!
 //! Process context. What is read from user space, whose pages another process may have to provide, is
 //! read with no lock held, and before the guard is taken that keeps the device bound. The resvs of the
 //! address space and of the BOs are held from the gathering to the push.
@@ -245,6 +248,11 @@ pub(crate) fn submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) ->
         }
         Ok(())
     })?;
+    // Whatever the job may use is there from here on until its fence has signalled.
+    let vm = locked.of(this.vm().resv_object()).ok_or(EINVAL)?;
+    guard.registration_data_with(|gpu| this.vm().restore(gpu, vm))?;
+    Bo::touch(drm, bos.iter().map(|bo| &**bo));
+
     // The UAPI does not tell reads from writes: a job writes to all its BOs. The fences of the address
     // space are no part of that.
     locked.for_each_fence(Usage::implicit(true), |_, fence| dependencies.add(fence))?;

@@ -2,7 +2,8 @@
 
 //! The address space of a file: addresses, page table, and its claim on the hardware.
 //!
-//! One spinlock, that of the VA tree; nothing is called with it held. Contexts: allocating and
+//! Two spinlocks, that of the VA tree and that of the list of mappings which have lost their memory;
+//! nothing is called with one held. Contexts: allocating and
 //! dropping are for process context, looking up, mapping without waiting and unmapping are also for
 //! the interrupt threads.
 
@@ -17,8 +18,15 @@ use core::{
 use kernel::{
     alloc::Flags,
     dma::DmaAddress,
+    dma_buf::resv::{
+        Resv,
+        ResvLocked, //
+    },
     drm::{
-        gem::ResvObject,
+        gem::{
+            BaseObject,
+            ResvObject, //
+        },
         mm::{
             Mm,
             NodeAlloc, //
@@ -28,6 +36,10 @@ use kernel::{
     new_spinlock,
     page::page_align,
     prelude::*,
+    rbtree::{
+        RBTree,
+        RBTreeNode, //
+    },
     sizes::SZ_4K,
     sync::{
         aref::ARef,
@@ -53,7 +65,10 @@ use crate::{
         Device,
         Gpu, //
     },
-    gem::heap,
+    gem::{
+        heap,
+        Mapping, //
+    },
     hw::mali::mmu, //
 };
 
@@ -238,6 +253,13 @@ impl Space {
             .inspect_err(|&e| self.ask_for_reset(e))
     }
 
+    /// Makes the hardware forget its translations of a range that was unmapped, if that did not work then.
+    ///
+    /// An error means that the GPU may still reach the pages: they must be leaked. May sleep.
+    pub(crate) fn forget(&self, range: Range<u64>) -> Result {
+        with_gpu(&self.drm, |gpu| self.flush(gpu, &range)).unwrap_or_else(|| self.drm.slots.check())
+    }
+
     /// After an error of the hardware: a reset helps, unless the device has gone.
     fn ask_for_reset(&self, error: Error) {
         if error != ENODEV {
@@ -255,11 +277,16 @@ impl Space {
 }
 
 /// The address space of a file.
+#[pin_data(PinnedDrop)]
 pub(crate) struct Vm {
     space: Arc<Space>,
     /// Has the fences of all jobs that run in the space.
     resv: ARef<ResvObject>,
     heaps: Arc<heap::Client>,
+    /// By address, the mappings that reclaim has taken the memory from. With the last handle of its BO,
+    /// a mapping leaves.
+    #[pin]
+    evicted: SpinLock<RBTree<u64, Arc<Mapping>>>,
 }
 
 impl Deref for Vm {
@@ -291,7 +318,15 @@ impl Vm {
         let resv = ResvObject::new(drm)?;
         let heaps = heap::Client::new()?;
 
-        Ok(Arc::new(Self { space, resv, heaps }, GFP_KERNEL)?)
+        Arc::pin_init(
+            pin_init!(Self {
+                space,
+                resv,
+                heaps,
+                evicted <- new_spinlock!(RBTree::new(), "drm_gpu::evicted"),
+            }),
+            GFP_KERNEL,
+        )
     }
 
     /// The heaps of the file.
@@ -307,6 +342,45 @@ impl Vm {
     /// published.
     pub(crate) fn resv_object(&self) -> &ResvObject {
         &self.resv
+    }
+
+    /// The resv of the space; see [`Self::resv_object`].
+    pub(crate) fn resv(&self) -> &Resv {
+        self.resv.resv()
+    }
+
+    /// Notes that the mapping in `node` has lost its memory. The resv is locked.
+    pub(crate) fn add_evicted(&self, node: RBTreeNode<u64, Arc<Mapping>>) {
+        let old = self.evicted.lock().insert(node);
+
+        // None, as a mapping is added once.
+        drop(old);
+    }
+
+    /// Forgets that the mapping at `va` has lost its memory, if it has. Drop what is returned with no
+    /// lock held.
+    pub(crate) fn take_evicted(&self, va: u64) -> Option<RBTreeNode<u64, Arc<Mapping>>> {
+        self.evicted.lock().remove_node(&va)
+    }
+
+    /// Brings back all memory that reclaim has taken from the space, so that a job can use it. `locked`
+    /// proves that the resv is locked, so reclaim takes nothing until the fence of the job is there.
+    ///
+    /// Sleeps. After an error the rest is still noted.
+    pub(crate) fn restore(&self, gpu: &Gpu<'_>, locked: ResvLocked<'_>) -> Result {
+        loop {
+            let next = {
+                let evicted = self.evicted.lock();
+                let first = evicted.cursor_front();
+
+                first.map(|first| first.current().1.clone())
+            };
+            let Some(mapping) = next else {
+                return Ok(());
+            };
+
+            mapping.restore(gpu, locked)?;
+        }
     }
 
     /// Finds a place for a BO of `size` bytes, which is rounded up to pages. `exec`: shaders can run
@@ -352,8 +426,9 @@ impl Vm {
     }
 }
 
-impl Drop for Vm {
-    fn drop(&mut self) {
+#[pinned_drop]
+impl PinnedDrop for Vm {
+    fn drop(self: Pin<&mut Self>) {
         let drm = &self.space.drm;
         let released = with_gpu(drm, |gpu| drm.slots.release(gpu, &self.space));
 

@@ -125,7 +125,6 @@ impl HeapSet {
     }
 
     /// Number of pages in dead chunks and in credit that nobody needs. Takes no lock.
-    #[expect(dead_code, reason = "the shrinker calls it")]
     pub(crate) fn pages(&self) -> usize {
         self.pages.load(Relaxed)
     }
@@ -135,7 +134,6 @@ impl HeapSet {
     /// For the shrinker: waits for no lock but spinlocks, and allocates nothing. Content that may
     /// still be needed stays. A chunk leaves when the GPU has forgotten it; if it does not answer, the
     /// chunk is lost.
-    #[expect(dead_code, reason = "the shrinker calls it")]
     pub(crate) fn scan(&self, gpu: &Gpu<'_>, nr: usize) -> usize {
         let mut freed = 0;
         let Some(list) = self.list.try_lock() else {

@@ -3,6 +3,7 @@
 #include <drm/drm_gem.h>
 #include <drm/drm_vma_manager.h>
 #include <linux/dma-mapping.h>
+#include <linux/kref.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 
@@ -36,6 +37,11 @@ rust_helper_drm_gem_huge_mnt_create(struct drm_device *dev, const char *value)
 #endif
 
 #endif /* CONFIG_DRM */
+
+__rust_helper int rust_helper_kref_get_unless_zero(struct kref *kref)
+{
+	return kref_get_unless_zero(kref);
+}
 
 __rust_helper void
 rust_helper_mapping_set_gfp_mask(struct address_space *m, gfp_t mask)

@@ -18,8 +18,13 @@
 //! Objects without a file ([`Config::backed`]) have no pages of their own at all. With the [`Chunk`]s
 //! of this module a driver can build buffers that grow where blocking is not possible.
 //!
+//! Where the pages of an object are is its [`State`]. For reclaim, all objects of a device are in the
+//! lists of [`Lru`]: [`Object::reclaimable()`] tells how much is to be had, [`Object::scan()`] finds the
+//! objects to give to [`Object::purge()`] and [`Object::evict()`].
+//!
 //! Nothing here takes the reservation lock of an object that was not imported. Lock order: mmap lock
-//! or reservation lock, then the lock of the object's pages, then those of shmem and DMA.
+//! or reservation lock, then the lock of the object's pages, then those of shmem and DMA. The lock of
+//! the lists is the innermost, and the only one that reclaim may wait for.
 //!
 //! C header: [`include/drm/drm_gem.h`](srctree/include/drm/drm_gem.h)
 
@@ -49,7 +54,10 @@ use crate::{
     page::page_align,
     prelude::*,
     scatterlist::SGTable,
-    sync::aref::ARef, //
+    sync::{
+        aref::ARef,
+        atomic::Relaxed, //
+    }, //
 };
 use base::Base;
 use core::{
@@ -63,7 +71,9 @@ use core::{
 mod base;
 mod chunk;
 mod dma;
+mod lru;
 mod mmap;
+mod state;
 
 pub use chunk::{
     Chunk,
@@ -71,6 +81,11 @@ pub use chunk::{
     Chunks, //
 };
 pub use dma::DmaSpace;
+pub use lru::Lru;
+pub use state::{
+    Event,
+    State, //
+};
 
 /// How the CPU maps the pages of an object, in user space and in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,11 +147,6 @@ pub trait ObjectOps: DriverObject {
         Ok(())
     }
 
-    /// Returns whether user space gave up the content of `obj`, for statistics. Atomic context.
-    fn is_purgeable(_obj: &Object<Self>) -> bool {
-        false
-    }
-
     /// Returns the bytes of memory that `obj` occupies, for statistics. Atomic context.
     ///
     /// Without this it is the size if the pages are there, else 0.
@@ -193,6 +203,26 @@ impl<T: ObjectOps> Deref for Object<T> {
     }
 }
 
+/// What [`Object::for_each()`] tells of an object.
+pub struct Info<'a, T> {
+    /// The driver's data.
+    pub data: &'a T,
+    /// Its size in bytes.
+    pub size: usize,
+    /// The list that it is in.
+    pub lru: Lru,
+    /// Where the pages are.
+    pub state: State,
+    /// How often the device has the pages.
+    pub maps: usize,
+    /// How often others have them.
+    pub pins: usize,
+    /// Whether user space gave up the content.
+    pub dont_need: bool,
+    /// Handles that all files have for it.
+    pub handles: usize,
+}
+
 impl<T: ObjectOps> Object<T> {
     const FUNCS: bindings::drm_gem_object_funcs = bindings::drm_gem_object_funcs {
         free: Some(Self::free_callback),
@@ -216,14 +246,18 @@ impl<T: ObjectOps> Object<T> {
     ///
     /// # Errors
     ///
-    /// `EINVAL` if `size` is 0, or the [`DmaSpace`] is another device's; `EOVERFLOW` if `size` cannot
-    /// be rounded up; `ENOMEM`; what [`DriverObject::new()`] returns.
+    /// `EINVAL` if `size` is 0, or the [`DmaSpace`] is that of another device or in use by another DRM
+    /// device; `EOVERFLOW` if `size` cannot be rounded up; `ENOMEM`; what [`DriverObject::new()`]
+    /// returns.
     pub fn new(
         dev: &drm::Device<T::Driver>,
         size: usize,
         config: Config<'_, T>,
         args: T::Args,
-    ) -> Result<ARef<Self>> {
+    ) -> Result<ARef<Self>>
+    where
+        T::Driver: drm::Driver<Object = Self>,
+    {
         if size == 0 {
             return Err(EINVAL);
         }
@@ -231,13 +265,16 @@ impl<T: ObjectOps> Object<T> {
         let space = T::dma_space(dev).inner();
 
         // SAFETY: `dev` is a valid DRM device.
-        if unsafe { (*dev.as_raw()).dev } != space.dev().as_raw() {
+        if unsafe { (*dev.as_raw()).dev } != space.dev().as_raw()
+            || !space.lrus().claim(dev.as_raw())
+        {
             return Err(EINVAL);
         }
 
         let new = KBox::try_pin_init(
             try_pin_init!(Self {
-                // INVARIANT: The device of `space` is the parent, as was checked.
+                // INVARIANT: The device of `space` is the parent and the lists are those of `dev`, as was
+                // checked.
                 base <- Base::new(space.clone(), config.caching),
                 inner <- T::new(dev, size, args),
                 parent: config.parent_resv.map(ARef::from),
@@ -256,6 +293,9 @@ impl<T: ObjectOps> Object<T> {
             new.base
                 .init(dev.as_raw(), &Self::FUNCS, resv, size, config.backed)
         }?;
+
+        // Puts it into the list where it belongs.
+        new.base.update(|_| ());
 
         // SAFETY: The object is never moved out of its box from here on.
         let new = KBox::into_raw(unsafe { Pin::into_inner_unchecked(new) });
@@ -289,13 +329,49 @@ impl<T: ObjectOps> Object<T> {
         self.base.is_resident()
     }
 
+    /// Returns where the pages of an object with a file or of an imported one are. Needs no lock: the
+    /// answer may be outdated, but for [`State::Purged`], which lasts.
+    pub fn state(&self) -> State {
+        self.base.holders.state()
+    }
+
+    /// Returns how many [`Pinned`]s there are. Needs no lock: the answer may be outdated.
+    pub fn maps(&self) -> usize {
+        self.base.holders.maps.load(Relaxed)
+    }
+
+    /// Returns whether others than the device have the pages. Needs no lock: the answer may be outdated.
+    pub fn is_shared(&self) -> bool {
+        self.base.holders.pins.load(Relaxed) != 0
+    }
+
+    /// Takes the word of user space on whether the content is needed. Returns whether it is still there,
+    /// as far as the pages of the object's file are concerned.
+    ///
+    /// If it is needed and there, then it stays.
+    pub fn advise(&self, needed: bool) -> bool {
+        self.base.update(|holders| {
+            let there = holders.state() != State::Purged;
+
+            if there {
+                holders.dont_need.store(!needed, Relaxed);
+            }
+            there
+        })
+    }
+
+    /// Returns whether user space gave up the content. Needs no lock: the answer may be outdated.
+    pub fn is_given_up(&self) -> bool {
+        self.base.holders.dont_need.load(Relaxed)
+    }
+
     /// Brings the pages in, maps them for `dev`, and keeps them until the result is dropped.
     ///
     /// May sleep and reclaim memory; takes no reservation lock.
     ///
     /// # Errors
     ///
-    /// `EINVAL` if `dev` is not the parent device, or the object has no file; `ENODEV` if unbind has
+    /// `EINVAL` if `dev` is not the parent device, the object has no file, or was purged; `ENODEV` if unbind has
     /// undone the object's mapping, which takes a device that was bound again since; `ENOMEM`; what
     /// DMA mapping returns.
     pub fn pin(&self, dev: &device::Device<Bound>) -> Result<Pinned<T>> {
@@ -313,9 +389,9 @@ impl<T: ObjectOps> Object<T> {
         } else {
             self.base.map_dma(&mut backing, dev)?;
         }
-        backing.pins += 1;
+        self.base.hold_map(&backing);
 
-        // INVARIANT: The pages are mapped and were pinned for this.
+        // INVARIANT: The pages are mapped and are held for this.
         Ok(Pinned { obj: self.into() })
     }
 
@@ -348,16 +424,16 @@ impl<T: ObjectOps> Object<T> {
         Ok(())
     }
 
-    /// Drops the pages and their content. Does not wait for the object's lock.
+    /// Drops the pages and their content, if user space gave it up. Does not wait for the object's lock.
     ///
-    /// Returns the number of pages. It is up to the driver to keep the object from getting new,
-    /// empty ones.
+    /// Returns the number of pages. They never come back: [`Object::pin()`] and page faults fail from now
+    /// on.
     ///
     /// # Errors
     ///
-    /// `EBUSY` if the pages are pinned or being worked on, or the object is exported or imported.
+    /// `EBUSY` if the content is needed, or the pages are held or being worked on.
     pub fn purge(&self) -> Result<usize> {
-        self.base.try_drop_pages(false)
+        self.base.try_drop_pages(Event::Purge)
     }
 
     /// Leaves the pages to shmem, which may swap them out. Does not wait for the object's lock.
@@ -366,9 +442,101 @@ impl<T: ObjectOps> Object<T> {
     ///
     /// # Errors
     ///
-    /// As [`Object::purge()`].
+    /// `EBUSY` if the pages are held or being worked on.
     pub fn evict(&self) -> Result<usize> {
-        self.base.try_drop_pages(true)
+        self.base.try_drop_pages(Event::Evict)
+    }
+
+    /// Returns the pages of all objects of `dev` that are in a list. Takes no lock.
+    pub fn reclaimable(dev: &drm::Device<T::Driver>, lru: Lru) -> usize {
+        let lrus = T::dma_space(dev).inner().lrus();
+
+        match lrus.belong_to(dev.as_raw()) {
+            true => lrus.pages(lru),
+            false => 0,
+        }
+    }
+
+    /// Calls `f` with the objects of `dev` in a list, beginning with the one that was not used for the
+    /// longest time, each once, until the numbers of pages that it returns add up to `target` or it
+    /// returns [`None`]. Returns the sum.
+    ///
+    /// For reclaim: waits for no lock but that of the lists, which is not held while `f` is called.
+    pub fn scan(
+        dev: &drm::Device<T::Driver>,
+        lru: Lru,
+        target: usize,
+        mut f: impl FnMut(&Self) -> Option<usize>,
+    ) -> usize
+    where
+        T::Driver: drm::Driver<Object = Self>,
+    {
+        let lrus = T::dma_space(dev).inner().lrus();
+
+        if !lrus.belong_to(dev.as_raw()) {
+            return 0;
+        }
+        // SAFETY: `dev` is the device of the lists.
+        unsafe {
+            lru::scan(lrus, dev.as_raw(), lru, target, |obj| {
+                // SAFETY: All objects in the lists are of `dev`, and those of its driver are of this
+                // type. There is a reference as long as this runs.
+                f(Self::from_raw(obj))
+            })
+        }
+    }
+
+    /// Tells that objects of `dev` are used just now: reclaim is to come to them last. Waits for no lock
+    /// but that of the lists.
+    pub fn touch<'a>(dev: &drm::Device<T::Driver>, objects: impl Iterator<Item = &'a Self>) {
+        let bases = objects
+            .filter(|obj| core::ptr::eq(obj.dev().as_raw(), dev.as_raw()))
+            .map(|obj| &obj.base);
+
+        // SAFETY: `dev` is valid, and the objects are its own.
+        unsafe { lru::touch(dev.as_raw(), bases) };
+    }
+
+    /// Calls `f` with all objects of `dev`. For debugging.
+    ///
+    /// The lock of the lists is held all the time, which keeps reclaim waiting: `f` must not wait for
+    /// any lock.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if the lock is taken: this does not wait for it.
+    pub fn for_each(dev: &drm::Device<T::Driver>, mut f: impl FnMut(Info<'_, T>)) -> Result
+    where
+        T::Driver: drm::Driver<Object = Self>,
+    {
+        let lrus = T::dma_space(dev).inner().lrus();
+
+        if !lrus.belong_to(dev.as_raw()) {
+            return Ok(());
+        }
+        // SAFETY: `dev` is the device of the lists.
+        unsafe {
+            lru::for_each(lrus, dev.as_raw(), |lru, obj| {
+                // SAFETY: All objects in the lists are of `dev`, and those of its driver are of this
+                // type. Its last reference may be gone, but then it waits for the lock to leave the
+                // list, and the data goes after that. `Info` gives no way to get a reference.
+                let this = Self::from_raw(obj);
+                let holders = &this.base.holders;
+
+                f(Info {
+                    data: &this.inner,
+                    // SAFETY: As above.
+                    size: (*obj).size,
+                    lru,
+                    state: holders.state(),
+                    maps: holders.maps.load(Relaxed),
+                    pins: holders.pins.load(Relaxed),
+                    dont_need: holders.dont_need.load(Relaxed),
+                    // SAFETY: As above; a count that changes meanwhile is read in one piece.
+                    handles: (&raw const (*obj).handle_count).read_volatile() as usize,
+                });
+            })
+        }
     }
 
     extern "C" fn free_callback(obj: *mut bindings::drm_gem_object) {
@@ -421,7 +589,7 @@ impl<T: ObjectOps> Object<T> {
 
             let mut backing = this.base.backing.lock();
             this.base.get_pages(&mut backing)?;
-            backing.pins += 1;
+            this.base.hold_pin(&backing);
             Ok(0)
         })
     }
@@ -459,7 +627,7 @@ impl<T: ObjectOps> Object<T> {
         if this.is_imported() || this.occupied() != 0 {
             status |= bindings::drm_gem_object_status_DRM_GEM_OBJECT_RESIDENT;
         }
-        if T::is_purgeable(this) {
+        if this.is_given_up() {
             status |= bindings::drm_gem_object_status_DRM_GEM_OBJECT_PURGEABLE;
         }
         status
@@ -482,7 +650,12 @@ impl<T: ObjectOps> Object<T> {
             0
         }
     }
+}
 
+impl<T: ObjectOps> Object<T>
+where
+    T::Driver: drm::Driver<Object = Self>,
+{
     extern "C" fn import_callback(
         dev: *mut bindings::drm_device,
         dma_buf: *mut bindings::dma_buf,
@@ -533,6 +706,8 @@ impl<T: ObjectOps> Object<T> {
             // caller leaves the mapping to us and the attachment to the object, which drops the
             // mapping first.
             obj.base.backing.lock().dma = Some(unsafe { dma.link() }?);
+            obj.base
+                .update(|holders| holders.set_state(State::Imported));
 
             Ok(obj)
         })();
@@ -549,7 +724,10 @@ impl<T: ObjectOps> Object<T> {
     }
 }
 
-impl<T: ObjectOps> AllocImpl for Object<T> {
+impl<T: ObjectOps> AllocImpl for Object<T>
+where
+    T::Driver: drm::Driver<Object = Self>,
+{
     type Driver = T::Driver;
 
     const ALLOC_OPS: AllocOps = AllocOps {
@@ -567,8 +745,7 @@ extern "C" fn unpin_callback(obj: *mut bindings::drm_gem_object) {
     // SAFETY: The callback is set for objects of this class only.
     let base = unsafe { Base::from_raw(obj) };
 
-    let mut backing = base.backing.lock();
-    backing.pins = backing.pins.saturating_sub(1);
+    base.release_pin();
 }
 
 extern "C" fn get_sg_table_callback(obj: *mut bindings::drm_gem_object) -> *mut bindings::sg_table {
@@ -621,11 +798,12 @@ extern "C" fn vunmap_callback(obj: *mut bindings::drm_gem_object, map: *mut bind
 
 /// Keeps the pages of an object where they are, and mapped for its device.
 ///
-/// Dropping it may sleep, as it may drop the last reference to the object.
+/// Dropping it takes no lock but that of the lists, unless it drops the last reference to the object:
+/// then it may sleep.
 ///
 /// # Invariants
 ///
-/// `obj` has its pages mapped, and counts this pin.
+/// `obj` has its pages mapped, and counts this as one of the device's holds on them.
 pub struct Pinned<T: ObjectOps> {
     obj: ARef<Object<T>>,
 }
@@ -660,8 +838,7 @@ impl<T: ObjectOps> Pinned<T> {
 
 impl<T: ObjectOps> Drop for Pinned<T> {
     fn drop(&mut self) {
-        let mut backing = self.obj.base.backing.lock();
-        backing.pins = backing.pins.saturating_sub(1);
+        self.obj.base.release_map();
     }
 }
 
@@ -790,20 +967,179 @@ mod tests {
         let (_reg, drm) = device()?;
         let obj = Object::<TestObject>::new(&drm, 5 * PAGE_SIZE, Config::default(), 0)?;
 
-        assert!(!obj.is_resident());
+        assert_eq!(obj.state(), State::None);
         assert_eq!(obj.evict()?, 0);
 
-        obj.base.get_pages(&mut obj.base.backing.lock())?;
-        assert!(obj.is_resident());
+        populate(&obj)?;
+        assert_eq!(obj.state(), State::Resident);
         assert_eq!(obj.evict()?, 5);
-        assert!(!obj.is_resident());
+        assert_eq!(obj.state(), State::Evicted);
 
-        obj.base.get_pages(&mut obj.base.backing.lock())?;
-        obj.base.backing.lock().pins += 1;
+        // Who holds the pages keeps them, be it the device or others.
+        populate(&obj)?;
+        assert!(obj.advise(false));
+        for counter in [&obj.base.holders.maps, &obj.base.holders.pins] {
+            obj.base.update(|_| lru::count(counter, true));
+            assert_eq!(obj.purge(), Err(EBUSY));
+            assert_eq!(obj.evict(), Err(EBUSY));
+            obj.base.update(|_| lru::count(counter, false));
+        }
+
+        // Purged is what user space gave up only.
+        assert!(obj.advise(true));
         assert_eq!(obj.purge(), Err(EBUSY));
-        obj.base.backing.lock().pins -= 1;
+        assert!(obj.advise(false));
         assert_eq!(obj.purge()?, 5);
-        assert!(!obj.is_resident());
+        assert_eq!(obj.state(), State::Purged);
+        assert!(!obj.advise(true));
+        assert!(populate(&obj).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn nobody_waits_for_the_lock_of_pages() -> Result {
+        let (_reg, drm) = device()?;
+        let obj = Object::<TestObject>::new(&drm, PAGE_SIZE, Config::default(), 0)?;
+
+        populate(&obj)?;
+        let backing = obj.base.backing.lock();
+        assert!(obj.advise(false));
+        assert_eq!(obj.purge(), Err(EBUSY));
+        assert_eq!(obj.evict(), Err(EBUSY));
+        drop(backing);
+        assert_eq!(obj.purge()?, 1);
+        Ok(())
+    }
+
+    /// Brings the pages of an object in.
+    fn populate(obj: &Object<TestObject>) -> Result {
+        obj.base.get_pages(&mut obj.base.backing.lock())
+    }
+
+    /// The tags of the objects in a list.
+    fn tags(drm: &drm::Device<TestDriver>, lru: Lru) -> Result<KVec<u32>> {
+        let mut tags = KVec::new();
+        let mut ret = Ok(());
+
+        let sum = Object::<TestObject>::scan(drm, lru, 1, |obj| {
+            ret = ret.and(tags.push(obj.tag, GFP_KERNEL).map_err(Into::into));
+            Some(0)
+        });
+        assert_eq!(sum, 0);
+        ret.map(|()| tags)
+    }
+
+    #[test]
+    fn lists() -> Result {
+        let (_reg, drm) = device()?;
+        let new = |tag| Object::<TestObject>::new(&drm, 3 * PAGE_SIZE, Config::default(), tag);
+        let pages = |lru| Object::<TestObject>::reclaimable(&drm, lru);
+        let (a, b) = (new(1)?, new(2)?);
+
+        assert_eq!(tags(&drm, Lru::Unbacked)?.as_slice(), &[1, 2]);
+        populate(&b)?;
+        populate(&a)?;
+        assert_eq!(tags(&drm, Lru::WillNeed)?.as_slice(), &[2, 1]);
+        assert_eq!(pages(Lru::WillNeed), 6);
+        assert_eq!(pages(Lru::DontNeed), 0);
+
+        // What was used last comes last.
+        Object::<TestObject>::touch(&drm, [&*b].into_iter());
+        assert_eq!(tags(&drm, Lru::WillNeed)?.as_slice(), &[1, 2]);
+
+        a.advise(false);
+        assert_eq!(tags(&drm, Lru::DontNeed)?.as_slice(), &[1]);
+        assert_eq!(pages(Lru::DontNeed), 3);
+        a.base.vmap()?;
+        assert_eq!(tags(&drm, Lru::Pinned)?.as_slice(), &[1]);
+        a.base.vunmap();
+        assert_eq!(tags(&drm, Lru::DontNeed)?.as_slice(), &[1]);
+        a.purge()?;
+        assert_eq!(tags(&drm, Lru::Unbacked)?.as_slice(), &[1]);
+
+        drop(b);
+        assert_eq!(pages(Lru::WillNeed), 0);
+        assert!(tags(&drm, Lru::WillNeed)?.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn scan_stops_when_it_has_enough() -> Result {
+        let (_reg, drm) = device()?;
+        let mut objects = KVec::new();
+
+        for tag in 0..4 {
+            let obj = Object::<TestObject>::new(&drm, 2 * PAGE_SIZE, Config::default(), tag)?;
+            populate(&obj)?;
+            objects.push(obj, GFP_KERNEL)?;
+        }
+        // One that cannot go does not hold up the others, and keeps its place.
+        objects[0]
+            .base
+            .update(|holders| lru::count(&holders.maps, true));
+        let evict = |obj: &Object<TestObject>| Some(obj.evict().unwrap_or(0));
+        assert_eq!(Object::<TestObject>::scan(&drm, Lru::WillNeed, 3, evict), 4);
+        assert_eq!(tags(&drm, Lru::Unbacked)?.as_slice(), &[1, 2]);
+        assert_eq!(Object::<TestObject>::reclaimable(&drm, Lru::WillNeed), 4);
+
+        // Nor does one with which it is to end.
+        assert_eq!(
+            Object::<TestObject>::scan(&drm, Lru::WillNeed, 3, |_| None),
+            0
+        );
+
+        // The last reference goes while it is looked at.
+        let mut last = objects.pop();
+        objects[0]
+            .base
+            .update(|holders| lru::count(&holders.maps, false));
+        assert_eq!(
+            Object::<TestObject>::scan(&drm, Lru::WillNeed, 100, |obj| {
+                if obj.tag == 3 {
+                    last.take();
+                }
+                evict(obj)
+            }),
+            4
+        );
+        assert!(last.is_none());
+        assert_eq!(tags(&drm, Lru::Unbacked)?.len(), 3);
+        Ok(())
+    }
+
+    #[test]
+    fn all_objects_are_listed() -> Result {
+        let (_reg, drm) = device()?;
+        let a = Object::<TestObject>::new(&drm, PAGE_SIZE, Config::default(), 1)?;
+        let config = Config {
+            backed: false,
+            ..Config::default()
+        };
+        let _b = Object::<TestObject>::new(&drm, 2 * PAGE_SIZE, config, 2)?;
+        let list = || -> Result<(u32, usize)> {
+            let (mut tags, mut resident) = (0, 0);
+
+            Object::<TestObject>::for_each(&drm, |info| {
+                tags += info.data.tag;
+                resident += match info.state {
+                    State::Resident => info.size,
+                    _ => 0,
+                };
+            })?;
+            Ok((tags, resident))
+        };
+
+        assert_eq!(list()?, (3, 0));
+        populate(&a)?;
+        assert_eq!(list()?, (3, PAGE_SIZE));
+        drop(a);
+        assert_eq!(list()?, (2, 0));
+
+        // Who has the lock is not waited for.
+        let ret = Object::<TestObject>::for_each(&drm, |_| {
+            assert_eq!(list(), Err(EBUSY));
+        });
+        assert!(ret.is_ok());
         Ok(())
     }
 
@@ -832,8 +1168,10 @@ mod tests {
 
         assert_eq!(obj.evict()?, 1);
         assert_eq!(read()?, 0xa5);
+        assert!(obj.advise(false));
         assert_eq!(obj.purge()?, 1);
-        assert_eq!(read()?, 0);
+        // Nobody gets another content for the lost one.
+        assert!(read().is_err());
         Ok(())
     }
 
@@ -849,6 +1187,7 @@ mod tests {
         assert!(obj.base.vmap().is_err());
         assert!(!obj.is_resident());
         assert_eq!(obj.purge()?, 0);
+        assert_eq!(tags(&drm, Lru::Foreign)?.len(), 1);
         Ok(())
     }
 
@@ -888,7 +1227,7 @@ mod tests {
         assert_eq!(unmapped.pin(dev).err(), Some(ENODEV));
 
         drop(pinned);
-        assert_eq!(mapped.base.backing.lock().pins, 0);
+        assert_eq!(mapped.maps(), 0);
         Ok(())
     }
 

@@ -7,6 +7,14 @@ use super::{
         DmaMapping,
         Space, //
     },
+    lru::{
+        count,
+        Holders, //
+    },
+    state::{
+        Event,
+        State, //
+    },
     Caching, //
 };
 use crate::{
@@ -28,10 +36,7 @@ use crate::{
     scatterlist::SGTable,
     static_lock_class,
     sync::{
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
+        atomic::Relaxed,
         Arc,
         LockClassKey,
         Mutex, //
@@ -51,7 +56,10 @@ use core::{
 /// # Invariants
 ///
 /// - `obj` is initialized once [`Base::init()`] has returned `Ok`, and until [`Base::release()`].
-/// - `space` is for the parent device of the object's DRM device.
+/// - `space` is for the parent device of the object's DRM device, and its lists are those of the latter.
+/// - If there is a file, then the state is [`State::Resident`] if, and only if, `backing.pages` is there.
+/// - As long as somebody holds the pages, they are there and `backing.pages` does not change. Who has
+///   not held them before needs the lock of `backing` to begin with it.
 #[repr(C)]
 #[pin_data]
 pub(super) struct Base {
@@ -61,8 +69,8 @@ pub(super) struct Base {
     pub(super) caching: Caching,
     /// Where DMA mappings are registered.
     pub(super) space: Arc<Space>,
-    /// Copy of "`backing.pages` is there" that can be read without a lock.
-    resident: Atomic<bool>,
+    /// Who holds the pages, and where they are.
+    pub(super) holders: Holders,
     /// The pages. Inside of the reservation lock, outside of everything that allocates.
     #[pin]
     pub(super) backing: Mutex<Backing>,
@@ -79,19 +87,18 @@ unsafe impl Sync for Base {}
 /// # Invariants
 ///
 /// - `pages` is what `drm_gem_get_pages()` returned for the object.
-/// - `dma` maps `pages`, or the dma-buf if the object is imported; while `pins` is not 0 it is not
-///   taken away.
-/// - `pages` does not change while `pins` or `vmaps` is not 0.
+/// - `dma` maps `pages`, or the dma-buf if the object is imported; while the device holds the pages it
+///   is not taken away.
 /// - `vaddr` maps `pages` and is there if, and only if, `vmaps` is not 0.
 #[derive(Default)]
 pub(super) struct Backing {
     pages: Option<NonNull<*mut bindings::page>>,
     pub(super) dma: Option<DmaMapping>,
-    pub(super) pins: usize,
     vaddr: Option<NonNull<c_void>>,
+    /// Each holds the pages.
     vmaps: usize,
-    /// Was exported once: other drivers' mappings, and the mappings of user space through the
-    /// dma-buf, are out of our reach.
+    /// Was exported once, and holds the pages since: other drivers' mappings, and the mappings of user
+    /// space through the dma-buf, are out of our reach.
     exported: bool,
     /// The CPU's caches hold nothing of `pages`: they were handed to the device once.
     flushed: bool,
@@ -161,7 +168,7 @@ impl Base {
             obj <- Opaque::init_zeroed(),
             caching,
             space,
-            resident: Atomic::new(false),
+            holders: Holders::new(),
             backing <- Mutex::new(Backing::default(), name, key),
         })
     }
@@ -238,7 +245,7 @@ impl Base {
     }
 
     pub(super) fn is_resident(&self) -> bool {
-        self.resident.load(Relaxed)
+        self.holders.state() == State::Resident
     }
 
     pub(super) fn is_exported(&self) -> bool {
@@ -273,10 +280,13 @@ impl Base {
     }
 
     /// Brings the pages in. May sleep, and reclaim.
+    ///
+    /// Fails with `EINVAL` if the object has no file, or has lost its content.
     pub(super) fn get_pages(&self, backing: &mut Backing) -> Result {
         if backing.pages.is_some() {
             return Ok(());
         }
+        let state = self.holders.state().after(Event::Populate)?;
 
         // SAFETY: By the type invariants, the object is initialized.
         if unsafe { (*self.obj.get()).filp }.is_null() {
@@ -287,9 +297,29 @@ impl Base {
         let pages = from_err_ptr(unsafe { bindings::drm_gem_get_pages(self.obj.get()) })?;
 
         // INVARIANT: These are the object's pages.
-        backing.pages = NonNull::new(pages);
-        self.resident.store(backing.pages.is_some(), Relaxed);
+        backing.pages = Some(NonNull::new(pages).ok_or(ENOMEM)?);
+        self.update(|holders| holders.set_state(state));
         Ok(())
+    }
+
+    /// Notes that the device has the pages mapped once more. `_backing` proves that they are there.
+    pub(super) fn hold_map(&self, _backing: &Backing) {
+        self.update(|holders| count(&holders.maps, true));
+    }
+
+    /// Undoes [`Base::hold_map()`]. Takes no lock but that of the lists.
+    pub(super) fn release_map(&self) {
+        self.update(|holders| count(&holders.maps, false));
+    }
+
+    /// Notes that somebody other than the device has the pages. `_backing` proves that they are there.
+    pub(super) fn hold_pin(&self, _backing: &Backing) {
+        self.update(|holders| count(&holders.pins, true));
+    }
+
+    /// Undoes [`Base::hold_pin()`]. Takes no lock but that of the lists.
+    pub(super) fn release_pin(&self) {
+        self.update(|holders| count(&holders.pins, false));
     }
 
     /// Brings the pages in and maps them for the device. May sleep, and reclaim.
@@ -315,8 +345,8 @@ impl Base {
 
     /// Gives the pages back to shmem, `dirty` if their content is worth keeping.
     ///
-    /// The caller makes sure that nobody maps them.
-    pub(super) fn drop_pages(&self, backing: &mut Backing, dirty: bool) {
+    /// The caller makes sure that nobody maps them, and has changed the state.
+    fn drop_pages(&self, backing: &mut Backing, dirty: bool) {
         if self.is_imported() {
             return;
         }
@@ -326,7 +356,6 @@ impl Base {
         backing.orphaned = false;
 
         if let Some(pages) = backing.pages.take() {
-            self.resident.store(false, Relaxed);
             // SAFETY: By the type invariants, these are the object's pages; the array is given away.
             unsafe { bindings::drm_gem_put_pages(self.obj.get(), pages.as_ptr(), dirty, false) };
         }
@@ -379,23 +408,33 @@ impl Base {
         };
     }
 
-    /// Lets the pages go, if nobody needs them. Never blocks on the object's lock.
+    /// Lets the pages go, if nobody holds them, because of `event`. Does not wait for the lock of the
+    /// pages.
     ///
     /// Returns the number of pages.
-    pub(super) fn try_drop_pages(&self, keep: bool) -> Result<usize> {
+    pub(super) fn try_drop_pages(&self, event: Event) -> Result<usize> {
         let mut backing = self.backing.try_lock().ok_or(EBUSY)?;
 
-        if backing.pins != 0 || backing.vmaps != 0 || backing.exported || self.is_imported() {
-            return Err(EBUSY);
-        }
         if backing.pages.is_none() {
             return Ok(0);
         }
 
-        self.zap();
-        self.drop_pages(&mut backing, keep);
+        // From here on nobody can begin to hold them, as that takes the lock of `backing`. What user
+        // space has been told of a content that is still there stays true.
+        self.update(|holders| {
+            let given_up = holders.dont_need.load(Relaxed);
 
-        if !keep {
+            if !holders.none() || event == Event::Purge && !given_up {
+                return Err(EBUSY);
+            }
+            holders.set_state(holders.state().after(event)?);
+            Ok(())
+        })?;
+
+        self.zap();
+        self.drop_pages(&mut backing, event != Event::Purge);
+
+        if event == Event::Purge {
             // SAFETY: An object that had pages has a file.
             unsafe {
                 let inode = (*(*(*self.obj.get()).filp).f_mapping).host;
@@ -406,9 +445,14 @@ impl Base {
         Ok(self.count())
     }
 
-    /// Notes that the object was exported: its pages stay from now on.
+    /// Notes that the object was exported: once they have come in, its pages stay.
     pub(super) fn set_exported(&self) {
-        self.backing.lock().exported = true;
+        let mut backing = self.backing.lock();
+
+        if !backing.exported {
+            backing.exported = true;
+            self.hold_pin(&backing);
+        }
     }
 
     /// Writes back, and drops if `invalidate`, what the CPU's caches hold of the bytes in `range`.
@@ -498,6 +542,7 @@ impl Base {
         }
 
         backing.vmaps += 1;
+        self.hold_pin(&backing);
         backing.vaddr.ok_or(ENOMEM)
     }
 
@@ -506,6 +551,7 @@ impl Base {
         let mut backing = self.backing.lock();
 
         backing.vmaps = backing.vmaps.saturating_sub(1);
+        self.release_pin();
         if backing.vmaps == 0 {
             if let Some(vaddr) = backing.vaddr.take() {
                 // SAFETY: `vaddr` comes from `vmap()`, and its last user is gone.
@@ -522,17 +568,17 @@ impl Base {
     pub(super) unsafe fn release(&self) {
         let obj = self.obj.get();
 
-        let dma = {
-            let mut backing = self.backing.lock();
-
+        // Reclaim may have had the last reference, and must not wait for this lock. Nobody has it, and
+        // lockdep takes no attempt for a wait.
+        let dma = self.backing.try_lock().and_then(|mut backing| {
             if let Some(vaddr) = backing.vaddr.take() {
                 // SAFETY: `vaddr` comes from `vmap()`. There are no more users.
                 unsafe { bindings::vunmap(vaddr.as_ptr()) };
             }
-            // The file goes as well: there is no content to keep.
+            // The file goes as well: there is no content to keep, and no state.
             self.drop_pages(&mut backing, false);
             backing.dma.take()
-        };
+        });
 
         // Of an imported buffer: this takes the exporter's reservation lock, in which the lock of
         // the backing nests elsewhere.

@@ -12,6 +12,7 @@
 //! no more than linking. Whoever unlinks a mapping undoes it first, so that unbind either still finds
 //! it in the list and waits for its lock, or has nothing left to do.
 
+use super::lru::Lrus;
 use crate::{
     bindings,
     device::{
@@ -47,8 +48,8 @@ use crate::{
 
 /// The DMA mappings of the buffers of one device.
 ///
-/// A driver makes one in `probe()`, before the first buffer, and hands it to each buffer by
-/// [`ObjectOps::dma_space()`](super::ObjectOps::dma_space). When the device is unbound, every DMA
+/// A driver makes one in `probe()`, before the first buffer, and hands it to each buffer of one DRM
+/// device by [`ObjectOps::dma_space()`](super::ObjectOps::dma_space). When the device is unbound, every DMA
 /// mapping and every mapping of an imported buffer that still exists is undone before the device's
 /// resources are gone.
 pub struct DmaSpace(Arc<Space>);
@@ -70,6 +71,7 @@ impl DmaSpace {
                     },
                     "uma::Space::maps"
                 ),
+                lrus <- Lrus::new(),
             }),
             GFP_KERNEL,
         )?;
@@ -97,6 +99,9 @@ pub(super) struct Space {
     dev: ARef<Device>,
     #[pin]
     maps: SpinLock<Maps>,
+    /// The buffers whose mappings these are.
+    #[pin]
+    lrus: Lrus,
 }
 
 /// The list of mappings.
@@ -110,6 +115,11 @@ impl Space {
     /// Returns the device that the mappings are for.
     pub(super) fn dev(&self) -> &Device {
         &self.dev
+    }
+
+    /// Returns the lists of the buffers.
+    pub(super) fn lrus(&self) -> &Lrus {
+        &self.lrus
     }
 
     /// Returns whether `dev` is the device that the mappings are for.

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files for debugging and for tests, in the directory of the device in debugfs.
+//!
+//! - `gems`: all BOs, and sums by what has become of their pages.
+//! - `shrink`: what reclaim has taken. A number that is written has it take so many pages.
+//!
+//! Locks are only tried: what is taken just now is not shown. So a reader neither waits for a stuck
+//! driver nor adds to what it is stuck on.
+
+use kernel::{
+    drm::{
+        debugfs::{
+            Dir,
+            File, //
+        },
+        gem::uma::{
+            Info,
+            Lru, //
+        }, //
+    },
+    fmt,
+    prelude::*,
+    uaccess::UserSliceReader, //
+};
+
+use crate::{
+    device::{
+        Device,
+        Driver, //
+    },
+    gem::{
+        self,
+        backing::State,
+        Bo, //
+    },
+    shrinker, //
+};
+
+/// Adds the files of a device.
+pub(crate) fn add_files(dir: &Dir<'_, Driver>) {
+    dir.add::<Gems>();
+    dir.add::<Shrink>();
+}
+
+/// How user space calls a state.
+fn name(state: State) -> &'static str {
+    match state {
+        State::None => "none",
+        State::Resident => "resident",
+        State::Partial => "partial",
+        State::Purged => "purged",
+        State::Evicted => "evicted",
+        State::Imported => "imported",
+        State::User => "user",
+    }
+}
+
+/// Number and bytes of some BOs.
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    count: usize,
+    bytes: usize,
+}
+
+impl Sum {
+    fn add(&mut self, bytes: usize) {
+        self.count += 1;
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+}
+
+/// Sums over all BOs.
+#[derive(Default)]
+struct Totals {
+    all: Sum,
+    resident: Sum,
+    pinned: Sum,
+    purgeable: Sum,
+    purged: Sum,
+    evicted: Sum,
+    imported: Sum,
+}
+
+impl Totals {
+    fn add(&mut self, info: &Info<'_, gem::object::BoData>, state: State, resident: usize) {
+        self.all.add(info.size);
+        if resident != 0 {
+            self.resident.add(resident);
+        }
+        match info.lru {
+            Lru::Pinned => self.pinned.add(resident),
+            Lru::DontNeed => self.purgeable.add(resident),
+            Lru::Foreign | Lru::Unbacked | Lru::WillNeed => (),
+        }
+        match state {
+            State::Purged => self.purged.add(info.size),
+            State::Evicted => self.evicted.add(info.size),
+            State::Imported => self.imported.add(info.size),
+            State::None | State::Resident | State::Partial | State::User => (),
+        }
+    }
+
+    fn rows(&self) -> [(&'static str, Sum); 7] {
+        [
+            ("total", self.all),
+            ("resident", self.resident),
+            ("pinned", self.pinned),
+            ("purgeable", self.purgeable),
+            ("purged", self.purged),
+            ("evicted", self.evicted),
+            ("imported", self.imported),
+        ]
+    }
+}
+
+/// The BOs.
+struct Gems;
+
+#[vtable]
+impl File<Driver> for Gems {
+    const NAME: &'static CStr = c"gems";
+
+    fn show(dev: &Device, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut totals = Totals::default();
+        let mut ret = writeln!(
+            f,
+            "creator  handles mappings  shared        size    resident  state       label"
+        );
+
+        let listed = Bo::for_each(dev, |info| {
+            let bo = info.data;
+            let (state, resident) = bo.pages(&info);
+
+            totals.add(&info, state, resident);
+            ret = ret.and_then(|()| {
+                write!(f, "{:>7}  {:>7}", bo.creator(), info.handles)?;
+                write!(f, " {:>8} {:>7}", info.maps, info.pins)?;
+                write!(f, " {:>11} {:>11}  {:<8}", info.size, resident, name(state))?;
+                // A question mark: user space does not need the content.
+                f.write_str(if info.dont_need { " ?  " } else { "    " })?;
+                bo.write_label(f)?;
+                f.write_str("\n")
+            });
+        });
+        ret?;
+
+        if listed.is_err() {
+            return writeln!(f, "busy: try again");
+        }
+        writeln!(f)?;
+        for (name, sum) in totals.rows() {
+            writeln!(f, "{name}: {} objects, {} bytes", sum.count, sum.bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// What reclaim has taken.
+struct Shrink;
+
+#[vtable]
+impl File<Driver> for Shrink {
+    const NAME: &'static CStr = c"shrink";
+
+    fn show(dev: &Device, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = dev.reclaimed.taken();
+
+        writeln!(f, "{}", dev.reclaimed.asked())?;
+        writeln!(f, "purged since the start: {}", all.purged)?;
+        writeln!(f, "from heaps since the start: {}", all.heaps)?;
+        writeln!(f, "evicted since the start: {}", all.evicted)
+    }
+
+    fn write(dev: &Device, reader: &mut UserSliceReader) -> Result {
+        let mut text = [0; 24];
+        let text = text.get_mut(..reader.len()).ok_or(EINVAL)?;
+
+        reader.read_slice(text)?;
+        let pages = core::str::from_utf8(text).map_err(|_| EINVAL)?.trim();
+
+        shrinker::shrink(dev, pages.parse().map_err(|_| EINVAL)?, GFP_KERNEL);
+        Ok(())
+    }
+}
