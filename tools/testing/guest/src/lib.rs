@@ -19,6 +19,7 @@ pub mod dmabuf;
 pub mod harness;
 pub mod memory;
 pub mod pixels;
+pub mod swap;
 pub mod sync;
 pub mod sys;
 pub mod tests;

@@ -20,6 +20,7 @@ mod fences;
 mod heap;
 mod identity;
 mod lifetime;
+mod memory;
 mod pressure;
 mod prime;
 mod recovery;
@@ -41,6 +42,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         heap::TESTS,
         fences::TESTS,
         lifetime::TESTS,
+        memory::TESTS,
         spaces::TESTS,
         recovery::TESTS,
         pressure::TESTS,

@@ -1,0 +1,625 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory that comes back: what is taken under pressure, what survives it, and that it really went.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::path::PathBuf;
+
+use model::control::Opcode;
+use model::desc::WriteKind;
+
+use crate::bo::Bo;
+use crate::board::Board;
+use crate::chain::Chain;
+use crate::chain::DONE;
+use crate::chain::PATIENCE;
+use crate::check;
+use crate::check_eq;
+use crate::device::Device;
+use crate::harness::Gpu;
+use crate::harness::Need;
+use crate::harness::Outcome;
+use crate::harness::Stop;
+use crate::harness::Test;
+use crate::memory::resident;
+use crate::memory::shrink_all;
+use crate::swap::Swap;
+use crate::sync::Gate;
+use crate::sys;
+use crate::sys::Mapping;
+use crate::uapi;
+
+use super::target;
+use super::Random;
+use super::PATTERN;
+
+/// Why C panfrost cannot pass what asks its debugfs for reclaim.
+const NO_KNOB: &str = "it cannot be asked to give memory back";
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("purge-pressure", &["D3", "A3"], pressure),
+    Test::new("purge-wanted-again", &["D3", "D5"], wanted_again),
+    Test::new("purge-busy", &["A5", "D3"], purge_busy).needs(&[Need::Gate]),
+    Test::new("purge-use-by-job", &["D3"], purge_use_by_job),
+    Test::new("purge-use-by-cpu", &["D3"], purge_use_by_cpu),
+    Test::new("purge-oldest-first", &["D2", "D3", "D8"], oldest_first).panfrost_fails(NO_KNOB),
+    Test::new("evict-idle", &["D4", "D8"], evict_idle).panfrost_fails(NO_KNOB),
+    Test::new("evict-use-by-cpu", &["D4"], evict_use_by_cpu).panfrost_fails(NO_KNOB),
+    Test::new("evict-use-by-job", &["D4", "D6"], evict_use_by_job).panfrost_fails(NO_KNOB),
+    Test::new("evict-swapped", &["D4"], evict_swapped).panfrost_fails(NO_KNOB),
+    Test::new("evict-busy", &["D4", "D7"], evict_busy)
+        .needs(&[Need::Gate])
+        .panfrost_fails(NO_KNOB),
+    Test::new("evict-closed", &["A3", "D4"], evict_closed).panfrost_fails(NO_KNOB),
+    Test::new("evict-shared", &["D6"], evict_shared).panfrost_fails(NO_KNOB),
+    Test::new("evict-no-swap", &["D4"], evict_no_swap).panfrost_fails(NO_KNOB),
+    Test::new("evict-stuck-mmu", &["D4"], evict_stuck)
+        .needs(&[Need::Board])
+        .panfrost_fails(NO_KNOB),
+    Test::new("reclaim-parallel", &["D7"], parallel).panfrost_fails(NO_KNOB),
+    Test::new("reclaim-debugfs", &["D8"], debugfs).panfrost_fails(NO_KNOB),
+];
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const PAGE: usize = 4096;
+
+/// More than there is.
+const ALL: usize = 1 << 40;
+
+/// A file in the GPU's directory in debugfs.
+fn debugfs_file(gpu: &Gpu, name: &str) -> PathBuf {
+    let node = gpu.node.path.to_string_lossy();
+    let number: String = node.chars().filter(char::is_ascii_digit).collect();
+    Path::new("/sys/kernel/debug/dri").join(number).join(name)
+}
+
+/// Has the driver give back so many pages. Returns how many it says that it were.
+fn shrink(gpu: &Gpu, pages: usize) -> Result<usize, Stop> {
+    let path = debugfs_file(gpu, "shrink");
+    fs::write(&path, pages.to_string())?;
+    let text = fs::read_to_string(&path)?;
+    let first = text.lines().next().unwrap_or("");
+    first
+        .parse()
+        .map_err(|_| Stop::fail(format!("{first:?} is no number of pages")))
+}
+
+/// The bytes of a row of sums in `gems`.
+fn sum(gpu: &Gpu, row: &str) -> Result<usize, Stop> {
+    let text = fs::read_to_string(debugfs_file(gpu, "gems"))?;
+    text.lines()
+        .filter_map(|line| line.strip_prefix(row)?.strip_prefix(": "))
+        .find_map(|sums| {
+            sums.split(", ")
+                .nth(1)?
+                .strip_suffix(" bytes")?
+                .parse()
+                .ok()
+        })
+        .ok_or_else(|| Stop::fail(format!("no {row} in gems")))
+}
+
+/// A BO that is full of words which depend on where they are.
+fn filled(device: &Device, size: usize, seed: u64) -> Result<Bo, Stop> {
+    let bo = device.create(size, uapi::BO_NOEXEC)?;
+    bo.map()?.write(0, &content(size, seed));
+    Ok(bo)
+}
+
+fn content(size: usize, seed: u64) -> Vec<u8> {
+    let mut random = Random(seed);
+    (0..size / 8)
+        .flat_map(|_| random.next().to_le_bytes())
+        .collect()
+}
+
+/// Whether a BO has what [`filled`] has put there.
+fn intact(bo: &Bo, seed: u64) -> Result<bool, Stop> {
+    Ok(bo.map()?.bytes(0, bo.size()) == content(bo.size(), seed))
+}
+
+/// Under pressure goes all that was given up, and nothing else; and it says so.
+fn pressure(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let sizes = [4 * KIB, 12 * KIB, 64 * KIB, 300 * KIB, 2 * MIB];
+    let mut kept = Vec::new();
+    let mut given_up = Vec::new();
+    for (n, size) in sizes.into_iter().cycle().take(40).enumerate() {
+        kept.push((filled(&device, size, n as u64)?, n as u64));
+        let bo = filled(&device, size, 0)?;
+        check!(bo.madvise(uapi::MADV_DONTNEED)?);
+        given_up.push(bo);
+    }
+    let size: usize = given_up.iter().map(Bo::size).sum();
+    let before = resident(&device)?;
+    shrink_all()?;
+    let gone = before - resident(&device)?;
+    check!(gone >= size, "{gone} of {size} bytes went");
+    for bo in &given_up {
+        check!(!bo.madvise(uapi::MADV_WILLNEED)?, "it was not purged");
+        // For good.
+        check!(!bo.madvise(uapi::MADV_DONTNEED)?);
+        check!(!bo.madvise(uapi::MADV_WILLNEED)?);
+    }
+    for (bo, seed) in &kept {
+        check!(intact(bo, *seed)?, "BO {seed} has lost its content");
+        check!(bo.madvise(uapi::MADV_WILLNEED)?);
+    }
+    // The address space goes on as if nothing had happened.
+    let mut chain = Chain::new(&device, PAGE)?;
+    chain.zero(kept[0].0.va());
+    chain.run(&[&kept[0].0])?;
+    check_eq!(kept[0].0.map()?.get64(0), 0);
+    Ok(())
+}
+
+/// What was given up and is wanted again in time stays.
+fn wanted_again(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let bo = filled(&device, 256 * KIB, 7)?;
+    for _ in 0..3 {
+        check!(bo.madvise(uapi::MADV_DONTNEED)?);
+        check!(bo.madvise(uapi::MADV_WILLNEED)?);
+        shrink_all()?;
+        check!(bo.madvise(uapi::MADV_WILLNEED)?);
+        check!(intact(&bo, 7)?);
+    }
+    Ok(())
+}
+
+/// What a job still needs is not purged; afterwards it is.
+fn purge_busy(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let gate = Gate::new()?;
+    let (bo, map) = target(&device, 64 * KIB)?;
+    let mut chain = Chain::new(&device, PAGE)?;
+    chain.zero(bo.va());
+    let done = device.syncobj()?;
+    chain.submit(&[&bo], &[&gate.syncobj(&device)?], Some(&done))?;
+    check!(bo.madvise(uapi::MADV_DONTNEED)?);
+    shrink_all()?;
+    check!(bo.madvise(uapi::MADV_WILLNEED)?, "purged under a job");
+    check!(bo.madvise(uapi::MADV_DONTNEED)?);
+    gate.open()?;
+    done.wait(PATIENCE)?;
+    check_eq!(chain.statuses(), [DONE]);
+    check_eq!(map.get64(0), 0);
+    // The fence is seen a moment before the job lets go.
+    for _ in 0..100 {
+        shrink_all()?;
+        if !bo.madvise(uapi::MADV_DONTNEED)? {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    check!(false, "it is not purged when the job is done");
+    Ok(())
+}
+
+/// A job that uses a purged BO faults; one that merely lists it does not. Others are not disturbed.
+fn purge_use_by_job(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let bo = filled(&device, 64 * KIB, 1)?;
+    let (next, map) = target(&device, PAGE)?;
+    let mut lists = Chain::new(&device, PAGE)?;
+    lists.zero(next.va());
+    // Made before the purge, as C panfrost gives the addresses away then.
+    let mut uses = Chain::new(&device, PAGE)?;
+    uses.zero(bo.va());
+    let mut other = Chain::new(&device, PAGE)?;
+    other.zero(next.va() + 64);
+
+    check!(bo.madvise(uapi::MADV_DONTNEED)?);
+    shrink_all()?;
+    check!(!bo.madvise(uapi::MADV_WILLNEED)?, "it was not purged");
+
+    lists.run(&[&bo, &next])?;
+    check_eq!(lists.statuses(), [DONE]);
+    check_eq!(map.get64(0), 0);
+    // Waiting does not tell the error that the fence has.
+    uses.run(&[&bo])?;
+    check!(uses.statuses() != [DONE], "it has written somewhere");
+    other.run(&[&next])?;
+    check_eq!(other.statuses(), [DONE]);
+    check_eq!(map.get64(64), 0);
+    Ok(())
+}
+
+/// The CPU does not find another content in a purged BO either.
+fn purge_use_by_cpu(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let bo = filled(&device, 64 * KIB, 1)?;
+    let map = bo.map()?;
+    map.get32(0);
+    check!(bo.madvise(uapi::MADV_DONTNEED)?);
+    shrink_all()?;
+    check!(!bo.madvise(uapi::MADV_WILLNEED)?, "it was not purged");
+    check_eq!(signal_of(|| map.get32(0))?, libc::SIGBUS);
+    check_eq!(signal_of(|| map.get32(60 * KIB))?, libc::SIGBUS);
+    Ok(())
+}
+
+/// The signal that ends a process which does this.
+fn signal_of<T>(f: impl FnOnce() -> T) -> Result<i32, Stop> {
+    // SAFETY: the child does nothing but `f`, and ends.
+    match unsafe { libc::fork() } {
+        -1 => Err(sys::Errno::last().into()),
+        0 => {
+            let _ = f();
+            // SAFETY: ends this process only.
+            unsafe { libc::_exit(0) }
+        }
+        child => {
+            let mut status = 0;
+            // SAFETY: our child; room for the status.
+            if unsafe { libc::waitpid(child, &mut status, 0) } == -1 {
+                return Err(sys::Errno::last().into());
+            }
+            check!(libc::WIFSIGNALED(status), "wait status {status:#x}");
+            Ok(libc::WTERMSIG(status))
+        }
+    }
+}
+
+/// What was given up first goes first, and no more than is asked for, in whole BOs.
+fn oldest_first(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let bos = (0..6)
+        .map(|n| filled(&device, 64 * KIB, n))
+        .collect::<Result<Vec<_>, _>>()?;
+    let order = [3, 1, 5, 0, 4];
+    for n in order {
+        check!(bos[n].madvise(uapi::MADV_DONTNEED)?);
+    }
+    let before = resident(&device)?;
+    // 16 pages, and one more.
+    check_eq!(shrink(gpu, 17)?, 32);
+    check_eq!(before - resident(&device)?, 128 * KIB);
+    for (place, n) in order.into_iter().enumerate() {
+        check_eq!(bos[n].madvise(uapi::MADV_DONTNEED)?, place >= 2, "BO {n}");
+    }
+    check_eq!(shrink(gpu, ALL)?, 48);
+    check_eq!(shrink(gpu, ALL)?, 0, "nothing is left");
+    check!(intact(&bos[2], 2)?);
+    Ok(())
+}
+
+/// Idle BOs leave memory, whole and with the counters, and come back by themselves.
+fn evict_idle(gpu: &Gpu) -> Outcome {
+    let _swap = Swap::on(64 * MIB)?;
+    let device = gpu.open()?;
+    let bos = (0..20)
+        .map(|n| filled(&device, (n as usize % 5 + 1) * 60 * KIB, n))
+        .collect::<Result<Vec<_>, _>>()?;
+    let size: usize = bos.iter().map(Bo::size).sum();
+    let evicted = sum(gpu, "evicted")?;
+    check_eq!(resident(&device)?, size);
+    check_eq!(shrink(gpu, ALL)?, size / PAGE);
+    check_eq!(resident(&device)?, 0);
+    check_eq!(sum(gpu, "evicted")? - evicted, size);
+    check_eq!(shrink(gpu, ALL)?, 0);
+    for (n, bo) in bos.iter().enumerate() {
+        check!(bo.madvise(uapi::MADV_WILLNEED)?, "evicted is not purged");
+        check!(intact(bo, n as u64)?, "BO {n} comes back as another");
+    }
+    check_eq!(resident(&device)?, size);
+    check_eq!(sum(gpu, "evicted")?, evicted);
+    Ok(())
+}
+
+/// Mappings of the CPU stay good over it, and what is written counts.
+fn evict_use_by_cpu(gpu: &Gpu) -> Outcome {
+    let _swap = Swap::on(64 * MIB)?;
+    let device = gpu.open()?;
+    let (bo, map) = target(&device, 2 * MIB + 12 * KIB)?;
+    for round in 0..4u32 {
+        map.put32(round as usize * 512 * KIB, round);
+        check_eq!(shrink(gpu, ALL)?, bo.size() / PAGE);
+        for old in 0..=round {
+            check_eq!(map.get32(old as usize * 512 * KIB), old);
+        }
+        check_eq!(map.get32(bo.size() - 4) as u8, PATTERN);
+    }
+    Ok(())
+}
+
+/// A job finds its memory, named in the submit or not, and so does the CPU what the job has written.
+fn evict_use_by_job(gpu: &Gpu) -> Outcome {
+    let _swap = Swap::on(64 * MIB)?;
+    let device = gpu.open()?;
+    let (named, first) = target(&device, 64 * KIB)?;
+    let (unnamed, second) = target(&device, 2 * MIB)?;
+    let mut chain = Chain::new(&device, PAGE)?;
+    chain.zero(named.va() + 8);
+    chain.zero(unnamed.va() + MIB as u64);
+    for round in 0..3 {
+        first.fill(PATTERN);
+        second.fill(PATTERN);
+        chain.rearm();
+        // The first time the address space has not been in the hardware, later it is.
+        let all = named.size() + unnamed.size() + PAGE;
+        idle(gpu, all)?;
+        check_eq!(resident(&device)?, 0, "round {round}");
+        chain.run(&[&named])?;
+        check_eq!(resident(&device)?, all);
+        check_eq!(chain.statuses(), [DONE, DONE], "round {round}");
+        check_eq!(first.get64(8), 0);
+        check_eq!(first.get64(0), super::PATTERN64);
+        check_eq!(second.get64(MIB), 0);
+        check_eq!(second.get64(MIB + 8), super::PATTERN64);
+    }
+    Ok(())
+}
+
+/// Evicts so many bytes, which a job that has just ended may have a moment longer.
+fn idle(gpu: &Gpu, bytes: usize) -> Outcome {
+    let mut pages = 0;
+    for _ in 0..100 {
+        pages += shrink(gpu, ALL)?;
+        if pages >= bytes / PAGE {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    check_eq!(pages, bytes / PAGE);
+    Ok(())
+}
+
+/// Evicted pages really can leave memory: they go to swap, and the content survives that.
+fn evict_swapped(gpu: &Gpu) -> Outcome {
+    let swap = Swap::on(64 * MIB)?;
+    let group = MemoryGroup::enter()?;
+    let device = gpu.open()?;
+    let bos = (0..16)
+        .map(|n| filled(&device, MIB, n))
+        .collect::<Result<Vec<_>, _>>()?;
+    let used = swap.used()?;
+    check_eq!(shrink(gpu, ALL)?, 16 * MIB / PAGE);
+    group.reclaim(16 * MIB)?;
+    let out = swap.used()?.saturating_sub(used);
+    check!(out >= 8 * MIB, "{out} bytes are in swap");
+    let mut chain = Chain::new(&device, PAGE)?;
+    for bo in &bos {
+        chain.write(bo.va() + 64, WriteKind::Zero, 0);
+    }
+    chain.run(&[])?;
+    for (n, bo) in bos.iter().enumerate() {
+        let mut expected = content(MIB, n as u64);
+        expected[64..72].fill(0);
+        check!(bo.map()?.bytes(0, MIB) == expected, "BO {n}");
+    }
+    Ok(())
+}
+
+/// A control group for this process, by which its memory can be asked for.
+struct MemoryGroup(PathBuf);
+
+impl MemoryGroup {
+    fn enter() -> Result<Self, Stop> {
+        let root = Path::new("/tmp/cgroup");
+        fs::create_dir_all(root)?;
+        if !root.join("cgroup.procs").exists() {
+            // SAFETY: three strings that end, and no data.
+            let ret = unsafe {
+                libc::mount(
+                    c"none".as_ptr(),
+                    c"/tmp/cgroup".as_ptr(),
+                    c"cgroup2".as_ptr(),
+                    0,
+                    std::ptr::null(),
+                )
+            };
+            if ret == -1 {
+                return Err(sys::Errno::last().into());
+            }
+        }
+        fs::write(root.join("cgroup.subtree_control"), "+memory")?;
+        let group = root.join(format!("test-{}", std::process::id()));
+        fs::create_dir(&group)?;
+        fs::write(group.join("cgroup.procs"), "0")?;
+        Ok(Self(group))
+    }
+
+    /// Has the kernel take so many bytes, or as many as it can.
+    fn reclaim(&self, bytes: usize) -> Outcome {
+        for _ in 0..4 {
+            match fs::write(
+                self.0.join("memory.reclaim"),
+                format!("{bytes} swappiness=200"),
+            ) {
+                Ok(()) => break,
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => (),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// As long as a job is under way, nothing of its address space leaves; whoever asks is not kept waiting
+/// for it to end.
+fn evict_busy(gpu: &Gpu) -> Outcome {
+    let _swap = Swap::on(64 * MIB)?;
+    let device = gpu.open()?;
+    let other = gpu.open()?;
+    let gate = Gate::new()?;
+    let (named, first) = target(&device, 64 * KIB)?;
+    let (unnamed, second) = target(&device, 64 * KIB)?;
+    let idle_bo = filled(&other, 64 * KIB, 3)?;
+    let mut chain = Chain::new(&device, PAGE)?;
+    chain.zero(named.va());
+    chain.zero(unnamed.va());
+    let done = device.syncobj()?;
+    chain.submit(&[&named], &[&gate.syncobj(&device)?], Some(&done))?;
+    let before = resident(&device)?;
+    check_eq!(shrink(gpu, ALL)?, 16, "those of the other file");
+    check_eq!(resident(&device)?, before);
+    check_eq!(resident(&other)?, 0);
+    check!(!done.signalled()?);
+    gate.open()?;
+    done.wait(PATIENCE)?;
+    check_eq!(chain.statuses(), [DONE, DONE]);
+    check_eq!(first.get64(0), 0);
+    check_eq!(second.get64(0), 0);
+    check!(intact(&idle_bo, 3)?);
+    Ok(())
+}
+
+/// What only a mapping of the CPU is left of holds no memory for ever.
+fn evict_closed(gpu: &Gpu) -> Outcome {
+    let _swap = Swap::on(64 * MIB)?;
+    let device = gpu.open()?;
+    let total = sum(gpu, "total")?;
+    let (bo, map): (Bo, Mapping) = target(&device, 256 * KIB)?;
+    let before = sum(gpu, "resident")?;
+    bo.close()?;
+    idle(gpu, 256 * KIB)?;
+    check_eq!(before - sum(gpu, "resident")?, 256 * KIB);
+    check_eq!(map.get32(100 * KIB) as u8, PATTERN);
+    drop(map);
+    check_eq!(sum(gpu, "total")?, total);
+    Ok(())
+}
+
+/// What others may have is left where it is.
+fn evict_shared(gpu: &Gpu) -> Outcome {
+    let _swap = Swap::on(64 * MIB)?;
+    let device = gpu.open()?;
+    let other = gpu.open()?;
+    let pinned = sum(gpu, "pinned")?;
+    let bo = filled(&device, 64 * KIB, 9)?;
+    let dmabuf = bo.export()?;
+    let shared = Bo::import(&other, dmabuf.as_fd(), 64 * KIB)?;
+    check_eq!(shrink(gpu, ALL)?, 0);
+    check_eq!(sum(gpu, "pinned")? - pinned, 64 * KIB);
+    check!(intact(&bo, 9)? && intact(&shared, 9)?);
+    Ok(())
+}
+
+/// Without room in swap there is nowhere to go.
+fn evict_no_swap(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let bo = filled(&device, 64 * KIB, 9)?;
+    check_eq!(shrink(gpu, ALL)?, 0);
+    check_eq!(resident(&device)?, bo.size());
+    check!(intact(&bo, 9)?);
+    Ok(())
+}
+
+/// If the GPU's MMU does not answer, nobody else gets the pages that it may still reach; and when it
+/// does again, all is as before.
+fn evict_stuck(gpu: &Gpu) -> Outcome {
+    let _swap = Swap::on(64 * MIB)?;
+    let device = gpu.open()?;
+    let (bo, map) = target(&device, 64 * KIB)?;
+    let mut chain = Chain::new(&device, PAGE)?;
+    chain.zero(bo.va());
+    // Now the address space is in the hardware.
+    chain.run(&[&bo])?;
+    let board = Board::open()?;
+    board.order(Opcode::StickAsCommand, &[1])?;
+    for _ in 0..5 {
+        check_eq!(
+            shrink(gpu, ALL)?,
+            0,
+            "given away before the GPU has forgotten it"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    board.order(Opcode::StickAsCommand, &[0])?;
+    map.fill(PATTERN);
+    chain.rearm();
+    chain.run(&[&bo])?;
+    check_eq!(chain.statuses(), [DONE]);
+    check_eq!(map.get64(0), 0);
+    check_eq!(map.get64(8), super::PATTERN64);
+    Ok(())
+}
+
+/// Many at once: creating, using and giving up BOs while memory is asked for all the time.
+fn parallel(gpu: &Gpu) -> Outcome {
+    const ROUNDS: u64 = 12;
+    let _swap = Swap::on(64 * MIB)?;
+    let work = |thread: u64| -> Outcome {
+        let device = gpu.open()?;
+        let mut random = Random(thread);
+        for round in 0..ROUNDS {
+            let seed = thread << 32 | round;
+            let kept = filled(&device, (random.below(60) as usize + 1) * 4 * KIB, seed)?;
+            let cached = filled(&device, 128 * KIB, seed)?;
+            let (bo, map) = target(&device, 32 * KIB)?;
+            let mut chain = Chain::new(&device, PAGE)?;
+            chain.zero(bo.va() + 8 * round);
+            let done = device.syncobj()?;
+            chain.submit(&[&bo], &[], Some(&done))?;
+            check!(cached.madvise(uapi::MADV_DONTNEED)?);
+            done.wait(PATIENCE)?;
+            check_eq!(chain.statuses(), [DONE]);
+            check_eq!(map.get64(8 * round as usize), 0);
+            check_eq!(map.get64(8 * round as usize + 8), super::PATTERN64);
+            if cached.madvise(uapi::MADV_WILLNEED)? {
+                check!(intact(&cached, seed)?, "retained, but not the same");
+            }
+            check!(intact(&kept, seed)?);
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (1..=3)
+            .map(|n| {
+                let work = &work;
+                scope.spawn(move || work(n))
+            })
+            .collect();
+        let mut taken = 0;
+        while !threads.iter().all(|thread| thread.is_finished()) {
+            taken += shrink(gpu, 64)?;
+            shrink_all()?;
+        }
+        for thread in threads {
+            thread.join().map_err(|_| Stop::fail("a thread panics"))??;
+        }
+        check!(taken > 0, "nothing was ever taken");
+        Ok(())
+    })
+}
+
+/// What is shown is there and adds up; nonsense is refused.
+fn debugfs(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let (total, in_memory) = (sum(gpu, "total")?, sum(gpu, "resident")?);
+    let (purgeable, purged) = (sum(gpu, "purgeable")?, sum(gpu, "purged")?);
+    let bo = filled(&device, 64 * KIB, 1)?;
+    bo.label("shown in debugfs")?;
+    let heap = device.create(4 * MIB, uapi::BO_NOEXEC | uapi::BO_HEAP)?;
+    let line = || -> Result<String, Stop> {
+        let text = fs::read_to_string(debugfs_file(gpu, "gems"))?;
+        let line = text.lines().find(|line| line.contains("shown in debugfs"));
+        Ok(line
+            .ok_or_else(|| Stop::fail("the BO is not there"))?
+            .to_owned())
+    };
+    let words = line()?;
+    let words: Vec<_> = words.split_whitespace().collect();
+    let pid = std::process::id().to_string();
+    check_eq!(
+        words[..7],
+        [&pid, "1", "1", "0", "65536", "65536", "resident"]
+    );
+    check_eq!(sum(gpu, "total")? - total, bo.size() + heap.size());
+    check_eq!(sum(gpu, "resident")? - in_memory, bo.size());
+    check!(bo.madvise(uapi::MADV_DONTNEED)?);
+    check_eq!(sum(gpu, "purgeable")? - purgeable, bo.size());
+    check_eq!(shrink(gpu, 1)?, 16);
+    check!(line()?.contains("purged"));
+    check_eq!(sum(gpu, "purged")? - purged, bo.size());
+    check_eq!(sum(gpu, "resident")?, in_memory);
+    for nonsense in ["x", "-1", "1 2", &"9".repeat(40)] {
+        let written = fs::write(debugfs_file(gpu, "shrink"), nonsense);
+        check!(written.is_err(), "{nonsense:?} is accepted");
+    }
+    Ok(())
+}
