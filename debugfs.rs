@@ -3,6 +3,7 @@
 //! Files for debugging and for tests, in the directory of the device in debugfs.
 //!
 //! - `gems`: all BOs, and sums by what has become of their pages.
+//! - `heap`: all heaps, and what they get and give back.
 //! - `shrink`: what reclaim has taken. A number that is written has it take so many pages.
 //!
 //! Locks are only tried: what is taken just now is not shown. So a reader neither waits for a stuck
@@ -40,6 +41,7 @@ use crate::{
 /// Adds the files of a device.
 pub(crate) fn add_files(dir: &Dir<'_, Driver>) {
     dir.add::<Gems>();
+    dir.add::<Heaps>();
     dir.add::<Shrink>();
 }
 
@@ -153,6 +155,18 @@ impl File<Driver> for Gems {
             writeln!(f, "{name}: {} objects, {} bytes", sum.count, sum.bytes)?;
         }
         Ok(())
+    }
+}
+
+/// The memory of heaps.
+struct Heaps;
+
+#[vtable]
+impl File<Driver> for Heaps {
+    const NAME: &'static CStr = c"heap";
+
+    fn show(dev: &Device, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        dev.heaps.show(f)
     }
 }
 

@@ -37,6 +37,7 @@
 mod give_back;
 mod policy;
 mod set;
+mod show;
 mod uses;
 
 use core::{

@@ -23,9 +23,11 @@ pub(super) const RESERVE: usize = 2;
 /// Milliseconds for which the content of a heap is dead before it goes.
 pub(super) const IDLE_MS: u32 = 2000;
 
-/// Milliseconds after which a heap that is never idle is asked what it needs, at first and at most.
-const PROBE_MS: u64 = 5000;
-const MAX_PROBE_MS: u64 = 32 * PROBE_MS;
+/// Milliseconds after which a heap that is never idle is asked what it needs, at first; at most
+/// [`MAX_PROBE_MS`].
+pub(super) const PROBE_MS: u64 = 5000;
+/// See [`PROBE_MS`].
+pub(super) const MAX_PROBE_MS: u64 = 32 * PROBE_MS;
 
 /// Milliseconds that a job waits for memory, if it has `timeout_ms` to run. A quarter less, so that
 /// it is the lack of memory that ends the job, and the log says so, unless the job has used more

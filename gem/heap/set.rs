@@ -149,8 +149,16 @@ impl HeapSet {
         freed
     }
 
+    /// Calls `f` for each heap, with a lock held, until it fails. [`None`] if the lock was not free.
+    pub(super) fn try_for_each<E>(
+        &self,
+        f: impl FnMut(&Arc<Heap>) -> Result<(), E>,
+    ) -> Option<Result<(), E>> {
+        Some(self.list.try_lock()?.iter().try_for_each(f))
+    }
+
     /// Number of chunks in the reserve.
-    pub(crate) fn in_reserve(&self) -> usize {
+    pub(super) fn in_reserve(&self) -> usize {
         self.in_reserve.load(Relaxed)
     }
 

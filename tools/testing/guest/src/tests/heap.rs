@@ -24,6 +24,7 @@ use crate::memory::Hog;
 use crate::pixels::Layout;
 use crate::pixels::FORMATS;
 
+use super::memory::debugfs_file;
 use super::render::clear_frame;
 use super::tiler::heap;
 use super::tiler::Batch;
@@ -39,6 +40,8 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("heap-goes-back-when-idle", &["B3"], idle).panfrost_fails(KEEPS),
     Test::new("heap-in-use-shrinks", &["B3"], in_use).panfrost_fails(KEEPS),
     Test::new("heap-live-chunks-stay", &["B3"], live),
+    Test::new("heap-dead-chunks-are-reclaimed", &["B3"], reclaimed).panfrost_fails(KEEPS),
+    Test::new("heap-debugfs", &["B3", "D8"], debugfs).panfrost_fails("it has no such file"),
     Test::new("heap-grows-again", &["B3"], again),
     Test::new("heap-closed-frees-all", &["B2"], closed),
     Test::new("heap-without-memory", &["B2"], exhausted),
@@ -253,6 +256,67 @@ fn live(gpu: &Gpu) -> Outcome {
     batch.fragment.submit(&shared, &[], Some(&done))?;
     done.wait(PATIENCE)?;
     batch.check()
+}
+
+/// After the fragment job, which does not list the heap, the shrinker gets all of it.
+fn reclaimed(gpu: &Gpu) -> Outcome {
+    let (device, heap, batch) = heavy(gpu)?;
+    let before = memory::resident(&device)?;
+    let (tiled, done) = (device.syncobj()?, device.syncobj()?);
+
+    batch.tiler.submit(&[&heap], &[], Some(&tiled))?;
+    tiled.wait(PATIENCE)?;
+    let shared = [batch.tiler.bo(), &batch.color];
+    batch.fragment.submit(&shared, &[], Some(&done))?;
+    done.wait(PATIENCE)?;
+    batch.check()?;
+
+    let gone = memory::wait_for(PATIENCE, || {
+        memory::shrink_all()?;
+        Ok(memory::resident(&device)? <= before)
+    })?;
+    check!(
+        gone,
+        "{} bytes of a dead heap",
+        memory::resident(&device)? - before
+    );
+
+    // And it works as before.
+    let batch = Batch::new(&device, &heap, heap.size(), HEAVY)?;
+    batch.run(&device, &heap)?;
+    batch.check()
+}
+
+/// debugfs tells live heaps from dead ones, and what each has.
+fn debugfs(gpu: &Gpu) -> Outcome {
+    let (device, heap, batch) = heavy(gpu)?;
+    let line = || -> Result<String, Stop> {
+        let text = fs::read_to_string(debugfs_file(gpu, "heap"))?;
+        let start = format!("{:#x}", heap.va());
+        text.lines()
+            .find(|line| line.split_whitespace().nth(1) == Some(&start))
+            .map(str::to_owned)
+            .ok_or_else(|| Stop::fail(format!("no heap at {start} in\n{text}")))
+    };
+    let has =
+        |line: &str, column| -> Option<usize> { line.split_whitespace().nth(column)?.parse().ok() };
+    let (tiled, done) = (device.syncobj()?, device.syncobj()?);
+
+    check_eq!(has(&line()?, 4), Some(0), "chunks of a new heap");
+    batch.tiler.submit(&[&heap], &[], Some(&tiled))?;
+    tiled.wait(PATIENCE)?;
+    let live = line()?;
+    check!(live.ends_with("live"), "{live}");
+    check_eq!(has(&live, 2), Some(128 * MIB), "{live}");
+    check!(has(&live, 4) >= Some(20), "{live}");
+
+    batch.fragment.submit(&[&heap], &[], Some(&done))?;
+    done.wait(PATIENCE)?;
+    let dead = memory::wait_for(PATIENCE, || Ok(line()?.ends_with("dead")))?;
+    check!(dead, "{}", line()?);
+    let idle = memory::wait_for(PATIENCE, || Ok(has(&line()?, 4) == Some(1)))?;
+    check!(idle, "{}", line()?);
+    Ok(())
 }
 
 /// Heaps that were idle grow as if they were new.

@@ -70,7 +70,7 @@ const PAGE: usize = 4096;
 const ALL: usize = 1 << 40;
 
 /// A file in the GPU's directory in debugfs.
-fn debugfs_file(gpu: &Gpu, name: &str) -> PathBuf {
+pub(super) fn debugfs_file(gpu: &Gpu, name: &str) -> PathBuf {
     let node = gpu.node.path.to_string_lossy();
     let number: String = node.chars().filter(char::is_ascii_digit).collect();
     Path::new("/sys/kernel/debug/dri").join(number).join(name)
