@@ -23,6 +23,7 @@ use model::job::Arch;
 use crate::board::Board;
 use crate::device::Device;
 use crate::device::Node;
+use crate::failing::Failing;
 use crate::sync::Gate;
 use crate::sys;
 use crate::sys::Errno;
@@ -132,6 +133,8 @@ pub enum Need {
     Board,
     /// Another card that makes dumb buffers.
     Card,
+    /// A kernel that can make allocations fail.
+    FaultInjection,
 }
 
 /// Where C panfrost is expected not to pass.
@@ -143,6 +146,8 @@ pub enum Peer {
     Differs(&'static str),
     /// This test, on this generation of GPUs only.
     DiffersOn(Arch, &'static str),
+    /// This test is not run on it: it could take the kernel down.
+    Unsafe(&'static str),
 }
 
 /// A test.
@@ -155,6 +160,8 @@ pub struct Test {
     pub needs: &'static [Need],
     /// What is known of C panfrost.
     pub peer: Peer,
+    /// The driver may say that its hardware misbehaves.
+    pub warns: bool,
     /// The test.
     pub run: fn(&Gpu) -> Outcome,
 }
@@ -171,6 +178,7 @@ impl Test {
             features,
             needs: &[],
             peer: Peer::Same,
+            warns: false,
             run,
         }
     }
@@ -181,9 +189,22 @@ impl Test {
         self
     }
 
+    /// The same test, in which the hardware misbehaves and the driver may say so. Whoever reads the
+    /// kernel's log finds marks around it.
+    pub const fn warns(mut self) -> Self {
+        self.warns = true;
+        self
+    }
+
     /// The same test, which C panfrost fails.
     pub const fn panfrost_fails(mut self, why: &'static str) -> Self {
         self.peer = Peer::Differs(why);
+        self
+    }
+
+    /// The same test, which is not for C panfrost.
+    pub const fn not_on_panfrost(mut self, why: &'static str) -> Self {
+        self.peer = Peer::Unsafe(why);
         self
     }
 
@@ -198,6 +219,8 @@ impl Test {
 pub struct Gpu {
     /// Where it is.
     pub node: Node,
+    /// Tests that do something over and over are to do it often.
+    pub long: bool,
 }
 
 impl Gpu {
@@ -212,7 +235,7 @@ impl Gpu {
             return None;
         }
         match test.peer {
-            Peer::Same => None,
+            Peer::Same | Peer::Unsafe(_) => None,
             Peer::Differs(why) => Some(why),
             Peer::DiffersOn(arch, why) => {
                 let found = self.node.open().and_then(|device| device.arch());
@@ -229,6 +252,9 @@ impl Gpu {
             }
             Need::Gate => (!Gate::available()).then(|| "no sw_sync".into()),
             Need::Board => Board::open().err().map(|e| format!("no control BAR: {e}")),
+            Need::FaultInjection => {
+                (!Failing::available()).then(|| "no fault injection in this kernel".into())
+            }
             Need::Card => match crate::dmabuf::foreign(64, 64) {
                 Ok(Some(_)) => None,
                 Ok(None) => Some("no second card".into()),
@@ -327,9 +353,21 @@ pub fn run(gpu: &Gpu, tests: &[&Test], timeout: Duration) -> Summary {
             summary.skipped += 1;
             continue;
         }
+        if let (true, Peer::Unsafe(why)) = (c_driver, test.peer) {
+            println!("ok {n} - {name} # SKIP not on C panfrost: {why}");
+            summary.skipped += 1;
+            continue;
+        }
         log.splats();
         let start = Instant::now();
+        let mark = |text: &str| {
+            if test.warns {
+                let _ = std::fs::write("/dev/kmsg", format!("<6>guest-tests: {text}"));
+            }
+        };
+        mark("warnings are expected");
         let mut outcome = run_in_child(gpu, test, timeout);
+        mark("no more warnings are expected");
         let ms = start.elapsed().as_millis();
         let splats = log.splats();
         for splat in &splats {
@@ -371,51 +409,83 @@ pub fn run(gpu: &Gpu, tests: &[&Test], timeout: Duration) -> Summary {
 
 /// Runs a test in a process of its own, so that all its files close with it however it ends.
 fn run_in_child(gpu: &Gpu, test: &Test, timeout: Duration) -> Outcome {
-    let (mut reader, writer) = pipe()?;
-    let _ = std::io::stdout().flush();
-    // SAFETY: this process has one thread, the child may do anything.
-    match unsafe { libc::fork() } {
-        -1 => Err(Errno::last().into()),
-        0 => {
-            drop(reader);
-            child(gpu, test, writer)
-        }
-        pid => {
-            drop(writer);
-            let message = read_until(&mut reader, timeout);
-            if message.is_none() {
-                // SAFETY: our child, not yet reaped.
-                unsafe { libc::kill(pid, libc::SIGKILL) };
+    // SAFETY: this process has one thread.
+    unsafe { Process::start(|| (test.run)(gpu))? }.finish(timeout)
+}
+
+/// A child that runs a part of a test.
+pub struct Process {
+    pid: libc::pid_t,
+    messages: File,
+}
+
+impl Process {
+    /// Starts it. It ends when `run` returns, or with its parent.
+    ///
+    /// # Safety
+    ///
+    /// The caller's process has one thread.
+    pub unsafe fn start(run: impl FnOnce() -> Outcome) -> Result<Self, Stop> {
+        let (messages, writer) = pipe()?;
+        let _ = std::io::stdout().flush();
+        // SAFETY: as the caller promises, so the child may do anything.
+        match unsafe { libc::fork() } {
+            -1 => Err(Errno::last().into()),
+            0 => {
+                drop(messages);
+                child(run, writer)
             }
-            let status = reap(pid, Duration::from_secs(30));
-            match (message, status) {
-                (None, _) => Err(Stop::Fail(format!("timed out after {timeout:?}"))),
-                (_, None) => Err(Stop::Fail("the process does not end".into())),
-                (Some(message), Some(0)) => match message.split_at_checked(1) {
-                    None => Ok(()),
-                    Some(("s", reason)) => Err(Stop::Skip(reason.into())),
-                    Some((_, reason)) => Err(Stop::Fail(reason.into())),
-                },
-                (Some(message), Some(status)) => Err(Stop::Fail(format!(
-                    "the process ended with wait status {status:#x} {message}"
-                ))),
-            }
+            pid => Ok(Self { pid, messages }),
         }
+    }
+
+    /// How it ended; it is killed after `timeout`.
+    pub fn finish(mut self, timeout: Duration) -> Outcome {
+        let message = read_until(&mut self.messages, timeout);
+        if message.is_none() {
+            self.kill();
+        }
+        let status = reap(self.pid, Duration::from_secs(30));
+        match (message, status) {
+            (None, _) => Err(Stop::Fail(format!("timed out after {timeout:?}"))),
+            (_, None) => Err(Stop::Fail("the process does not end".into())),
+            (Some(message), Some(0)) => match message.split_at_checked(1) {
+                None => Ok(()),
+                Some(("s", reason)) => Err(Stop::Skip(reason.into())),
+                Some((_, reason)) => Err(Stop::Fail(reason.into())),
+            },
+            (Some(message), Some(status)) => Err(Stop::Fail(format!(
+                "the process ended with wait status {status:#x} {message}"
+            ))),
+        }
+    }
+
+    /// Kills it, whatever it is doing.
+    pub fn kill(&self) {
+        // SAFETY: our child, not yet reaped.
+        unsafe { libc::kill(self.pid, libc::SIGKILL) };
+    }
+
+    /// Kills it and waits for its end. False if it hangs in the kernel.
+    pub fn end(self) -> bool {
+        self.kill();
+        reap(self.pid, Duration::from_secs(30)).is_some()
     }
 }
 
-/// Runs the test and tells how it ended: nothing, or `s` or `f` and a message.
-fn child(gpu: &Gpu, test: &Test, writer: File) -> ! {
+/// Runs and tells how that ended: nothing, or `s` or `f` and a message.
+fn child(run: impl FnOnce() -> Outcome, writer: File) -> ! {
+    // SAFETY: concerns this process only.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     panic::set_hook(Box::new(|_| ()));
-    let outcome =
-        panic::catch_unwind(panic::AssertUnwindSafe(|| (test.run)(gpu))).unwrap_or_else(|panic| {
-            let message = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("?");
-            Err(Stop::Fail(format!("panic: {message}")))
-        });
+    let outcome = panic::catch_unwind(panic::AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let message = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("?");
+        Err(Stop::Fail(format!("panic: {message}")))
+    });
     let text = match outcome {
         Ok(()) => String::new(),
         Err(Stop::Skip(reason)) => format!("s{reason}"),
@@ -427,7 +497,8 @@ fn child(gpu: &Gpu, test: &Test, writer: File) -> ! {
     unsafe { libc::_exit(0) }
 }
 
-fn pipe() -> Result<(File, File), Stop> {
+/// A pipe: its reading and its writing end.
+pub fn pipe() -> Result<(File, File), Stop> {
     let mut fds = [0; 2];
     // SAFETY: room for two descriptors.
     if unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) } == -1 {

@@ -143,7 +143,6 @@ pub const GET_BO_OFFSET: u64 = panfrost::<GetBoOffset>(READ_WRITE, 5);
 pub const MADVISE: u64 = panfrost::<Madvise>(READ_WRITE, 8);
 /// Takes a [`SetLabelBo`].
 pub const SET_LABEL_BO: u64 = panfrost::<SetLabelBo>(READ_WRITE, 9);
-
 /// Takes a [`JmCtxCreate`], from 1.5 on.
 pub const JM_CTX_CREATE: u64 = panfrost::<JmCtxCreate>(READ_WRITE, 10);
 /// Takes a [`JmCtxDestroy`], from 1.5 on.

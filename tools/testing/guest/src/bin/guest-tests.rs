@@ -19,6 +19,7 @@ usage: guest-tests [OPTION]...
   --driver NAME        insist on this kernel driver: panfrost or drm_gpu
   --timeout SECONDS    per test (120)
   --count N            run everything N times
+  --long               the counts that tests have within are large
 ";
 
 struct Options {
@@ -28,6 +29,7 @@ struct Options {
     driver: Option<String>,
     timeout: Duration,
     count: usize,
+    long: bool,
 }
 
 fn options() -> Result<Options, String> {
@@ -38,12 +40,14 @@ fn options() -> Result<Options, String> {
         driver: None,
         timeout: Duration::from_secs(120),
         count: 1,
+        long: false,
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} wants a value"));
         match arg.as_str() {
             "--list" => options.list = true,
+            "--long" => options.long = true,
             "--filter" => options.filter.push(value()?),
             "--skip" => options.skip.push(value()?),
             "--driver" => options.driver = Some(value()?),
@@ -95,7 +99,10 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     eprintln!("# {} on {}", node.driver, node.path.display());
-    let gpu = Gpu { node };
+    let gpu = Gpu {
+        node,
+        long: options.long,
+    };
     let tests = tests.repeat(options.count);
     let summary = harness::run(&gpu, &tests, options.timeout);
     println!(

@@ -19,8 +19,10 @@ mod errors;
 mod fences;
 mod heap;
 mod identity;
+mod irqs;
 mod lifetime;
 mod memory;
+mod nomem;
 mod pressure;
 mod prime;
 mod recovery;
@@ -28,6 +30,7 @@ mod render;
 mod spaces;
 mod submit;
 mod tiler;
+mod unplug;
 
 /// All tests, simple things first.
 pub fn all() -> impl Iterator<Item = &'static Test> {
@@ -46,6 +49,9 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         spaces::TESTS,
         recovery::TESTS,
         pressure::TESTS,
+        irqs::TESTS,
+        nomem::TESTS,
+        unplug::TESTS,
     ]
     .into_iter()
     .flatten()

@@ -65,6 +65,7 @@ pub(super) const TESTS: &[Test] = &[
         .panfrost_fails("it makes the hardware do jobs again, which that refuses"),
     Test::new("recover-hard-reset", &["C4"], hard_reset)
         .needs(&[Need::Board])
+        .warns()
         .panfrost_fails("a soft reset that does not end is not followed by a hard one"),
     Test::new("recover-hangs-close-context", &["C4"], close_context)
         .needs(&[Need::Board, Need::Gate, Need::Minor(5)])
@@ -77,6 +78,7 @@ pub(super) const TESTS: &[Test] = &[
         .panfrost_fails_on(model::job::Arch::V9, super::spaces::BUS_FAULT),
     Test::new("recover-reset-fails", &["C4", "C8"], reset_fails)
         .needs(&[Need::Board])
+        .warns()
         .panfrost_fails(WEDGE),
     Test::new("recover-gpu-gone", &["C4", "C8"], gone)
         .needs(&[Need::Board])

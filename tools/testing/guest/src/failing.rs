@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Allocations that fail: the kernel's fault injection, for this thread alone.
+
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// The thread's knob: its n-th allocation from now on fails.
+pub struct Failing {
+    nth: File,
+}
+
+impl Failing {
+    const NTH: &'static str = "/proc/thread-self/fail-nth";
+    const DEBUGFS: &'static str = "/sys/kernel/debug";
+
+    /// Whether the kernel has it.
+    pub fn available() -> bool {
+        Path::new(Self::NTH).exists() && Path::new(Self::DEBUGFS).join("failslab").exists()
+    }
+
+    /// Makes all kinds of allocations candidates, also those that may wait for memory.
+    pub fn new() -> io::Result<Self> {
+        for (file, value) in [
+            ("failslab/ignore-gfp-wait", "N"),
+            ("failslab/verbose", "0"),
+            ("fail_page_alloc/ignore-gfp-wait", "N"),
+            ("fail_page_alloc/ignore-gfp-highmem", "N"),
+            ("fail_page_alloc/min-order", "0"),
+            ("fail_page_alloc/verbose", "0"),
+        ] {
+            fs::write(Path::new(Self::DEBUGFS).join(file), value)?;
+        }
+        let nth = File::options().read(true).write(true).open(Self::NTH)?;
+        Ok(Self { nth })
+    }
+
+    /// Calls with the n-th allocation failing, counted from 1; returns whether there were so many.
+    pub fn nth<T>(&self, n: u32, call: impl FnOnce() -> T) -> io::Result<(T, bool)> {
+        // What is needed between the two is on the stack and has been touched.
+        let mut left = [0; 16];
+        let text = n.to_string();
+        self.nth.write_at(text.as_bytes(), 0)?;
+        let result = call();
+        let len = self.nth.read_at(&mut left, 0)?;
+        self.nth.write_at(b"0", 0)?;
+        let failed = left[..len].starts_with(b"0");
+        Ok((result, failed))
+    }
+}
