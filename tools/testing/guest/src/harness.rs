@@ -460,16 +460,24 @@ impl Process {
         }
     }
 
-    /// Kills it, whatever it is doing.
-    pub fn kill(&self) {
-        // SAFETY: our child, not yet reaped.
-        unsafe { libc::kill(self.pid, libc::SIGKILL) };
+    /// Waits until it kills itself; any other end is a failure.
+    pub fn dies(mut self, timeout: Duration) -> Outcome {
+        let message = read_until(&mut self.messages, timeout);
+        if message.is_none() {
+            self.kill();
+        }
+        match (message, reap(self.pid, Duration::from_secs(30))) {
+            (None, _) => Err(Stop::Fail(format!("timed out after {timeout:?}"))),
+            (_, None) => Err(Stop::Fail("the process does not end".into())),
+            (Some(_), Some(status)) if libc::WIFSIGNALED(status) => Ok(()),
+            (Some(message), _) => Err(Stop::Fail(message)),
+        }
     }
 
-    /// Kills it and waits for its end. False if it hangs in the kernel.
-    pub fn end(self) -> bool {
-        self.kill();
-        reap(self.pid, Duration::from_secs(30)).is_some()
+    /// Kills it, whatever it is doing.
+    fn kill(&self) {
+        // SAFETY: our child, not yet reaped.
+        unsafe { libc::kill(self.pid, libc::SIGKILL) };
     }
 }
 

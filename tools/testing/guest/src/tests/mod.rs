@@ -28,6 +28,7 @@ mod prime;
 mod recovery;
 mod render;
 mod spaces;
+mod stress;
 mod submit;
 mod tiler;
 mod unplug;
@@ -52,6 +53,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         irqs::TESTS,
         nomem::TESTS,
         unplug::TESTS,
+        stress::TESTS,
     ]
     .into_iter()
     .flatten()
