@@ -4,9 +4,14 @@
 //!
 //! A callback on a fence wants a worker to run, in whatever context and with the fence's lock held.
 //! So to queue an item takes no lock but the workqueue's, and nothing that has to be looked up: the
-//! items live in an [`Arc`] of their own. What they work on, the DRM device, they find under a
-//! spinlock when they run. It is set by the first submission and removed by [`Workers::detach`],
-//! which ends the cycle from the device to its workers and back.
+//! items live in an [`Arc`] of their own, together with their queue. What they work on, the DRM
+//! device, they find under a spinlock when they run. It is set by the first submission and removed by
+//! [`Workers::detach`], which ends the cycle from the device to its workers and back.
+//!
+//! What fences wait for runs on a queue of its own, which gets on without memory. Ended jobs are dropped
+//! elsewhere, since that may wait for memory.
+//!
+//! The last reference goes after [`Workers::cancel`], hence never with one of the items.
 
 use kernel::{
     new_spinlock,
@@ -34,6 +39,8 @@ use kernel::{
         new_delayed_work,
         new_work,
         DelayedWork,
+        KeepsQueue,
+        OwnedQueue,
         Work,
         WorkItem, //
     }, //
@@ -76,6 +83,8 @@ pub(super) struct Workers {
     timer: DelayedWork<Workers, TIMER>,
     #[pin]
     reset: Work<Workers, RESET>,
+    /// Runs all of them but `retire`.
+    queue: OwnedQueue,
     #[pin]
     owner: SpinLock<Owner>,
     /// `owner` is not [`Owner::None`].
@@ -98,15 +107,24 @@ impl_has_delayed_work! {
     impl HasDelayedWork<Self, 3> for Workers { self.timer }
 }
 
+impl KeepsQueue for Workers {
+    fn queue(&self) -> &OwnedQueue {
+        &self.queue
+    }
+}
+
 impl Workers {
     /// Without a device.
     pub(super) fn new() -> Result<Arc<Self>> {
+        let queue = OwnedQueue::for_reclaim(c"drm_gpu")?;
+
         Arc::pin_init(
             pin_init!(Self {
                 run <- new_work!("drm_gpu::job::run"),
                 retire <- new_work!("drm_gpu::job::retire"),
                 timer <- new_delayed_work!("drm_gpu::job::timer"),
                 reset <- new_work!("drm_gpu::job::reset"),
+                queue,
                 owner <- new_spinlock!(Owner::None, "drm_gpu::job::owner"),
                 attached: Atomic::new(false),
                 detached: Atomic::new(false),
@@ -176,7 +194,7 @@ impl Workers {
     /// Queues the item that starts what has become ready. Any context.
     pub(super) fn queue_run(self: &Arc<Self>) {
         if !self.is_detached() {
-            let _ = workqueue::system_highpri().enqueue::<Arc<Self>, RUN>(self.clone());
+            let _ = self.queue.enqueue::<Arc<Self>, RUN>(self.clone());
         }
     }
 
@@ -190,7 +208,7 @@ impl Workers {
     /// Queues the item that resets the GPU. Any context.
     pub(super) fn queue_reset(self: &Arc<Self>) {
         if !self.is_detached() {
-            let _ = workqueue::system_dfl().enqueue::<Arc<Self>, RESET>(self.clone());
+            let _ = self.queue.enqueue::<Arc<Self>, RESET>(self.clone());
         }
     }
 
@@ -202,8 +220,7 @@ impl Workers {
             // Rather a little late than twice.
             let ms = u32::try_from(ns / NSEC_PER_MSEC + 1).unwrap_or(u32::MAX);
             workqueue::cancel_delayed::<_, TIMER>(self.as_arc_borrow());
-            let _ = workqueue::system_highpri()
-                .enqueue_delayed::<Arc<Self>, TIMER>(self.clone(), msecs_to_jiffies(ms));
+            let _ = OwnedQueue::enqueue_delayed::<_, TIMER>(self.clone(), msecs_to_jiffies(ms));
         }
     }
 }
