@@ -4,11 +4,15 @@
 //! that of 64-bit Arm CPUs, which some systems need.
 //!
 //! A table is a device-managed resource: it is gone when unbind is over, however long its owner
-//! lives. All accesses go through a bound device.
+//! lives; unless the GPU was abandoned and may walk it for ever. All accesses go through a bound
+//! device.
 //!
 //! This is the one place of the driver that tells the GPU where memory is.
 
-use core::ops::Range;
+use core::{
+    mem,
+    ops::Range, //
+};
 
 use kernel::{
     alloc::Flags,
@@ -35,6 +39,7 @@ use kernel::{
         SZ_4K, //
     },
     sync::{
+        aref::ARef,
         atomic::{
             Atomic,
             Relaxed, //
@@ -46,7 +51,10 @@ use kernel::{
 
 use super::va;
 use crate::{
-    device::Gpu,
+    device::{
+        Device as DrmDevice,
+        Gpu, //
+    },
     hw::mali::mmu, //
 };
 
@@ -66,10 +74,38 @@ impl Prot {
     }
 }
 
+/// A table that is leaked on purpose if the hardware may go on to walk it.
+struct Walked<'a, F: IoPageTableFmt> {
+    /// Always there, until it is dropped.
+    table: Option<IoPageTable<'a, F>>,
+    drm: ARef<DrmDevice>,
+}
+
+impl<'a, F: IoPageTableFmt> Walked<'a, F> {
+    fn new(table: IoPageTable<'a, F>, drm: &DrmDevice) -> Self {
+        Self {
+            table: Some(table),
+            drm: drm.into(),
+        }
+    }
+
+    fn get(&self) -> Result<&IoPageTable<'a, F>> {
+        self.table.as_ref().ok_or(ENODEV)
+    }
+}
+
+impl<F: IoPageTableFmt> Drop for Walked<'_, F> {
+    fn drop(&mut self) {
+        if self.drm.slots.check().is_err() {
+            mem::forget(self.table.take());
+        }
+    }
+}
+
 /// A table in Midgard's own format.
-type Legacy = CovariantForLt!(IoPageTable<'_, ARMMaliLPAE>);
+type Legacy = CovariantForLt!(Walked<'_, ARMMaliLPAE>);
 /// A table in the format of 64-bit Arm CPUs.
-type Aarch64 = CovariantForLt!(IoPageTable<'_, ARM64LPAES1>);
+type Aarch64 = CovariantForLt!(Walked<'_, ARM64LPAES1>);
 
 /// A table in either format.
 enum Table {
@@ -98,7 +134,7 @@ pub(super) struct PageTable {
 
 impl PageTable {
     /// Makes an empty table. Says also how the hardware is to read it. Sleeps.
-    pub(super) fn new(gpu: &Gpu<'_>) -> Result<(Self, mmu::Config)> {
+    pub(super) fn new(drm: &DrmDevice, gpu: &Gpu<'_>) -> Result<(Self, mmu::Config)> {
         let dev = gpu.dev();
         let blocks = usize::try_from(va::RANGE.end / BLOCK)?;
         let mut small = KVec::with_capacity(blocks, GFP_KERNEL)?;
@@ -121,6 +157,7 @@ impl PageTable {
             let ttbr = unsafe { table.ttbr() };
             let config =
                 mmu::Config::aarch64_4k(ttbr, table.mair(), gpu.id.va_bits(), gpu.coherent);
+            let table = Walked::new(table, drm);
             // SAFETY: The table borrows nothing but the bound device.
             let table = unsafe { DevresLt::new(dev, Ok::<_, Error>(table)) }?;
 
@@ -131,6 +168,7 @@ impl PageTable {
             // SAFETY: As above.
             let transtab = unsafe { table.transtab() };
             let config = mmu::Config::legacy(transtab, table.memattr());
+            let table = Walked::new(table, drm);
             // SAFETY: As above.
             let table = unsafe { DevresLt::new(dev, Ok::<_, Error>(table)) }?;
 
@@ -164,9 +202,11 @@ impl PageTable {
         let result = match &self.table {
             Table::Legacy(table) => table
                 .access(dev)
+                .and_then(Walked::get)
                 .and_then(|table| self.map_in(table, &mut va, range.end, segments, how, exclude)),
             Table::Aarch64(table) => table
                 .access(dev)
+                .and_then(Walked::get)
                 .and_then(|table| self.map_in(table, &mut va, range.end, segments, how, exclude)),
         };
 
@@ -179,8 +219,8 @@ impl PageTable {
     /// `EFAULT` if some of it was not mapped; what was in front of that is unmapped.
     pub(super) fn unmap(&self, dev: &Device<Bound>, range: Range<u64>) -> Result {
         match &self.table {
-            Table::Legacy(table) => self.unmap_in(table.access(dev)?, range),
-            Table::Aarch64(table) => self.unmap_in(table.access(dev)?, range),
+            Table::Legacy(table) => self.unmap_in(table.access(dev)?.get()?, range),
+            Table::Aarch64(table) => self.unmap_in(table.access(dev)?.get()?, range),
         }
     }
 

@@ -302,7 +302,7 @@ impl Vm {
     pub(crate) fn new(drm: &Device, gpu: &Gpu<'_>) -> Result<Arc<Self>> {
         static NEXT_ID: Atomic<u64> = Atomic::new(1);
 
-        let (table, config) = PageTable::new(gpu)?;
+        let (table, config) = PageTable::new(drm, gpu)?;
         let tree = Mm::new(va::RANGE)?;
         let space = Arc::pin_init(
             try_pin_init!(Space {
