@@ -24,10 +24,7 @@ use kernel::{
         },
         gem::BaseObject,
         job_queue::Dependencies,
-        syncobj::{
-            FindFence,
-            SyncObj, //
-        }, //
+        syncobj::SyncObj, //
     },
     prelude::*,
     sync::{
@@ -150,7 +147,7 @@ fn add_in_syncs(
         if index % SIGNAL_CHECK == SIGNAL_CHECK - 1 && kernel::current!().signal_pending() {
             return Err(ERESTARTSYS);
         }
-        dependencies.add(&*SyncObj::find_fence(file, handle, 0, FindFence::Now)?)?;
+        dependencies.add(&*SyncObj::find_fence(file, handle, 0)?)?;
     }
     Ok(())
 }

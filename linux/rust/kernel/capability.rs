@@ -16,8 +16,6 @@ use crate::{
 pub struct Capability(c_int);
 
 impl Capability {
-    /// `CAP_SYS_ADMIN`.
-    pub const SYS_ADMIN: Self = Self(bindings::CAP_SYS_ADMIN as c_int);
     /// `CAP_SYS_NICE`.
     pub const SYS_NICE: Self = Self(bindings::CAP_SYS_NICE as c_int);
 }

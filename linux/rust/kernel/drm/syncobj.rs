@@ -36,18 +36,6 @@ use core::{
     }, //
 };
 
-/// Whether [`SyncObj::find_fence`] waits for a fence to be there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FindFence {
-    /// If there is no fence, then that is an error.
-    #[default]
-    Now,
-
-    /// Sleep until somebody puts a fence in. There is a limit of some seconds, after which that
-    /// fails with [`ETIME`]. No lock may be held.
-    WaitForSubmit,
-}
-
 /// Whether the device of `file` has sync objects, that is, whether `file` is set up for them.
 fn check_feature<F: DriverFile>(file: &File<F>) -> Result {
     // SAFETY: An open file has a minor with a device with a driver.
@@ -123,30 +111,17 @@ impl SyncObj {
     ///
     /// - [`ENOENT`]: there is no such handle.
     /// - [`EINVAL`]: there is no fence, or none for this point yet.
-    /// - [`ETIME`], [`ERESTARTSYS`]: with [`FindFence::WaitForSubmit`], the time is over or a signal
-    ///   was delivered.
     /// - [`EOPNOTSUPP`]: the driver has no sync objects.
     pub fn find_fence<F: DriverFile>(
         file: &File<F>,
         handle: u32,
         point: u64,
-        find: FindFence,
     ) -> Result<ARef<Fence>> {
         check_feature(file)?;
-        let flags = match find {
-            FindFence::Now => 0,
-            FindFence::WaitForSubmit => bindings::DRM_SYNCOBJ_WAIT_FLAGS_WAIT_FOR_SUBMIT,
-        };
         let mut fence = ptr::null_mut();
         // SAFETY: The file is open, and set up for sync objects.
         to_result(unsafe {
-            bindings::drm_syncobj_find_fence(
-                file.as_raw(),
-                handle,
-                point,
-                u64::from(flags),
-                &mut fence,
-            )
+            bindings::drm_syncobj_find_fence(file.as_raw(), handle, point, 0, &mut fence)
         })?;
         // SAFETY: The function has set `fence` to a reference that is ours.
         unsafe { Fence::from_raw_owned(fence) }.ok_or(EINVAL)
