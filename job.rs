@@ -19,7 +19,8 @@
 //! 4. the order of a context (mutex in the queue), from arming to pushing
 //! 5. the job queue (spinlock), then what an `Engine` takes: address-space slots, cycle counter
 //!
-//! Nothing is allocated under 3 to 5. No fence is signalled under 5.
+//! Nothing is allocated under 3 to 5. No fence is signalled under 5. Who waits for a place in a context
+//! holds none of them; the queue's mutex for that is a leaf, taken when a job is dropped.
 //!
 //! # End
 //!
