@@ -4,7 +4,7 @@
 # itself. kbuild never reads this file.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long vm bench tree clippy fmt rustdoc rust-analyzer kernel clean
+.PHONY: help run test test-long vm bench tree clippy fmt rustdoc rust-analyzer kernel clean distclean
 
 help:
 	@echo 'make run            boot a guest, load the driver, render with Mesa'
@@ -15,6 +15,8 @@ help:
 	@echo 'make tree DIR=...   a kernel tree with the driver and linux/ in it'
 	@echo 'make kernel         build the x86_64 kernel with the driver'
 	@echo 'make clippy fmt rustdoc rust-analyzer'
+	@echo 'make clean          remove build/: results and logs'
+	@echo 'make distclean      remove the cache too: build root, kernels, guests'
 	@echo 'tools/testing/vm --help tells how to run anything in a guest.'
 
 run:
@@ -42,4 +44,7 @@ clippy fmt rustdoc rust-analyzer:
 	@tools/build/check $@
 
 clean:
-	rm -rf build
+	@tools/build/clean
+
+distclean:
+	@tools/build/clean --cache
