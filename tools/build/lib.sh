@@ -44,7 +44,7 @@ logged() {
 	while kill -0 $pid 2>/dev/null; do
 		sleep 1
 		if [ $(((SECONDS - start) % 60)) = 59 ]; then
-			say "    $title: $((SECONDS - start)) s, $(wc -l <"$log") lines of output"
+			say "    $title: $((SECONDS - start)) s, $(wc -l <"$log") steps$(tail -n 1 "$log" | cut -c1-50 | sed 's/^ */, now /')"
 		fi
 	done
 	wait $pid || rc=$?
