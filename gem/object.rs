@@ -199,19 +199,18 @@ impl BoData {
     ///
     /// `EINVAL`: only the one handle that a BO has can declare its content dispensable.
     pub(crate) fn take_advice(bo: &Bo, vm: &Arc<Vm>, advice: Advice) -> Result<bool> {
-        let state = bo.state.lock();
-
-        if advice == Advice::DontNeed {
-            match state.mappings.as_slice() {
-                [only] if only.handles == 1 && only.is_in(vm) => (),
-                _ => return Err(EINVAL),
-            }
-        }
-
         if bo.heap().is_some_and(|heap| heap.state() == Pages::Purged) {
             return Ok(false);
         }
-        Ok(bo.advise(advice == Advice::WillNeed))
+        if advice == Advice::WillNeed {
+            return Ok(bo.advise(true));
+        }
+
+        let state = bo.state.lock();
+        match state.mappings.as_slice() {
+            [only] if only.handles == 1 && only.is_in(vm) => Ok(bo.advise(false)),
+            _ => Err(EINVAL),
+        }
     }
 
     /// A file gets a handle: maps the BO into its address space, if it is not there.
