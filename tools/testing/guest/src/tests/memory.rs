@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ use crate::bo::Bo;
 use crate::board::Board;
 use crate::chain::Chain;
 use crate::chain::DONE;
+use crate::chain::NOT_STARTED;
 use crate::chain::PATIENCE;
 use crate::check;
 use crate::check_eq;
@@ -58,6 +60,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("evict-stuck-mmu", &["D4"], evict_stuck)
         .needs(&[Need::Board])
         .panfrost_fails(NO_KNOB),
+    Test::new("evict-no-memory", &["D4"], evict_no_memory).panfrost_fails(NO_KNOB),
     Test::new("reclaim-parallel", &["D7"], parallel).panfrost_fails(NO_KNOB),
     Test::new("reclaim-debugfs", &["D8"], debugfs).panfrost_fails(NO_KNOB),
 ];
@@ -537,6 +540,87 @@ fn evict_stuck(gpu: &Gpu) -> Outcome {
     check_eq!(map.get64(0), 0);
     check_eq!(map.get64(8), super::PATTERN64);
     Ok(())
+}
+
+/// Whichever allocation fails while memory is brought back: the submit says so, nothing is lost, and the
+/// next one works.
+fn evict_no_memory(gpu: &Gpu) -> Outcome {
+    let _swap = Swap::on(64 * MIB)?;
+    let failing = FailingAllocation::new()?;
+    let device = gpu.open()?;
+    let (named, map) = target(&device, 64 * KIB)?;
+    let unnamed = filled(&device, 256 * KIB, 5)?;
+    let mut chain = Chain::new(&device, PAGE)?;
+    chain.zero(named.va());
+    let done = device.syncobj()?;
+    let all = named.size() + unnamed.size() + PAGE;
+    let mut refused = 0;
+    for nth in 1..1000 {
+        map.fill(PATTERN);
+        chain.rearm();
+        idle(gpu, all)?;
+        failing.order(nth)?;
+        let submitted = chain.submit(&[&named], &[], Some(&done));
+        let failed = failing.has_failed()?;
+        match submitted {
+            Ok(()) => {
+                done.wait(PATIENCE)?;
+                check_eq!(chain.statuses(), [DONE]);
+                check_eq!(map.get64(0), 0);
+            }
+            Err(sys::Errno(libc::ENOMEM)) => {
+                refused += 1;
+                check!(failed, "no memory, says allocation {nth}");
+                check_eq!(chain.statuses(), [NOT_STARTED]);
+                check_eq!(map.get64(0), super::PATTERN64);
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+        check!(intact(&unnamed, 5)?, "after allocation {nth}");
+        if !failed {
+            check!(refused > 4, "only {refused} allocations were needed");
+            return Ok(());
+        }
+    }
+    check!(false, "there is no end of allocations");
+    Ok(())
+}
+
+/// One allocation of this thread that fails.
+struct FailingAllocation(fs::File);
+
+impl FailingAllocation {
+    fn new() -> Result<Self, Stop> {
+        let path = "/proc/thread-self/fail-nth";
+        let Ok(file) = fs::File::options().read(true).write(true).open(path) else {
+            return Err(Stop::Skip("no fault injection".into()));
+        };
+        for setting in [
+            "failslab/ignore-gfp-wait=N",
+            "failslab/verbose=0",
+            "fail_page_alloc/ignore-gfp-wait=N",
+            "fail_page_alloc/min-order=0",
+            "fail_page_alloc/verbose=0",
+        ] {
+            let (file, value) = setting.split_once('=').unwrap_or((setting, ""));
+            fs::write(Path::new("/sys/kernel/debug").join(file), value)?;
+        }
+        Ok(Self(file))
+    }
+
+    /// The allocation with this number from now on is to fail.
+    fn order(&self, nth: usize) -> Outcome {
+        self.0.write_all_at(nth.to_string().as_bytes(), 0)?;
+        Ok(())
+    }
+
+    /// Whether it has. None will any more.
+    fn has_failed(&self) -> Result<bool, Stop> {
+        let mut text = [0; 16];
+        let len = self.0.read_at(&mut text, 0)?;
+        self.order(0)?;
+        Ok(text[..len].trim_ascii() == b"0")
+    }
 }
 
 /// Many at once: creating, using and giving up BOs while memory is asked for all the time.
