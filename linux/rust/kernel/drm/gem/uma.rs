@@ -1032,7 +1032,14 @@ mod tests {
     #[test]
     fn lists() -> Result {
         let (_reg, drm) = device()?;
-        let new = |tag| Object::<TestObject>::new(&drm, 3 * PAGE_SIZE, Config::default(), tag);
+        let new = |tag| {
+            // To be mapped by the CPU without the device.
+            let config = Config {
+                caching: Caching::Cached,
+                ..Config::default()
+            };
+            Object::<TestObject>::new(&drm, 3 * PAGE_SIZE, config, tag)
+        };
         let pages = |lru| Object::<TestObject>::reclaimable(&drm, lru);
         let (a, b) = (new(1)?, new(2)?);
 

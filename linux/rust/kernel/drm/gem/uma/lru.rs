@@ -164,7 +164,10 @@ impl<'a> LruGuard<'a> {
         let mutex = unsafe { &raw mut (*dev).gem_lru_mutex };
 
         // SAFETY: As above.
-        (unsafe { bindings::mutex_trylock(mutex) } != 0).then_some(Self {
+        let locked = unsafe { bindings::mutex_trylock(mutex) } != 0;
+
+        // Not made without the lock, which dropping it would release.
+        locked.then(|| Self {
             mutex,
             _dev: PhantomData,
             _not_send: NotThreadSafe,
