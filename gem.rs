@@ -11,6 +11,7 @@
 //! - [`heap`]: memory that grows while the GPU waits for it, and goes again.
 //! - [`reclaim`]: taking the pages of idle BOs away, of which [`shrinker`](crate::shrinker) makes a
 //!   policy.
+//! - [`userptr`]: memory of a process, as a BO.
 //! - [`prime`]: what may be shared with other drivers.
 //! - [`label`]: names for debugging.
 //!
@@ -27,6 +28,7 @@ pub(crate) mod mapping;
 pub(crate) mod object;
 mod prime;
 pub(crate) mod reclaim;
+pub(crate) mod userptr;
 
 use kernel::{
     drm::gem::uma::{
@@ -107,6 +109,38 @@ pub(crate) fn create(drm: &Device, gpu: &Gpu<'_>, size: u32, flags: u32) -> Resu
             flags,
             label: None,
             heap,
+            user: None,
+        },
+    )
+}
+
+/// Creates a BO over `size` bytes of the current process from `address` on, with flags from user
+/// space (`DRM_GPU_USERPTR_*`). It gets its address in `vm` at once, and is good for its file alone.
+///
+/// To be called without a guard. The errors are those of [`userptr`].
+pub(crate) fn create_user(
+    drm: &Device,
+    vm: &Arc<Vm>,
+    address: u64,
+    size: u64,
+    flags: u32,
+) -> Result<ARef<Bo>> {
+    let memory = userptr::prepare(drm, vm, address, size, flags)?;
+    let size = usize::try_from(size)?;
+
+    Bo::new(
+        drm,
+        size,
+        Config {
+            caching: Caching::Cached,
+            backed: false,
+            parent_resv: None,
+        },
+        Args {
+            flags: Flags::USER,
+            label: None,
+            heap: None,
+            user: Some(memory),
         },
     )
 }
@@ -136,6 +170,9 @@ pub(crate) fn sync(bo: &Bo, gpu: &Gpu<'_>, kind: u32, offset: u32, size: u32) ->
 
     // The UAPI's arithmetic is that of 32 bits.
     offset.checked_add(size).ok_or(EINVAL)?;
+    if let Some(mapping) = bo.user_mapping() {
+        return mapping.sync(offset as usize, size as usize, invalidate);
+    }
     bo.sync(gpu.dev(), offset as usize, size as usize, invalidate)
 }
 

@@ -492,7 +492,10 @@ impl Heap {
 
         inner.chunks.fill(dev, index, chunk)?;
         let mem = inner.chunks.get(dev, index).ok_or(ENODEV)?;
-        let prot = Prot { exec: false };
+        let prot = Prot {
+            exec: false,
+            write: true,
+        };
         let (result, table) =
             place
                 .space

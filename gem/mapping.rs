@@ -10,7 +10,7 @@
 //!
 //! A mapping keeps the pages of its BO in, until reclaim takes them away ([`Mapping::evict`]): then it
 //! goes on the list of its [`Vm`] from which the next job of that address space brings them back
-//! ([`Mapping::restore`]). A heap is mapped piece by piece as the GPU asks for it: see
+//! ([`Mapping::restore`]). User memory comes and goes as its owner likes: see [`userptr`]. A heap is mapped piece by piece as the GPU asks for it: see
 //! [`heap`](super::heap).
 //!
 //! Lock: that of the mapping's memory. It is inside of a BO's state and of the reservation of an address
@@ -46,6 +46,7 @@ use super::{
     backing::State,
     heap::Heap,
     object::BoData,
+    userptr,
     Bo, //
 };
 use crate::{
@@ -66,6 +67,8 @@ enum Memory {
     /// Pages that were unmapped, but which the hardware may not have forgotten, as it does not answer:
     /// nobody else is to get them. So many bytes.
     Stuck(Pinned<BoData>, u64),
+    /// What is at an address of a process.
+    User(userptr::Memory),
     /// Nothing: not yet, or not any more.
     Nothing,
 }
@@ -94,7 +97,7 @@ impl Mapping {
     pub(super) fn new(bo: &Bo, gpu: &Gpu<'_>, vm: &Arc<Vm>) -> Result<Arc<Self>> {
         if let Some(heap) = bo.heap() {
             let node = vm.alloc_va(bo.size(), false, Some(heap.clone()))?;
-            let new = Self::with(bo, node, None)?;
+            let new = Self::with(bo, Memory::Nothing, node, None)?;
 
             heap.place(vm, vm.heaps(), new.va())?;
             new.inner.lock().memory = Memory::Heap(heap.clone());
@@ -107,21 +110,18 @@ impl Mapping {
             true => None,
             false => Some(Room::new(GFP_KERNEL)?),
         };
-        let new = Self::with(bo, node, room)?;
+        let new = Self::with(bo, Memory::Nothing, node, room)?;
 
         new.populate(gpu, &mut new.inner.lock())?;
         Ok(new)
     }
 
-    /// Makes one without any memory.
-    fn with(bo: &Bo, node: VaNode, room: Option<Room>) -> Result<Arc<Self>> {
+    /// Makes one with this memory. If that fails, the memory goes before the addresses.
+    fn with(bo: &Bo, memory: Memory, node: VaNode, room: Option<Room>) -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
                 inner <- new_mutex!(
-                    Inner {
-                        memory: Memory::Nothing,
-                        room,
-                    },
+                    Inner { memory, room },
                     "drm_gpu::mapping"
                 ),
                 node,
@@ -136,6 +136,7 @@ impl Mapping {
         let pages = self.bo.pin(gpu.dev())?;
         let prot = Prot {
             exec: self.bo.flags().is_executable(),
+            write: true,
         };
 
         let segments = || {
@@ -172,6 +173,21 @@ impl Mapping {
         }
         inner.memory = Memory::Pages(pages, mapped);
         Ok(())
+    }
+
+    /// User memory, where it has been prepared.
+    pub(super) fn of_user(bo: &Bo, prepared: userptr::Prepared) -> Result<Arc<Self>> {
+        let userptr::Prepared { memory, node } = prepared;
+
+        Self::with(bo, Memory::User(memory), node, None)
+    }
+
+    /// Does what [`gem::sync`](super::sync) is for with user memory. Sleeps.
+    pub(super) fn sync(&self, offset: usize, len: usize, invalidate: bool) -> Result {
+        match &self.inner.lock().memory {
+            Memory::User(memory) => memory.sync(offset, len, invalidate),
+            _ => Err(EINVAL),
+        }
     }
 
     /// First address. Never changes.
@@ -273,6 +289,8 @@ impl PinnedDrop for Mapping {
                 }
             }
             Memory::Heap(heap) => heap.close(),
+            // It is unmapped, or leaked, by itself.
+            Memory::User(memory) => drop(memory),
             Memory::Nothing => (),
         }
     }

@@ -41,6 +41,7 @@ use super::{
     label::Label,
     mapping::Mapping,
     prime,
+    userptr,
     Bo, //
 };
 use crate::{
@@ -57,6 +58,9 @@ use crate::{
 pub(crate) struct Flags(u32);
 
 impl Flags {
+    /// Flags of user memory.
+    pub(super) const USER: Self = Self(uapi::PANFROST_BO_NOEXEC | uapi::PANFROST_BO_WB_MMAP);
+
     /// Flags of an imported buffer.
     pub(super) const IMPORTED: Self = Self(uapi::PANFROST_BO_NOEXEC);
 
@@ -98,6 +102,8 @@ pub(crate) struct Args {
     pub(super) flags: Flags,
     pub(super) label: Option<Label>,
     pub(super) heap: Option<Arc<Heap>>,
+    /// User memory, for the first handle.
+    pub(super) user: Option<userptr::Prepared>,
 }
 
 /// The driver's part of a BO.
@@ -107,6 +113,8 @@ pub(crate) struct BoData {
     heap: Option<Arc<Heap>>,
     /// Process that created or imported it.
     creator: Pid,
+    /// It is user memory.
+    user: bool,
     #[pin]
     label: Mutex<Option<Label>>,
     #[pin]
@@ -116,6 +124,8 @@ pub(crate) struct BoData {
 /// What the lock of a BO guards.
 pub(super) struct State {
     mappings: KVec<Entry>,
+    /// User memory, until there is a handle. There will be one mapping only.
+    user: Option<userptr::Prepared>,
 }
 
 impl State {
@@ -149,6 +159,20 @@ impl BoData {
         self.flags.is_heap()
     }
 
+    /// Whether it is user memory.
+    pub(crate) fn is_user(&self) -> bool {
+        self.user
+    }
+
+    /// The one mapping of user memory.
+    pub(super) fn user_mapping(&self) -> Option<Arc<Mapping>> {
+        let state = self.state.lock();
+
+        (self.user)
+            .then(|| state.mappings.first().map(|entry| entry.mapping.clone()))
+            .flatten()
+    }
+
     /// The memory of a heap.
     pub(crate) fn heap(&self) -> Option<&Arc<Heap>> {
         self.heap.as_ref()
@@ -174,6 +198,8 @@ impl BoData {
                 0 => (Pages::None, 0),
                 bytes => (Pages::Partial, bytes),
             },
+            // Its pages are its owner's.
+            (None, _) if self.user => (Pages::User, 0),
             (None, Pages::Resident) => (Pages::Resident, info.size),
             (None, state) => (state, 0),
         }
@@ -197,8 +223,12 @@ impl BoData {
 
     /// Takes advice about the content from the file with `vm`. Returns whether it is still there.
     ///
-    /// `EINVAL`: only the one handle that a BO has can declare its content dispensable.
+    /// `EINVAL`: only the one handle that a BO has can declare its content dispensable. What user
+    /// memory is good for is between its owner and the memory management.
     pub(crate) fn take_advice(bo: &Bo, vm: &Arc<Vm>, advice: Advice) -> Result<bool> {
+        if bo.user {
+            return Err(EINVAL);
+        }
         if bo.heap().is_some_and(|heap| heap.state() == Pages::Purged) {
             return Ok(false);
         }
@@ -224,7 +254,15 @@ impl BoData {
 
         state.mappings.reserve(1, GFP_KERNEL)?;
 
-        let mapping = with_gpu(bo.dev(), |gpu| Mapping::new(bo, gpu, vm)).ok_or(ENODEV)??;
+        let mapping = match bo.user {
+            // It is in one address space only, and nobody else can have a handle.
+            true => {
+                let user = state.user.take().filter(|user| user.is_in(vm));
+
+                Mapping::of_user(bo, user.ok_or(EINVAL)?)?
+            }
+            false => with_gpu(bo.dev(), |gpu| Mapping::new(bo, gpu, vm)).ok_or(ENODEV)??,
+        };
         state
             .mappings
             .push_within_capacity(Entry {
@@ -267,10 +305,12 @@ impl DriverObject for BoData {
             flags: args.flags,
             heap: args.heap,
             creator: current!().tgid(),
+            user: args.user.is_some(),
             label <- new_mutex!(args.label, "drm_gpu::bo_label"),
             state <- new_mutex!(
                 State {
                     mappings: KVec::new(),
+                    user: args.user,
                 },
                 "drm_gpu::bo"
             ),

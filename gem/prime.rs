@@ -24,14 +24,16 @@ pub(super) fn import_args() -> Result<Args> {
         flags: Flags::IMPORTED,
         label: Some(Label::new(c"GEM PRIME buffer")?),
         heap: None,
+        user: None,
     })
 }
 
 /// Whether somebody else than the GPU may have the pages of `bo`.
 ///
-/// `EINVAL` for heaps: they have only what the GPU touched, and that can go again.
+/// `EINVAL` for heaps: they have only what the GPU touched, and that can go again. `EINVAL` for user
+/// memory, which is its owner's.
 pub(super) fn may_export(bo: &Bo) -> Result {
-    match bo.is_heap() {
+    match bo.is_heap() || bo.is_user() {
         true => Err(EINVAL),
         false => Ok(()),
     }

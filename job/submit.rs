@@ -10,6 +10,9 @@
 //! What reclaim has taken from the address space, listed or not, is brought back with the locks held. A
 //! purged BO is no error: a job that uses it faults, as with the C driver.
 //!
+//! User memory is there at that moment: it is brought in before anything is locked, and if it has
+//! changed by then, everything is released and the submission begins anew.
+//!
 //! Process context. What is read from user space, whose pages another process may have to provide, is
 //! read with no lock held, and before the guard is taken that keeps the device bound. The resvs of the
 //! address space and of the BOs are held from the gathering to the push.
@@ -188,8 +191,21 @@ fn look_up_mappings(bos: &[ARef<Bo>], vm: &Arc<Vm>) -> Result<KVVec<Arc<Mapping>
 /// Waits if the context has very many jobs. Signals end that, and so does the device's going: all jobs
 /// end then.
 ///
+/// `EFAULT` also if user memory of the file, listed or not, has gone, and the other errors of
+/// [`validate()`](kernel::mm::mirror::Mirror::validate).
+///
 /// To be called without a guard.
 pub(crate) fn submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) -> Result {
+    while !try_submit(drm, file, args)? {
+        if kernel::current!().signal_pending() {
+            return Err(ERESTARTSYS);
+        }
+    }
+    Ok(())
+}
+
+/// [`submit`], which begins anew if this returns false: user memory has changed meanwhile.
+fn try_submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) -> Result<bool> {
     if args.jc == 0 {
         return Err(EINVAL);
     }
@@ -214,6 +230,10 @@ pub(crate) fn submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) ->
     // These references outlive the locks: the last one must not go with a lock held.
     let bos = look_up_bos(file, args)?;
     let mappings = look_up_mappings(&bos, this.vm())?;
+    let user_memory = this.vm().user_memory();
+    if let Some(user_memory) = user_memory {
+        user_memory.validate()?;
+    }
 
     // Nothing of user space is touched from here on.
     let guard = drm.registration_guard().ok_or(ENODEV)?;
@@ -256,12 +276,20 @@ pub(crate) fn submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) ->
     let reserved = locked.reserve_fences::<1>()?;
     let prepared = context::prepare(&context, place, slot, job, dependencies)?;
 
+    // What changes from here on waits for the job.
+    let valid = match user_memory.map(|user_memory| user_memory.lock_valid()) {
+        Some(None) => return Ok(false),
+        Some(valid) => valid,
+        None => None,
+    };
+
     // The point of no return.
     let armed = prepared.arm();
     reserved.add_fence(armed.fence(), |index| match index {
         VM_INDEX => Usage::Bookkeep,
         _ => Usage::Write,
     });
+    drop(valid);
     if let Some(out_sync) = &out_sync {
         out_sync.replace_fence(Some(armed.fence()));
     }
@@ -272,7 +300,7 @@ pub(crate) fn submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) ->
         // The workers may not come any more.
         jobs.retire();
     }
-    Ok(())
+    Ok(true)
 }
 
 #[kunit_tests(drm_gpu_job_submit)]

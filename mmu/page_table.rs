@@ -58,19 +58,22 @@ use crate::{
     hw::mali::mmu, //
 };
 
-/// What the GPU may do with pages. Reading and writing it always may.
+/// What the GPU may do with pages. Reading it always may.
 #[derive(Clone, Copy)]
 pub(crate) struct Prot {
     /// Run shaders from them.
     pub(crate) exec: bool,
+    /// Write to them.
+    pub(crate) write: bool,
 }
 
 impl Prot {
     /// As the page-table code wants it.
     fn bits(self) -> u32 {
         let noexec = if self.exec { 0 } else { prot::NOEXEC };
+        let write = if self.write { prot::WRITE } else { 0 };
 
-        prot::READ | prot::WRITE | prot::CACHE | noexec
+        prot::READ | write | prot::CACHE | noexec
     }
 }
 
@@ -222,6 +225,39 @@ impl PageTable {
             Table::Legacy(table) => self.unmap_in(table.access(dev)?.get()?, range),
             Table::Aarch64(table) => self.unmap_in(table.access(dev)?.get()?, range),
         }
+    }
+
+    /// Makes the tables for 4 KiB pages in a range, which must be the caller's own and empty: mapping
+    /// and unmapping such pages takes no memory then. Sleeps.
+    ///
+    /// For a moment the GPU can read `page` there. The caller flushes, also after an error.
+    pub(super) fn reserve(
+        &self,
+        dev: &Device<Bound>,
+        range: &Range<u64>,
+        page: DmaAddress,
+    ) -> Result {
+        let how = Prot {
+            exec: false,
+            write: false,
+        };
+        let mut va = range.start;
+
+        while va < range.end {
+            let (mapped, result) = self.map(
+                dev,
+                va..va + SZ_4K as u64,
+                core::iter::once((page, SZ_4K)),
+                (how, GFP_KERNEL),
+                // Nothing is ever in the way of a page.
+                |_, _| Err(EINVAL),
+            );
+
+            self.unmap(dev, mapped)?;
+            result?;
+            va = (va / BLOCK + 1) * BLOCK;
+        }
+        Ok(())
     }
 
     /// The blocks from the one that `va` lies in on.

@@ -17,7 +17,10 @@ use core::{
 
 use kernel::{
     alloc::Flags,
-    dma::DmaAddress,
+    dma::{
+        Coherent,
+        DmaAddress, //
+    },
     dma_buf::resv::{
         Resv,
         ResvLocked, //
@@ -48,6 +51,7 @@ use kernel::{
             Relaxed, //
         },
         Arc,
+        SetOnce,
         SpinLock, //
     }, //
 };
@@ -67,6 +71,7 @@ use crate::{
     },
     gem::{
         heap,
+        userptr,
         Mapping, //
     },
     hw::mali::mmu, //
@@ -212,6 +217,20 @@ impl Space {
         }
     }
 
+    /// Makes the tables for 4 KiB pages in a range, which lies in the caller's [`VaNode`] and where
+    /// nothing is mapped: pages can be mapped there without memory then. Sleeps.
+    pub(crate) fn reserve(&self, gpu: &Gpu<'_>, range: &Range<u64>) -> Result {
+        let page = Coherent::<u8>::zeroed_slice(gpu.dev(), SZ_4K, GFP_KERNEL)?;
+        let result = self.table.reserve(gpu.dev(), range, page.dma_address());
+
+        // The GPU may have found the page.
+        if let Err(e) = self.flush(gpu, range) {
+            mem::forget(page);
+            return Err(e);
+        }
+        result
+    }
+
     /// Unmaps ranges that are mapped completely. One flush over all of them, if the space is in the
     /// hardware. Nothing to do after unplug: the GPU has stopped for good by then, or never will.
     ///
@@ -287,6 +306,8 @@ pub(crate) struct Vm {
     /// a mapping leaves.
     #[pin]
     evicted: SpinLock<RBTree<u64, Arc<Mapping>>>,
+    /// The user memory in the space, once there is some.
+    user_memory: SetOnce<userptr::Mirror>,
 }
 
 impl Deref for Vm {
@@ -324,6 +345,7 @@ impl Vm {
                 resv,
                 heaps,
                 evicted <- new_spinlock!(RBTree::new(), "drm_gpu::evicted"),
+                user_memory: SetOnce::new(),
             }),
             GFP_KERNEL,
         )
@@ -332,6 +354,22 @@ impl Vm {
     /// The heaps of the file.
     pub(crate) fn heaps(&self) -> &Arc<heap::Client> {
         &self.heaps
+    }
+
+    /// The user memory in the space, if there ever was some.
+    pub(crate) fn user_memory(&self) -> Option<&userptr::Mirror> {
+        self.user_memory.as_ref()
+    }
+
+    /// The user memory in the space. Sleeps.
+    pub(crate) fn user_memory_or_new(&self, gpu: &Gpu<'_>) -> Result<&userptr::Mirror> {
+        loop {
+            if let Some(mirror) = self.user_memory() {
+                return Ok(mirror);
+            }
+            // Another task may be faster.
+            self.user_memory.populate(userptr::Mirror::new(gpu.dev())?);
+        }
     }
 
     /// What has the resv of the space, to be locked together with BOs, before them.

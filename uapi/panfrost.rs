@@ -4,7 +4,8 @@
 //!
 //! User space that knows panfrost must not notice a difference, hence the error for each wrong
 //! argument is the one that the C driver returns, and where an argument is wrong in several ways, the
-//! checks come in its order. The structures and constants are those of `panfrost_drm.h`.
+//! checks come in its order. The structures and constants are those of `panfrost_drm.h`. What we have
+//! in addition is in `drm_gpu_drm.h`.
 //!
 //! All of it runs in process context with no lock held. The handlers run within the guard that keeps
 //! the device bound, except for those which wait for clients or read their memory: they would hold up
@@ -57,6 +58,9 @@ kernel::declare_drm_ioctls! {
     (PANFROST_JM_CTX_DESTROY, drm_panfrost_jm_ctx_destroy, ioctl::RENDER_ALLOW, jm_ctx_destroy),
     unguarded (PANFROST_SYNC_BO, drm_panfrost_sync_bo, ioctl::RENDER_ALLOW, bo::sync),
     (PANFROST_QUERY_BO_INFO, drm_panfrost_query_bo_info, ioctl::RENDER_ALLOW, bo::query_info),
+    // Ours, far behind those of panfrost.
+    unguarded (DRM_GPU_CREATE_USERPTR, drm_gpu_create_userptr, ioctl::RENDER_ALLOW,
+               bo::create_userptr),
 }
 
 /// The ioctls, for the DRM driver.

@@ -75,9 +75,29 @@ pub(super) fn create(
     Ok(0)
 }
 
+/// `DRM_IOCTL_DRM_GPU_CREATE_USERPTR`: creates a BO over memory of the caller.
+///
+/// `EINVAL`: unknown flags; memory that is not whole pages, or none, or more than there are. `EFAULT`:
+/// memory that is not there, is not what the GPU may do with it, or belongs to a device. `EPERM`: the
+/// file has user memory of another process. `ENOSPC`: no addresses left. `ENOMEM`.
+///
+/// Runs unguarded: the memory may be such that another process has to provide it.
+pub(super) fn create_userptr(
+    dev: &Device<drm::Ioctl>,
+    args: &mut uapi::drm_gpu_create_userptr,
+    file: &drm::File<File>,
+) -> Result<u32> {
+    let vm = file.inner().get_ref().vm();
+    let bo = gem::create_user(dev, vm, args.address, args.size, args.flags)?;
+
+    args.handle = bo.create_handle(file)?;
+    args.offset = address(&bo, file)?;
+    Ok(0)
+}
+
 /// `DRM_IOCTL_PANFROST_MMAP_BO`: tells where in the device file to mmap() a BO.
 ///
-/// `EINVAL`: flags, or a heap, which the CPU has no business with. `ENOENT`: unknown handle.
+/// `EINVAL`: flags; a heap, which the CPU has no business with; user memory, which is mapped. `ENOENT`: unknown handle.
 /// `ENOMEM`, `ENOSPC`.
 pub(super) fn mmap(
     _dev: &Device<drm::Registered>,
@@ -90,7 +110,7 @@ pub(super) fn mmap(
     }
 
     let bo = lookup(file, args.handle)?;
-    if bo.is_heap() {
+    if bo.is_heap() || bo.is_user() {
         return Err(EINVAL);
     }
 

@@ -26,6 +26,9 @@ use crate::{
     hw::mali, //
 };
 
+/// Version of our support for user memory.
+const USERPTR_VERSION: u64 = 1;
+
 /// The `N`th element of a bank of registers, if the parameter is one of it.
 fn element<const N: usize>(bank: &[u32; N], first: u32, param: u32) -> Option<u64> {
     let index = param.checked_sub(first)?;
@@ -108,6 +111,7 @@ pub(super) fn get(
             arch_timer::frequency().unwrap_or(0).into()
         }
         drm_panfrost_param_DRM_PANFROST_PARAM_ALLOWED_JM_CTX_PRIORITIES => priorities(file),
+        DRM_GPU_PARAM_USERPTR => USERPTR_VERSION,
         param => {
             const TEXTURE: u32 = drm_panfrost_param_DRM_PANFROST_PARAM_TEXTURE_FEATURES0;
             const JS: u32 = drm_panfrost_param_DRM_PANFROST_PARAM_JS_FEATURES0;
