@@ -59,6 +59,23 @@ impl Bo {
         Ok(bo)
     }
 
+    /// Makes a BO over memory of this process.
+    pub fn over_memory(device: &Device, address: usize, size: usize, flags: u32) -> Result<Self> {
+        let mut arg = uapi::CreateUserptr {
+            address: address as u64,
+            size: size as u64,
+            flags,
+            ..Default::default()
+        };
+        create_userptr_raw(device, &mut arg)?;
+        Ok(Self {
+            device: device.clone(),
+            handle: arg.handle,
+            size,
+            va: arg.offset,
+        })
+    }
+
     /// The handle.
     pub fn handle(&self) -> u32 {
         self.handle
@@ -150,6 +167,12 @@ impl Drop for Bo {
 pub fn create_raw(device: &Device, arg: &mut uapi::CreateBo) -> Result<()> {
     // SAFETY: no pointers.
     unsafe { sys::ioctl(device.as_fd(), uapi::CREATE_BO, arg) }
+}
+
+/// CREATE_USERPTR with an argument of the caller's making.
+pub fn create_userptr_raw(device: &Device, arg: &mut uapi::CreateUserptr) -> Result<()> {
+    // SAFETY: the kernel refuses memory that is not there, and lets the GPU alone work on the rest.
+    unsafe { sys::ioctl(device.as_fd(), uapi::CREATE_USERPTR, arg) }
 }
 
 /// MMAP_BO.

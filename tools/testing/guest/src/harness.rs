@@ -27,6 +27,7 @@ use crate::failing::Failing;
 use crate::sync::Gate;
 use crate::sys;
 use crate::sys::Errno;
+use crate::uapi;
 
 /// How a test ended that did not pass.
 #[derive(Debug)]
@@ -135,6 +136,8 @@ pub enum Need {
     Card,
     /// A kernel that can make allocations fail.
     FaultInjection,
+    /// BOs over user memory.
+    Userptr,
 }
 
 /// Where C panfrost is expected not to pass.
@@ -254,6 +257,10 @@ impl Gpu {
             Need::Board => Board::open().err().map(|e| format!("no control BAR: {e}")),
             Need::FaultInjection => {
                 (!Failing::available()).then(|| "no fault injection in this kernel".into())
+            }
+            Need::Userptr => {
+                let version = self.node.open().and_then(|d| d.param(uapi::PARAM_USERPTR));
+                (version != Ok(1)).then(|| "no such UAPI".into())
             }
             Need::Card => match crate::dmabuf::foreign(64, 64) {
                 Ok(Some(_)) => None,

@@ -145,6 +145,11 @@ impl Mapping {
         self.len == 0
     }
 
+    /// Where it is.
+    pub fn address(&self) -> usize {
+        self.start as usize
+    }
+
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
         let end = offset.checked_add(len).expect("offset overflows");
         assert!(end <= self.len, "{offset:#x}+{len:#x} of {:#x}", self.len);

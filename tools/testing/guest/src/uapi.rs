@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The user-space interface of panfrost, of the DRM core, of dma-buf and of sw_sync, as far as it is used
-//! here. Layouts and numbers are those of Linux 7.3's headers.
+//! The user-space interface of panfrost, of what drm_gpu adds to it, of the DRM core, of dma-buf and of
+//! sw_sync, as far as it is used here. Layouts and numbers are those of Linux 7.3's headers, and of
+//! `drm_gpu_drm.h`.
 
 use crate::sys::request;
 
@@ -54,6 +55,8 @@ uapi! {
     JmCtxCreate { handle: u32, priority: u32 }
     /// Drops a context.
     JmCtxDestroy { handle: u32, pad: u32 }
+    /// Makes a BO over memory of the caller.
+    CreateUserptr { address: u64, size: u64, flags: u32, handle: u32, offset: u64 }
 
     /// Asks for the driver's name and version.
     Version {
@@ -147,6 +150,8 @@ pub const SET_LABEL_BO: u64 = panfrost::<SetLabelBo>(READ_WRITE, 9);
 pub const JM_CTX_CREATE: u64 = panfrost::<JmCtxCreate>(READ_WRITE, 10);
 /// Takes a [`JmCtxDestroy`], from 1.5 on.
 pub const JM_CTX_DESTROY: u64 = panfrost::<JmCtxDestroy>(READ_WRITE, 11);
+/// Takes a [`CreateUserptr`].
+pub const CREATE_USERPTR: u64 = panfrost::<CreateUserptr>(READ_WRITE, 0x50);
 
 /// Takes a [`Version`].
 pub const VERSION: u64 = drm::<Version>(READ_WRITE, 0x00);
@@ -203,6 +208,9 @@ pub const BO_HEAP: u32 = 1 << 1;
 /// The BO is mapped write-back.
 pub const BO_WB_MMAP: u32 = 1 << 2;
 
+/// The GPU only reads the memory.
+pub const USERPTR_READONLY: u32 = 1 << 0;
+
 /// The contents are needed.
 pub const MADV_WILLNEED: u32 = 0;
 /// The contents are not needed.
@@ -257,6 +265,9 @@ pub const PARAM_SYSTEM_TIMESTAMP_FREQUENCY: u32 = 42;
 pub const PARAM_ALLOWED_JM_CTX_PRIORITIES: u32 = 43;
 /// `SELECTED_COHERENCY`, from 1.6 on.
 pub const PARAM_SELECTED_COHERENCY: u32 = 44;
+
+/// Version of the support for user memory, of drm_gpu only.
+pub const PARAM_USERPTR: u32 = 0x1000_0000;
 
 /// Open with O_CLOEXEC.
 pub const PRIME_CLOEXEC: u32 = libc::O_CLOEXEC as u32;

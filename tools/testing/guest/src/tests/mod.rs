@@ -32,6 +32,7 @@ mod stress;
 mod submit;
 mod tiler;
 mod unplug;
+mod userptr;
 
 /// All tests, simple things first.
 pub fn all() -> impl Iterator<Item = &'static Test> {
@@ -54,6 +55,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         nomem::TESTS,
         unplug::TESTS,
         stress::TESTS,
+        userptr::TESTS,
     ]
     .into_iter()
     .flatten()
