@@ -34,6 +34,7 @@ use crate::harness::Stop;
 use crate::harness::Test;
 use crate::pixels::Layout;
 use crate::pixels::FORMATS;
+use crate::swap::Swap;
 use crate::sync::Gate;
 use crate::sys::Errno;
 use crate::uapi;
@@ -60,6 +61,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("userptr-truncate", &["E1", "E2"], truncate).needs(USERPTR),
     Test::new("userptr-mprotect", &["E1", "E2"], mprotect).needs(USERPTR),
     Test::new("userptr-collapse", &["E1"], collapse).needs(USERPTR),
+    Test::new("userptr-swap", &["E1", "E2"], swap).needs(USERPTR),
     Test::new("userptr-migrate", &["E1"], migrate).needs(USERPTR),
     Test::new("userptr-change-waits", &["E1"], change_waits).needs(USERPTR_GATE),
     Test::new("userptr-change-bound", &["E1"], change_bound).needs(USERPTR_GATE),
@@ -481,6 +483,48 @@ fn collapse(gpu: &Gpu) -> Outcome {
         check_eq!(memory.get64(n * 0x10000 + 8), 0);
         check_eq!(memory.get64(n * 0x10000 + 16), PATTERN64);
     }
+    Ok(())
+}
+
+/// Reclaim takes the pages although the GPU has them, and they come back with what it has written.
+fn swap(gpu: &Gpu) -> Outcome {
+    const PAGES: usize = 256;
+
+    let swap = Swap::on(64 << 20)?;
+    let device = gpu.open()?;
+    let memory = Memory::anonymous(PAGES * PAGE)?;
+    memory.advise(libc::MADV_NOHUGEPAGE)?;
+    memory.fill();
+    let bo = memory.bo(&device, 0)?;
+    let addresses: Vec<u64> = (0..32).map(|n| bo.va() + n * 8 * PAGE as u64).collect();
+    zero_all(&device, &[&bo], &addresses)?;
+
+    let before = swap.used()?;
+    memory.advise(libc::MADV_PAGEOUT)?;
+    let out = swap.used()? - before;
+    check!(out >= PAGES / 2 * PAGE, "only {out} bytes went to swap");
+
+    // The GPU first, on other words of the same pages.
+    let others: Vec<u64> = addresses.iter().map(|at| at + 8).collect();
+    zero_all(&device, &[&bo], &others)?;
+    for n in 0..32 {
+        let at = n * 8 * PAGE;
+        check_eq!(
+            memory.get64(at),
+            0,
+            "what the GPU wrote before, page {}",
+            8 * n
+        );
+        check_eq!(
+            memory.get64(at + 8),
+            0,
+            "what the GPU wrote after, page {}",
+            8 * n
+        );
+        check_eq!(memory.get64(at + 16), PATTERN64);
+    }
+    drop(bo);
+    drop(memory);
     Ok(())
 }
 
