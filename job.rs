@@ -123,10 +123,10 @@ pub(crate) struct Job {
     hits: Atomic<u32>,
     /// The number of the reset that a failed start counts for.
     missed: Atomic<u32>,
+    /// Keeps what is in its heaps. Goes before their mappings.
+    heaps: gem::heap::Use,
     /// Keeps what it uses mapped.
     _mappings: KVVec<Arc<gem::Mapping>>,
-    /// Keeps what is in its heaps.
-    heaps: gem::heap::Use,
     vm: Arc<mmu::Vm>,
 }
 

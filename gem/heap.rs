@@ -282,7 +282,7 @@ impl Heap {
 
     /// From now on the heap is at `start`, and faults make it grow. Sleeps.
     ///
-    /// `EINVAL` if it is, or was, somewhere else: a heap is for one file. `ENOMEM`.
+    /// `EINVAL` if it is somewhere else: a heap is for one file at a time. `ENOMEM`.
     pub(super) fn place(
         self: &Arc<Self>,
         space: &Arc<Space>,
@@ -304,6 +304,8 @@ impl Heap {
                 client: client.clone(),
                 start,
             });
+            // It is empty, and each file counts its own jobs.
+            inner.life = Life::default();
         }
 
         let added = client.add(self).and_then(|()| self.drm.heaps.add(self));
