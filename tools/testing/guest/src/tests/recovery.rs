@@ -38,8 +38,8 @@ use crate::uapi;
 
 use super::target;
 
-/// C panfrost has no smaller means, and soft-stops all slots first.
-const RESETS: &str = "a hung job resets the GPU";
+/// C panfrost has no smaller means, and cancels what the client has queued behind the job.
+const RESETS: &str = "a hung job resets the GPU, and takes those behind it along";
 /// C panfrost takes jobs from whoever hangs the GPU.
 const NO_POLICY: &str = "hangs have no consequences";
 /// Nobody has asked for more of the peer.
@@ -57,16 +57,13 @@ pub(super) const TESTS: &[Test] = &[
         .panfrost_fails(RESETS),
     Test::new("recover-reset", &["C4"], reset)
         .needs(&[Need::Board])
-        .panfrost_fails(
-            "jobs that were stopped for a reset are done again, which the hardware refuses",
-        ),
+        .panfrost_fails(RESETS),
     Test::new("recover-reset-begins-anew", &["C4"], begins_anew)
         .needs(&[Need::Board])
         .panfrost_fails("it makes the hardware do jobs again, which that refuses"),
     Test::new("recover-hard-reset", &["C4"], hard_reset)
         .needs(&[Need::Board])
-        .warns()
-        .panfrost_fails("a soft reset that does not end is not followed by a hard one"),
+        .warns(),
     Test::new("recover-hangs-close-context", &["C4"], close_context)
         .needs(&[Need::Board, Need::Gate, Need::Minor(5)])
         .panfrost_fails(NO_POLICY),
@@ -75,7 +72,7 @@ pub(super) const TESTS: &[Test] = &[
         .panfrost_fails(NO_POLICY),
     Test::new("recover-hangs-forgiven", &["C4"], forgiven).needs(&[Need::Board]),
     Test::new("recover-fault-storm", &["B5", "C4"], fault_storm)
-        .panfrost_fails_on(model::job::Arch::V9, super::spaces::BUS_FAULT),
+        .panfrost_fails("behind so many bad jobs, a good one waits for too long"),
     Test::new("recover-reset-fails", &["C4", "C8"], reset_fails)
         .needs(&[Need::Board])
         .warns()
