@@ -290,13 +290,19 @@ fn reclaimed(gpu: &Gpu) -> Outcome {
 /// debugfs tells live heaps from dead ones, and what each has.
 fn debugfs(gpu: &Gpu) -> Outcome {
     let (device, heap, batch) = heavy(gpu)?;
+    // A heap that gives memory back at this moment is shown as busy.
     let line = || -> Result<String, Stop> {
-        let text = fs::read_to_string(debugfs_file(gpu, "heap"))?;
         let start = format!("{:#x}", heap.va());
-        text.lines()
-            .find(|line| line.split_whitespace().nth(1) == Some(&start))
-            .map(str::to_owned)
-            .ok_or_else(|| Stop::fail(format!("no heap at {start} in\n{text}")))
+        let mut found = None;
+        memory::wait_for(PATIENCE, || {
+            let text = fs::read_to_string(debugfs_file(gpu, "heap"))?;
+            found = text
+                .lines()
+                .find(|line| line.split_whitespace().nth(1) == Some(&start))
+                .map(str::to_owned);
+            Ok(found.is_some())
+        })?;
+        found.ok_or_else(|| Stop::fail(format!("no heap at {start}")))
     };
     let has =
         |line: &str, column| -> Option<usize> { line.split_whitespace().nth(column)?.parse().ok() };
