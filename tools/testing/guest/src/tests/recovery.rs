@@ -279,7 +279,9 @@ fn begins_anew(gpu: &Gpu) -> Outcome {
     let fence = start(&device, 0, &chain)?;
     check!(sys::readable(fence.as_fd(), PATIENCE)?);
     check_eq!(chain.statuses(), [NOT_STARTED]);
-    check_eq!(innocent.finish(&board)?, ONCE);
+    // The reset may come between the end of a job and its being counted.
+    let done = innocent.finish(&board)?;
+    check!((ONCE - 1..=ONCE).contains(&done), "{done} jobs instead of {ONCE}");
     check_eq!(told.counts()[2], 1);
     works(&device)
 }
