@@ -59,6 +59,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("evict-no-swap", &["D4"], evict_no_swap).panfrost_fails(NO_KNOB),
     Test::new("evict-stuck-mmu", &["D4"], evict_stuck)
         .needs(&[Need::Board])
+        .warns()
         .panfrost_fails(NO_KNOB),
     Test::new("evict-no-memory", &["D4"], evict_no_memory).panfrost_fails(NO_KNOB),
     Test::new("reclaim-parallel", &["D7"], parallel).panfrost_fails(NO_KNOB),
