@@ -26,15 +26,16 @@ use crate::{
         ListLinks, //
     },
     mm::MmWithUser,
-    new_mutex,
     page::{
         PAGE_SHIFT,
         PAGE_SIZE, //
     },
     prelude::*,
+    static_lock_class,
     sync::{
         aref::ARef,
         Arc,
+        LockClassKey,
         LockedBy,
         Mutex, //
     },
@@ -89,6 +90,15 @@ impl<T: Device> Lists<T> {
     }
 }
 
+/// The name and the key of the class of [`Shared::lists`].
+///
+/// Generic code has a copy of its literals in each crate that instantiates it, but one copy of its
+/// statics. Lockdep insists on one name for a key.
+#[inline(never)]
+fn lists_class() -> (&'static CStr, Pin<&'static LockClassKey>) {
+    (c"mm::Mirror", static_lock_class!())
+}
+
 /// What a [`Mirror`] and its ranges share.
 #[pin_data]
 pub(super) struct Shared<T: Device> {
@@ -99,10 +109,12 @@ pub(super) struct Shared<T: Device> {
 
 impl<T: Device> Shared<T> {
     pub(super) fn new(dev: &device::Device<Bound>) -> Result<Arc<Self>> {
+        let (name, key) = lists_class();
+
         Arc::pin_init(
             pin_init!(Self {
                 dev: dev.into(),
-                lists <- new_mutex!(
+                lists <- Mutex::new(
                     Lists {
                         closed: false,
                         owner: ptr::null_mut(),
@@ -111,7 +123,8 @@ impl<T: Device> Shared<T> {
                         valid: List::new(),
                         lost: List::new(),
                     },
-                    "mm::Mirror"
+                    name,
+                    key,
                 ),
             }),
             GFP_KERNEL,
