@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use model::control::Opcode;
 use model::control::Stat;
 use model::desc::WriteKind;
+use model::job::Arch;
 
 use crate::bo::Bo;
 use crate::board::Board;
@@ -45,7 +46,8 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("purge-pressure", &["D3", "A3"], pressure),
     Test::new("purge-wanted-again", &["D3", "D5"], wanted_again),
     Test::new("purge-busy", &["A5", "D3"], purge_busy).needs(&[Need::Gate]),
-    Test::new("purge-use-by-job", &["D3"], purge_use_by_job),
+    Test::new("purge-use-by-job", &["D3"], purge_use_by_job)
+        .panfrost_fails_on(Arch::V9, super::spaces::BUS_FAULT),
     Test::new("purge-use-by-cpu", &["D3"], purge_use_by_cpu),
     Test::new("purge-oldest-first", &["D2", "D3", "D8"], oldest_first).panfrost_fails(NO_KNOB),
     Test::new("evict-idle", &["D4", "D8"], evict_idle).panfrost_fails(NO_KNOB),

@@ -29,7 +29,7 @@ use super::Random;
 
 /// C panfrost wants to reset these GPUs after a bus fault, starts no job until that is done, and never does
 /// it: the next job times out in its place.
-const BUS_FAULT: &str = "after a bus fault the next job is lost";
+pub(super) const BUS_FAULT: &str = "after a bus fault the next job is lost";
 
 /// It lets the job of a fault time out and then resets the GPU, whoever else has a job on it.
 const OTHERS: &str = "a fault can cost another file a job";
