@@ -163,18 +163,19 @@ igt_lane() {
 		else
 			row fail "IGT results of $driver" "$dir/share/$f.log"
 		fi
-	done >"$dir/igt"
+	done >"$dir/igt.raw"
+	# Subtests with short time limits of their own may miss them on a busy host.
+	while IFS=$'\t' read -r test result; do
+		[ "$result" != fail ] || result=$(expected_of "$test" "$TOP/tools/testing/lists/igt-late")
+		printf '%s\t%s\n' "$test" "${result:-fail}"
+	done <"$dir/igt.raw" >"$dir/igt"
 	while IFS=$'\t' read -r test result; do
 		# What C panfrost logs above its level does not fail its row.
 		[ "$driver:$result" != panfrost:dmesg-warn ] || result=pass
 		expected=$(expected_of "$test" "$TOP/tools/testing/lists/igt-expected-$driver")
-		case " $* " in
-		*" debug "*) expected=${expected:-$(expected_of "$test" "$TOP/tools/testing/lists/igt-expected-debug")} ;;
-		esac
 		case $result:$expected in
 		pass:) row pass "IGT $driver $test" ;;
-		fail:late) row skip "IGT $driver $test" "too late for its own time limit" ;;
-		pass:late) row pass "IGT $driver $test" ;;
+		late:) row skip "IGT $driver $test" "too late for its own time limit" ;;
 		skip:skip) row skip "IGT $driver $test" ;;
 		"$expected:$expected") row pass "IGT $driver $test" "known: $expected" ;;
 		*) row fail "IGT $driver $test" "$result, expected ${expected:-pass}" ;;
