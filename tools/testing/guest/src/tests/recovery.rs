@@ -281,7 +281,10 @@ fn begins_anew(gpu: &Gpu) -> Outcome {
     check_eq!(chain.statuses(), [NOT_STARTED]);
     // The reset may come between the end of a job and its being counted.
     let done = innocent.finish(&board)?;
-    check!((ONCE - 1..=ONCE).contains(&done), "{done} jobs instead of {ONCE}");
+    check!(
+        (ONCE - 1..=ONCE).contains(&done),
+        "{done} jobs instead of {ONCE}"
+    );
     check_eq!(told.counts()[2], 1);
     works(&device)
 }
