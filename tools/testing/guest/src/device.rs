@@ -16,6 +16,7 @@ use model::product;
 use model::product::Product;
 
 use crate::bo::Bo;
+use crate::board::Board;
 use crate::sync::Syncobj;
 use crate::sys;
 use crate::sys::Errno;
@@ -76,11 +77,18 @@ impl Node {
         Ok((name, device.join("driver").canonicalize()?))
     }
 
-    /// Takes the GPU from its driver. [`Unbound::bind`] gives it back.
-    pub fn unbind(&self) -> Result<Unbound> {
+    /// Takes the GPU from its driver.
+    pub fn unbind(&self) -> Result<Away> {
         let (device, driver) = self.binding()?;
         fs::write(driver.join("unbind"), device.as_encoded_bytes())?;
-        Ok(Unbound { device, driver })
+        Ok(Away::Unbound { device, driver })
+    }
+
+    /// Takes the board off the PCI bus, and the GPU with it. ENODEV if it is on none.
+    pub fn remove(&self) -> Result<Away> {
+        let board = Board::pci_device().ok_or(Errno(libc::ENODEV))?;
+        fs::write(board.join("remove"), "1")?;
+        Ok(Away::Removed)
     }
 
     /// Opens the node.
@@ -91,19 +99,28 @@ impl Node {
     }
 }
 
-/// A GPU without a driver.
-pub struct Unbound {
-    device: OsString,
-    driver: PathBuf,
+/// A GPU that its driver does not have any more.
+pub enum Away {
+    /// It is without a driver.
+    Unbound {
+        /// The platform device.
+        device: OsString,
+        /// The folder of the driver.
+        driver: PathBuf,
+    },
+    /// It is off the bus.
+    Removed,
 }
 
-impl Unbound {
+impl Away {
     /// Gives it back to the driver. It gets the same node if nobody has the old one open.
-    pub fn bind(self) -> Result<()> {
-        Ok(fs::write(
-            self.driver.join("bind"),
-            self.device.as_encoded_bytes(),
-        )?)
+    pub fn give_back(self) -> Result<()> {
+        Ok(match self {
+            Self::Unbound { device, driver } => {
+                fs::write(driver.join("bind"), device.as_encoded_bytes())?
+            }
+            Self::Removed => fs::write("/sys/bus/pci/rescan", "1")?,
+        })
     }
 }
 

@@ -223,7 +223,7 @@ fn unbind(gpu: &Gpu) -> Outcome {
     if gpu.node.driver == "panfrost" {
         return Err(Stop::Skip("it would be left with the jobs".into()));
     }
-    let unbound = {
+    let away = {
         let full = Full::new(gpu)?;
         let fence = full.done.fence()?;
         let outs = [full.device.syncobj()?, full.device.syncobj()?];
@@ -234,14 +234,14 @@ fn unbind(gpu: &Gpu) -> Outcome {
         for submitter in &submitters {
             check!(submitter.waits(), "it is taken");
         }
-        let unbound = gpu.node.unbind()?;
+        let away = gpu.node.unbind()?;
         for submitter in submitters {
             check_eq!(submitter.finish()?, Err(Errno(libc::ENODEV)));
         }
         check_eq!(fence_status(fence.as_fd())?, Some(Err(Errno(libc::ENODEV))));
-        unbound
+        away
     };
-    unbound.bind()?;
+    away.give_back()?;
     let device = gpu.open()?;
     let mut chain = Chain::new(&device, 4096)?;
     chain.null();

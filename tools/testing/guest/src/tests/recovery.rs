@@ -442,9 +442,9 @@ fn wedged(gpu: &Gpu, board: &Board, break_it: impl FnOnce() -> Outcome) -> Outco
         map.put64(0, 0x1234);
         check_eq!(map.get64(0), 0x1234);
     }
-    let unbound = gpu.node.unbind()?;
+    let away = gpu.node.unbind()?;
     board.order(Opcode::ClearAll, &[])?;
-    unbound.bind()?;
+    away.give_back()?;
     let fresh = Node::all();
     check_eq!(fresh.len(), 1);
     check_eq!(fresh[0].path, gpu.node.path);

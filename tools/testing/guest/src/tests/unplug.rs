@@ -23,7 +23,9 @@ use crate::chain::PATIENCE;
 use crate::check;
 use crate::check_eq;
 use crate::check_errno;
+use crate::device::Away;
 use crate::device::Device;
+use crate::device::Node;
 use crate::dmabuf;
 use crate::harness::pipe;
 use crate::harness::Gpu;
@@ -48,7 +50,15 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("unplug-leftovers", &["C8"], leftovers)
         .needs(&[Need::Board, Need::Gate])
         .not_on_panfrost(PEER),
-    Test::new("unplug-under-load", &["C8"], under_load).not_on_panfrost(PEER),
+    Test::new("unplug-under-load", &["C8"], |gpu| {
+        under_load(gpu, Node::unbind)
+    })
+    .not_on_panfrost(PEER),
+    Test::new("unplug-bus-under-load", &["C8"], |gpu| {
+        under_load(gpu, Node::remove)
+    })
+    .needs(&[Need::Board])
+    .not_on_panfrost(PEER),
     Test::new("unload-busy", &["C8"], unload_busy),
 ];
 
@@ -138,12 +148,12 @@ fn leftovers(gpu: &Gpu) -> Outcome {
         left.fences.push(left.sync.fence()?);
         second.submit(&[&left.bo], &[&wait], Some(&left.sync))?;
         left.fences.push(left.sync.fence()?);
-        let unbound = gpu.node.unbind()?;
+        let away = gpu.node.unbind()?;
         left.check()?;
         drop((second, wait));
         board.order(Opcode::ClearAll, &[])?;
         // A job of the past writes nothing into the next binding.
-        unbound.bind()?;
+        away.give_back()?;
         works(&gpu.open()?)?;
     }
     gate.open()?;
@@ -195,7 +205,8 @@ fn load(left: &mut Leftovers, random: &mut Random) -> sys::Result<()> {
     Ok(())
 }
 
-fn under_load(gpu: &Gpu) -> Outcome {
+/// Eight clients work until `take` has taken the GPU away, over and over.
+fn under_load(gpu: &Gpu, take: fn(&Node) -> sys::Result<Away>) -> Outcome {
     const CLIENTS: u64 = 8;
     // A debug kernel takes twenty times as long.
     let rounds = match (gpu.long, Path::new("/sys/kernel/debug/kmemleak").exists()) {
@@ -214,11 +225,11 @@ fn under_load(gpu: &Gpu) -> Outcome {
         drop(tell);
         let mut told = [0; CLIENTS as usize];
         ready.read_exact(&mut told)?;
-        let unbound = gpu.node.unbind()?;
+        let away = take(&gpu.node)?;
         for client in clients {
             client.finish(Duration::from_secs(60))?;
         }
-        unbound.bind()?;
+        away.give_back()?;
         works(&gpu.open()?)?;
     }
     Ok(())
