@@ -186,14 +186,23 @@ igt_lane() {
 # Tests that have the timer stop jobs: they count on the driver's own timeout.
 TIMED='recover- irq- stress unplug- pressure- share-'
 
+# Tests that have a count, which --long makes large.
+LARGE='under-load fault-storm stress'
+
 # guest_lane LOGS DRIVER VM-ARGUMENT...: our own tests. On a busy host a good job
 # can take longer than the half second that our driver gives it on silicon, so
 # but for those tests it gives more. Those are left out with UNTIMED, and with ONLY
 # (options of guest-tests) more is: all have run on one GPU then.
 guest_lane() {
-	local name=$1 driver=$2 skip
+	local name=$1 driver=$2 skip count=$COUNT long=$LONG large
 	shift 2
 	skip=$(printf ' --skip %s' $TIMED)
+	large=$(printf ' --filter %s' $LARGE)
+	case "$driver $*" in
+	panfrost*) count=1 long= ;;
+	*debug*) count=$DEBUG_COUNT ;;
+	esac
+	[ -z "${ONLY:-}${UNTIMED:-}" ] || long=
 	if [ "$driver" = panfrost ]; then
 		local SPLATS_ALLOWED=1
 	else
@@ -201,14 +210,14 @@ guest_lane() {
 	fi
 	vm_row "$name" "guest tests on $driver ($name)" --driver "$driver" --cards \
 		${LONG:+--timeout 14400} "$@" -- \
-		bash -c "guest-tests --driver $driver --count $COUNT $skip ${ONLY:-} >/mnt/share/tap; s=\$?
+		bash -c "guest-tests --driver $driver --count $count $skip ${ONLY:-} >/mnt/share/tap; s=\$?
 			if [ -z '${ONLY:-}${UNTIMED:-}' ]; then
 				rmmod $driver && modprobe $driver || s=1
-				guest-tests --driver $driver --count $COUNT ${skip//skip/filter} \
+				guest-tests --driver $driver --count $count ${skip//skip/filter} \
 					>>/mnt/share/tap || s=1
 			fi
-			[ -z '$LONG' ] || guest-tests --driver $driver --long --timeout 3600 \
-				--filter under-load --filter fault-storm >>/mnt/share/tap || s=1
+			[ -z '$long' ] || guest-tests --driver $driver --long --timeout 7200 \
+				$large >>/mnt/share/tap || s=1
 			rmmod $driver || s=1; exit \$s"
 	tap_rows "$RESULTS/$name/share/tap" "$name: "
 }
