@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! What is asked for when a node is placed: size, alignment, range, color, and which hole.
+
+use crate::bindings;
+use core::ops::Range;
+
+/// Restricts where in a hole a node may be placed.
+///
+/// Each node has a color, a number that means something to the policy alone. The policy does not see
+/// the neighbours, and has no state.
+///
+/// # Examples
+///
+/// ```
+/// use core::ops::Range;
+/// use kernel::drm::mm::Policy;
+///
+/// /// Keeps nodes of color 1 out of the first and the last 4 KiB of the hole.
+/// struct Margin;
+///
+/// impl Policy for Margin {
+///     fn adjust(color: usize, hole: Range<u64>) -> Range<u64> {
+///         if color == 1 {
+///             hole.start.saturating_add(0x1000)..hole.end.saturating_sub(0x1000)
+///         } else {
+///             hole
+///         }
+///     }
+/// }
+/// ```
+pub trait Policy: 'static {
+    /// Returns the part of `hole` that a node with the given color may use.
+    ///
+    /// What lies outside of `hole` in the returned range is ignored; an empty range stands for a hole
+    /// that cannot be used. The alignment of the node is applied afterwards. Called with the lock
+    /// held that protects the allocator.
+    fn adjust(color: usize, hole: Range<u64>) -> Range<u64>;
+}
+
+/// The [`Policy`] without any restriction.
+pub struct AnyColor;
+
+impl Policy for AnyColor {
+    #[inline]
+    fn adjust(_color: usize, hole: Range<u64>) -> Range<u64> {
+        hole
+    }
+}
+
+/// Which one of the holes that are large enough is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// The smallest hole; the node is placed at its lower end.
+    #[default]
+    Best,
+    /// The lowest hole; the node is placed at its lower end.
+    Low,
+    /// The highest hole; the node is placed at its upper end.
+    High,
+}
+
+impl Mode {
+    pub(super) fn as_raw(self) -> bindings::drm_mm_insert_mode {
+        match self {
+            Self::Best => bindings::drm_mm_insert_mode_DRM_MM_INSERT_BEST,
+            Self::Low => bindings::drm_mm_insert_mode_DRM_MM_INSERT_LOW,
+            Self::High => bindings::drm_mm_insert_mode_DRM_MM_INSERT_HIGH,
+        }
+    }
+}
+
+/// What a new node needs.
+///
+/// All numbers are in the unit of the allocator, whatever that is: bytes, pages...
+#[derive(Clone, Debug)]
+pub struct Placement {
+    pub(super) size: u64,
+    pub(super) align: u64,
+    pub(super) color: usize,
+    pub(super) range: Range<u64>,
+    pub(super) mode: Mode,
+}
+
+impl Placement {
+    /// A node of the given size, anywhere.
+    #[inline]
+    pub const fn new(size: u64) -> Self {
+        Self {
+            size,
+            align: 0,
+            color: 0,
+            range: 0..u64::MAX,
+            mode: Mode::Best,
+        }
+    }
+
+    /// Aligns the start of the node to a multiple of `align`, which need not be a power of two.
+    #[inline]
+    pub const fn align(mut self, align: u64) -> Self {
+        self.align = align;
+        self
+    }
+
+    /// Sets the color of the node, which is 0 otherwise.
+    #[inline]
+    pub const fn color(mut self, color: usize) -> Self {
+        self.color = color;
+        self
+    }
+
+    /// Limits the node to `start..end`.
+    #[inline]
+    pub const fn range(mut self, start: u64, end: u64) -> Self {
+        self.range.start = start;
+        self.range.end = end;
+        self
+    }
+
+    /// Sets how the hole is chosen.
+    #[inline]
+    pub const fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+}

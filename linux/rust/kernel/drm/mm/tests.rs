@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Tests of the range allocator.
+
+use super::*;
+
+#[macros::kunit_tests(rust_drm_mm)]
+mod suite {
+    use super::*;
+    use crate::sync::Arc;
+
+    fn insert<P: Policy>(mm: &mut Mm<u32, P>, place: &Placement, data: u32) -> Result<u64> {
+        mm.insert(NodeAlloc::new(GFP_KERNEL)?, place, |_| data)
+            .map(|node| node.start())
+            .map_err(|(err, _)| err)
+    }
+
+    #[test]
+    fn refuses_empty_ranges() {
+        assert_eq!(Mm::<()>::new(5..5).err(), Some(EINVAL));
+        assert_eq!(
+            Mm::<()>::new(Range { start: 6, end: 5 }).err(),
+            Some(EINVAL)
+        );
+    }
+
+    #[test]
+    fn insert_find_remove() -> Result {
+        let mut mm = Mm::<u32>::new(16..64)?;
+        assert!(mm.is_empty());
+
+        let a = insert(&mut mm, &Placement::new(8), 1)?;
+        let b = insert(&mut mm, &Placement::new(16).align(32), 2)?;
+        let c = insert(&mut mm, &Placement::new(4).range(56, 64), 3)?;
+        assert_eq!((a, b, c), (16, 32, 56));
+
+        // Within, at the edges of, and beside nodes, inside and outside of the range.
+        assert_eq!(mm.find(15).map(|node| **node), None);
+        assert_eq!(mm.find(16).map(|node| **node), Some(1));
+        assert_eq!(mm.find(23).map(|node| **node), Some(1));
+        assert_eq!(mm.find(24).map(|node| **node), None);
+        assert_eq!(mm.find(47).map(|node| node.range()), Some(32..48));
+        assert_eq!(mm.find(64).map(|node| **node), None);
+        assert_eq!(mm.find(u64::MAX).map(|node| **node), None);
+
+        if let Some(data) = mm.find_mut(40) {
+            *data = 20;
+        }
+
+        // Only the start of a node names it.
+        assert!(mm.remove(33).is_none());
+        assert!(mm.remove(24).is_none());
+        assert_eq!(
+            mm.remove(32).map(|node| (node.range(), *node)),
+            Some((32..48, 20))
+        );
+        assert!(mm.remove(32).is_none());
+        assert!(mm.find(40).is_none());
+
+        // What was given back can be had again.
+        assert_eq!(insert(&mut mm, &Placement::new(32), 4)?, 24);
+        assert_eq!(mm.pop_first().map(Removed::into_data), Some(1));
+        assert!(!mm.is_empty());
+
+        Ok(())
+    }
+
+    #[test]
+    fn no_space() -> Result {
+        let mut mm = Mm::<u32>::new(0..16)?;
+
+        assert_eq!(insert(&mut mm, &Placement::new(17), 0), Err(ENOSPC));
+        assert_eq!(insert(&mut mm, &Placement::new(0), 0), Err(ENOSPC));
+        assert_eq!(insert(&mut mm, &Placement::new(u64::MAX), 0), Err(ENOSPC));
+        let place = Placement::new(1).range(8, 4);
+        assert_eq!(insert(&mut mm, &place, 0), Err(ENOSPC));
+        let place = Placement::new(1).range(16, 32);
+        assert_eq!(insert(&mut mm, &place, 0), Err(ENOSPC));
+
+        // The memory of a node that was refused is good for the next attempt.
+        let alloc = NodeAlloc::new(GFP_KERNEL)?;
+        let Err((err, alloc)) = mm.insert(alloc, &Placement::new(17), |_| 0) else {
+            return Err(EINVAL);
+        };
+        assert_eq!(err, ENOSPC);
+        assert!(mm.insert(alloc, &Placement::new(16), |_| 0).is_ok());
+        assert_eq!(insert(&mut mm, &Placement::new(1), 0), Err(ENOSPC));
+
+        Ok(())
+    }
+
+    #[test]
+    fn fixed_places() -> Result {
+        let mut mm = Mm::<u32>::new(0x1000..0x2000)?;
+        let mut at = |range| {
+            mm.insert_at(NodeAlloc::new(GFP_KERNEL)?, range, 0, |_| 0)
+                .map(|_| ())
+                .map_err(|(err, _)| err)
+        };
+
+        assert_eq!(at(0x1100..0x1200), Ok(()));
+        assert_eq!(at(0x1200..0x1201), Ok(()));
+        assert_eq!(at(0x11ff..0x1200), Err(ENOSPC));
+        assert_eq!(at(0x1000..0x1101), Err(ENOSPC));
+        assert_eq!(at(0x1f00..0x2001), Err(ENOSPC));
+        assert_eq!(at(0..0x1001), Err(ENOSPC));
+        assert_eq!(at(0x1300..0x1300), Err(ENOSPC));
+        assert_eq!(at(0x1f00..0x2000), Ok(()));
+        assert_eq!(at(0x1000..0x1100), Ok(()));
+
+        Ok(())
+    }
+
+    #[test]
+    fn modes() -> Result {
+        let mut mm = Mm::<u32>::new(0..0x1000)?;
+        for range in [0x100..0x200, 0x300..0x400, 0x480..0x500] {
+            let alloc = NodeAlloc::new(GFP_KERNEL)?;
+            assert!(mm.insert_at(alloc, range, 0, |_| 0).is_ok());
+        }
+
+        let place = Placement::new(0x40);
+        assert_eq!(insert(&mut mm, &place, 0)?, 0x400);
+        assert_eq!(insert(&mut mm, &place.clone().mode(Mode::Low), 0)?, 0);
+        assert_eq!(insert(&mut mm, &place.mode(Mode::High), 0)?, 0xfc0);
+
+        Ok(())
+    }
+
+    #[test]
+    fn iteration() -> Result {
+        let mut mm = Mm::<u32>::new(0..100)?;
+        for i in 0u32..10 {
+            let start = u64::from(i) * 10;
+            let alloc = NodeAlloc::new(GFP_KERNEL)?;
+            assert!(mm.insert_at(alloc, start..start + 5, 0, |_| i).is_ok());
+        }
+
+        assert!(mm.iter().map(|node| **node).eq(0..10));
+        assert!(mm.iter_range(24..51).map(|node| **node).eq(2..6));
+        assert!(mm.iter_range(25..50).map(|node| **node).eq(3..5));
+        assert_eq!(mm.iter_range(25..30).count(), 0);
+        assert_eq!(mm.iter_range(30..30).count(), 0);
+        assert_eq!(mm.iter_range(0..u64::MAX).count(), 10);
+
+        Ok(())
+    }
+
+    /// Colors are boundaries that a node must not touch, and one that goes astray.
+    struct Boundary;
+
+    impl Policy for Boundary {
+        fn adjust(color: usize, hole: Range<u64>) -> Range<u64> {
+            match color {
+                0 => hole,
+                1 => 0..u64::MAX,
+                _ => hole.start.next_multiple_of(color as u64)..hole.end,
+            }
+        }
+    }
+
+    #[test]
+    fn policy() -> Result {
+        let mut mm = Mm::<u32, Boundary>::new(10..50)?;
+
+        assert_eq!(insert(&mut mm, &Placement::new(5).color(16), 0)?, 16);
+        assert_eq!(mm.find(18).map(|node| node.color()), Some(16));
+        // A policy cannot give away what is not in the hole.
+        assert_eq!(insert(&mut mm, &Placement::new(6).color(1), 0)?, 10);
+        assert_eq!(
+            insert(&mut mm, &Placement::new(40).color(1), 0),
+            Err(ENOSPC)
+        );
+        assert_eq!(
+            insert(&mut mm, &Placement::new(1).color(64), 0),
+            Err(ENOSPC)
+        );
+
+        Ok(())
+    }
+
+    #[test]
+    fn drops_data_once() -> Result {
+        let witness = Arc::new((), GFP_KERNEL)?;
+        let mut mm = Mm::<Arc<()>>::new(0..16)?;
+        for _ in 0..4 {
+            let alloc = NodeAlloc::new(GFP_KERNEL)?;
+            assert!(mm
+                .insert(alloc, &Placement::new(1), |_| witness.clone())
+                .is_ok());
+        }
+
+        drop(mm.pop_first());
+        let data = mm.pop_first().map(Removed::into_data);
+        drop(mm);
+        drop(data);
+
+        // All clones are gone, else this would fail.
+        assert!(Arc::into_unique_or_drop(witness).is_some());
+
+        Ok(())
+    }
+}
