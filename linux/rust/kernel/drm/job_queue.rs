@@ -163,6 +163,7 @@ use crate::{
 
 mod account;
 mod context;
+mod hardware;
 mod queue;
 mod state;
 #[cfg(CONFIG_KUNIT = "y")]
@@ -175,12 +176,12 @@ pub use self::context::{
     Context,
     Prepared, //
 };
+pub use self::hardware::Hardware;
 pub use self::queue::{
     Expired,
     JobQueue,
     Retired, //
 };
-pub use self::state::Hardware;
 pub use self::turns::Share;
 
 /// Most slots that a queue can have.

@@ -12,10 +12,8 @@ use super::{
         Entity,
         Job, //
     },
-    state::{
-        Hardware,
-        State, //
-    },
+    hardware::Hardware,
+    state::State,
     turns::Share,
     Config,
     Engine,
