@@ -52,8 +52,8 @@
 //! * A mutex for each context and slot, held from arming to pushing, makes the order of the fences'
 //!   sequence numbers the order of the FIFO. Nothing is allocated under it. All of them are one class
 //!   for lockdep: a task has one [`Armed`] at a time.
-//! * Fences are signalled without the spinlock, by one CPU at a time. [`Armed::push`] may signal with the mutex held, which
-//!   no callback can want, since that must not sleep.
+//! * Fences are signalled without the spinlock, by one CPU at a time. [`Armed::push`] may signal with
+//!   the mutex held, which no callback can want, since that must not sleep.
 //! * The callback on a dependency takes no lock: it posts a preallocated node to a lock-free
 //!   mailbox and calls [`Kind::kick`]. The spinlock is held while a callback is added, so the
 //!   locks of fences nest inside it, and no fence's lock is ever held around it.

@@ -51,6 +51,7 @@ use crate::{
     prelude::*,
     sync::{
         aref::ARef,
+        atomic::Atomic,
         lock::mutex::MutexGuard,
         static_lock_class,
         Arc,
@@ -109,6 +110,8 @@ pub(super) struct Job<K: Kind> {
     pub(super) entity: Arc<Entity<K>>,
     inner: ListArcField<JobInner<K>>,
     pub(super) payload: K::Job,
+    /// It hung, and with it its context was closed.
+    pub(super) closing: Atomic<bool>,
     // Given up when all of the job has gone.
     _place: Place,
 }
@@ -292,6 +295,7 @@ impl<K: Kind> Context<K> {
                     watch,
                 }),
                 payload: job,
+                closing: Atomic::new(false),
                 _place: place,
             }? Error),
             GFP_KERNEL,

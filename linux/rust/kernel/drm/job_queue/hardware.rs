@@ -123,11 +123,11 @@ impl<K: Kind> State<K> {
         let entity = job.entity.clone();
 
         self.unload(&job, ran);
+        self.judge(&shared.config, &job, loaded.overdue, result);
         job.inner().settle(result);
         self.done.push_back(job);
         self.shift(shared, engine, slot);
         self.advance(&entity);
-        self.judge(&shared.config, &entity, loaded.overdue, result);
         self.sweep();
         true
     }
@@ -345,7 +345,7 @@ impl<K: Kind> State<K> {
                     Verdict::Requeue => loaded.job.inner().ran_ns = 0,
                     Verdict::Done(result) => {
                         loaded.job.inner().settle(result);
-                        self.judge(config, &loaded.job.entity, loaded.overdue, result);
+                        self.judge(config, &loaded.job, loaded.overdue, result);
                     }
                 }
                 let ran = match position {

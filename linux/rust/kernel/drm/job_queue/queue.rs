@@ -36,6 +36,7 @@ use crate::{
         atomic::{
             Acquire,
             Atomic,
+            Relaxed,
             Release, //
         },
         static_lock_class,
@@ -216,6 +217,15 @@ impl<K: Kind> Retired<K> {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Calls `f` for each job that hung once too often, so that its context was closed with it.
+    pub fn for_each_closing(&self, mut f: impl FnMut(&K::Job)) {
+        for job in &self.0 {
+            if job.closing.load(Relaxed) {
+                f(&job.payload);
+            }
+        }
     }
 }
 

@@ -32,7 +32,10 @@ use crate::{
         ListArc, //
     },
     prelude::*,
-    sync::Arc, //
+    sync::{
+        atomic::Relaxed,
+        Arc, //
+    }, //
 };
 
 /// One slot.
@@ -213,14 +216,11 @@ impl<K: Kind> State<K> {
     }
 
     /// A job has left the hardware for good: what does that say about its context?
-    pub(super) fn judge(
-        &mut self,
-        config: &Config,
-        entity: &Entity<K>,
-        overdue: bool,
-        result: Result,
-    ) {
-        self.unswept |= entity.account.note(config, overdue, result);
+    pub(super) fn judge(&mut self, config: &Config, job: &Job<K>, overdue: bool, result: Result) {
+        if job.entity.account.note(config, overdue, result) {
+            job.closing.store(true, Relaxed);
+            self.unswept = true;
+        }
     }
 
     /// Fails what waits in contexts that were closed for their conduct.

@@ -45,6 +45,11 @@ mod suite {
         assert!(!other.is_closed());
         bench.end(Ok(()));
         assert!(innocent.status() == OK);
+        let retired = bench.queue.take_retired();
+        let mut closing = (0, 0);
+        retired.for_each_closing(|job| closing = (closing.0 + 1, job.id));
+        assert!(closing == (1, 4));
+        drop(retired);
         assert_eq!(bench.alive(), 0);
         assert!(bench.is_sound());
         Ok(())
