@@ -53,13 +53,15 @@ use kernel::{
         Arc,
         Mutex,
         SetOnce, //
-    }, //
+    },
+    task::Pid, //
 };
 
 use crate::{
     device::{
         Device,
-        Gpu, //
+        Gpu,
+        Ratelimit, //
     },
     gem,
     hw,
@@ -117,6 +119,9 @@ pub(crate) struct Job {
     counts_cycles: bool,
     /// Flush count when it was submitted.
     flush_id: u32,
+    /// Who has submitted it: process, and context of the file. For logs.
+    process: Pid,
+    context: u32,
     /// Its address-space slot while it is in the hardware.
     as_nr: Atomic<u32>,
     /// Resets that it was hit by: it ran then, or could not be started before.
@@ -157,6 +162,9 @@ pub(crate) struct Jobs {
     parked: Atomic<bool>,
     /// Interrupts that belonged to no job.
     spurious: Atomic<u64>,
+    /// Limits what is logged of closed contexts: apart, as the hangs before them fill any other limit.
+    #[pin]
+    log: Ratelimit,
 }
 
 impl Jobs {
@@ -168,6 +176,7 @@ impl Jobs {
             retiring <- new_mutex!((), "drm_gpu::job::retiring"),
             parked: Atomic::new(false),
             spurious: Atomic::new(0),
+            log <- Ratelimit::new(),
         })
     }
 

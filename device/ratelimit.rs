@@ -37,7 +37,7 @@ pub(crate) struct Ratelimit {
 
 impl Ratelimit {
     /// A limit that nothing was counted against.
-    pub(super) fn new() -> impl PinInit<Self> {
+    pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             state <- new_spinlock!(
                 State {

@@ -328,7 +328,7 @@ impl DriverObject for BoData {
         // has ended may have it still. User space knows of that end, and can take it that the GPU
         // reaches the BO no more.
         if mapping.is_some_and(|mapping| Arc::into_unique_or_drop(mapping).is_none()) {
-            bo.dev().jobs.retire();
+            bo.dev().jobs.retire(bo.dev());
         }
     }
 }

@@ -9,23 +9,24 @@
 //! If it is still there after a quarter of that time, it is hard-stopped; after another quarter the GPU
 //! is reset. However it ends, its fence gets `ECANCELED`; jobs in the other slots go on until the reset.
 //!
-//! Chains that are running when the GPU is to be reset are soft-stopped first, so that those which obey
-//! go on where they were; the others begin anew with the job that they were at. Only chains that
-//! somebody had tried to end fail, and those that were hit by [`MAX_HITS`](super::MAX_HITS) resets: that did not stop softly, or could not
-//! be started because the MMU was stuck. What makes the hardware hang in other ways than by running for
-//! too long would go on for ever otherwise.
+//! Chains that are running when the GPU is to be reset are soft-stopped first, so that those which
+//! obey go on where they were; the others begin anew with the job that they were at. Only chains
+//! that somebody had tried to end fail, and those that were hit by [`MAX_HITS`](super::MAX_HITS)
+//! resets: that did not stop softly, or could not be started because the MMU was stuck. What makes
+//! the hardware hang in other ways than by running for too long would go on for ever otherwise.
 //!
-//! A context is closed with the [`HANG_LIMIT`](super::HANG_LIMIT)th of its jobs that the timer had to
-//! stop: its waiting jobs fail, and submissions to it get `ECANCELED`. Jobs that fault end by themselves
-//! at once and never count. [`FORGIVE_AFTER`](super::FORGIVE_AFTER) jobs in a row that end well make up
-//! for one that has hung. User space gets on with another context; context 0, which it can neither
-//! destroy nor create, is made anew ten seconds after the first submission that was refused.
+//! A context is closed with the [`HANG_LIMIT`](super::HANG_LIMIT)th of its jobs that the timer had
+//! to stop: its waiting jobs fail, submissions to it get `ECANCELED`, and the log says whose it was.
+//! Jobs that fault end by themselves at once and never count.
+//! [`FORGIVE_AFTER`](super::FORGIVE_AFTER) jobs in a row that end well make up for one that has
+//! hung. User space gets on with another context; context 0, which it can neither destroy nor
+//! create, is made anew ten seconds after the first submission that was refused.
 //!
 //! # Contexts
 //!
-//! Everything here runs in process context and in fence-signalling sections: fences wait for it, so
-//! it allocates nothing and waits for no other fence. [`Jobs::hardware`] is held over all but
-//! [`Jobs::run`], so that nobody reads the slots while the GPU is being reset.
+//! Everything here runs in process context and, but for [`Jobs::retire`], in fence-signalling sections:
+//! fences wait for it, so it allocates nothing and waits for no other fence. There, [`Jobs::hardware`]
+//! is held over all but [`Jobs::run`], so that nobody reads the slots while the GPU is being reset.
 
 use kernel::{
     dma_buf::fence::Signalling,
@@ -46,6 +47,7 @@ use kernel::{
 
 use crate::{
     device::{
+        with_gpu,
         Device,
         Gpu, //
     },
@@ -69,6 +71,7 @@ use super::{
         outcome,
         Outcome, //
     },
+    Job,
     Jobs,
     Started, //
 };
@@ -104,11 +107,16 @@ impl Jobs {
 
     /// Drops the jobs that have ended. When it returns, nothing is held by a job any more whose fence
     /// had signalled before. Sleeps. No lock is held that a job needs to be dropped.
-    pub(crate) fn retire(&self) {
+    pub(crate) fn retire(&self, drm: &Device) {
         if let Ok(started) = self.started() {
             let _retiring = self.retiring.lock();
+            let retired = started.queue.take_retired();
 
-            drop(started.queue.take_retired());
+            retired.for_each_closing(|job| {
+                if self.log.allows() {
+                    with_gpu(drm, |gpu| report_closed(gpu, job));
+                }
+            });
         }
     }
 
@@ -461,4 +469,15 @@ fn report(gpu: &Gpu<'_>, slot: Slot, status: &Status) {
             status.tail
         );
     }
+}
+
+/// Logs that a context was closed for its conduct, with a job of it that hung.
+fn report_closed(gpu: &Gpu<'_>, job: &Job) {
+    dev_notice!(
+        gpu.dev(),
+        "context {} of process {} (address space {}) is closed: too many of its jobs have hung\n",
+        job.context,
+        job.process,
+        job.vm.id()
+    );
 }

@@ -3,9 +3,10 @@
 //! A submission, as a transaction.
 //!
 //! Everything that can fail comes first: get a place in the context, which may mean to wait until
-//! other jobs have ended; look up what the client names, lock its address space and its BOs, gather what the job has to wait for, make room for its fence in each of them, allocate the
-//! job. Any failure up to there leaves no trace. Then comes the point of no return: the fence is armed
-//! and published, and the job is pushed.
+//! other jobs have ended; look up what the client names, lock its address space and its BOs, gather
+//! what the job has to wait for, make room for its fence in each of them, allocate the job. Any failure
+//! up to there leaves no trace. Then comes the point of no return: the fence is armed and published, and
+//! the job is pushed.
 //!
 //! What reclaim has taken from the address space, listed or not, is brought back with the locks held. A
 //! purged BO is no error: a job that uses it faults, as with the C driver.
@@ -249,6 +250,8 @@ fn try_submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) -> Result
         head: Atomic::new(args.jc),
         counts_cycles: args.requirements & CYCLE_COUNT != 0,
         flush_id,
+        process: kernel::current!().tgid(),
+        context: args.context,
         as_nr: Atomic::new(0),
         hits: Atomic::new(0),
         missed: Atomic::new(u32::MAX),
@@ -298,7 +301,7 @@ fn try_submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) -> Result
 
     if jobs.is_parked() {
         // The workers may not come any more.
-        jobs.retire();
+        jobs.retire(drm);
     }
     Ok(true)
 }

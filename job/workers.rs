@@ -240,7 +240,7 @@ impl WorkItem<RETIRE> for Workers {
 
     fn run(this: Arc<Self>) {
         if let Some(drm) = this.device() {
-            drm.jobs.retire();
+            drm.jobs.retire(&drm);
         }
     }
 }

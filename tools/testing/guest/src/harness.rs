@@ -289,10 +289,10 @@ const SPLATS: &[&str] = &[
 ];
 
 /// The kernel's log from some moment on.
-struct KernelLog(Option<File>);
+pub(crate) struct KernelLog(Option<File>);
 
 impl KernelLog {
-    fn from_now() -> Self {
+    pub(crate) fn from_now() -> Self {
         let mut file = File::options()
             .read(true)
             .open("/dev/kmsg")
@@ -307,11 +307,11 @@ impl KernelLog {
         Self(file)
     }
 
-    /// The lines that tell of a splat since the last call.
-    fn splats(&mut self) -> Vec<String> {
-        let mut splats = Vec::new();
+    /// The lines since the last call.
+    pub(crate) fn lines(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
         let Some(file) = &mut self.0 else {
-            return splats;
+            return lines;
         };
         let mut record = [0; 8192];
         loop {
@@ -321,16 +321,21 @@ impl KernelLog {
                     let text = String::from_utf8_lossy(&record[..len]);
                     let line = text.lines().next().unwrap_or("");
                     let line = line.split_once(';').map_or(line, |(_, message)| message);
-                    if SPLATS.iter().any(|splat| line.contains(splat)) {
-                        splats.push(line.to_owned());
-                    }
+                    lines.push(line.to_owned());
                 }
                 // Records were lost; go on with the oldest that is there.
                 Err(error) if error.raw_os_error() == Some(libc::EPIPE) => (),
                 Err(_) => break,
             }
         }
-        splats
+        lines
+    }
+
+    /// The lines that tell of a splat since the last call.
+    fn splats(&mut self) -> Vec<String> {
+        let mut lines = self.lines();
+        lines.retain(|line| SPLATS.iter().any(|splat| line.contains(splat)));
+        lines
     }
 }
 

@@ -26,10 +26,12 @@ use crate::device::Device;
 use crate::device::Job;
 use crate::device::Node;
 use crate::harness::Gpu;
+use crate::harness::KernelLog;
 use crate::harness::Need;
 use crate::harness::Outcome;
 use crate::harness::Stop;
 use crate::harness::Test;
+use crate::memory;
 use crate::sync::fence_status;
 use crate::sync::Gate;
 use crate::sys;
@@ -340,8 +342,15 @@ fn close_context(gpu: &Gpu) -> Outcome {
     let waiting_fence = done.fence()?;
     check_eq!(fence_status(waiting_fence.as_fd())?, None);
 
+    let mut log = KernelLog::from_now();
     hang(&board, &device, guilty, 1)?;
     check_eq!(end(&waiting_fence)?, Err(Errno(libc::ECANCELED)));
+    let notice = format!("context {guilty} of process {} ", std::process::id());
+    let told = || Ok(log.lines().iter().any(|line| line.contains(&notice)));
+    check!(
+        memory::wait_for(PATIENCE, told)?,
+        "nobody says whose context was closed"
+    );
     bo.wait(PATIENCE)?;
     let late = nothing(&device)?;
     let out = device.syncobj()?;
