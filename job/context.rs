@@ -192,22 +192,24 @@ impl Contexts {
     ///
     /// `EINVAL`: unknown handle. `ECANCELED`: it is context 0, and was closed not long ago. `ENOMEM`.
     pub(super) fn get(&self, drm: &Device, handle: u32) -> Result<Arc<Context>> {
-        let context = self.table.lock().get(handle).cloned().ok_or(EINVAL)?;
+        let since = {
+            let mut table = self.table.lock();
+            let context = table.get(handle).ok_or(EINVAL)?;
 
-        if handle == DEFAULT && context.queue().is_closed() {
-            self.renew(drm)
-        } else {
-            Ok(context)
-        }
-    }
-
-    /// Makes context 0 anew, which was closed, if enough time has passed.
-    fn renew(&self, drm: &Device) -> Result<Arc<Context>> {
-        let since = *self.table.lock().refused.get_or_insert_with(Instant::now);
+            if handle != DEFAULT || !context.queue().is_closed() {
+                return Ok(context.clone());
+            }
+            *table.refused.get_or_insert_with(Instant::now)
+        };
 
         if since.elapsed() < Delta::from_secs(PENALTY_SECS) {
             return Err(ECANCELED);
         }
+        self.renew(drm)
+    }
+
+    /// Makes context 0 anew, which was closed long enough ago.
+    fn renew(&self, drm: &Device) -> Result<Arc<Context>> {
         let mut context = Context::new(drm, &self.share, Priority::Medium)?;
         let mut table = self.table.lock();
         let current = table.contexts.first_mut().and_then(Option::as_mut);
