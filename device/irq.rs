@@ -23,10 +23,7 @@ use super::{
     ThreadedIrq, //
 };
 use crate::{
-    hw::mali::{
-        self,
-        irq, //
-    },
+    hw::mali::irq,
     mmu, //
 };
 
@@ -42,10 +39,7 @@ impl ThreadedHandler for Job<'_> {
     }
 
     fn handle_threaded(&self) -> IrqReturn {
-        let _signalling = Signalling::begin();
-
         self.drm.jobs.irq(&self.gpu);
-        mali::job::unmask(&self.gpu);
         IrqReturn::Handled
     }
 }

@@ -120,7 +120,8 @@ impl Jobs {
         }
     }
 
-    /// The thread of the job interrupt. The caller unmasks afterwards.
+    /// The thread of the job interrupt, which is masked. Unmasks it in the end: under the lock, as a reset
+    /// must not be disturbed, and a GPU that it could not bring back is not to be touched.
     pub(crate) fn irq(&self, gpu: &Gpu<'_>) {
         if let Ok(started) = self.started() {
             let _signalling = Signalling::begin();
@@ -129,6 +130,7 @@ impl Jobs {
             if self.handle_events(started, gpu) {
                 started.workers.queue_reset();
             }
+            hw::unmask(gpu);
         }
     }
 
