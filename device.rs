@@ -472,7 +472,8 @@ impl platform::Driver for PlatformDriver {
         this.drm.0.jobs.park_for_ever();
         this.gpu.begin_halt();
         this.irqs.synchronize();
-        this.gpu.halt(&this.drm.0);
+        // A recovery that is under way polls registers, which need not answer after the halt.
+        this.drm.0.jobs.exclude(|| this.gpu.halt(&this.drm.0));
         this.drm.0.jobs.stop();
     }
 }

@@ -15,7 +15,8 @@
 //!
 //! 1. [`Jobs::retiring`] (mutex): ended jobs are dropped, and with them what they hold
 //! 2. dma_resv of the address space and of the BOs, held by a submission
-//! 3. [`Jobs::hardware`] (mutex): one thread at a time reads how jobs ended or resets the GPU
+//! 3. [`Jobs::hardware`] (mutex): one thread at a time reads how jobs ended, or resets or halts the GPU;
+//!    then the mutex of the reset itself
 //! 4. the order of a context (mutex in the queue), from arming to pushing
 //! 5. the job queue (spinlock), then what an `Engine` takes: address-space slots, cycle counter
 //!
@@ -227,6 +228,13 @@ impl Jobs {
             // Whoever takes the queue's lock after this sees the flag.
             started.queue.park();
         }
+    }
+
+    /// Runs `f` while nobody resets the GPU or reads what its slots report. Sleeps.
+    pub(crate) fn exclude(&self, f: impl FnOnce()) {
+        let _hardware = self.hardware.lock();
+
+        f();
     }
 
     /// Whether [`park_for_ever`](Self::park_for_ever) was called.
