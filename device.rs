@@ -441,7 +441,7 @@ impl platform::Driver for PlatformDriver {
         } else {
             1
         };
-        drm.jobs.start(&drm, depth, timeout_ms.into())?;
+        drm.jobs.start(depth, timeout_ms.into())?;
         let jobs = ScopeGuard::new_with_data(drm.clone(), |drm| drm.jobs.stop());
 
         let irqs = irq::Irqs::new(&gpu, &drm)?;

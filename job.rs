@@ -60,7 +60,6 @@ use kernel::{
 
 use crate::{
     device::{
-        Device,
         Gpu,
         Ratelimit, //
     },
@@ -161,8 +160,6 @@ pub(crate) struct Jobs {
     retiring: Mutex<()>,
     /// No job is started any more. Checked under the queue's lock.
     parked: Atomic<bool>,
-    /// Interrupts that belonged to no job.
-    spurious: Atomic<u64>,
     /// Limits what is logged of closed contexts: apart, as the hangs before them fill any other limit.
     #[pin]
     log: Ratelimit,
@@ -176,7 +173,6 @@ impl Jobs {
             hardware <- new_mutex!((), "drm_gpu::job::hardware"),
             retiring <- new_mutex!((), "drm_gpu::job::retiring"),
             parked: Atomic::new(false),
-            spurious: Atomic::new(0),
             log <- Ratelimit::new(),
         })
     }
@@ -184,7 +180,7 @@ impl Jobs {
     /// Makes the queue. Called once, before there are interrupts and clients. May sleep.
     ///
     /// `depth`: how many chains a slot can hold without confusing them, one or two.
-    pub(crate) fn start(&self, _drm: &Device, depth: usize, timeout_ms: u64) -> Result {
+    pub(crate) fn start(&self, depth: usize, timeout_ms: u64) -> Result {
         let workers = Workers::new()?;
         let queue = JobQueue::new(
             Config {
@@ -267,10 +263,5 @@ impl Jobs {
             started.workers.cancel();
             drop(started.queue.take_retired());
         }
-    }
-
-    /// Counts an interrupt that belonged to no job.
-    fn count_spurious(&self) {
-        self.spurious.add(1, Relaxed);
     }
 }

@@ -140,9 +140,9 @@ impl Jobs {
         if gpu.stopped() {
             return false;
         }
-        let (reset, failures) = started.queue.update(&self.engine(started, gpu), |slots| {
-            self.take_events(slots, gpu)
-        });
+        let (reset, failures) = started
+            .queue
+            .update(&self.engine(started, gpu), |slots| take_events(slots, gpu));
 
         // With no spinlock held: a console can be slow.
         for (&slot, status) in Slot::ALL.iter().zip(&failures) {
@@ -151,138 +151,6 @@ impl Jobs {
             }
         }
         reset
-    }
-
-    /// Reads and clears interrupts until there are none. Returns whether a reset is needed, and the
-    /// last failure of each slot.
-    ///
-    /// Under the queue's lock, so that no chain enters a slot meanwhile. The state of the slots is
-    /// what it was when their interrupts were cleared; as more can have happened since, only the
-    /// last reading counts.
-    fn take_events(
-        &self,
-        slots: &mut Slots<'_, '_, '_>,
-        gpu: &Gpu<'_>,
-    ) -> (bool, [Option<Status>; hw::SLOTS]) {
-        let mut seen = [Seen::default(); hw::SLOTS];
-        let mut failures = [const { None }; hw::SLOTS];
-        let mut reset = false;
-
-        for _ in 0..MAX_ROUNDS {
-            // A device that is gone has nothing to report.
-            let Ok(events) = hw::pending(gpu) else {
-                break;
-            };
-            if events.is_empty() {
-                break;
-            }
-            for ((&slot, seen), failure) in Slot::ALL.iter().zip(&mut seen).zip(&mut failures) {
-                if !events.any(slot) {
-                    continue;
-                }
-                seen.failed = false;
-                if events.failed(slot) {
-                    // The slot waits for the interrupt to be cleared before it goes on. What is
-                    // done is older than what has failed.
-                    if events.done(slot) || seen.done {
-                        self.finish(slots, slot, Ok(()));
-                        seen.done = false;
-                    }
-                    seen.failed = true;
-                    let status = hw::status(gpu, slot);
-                    if self.take_failure(slots, gpu, slot, &status) {
-                        reset |= status.exception.needs_reset(&gpu.caps);
-                        *failure = Some(status);
-                    }
-                } else {
-                    if seen.done {
-                        // Two have ended, one after the other.
-                        self.finish(slots, slot, Ok(()));
-                    }
-                    seen.done = true;
-                }
-            }
-            let active = hw::acknowledge(gpu, events);
-            for (&slot, seen) in Slot::ALL.iter().zip(&mut seen) {
-                if events.any(slot) {
-                    seen.left = usize::from(active.running(slot)) + usize::from(active.next(slot));
-                }
-            }
-        }
-
-        for (&slot, seen) in Slot::ALL.iter().zip(&seen) {
-            if seen.done && !seen.failed {
-                self.finish_all_but(slots, slot, seen.left);
-            }
-        }
-        (reset, failures)
-    }
-
-    /// The slot's oldest job has ended.
-    fn finish(&self, slots: &mut Slots<'_, '_, '_>, slot: Slot, result: Result) {
-        if !slot_for(slot).is_some_and(|slot| slots.finish(slot, result)) {
-            self.count_spurious();
-        }
-    }
-
-    /// The slot has reported the end of a chain, and has `left` chains in it. A slot goes from one
-    /// chain to the next by itself, so one report can stand for two; and one that has as many
-    /// chains as it should was mistaken.
-    fn finish_all_but(&self, slots: &mut Slots<'_, '_, '_>, slot: Slot, left: usize) {
-        let Some(in_queue) = slot_for(slot) else {
-            return;
-        };
-        let expected = [Position::Current, Position::Next]
-            .iter()
-            .filter(|&&position| slots.get(in_queue, position).is_some())
-            .count();
-
-        if expected <= left {
-            self.count_spurious();
-        }
-        for _ in left..expected {
-            slots.finish(in_queue, Ok(()));
-        }
-    }
-
-    /// The slot's current chain has failed or was stopped. False if it has not.
-    fn take_failure(
-        &self,
-        slots: &mut Slots<'_, '_, '_>,
-        gpu: &Gpu<'_>,
-        slot: Slot,
-        status: &Status,
-    ) -> bool {
-        let Some(in_queue) = slot_for(slot) else {
-            return false;
-        };
-        let condemned = slots
-            .get(in_queue, Position::Current)
-            .is_some_and(|running| running.strikes > 0);
-        let outcome = outcome(status.exception, condemned);
-
-        if outcome == Outcome::Runs {
-            self.count_spurious();
-            return false;
-        }
-        // The slot has not begun with the next chain, and shall not before the queue says so.
-        hw::cancel_next(gpu, slot);
-        slots.requeue(in_queue, Position::Next);
-        match outcome {
-            Outcome::Runs => (),
-            Outcome::Stopped => {
-                if let Some(running) = slots.get(in_queue, Position::Current) {
-                    if status.tail != 0 {
-                        running.job.head.store(status.tail, Relaxed);
-                    }
-                }
-                if !slots.requeue(in_queue, Position::Current) {
-                    self.count_spurious();
-                }
-            }
-            Outcome::Ended(result) => self.finish(slots, slot, result),
-        }
-        true
     }
 
     /// The MMU has turned an address space off after a fault: its jobs have to end.
@@ -456,6 +324,126 @@ impl Jobs {
             }
         });
     }
+}
+
+/// Reads and clears interrupts until there are none. Returns whether a reset is needed, and the
+/// last failure of each slot.
+///
+/// Under the queue's lock, so that no chain enters a slot meanwhile. The state of the slots is
+/// what it was when their interrupts were cleared; as more can have happened since, only the
+/// last reading counts.
+fn take_events(
+    slots: &mut Slots<'_, '_, '_>,
+    gpu: &Gpu<'_>,
+) -> (bool, [Option<Status>; hw::SLOTS]) {
+    let mut seen = [Seen::default(); hw::SLOTS];
+    let mut failures = [const { None }; hw::SLOTS];
+    let mut reset = false;
+
+    for _ in 0..MAX_ROUNDS {
+        // A device that is gone has nothing to report.
+        let Ok(events) = hw::pending(gpu) else {
+            break;
+        };
+        if events.is_empty() {
+            break;
+        }
+        for ((&slot, seen), failure) in Slot::ALL.iter().zip(&mut seen).zip(&mut failures) {
+            if !events.any(slot) {
+                continue;
+            }
+            seen.failed = false;
+            if events.failed(slot) {
+                // The slot waits for the interrupt to be cleared before it goes on. What is
+                // done is older than what has failed.
+                if events.done(slot) || seen.done {
+                    finish(slots, slot, Ok(()));
+                    seen.done = false;
+                }
+                seen.failed = true;
+                let status = hw::status(gpu, slot);
+                if take_failure(slots, gpu, slot, &status) {
+                    reset |= status.exception.needs_reset(&gpu.caps);
+                    *failure = Some(status);
+                }
+            } else {
+                if seen.done {
+                    // Two have ended, one after the other.
+                    finish(slots, slot, Ok(()));
+                }
+                seen.done = true;
+            }
+        }
+        let active = hw::acknowledge(gpu, events);
+        for (&slot, seen) in Slot::ALL.iter().zip(&mut seen) {
+            if events.any(slot) {
+                seen.left = usize::from(active.running(slot)) + usize::from(active.next(slot));
+            }
+        }
+    }
+
+    for (&slot, seen) in Slot::ALL.iter().zip(&seen) {
+        if seen.done && !seen.failed {
+            finish_all_but(slots, slot, seen.left);
+        }
+    }
+    (reset, failures)
+}
+
+/// The slot's oldest job has ended.
+fn finish(slots: &mut Slots<'_, '_, '_>, slot: Slot, result: Result) {
+    if let Some(slot) = slot_for(slot) {
+        // There is none if the interrupt was spurious.
+        slots.finish(slot, result);
+    }
+}
+
+/// The slot has reported the end of a chain, and has `left` chains in it. A slot goes from one
+/// chain to the next by itself, so one report can stand for two; and one that has as many
+/// chains as it should was mistaken.
+fn finish_all_but(slots: &mut Slots<'_, '_, '_>, slot: Slot, left: usize) {
+    let Some(in_queue) = slot_for(slot) else {
+        return;
+    };
+    let expected = [Position::Current, Position::Next]
+        .iter()
+        .filter(|&&position| slots.get(in_queue, position).is_some())
+        .count();
+
+    for _ in left..expected {
+        slots.finish(in_queue, Ok(()));
+    }
+}
+
+/// The slot's current chain has failed or was stopped. False if it has not.
+fn take_failure(slots: &mut Slots<'_, '_, '_>, gpu: &Gpu<'_>, slot: Slot, status: &Status) -> bool {
+    let Some(in_queue) = slot_for(slot) else {
+        return false;
+    };
+    let condemned = slots
+        .get(in_queue, Position::Current)
+        .is_some_and(|running| running.strikes > 0);
+    let outcome = outcome(status.exception, condemned);
+
+    if outcome == Outcome::Runs {
+        return false;
+    }
+    // The slot has not begun with the next chain, and shall not before the queue says so.
+    hw::cancel_next(gpu, slot);
+    slots.requeue(in_queue, Position::Next);
+    match outcome {
+        Outcome::Runs => (),
+        Outcome::Stopped => {
+            if let Some(running) = slots.get(in_queue, Position::Current) {
+                if status.tail != 0 {
+                    running.job.head.store(status.tail, Relaxed);
+                }
+            }
+            slots.requeue(in_queue, Position::Current);
+        }
+        Outcome::Ended(result) => finish(slots, slot, result),
+    }
+    true
 }
 
 /// Logs how a chain ended.
