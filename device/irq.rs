@@ -75,6 +75,9 @@ impl ThreadedHandler for Fault<'_> {
     }
 
     fn handle_threaded(&self) -> IrqReturn {
+        if self.gpu.halted() {
+            return IrqReturn::Handled;
+        }
         if let Some(fault) = irq::take_gpu_fault(self.gpu.io()) {
             if self.gpu.log.allows() {
                 dev_notice!(

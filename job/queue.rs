@@ -162,6 +162,10 @@ impl job_queue::Engine<Client> for Engine<'_, '_> {
     }
 
     fn stop(&self, running: &Running<'_, Client>, how: Stop) {
+        // All jobs are ended before long.
+        if self.gpu.halted() {
+            return;
+        }
         if let Some(slot) = slot_of(running.slot) {
             match how {
                 Stop::Soft => hw::soft_stop(self.gpu, slot, running.flag),
@@ -172,6 +176,9 @@ impl job_queue::Engine<Client> for Engine<'_, '_> {
 
     fn withdraw(&self, running: &Running<'_, Client>) -> bool {
         slot_of(running.slot).is_some_and(|slot| {
+            if self.gpu.halted() {
+                return false;
+            }
             hw::cancel_next(self.gpu, slot);
             !hw::has_begun(self.gpu, slot, running.flag)
         })

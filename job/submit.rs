@@ -240,7 +240,7 @@ fn try_submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) -> Result
     let guard = drm.registration_guard().ok_or(ENODEV)?;
     started.workers.attach(drm);
     // What the CPU has written up to the call is covered by any later flush.
-    let flush_id = guard.registration_data_with(hw::mali::latest_flush_id);
+    let flush_id = guard.registration_data_with(hw::mali::latest_flush_id)?;
     // The heaps of the job get their memory now, as far as that can be told: later nobody may wait for it.
     let fragment = slot == hw::mali::job::Slot::Fragment;
     let heaps = guard.registration_data_with(|gpu| {

@@ -41,13 +41,16 @@ const ROUNDS: usize = 32;
 /// Handles faults until there are none. The caller unmasks.
 pub(crate) fn handle(drm: &Device, gpu: &Gpu<'_>) {
     for _ in 0..ROUNDS {
+        if gpu.halted() {
+            return;
+        }
         let ignored = drm.slots.faulty();
         // A device that is gone has no faults to handle.
         let Ok(pending) = irq::pending_mmu(gpu.io()) else {
             return;
         };
         let pending = pending & !(ignored | ignored << 16);
-        if pending == 0 || gpu.halted() {
+        if pending == 0 {
             return;
         }
 

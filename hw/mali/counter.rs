@@ -51,11 +51,15 @@ pub(crate) fn timestamp(gpu: &Gpu<'_>) -> Result<u64> {
 }
 
 /// Number of cache flushes so far, for jobs that can skip theirs; 0 if the GPU does not count.
-pub(crate) fn latest_flush_id(gpu: &Gpu<'_>) -> u32 {
-    if gpu.caps.feature(Feature::FlushReduction) {
-        gpu.io().read(LATEST_FLUSH_ID).into_raw()
+///
+/// `ENODEV` if the GPU has halted.
+pub(crate) fn latest_flush_id(gpu: &Gpu<'_>) -> Result<u32> {
+    if gpu.halted() {
+        Err(ENODEV)
+    } else if gpu.caps.feature(Feature::FlushReduction) {
+        Ok(gpu.io().read(LATEST_FLUSH_ID).into_raw())
     } else {
-        0
+        Ok(0)
     }
 }
 
