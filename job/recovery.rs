@@ -305,6 +305,9 @@ impl Jobs {
     /// What did not stop begins again with the job of its chain that it is at: the hardware refuses
     /// jobs that it has done already. The queue is parked.
     fn note_progress(&self, started: &Started, gpu: &Gpu<'_>) {
+        // What has ended at the last moment would only run again, and be refused.
+        self.handle_events(started, gpu);
+
         let engine = self.engine(started, gpu);
 
         started.queue.update(&engine, |slots| {
@@ -315,7 +318,8 @@ impl Jobs {
                 };
                 let status = hw::status(gpu, slot);
 
-                if status.exception == Exception::ACTIVE
+                // Or it has stopped just now, which nobody will be told any more.
+                if matches!(status.exception, Exception::ACTIVE | Exception::STOPPED)
                     && status.head == running.job.head.load(Relaxed)
                     && status.tail != 0
                 {

@@ -19,10 +19,10 @@ use super::{
 };
 use crate::device::Gpu;
 
-/// Reads a counter in two words, again until the upper one has kept still.
+/// Reads a number in two words that may change meanwhile, again until the upper one has kept still.
 ///
-/// `ENODEV` if the device is gone, `EIO` if the counter runs faster than it can be read.
-fn read_u64(mut low: impl FnMut() -> u32, mut high: impl FnMut() -> u32) -> Result<u64> {
+/// `ENODEV` if the device is gone, `EIO` if it changes faster than it can be read.
+pub(super) fn read_u64(mut low: impl FnMut() -> u32, mut high: impl FnMut() -> u32) -> Result<u64> {
     let mut hi = high();
 
     for _ in 0..4 {

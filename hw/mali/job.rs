@@ -11,6 +11,7 @@ use kernel::{
 };
 
 use super::{
+    counter::read_u64,
     hi,
     join,
     lo,
@@ -186,7 +187,7 @@ pub(crate) struct Status {
     pub(crate) exception: Exception,
     /// First job of the chain.
     pub(crate) head: u64,
-    /// Job that the slot was at: where a stopped chain goes on.
+    /// Job that the slot was at: where a stopped chain goes on. 0 if it cannot be read.
     pub(crate) tail: u64,
 }
 
@@ -196,7 +197,12 @@ pub(crate) fn status(gpu: &Gpu<'_>, slot: Slot) -> Status {
         // The code is in the lowest byte.
         exception: Exception((get!(gpu, slot, JS_STATUS) & 0xff) as u8),
         head: join(get!(gpu, slot, JS_HEAD_LO), get!(gpu, slot, JS_HEAD_HI)),
-        tail: join(get!(gpu, slot, JS_TAIL_LO), get!(gpu, slot, JS_TAIL_HI)),
+        // It moves as long as the chain runs.
+        tail: read_u64(
+            || get!(gpu, slot, JS_TAIL_LO),
+            || get!(gpu, slot, JS_TAIL_HI),
+        )
+        .unwrap_or(0),
     }
 }
 
