@@ -215,6 +215,13 @@ impl Bench {
         })
     }
 
+    /// The usual one: with a context of medium priority.
+    fn with_context(two_deep: bool) -> Result<(Self, Context<Owner>)> {
+        let bench = Self::new(two_deep)?;
+        let context = bench.context(Priority::Medium)?;
+        Ok((bench, context))
+    }
+
     /// A context of a party of its own.
     fn context(&self, priority: Priority) -> Result<Context<Owner>> {
         self.queue.context(&Share::new()?, priority)
@@ -308,6 +315,32 @@ impl Bench {
             self.end(Err(ECANCELED));
         }
         Ok(())
+    }
+
+    /// The hardware ends the first of three jobs, of which the second has failed with `EIO`. Whether it
+    /// is told so now, the third runs, and nothing is left in the end.
+    fn ends_around_failure(&self, [a, b, c]: [&Fence; 3]) -> bool {
+        self.end(Ok(()));
+        let told = a.status() == OK && b.status() == failed(EIO);
+        let runs = self.ids(S0) == (Some(3), None);
+        self.end(Ok(()));
+        told && runs && c.status() == OK && self.alive() == 0
+    }
+
+    /// Drops the queue and its one context, in either order. Whether nothing is left of them and their
+    /// jobs.
+    fn ends_clean(self, context: Context<Owner>, context_first: bool) -> bool {
+        let Self {
+            queue, alive, life, ..
+        } = self;
+        if context_first {
+            drop(context);
+            drop(queue);
+        } else {
+            drop(queue);
+            drop(context);
+        }
+        alive.load(Relaxed) == 0 && Arc::into_unique_or_drop(life).is_some()
     }
 
     /// Whether the last events are these.

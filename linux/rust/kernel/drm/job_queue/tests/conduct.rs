@@ -10,8 +10,7 @@ mod suite {
 
     #[test]
     fn closed_when_it_hangs_too_often() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         let other = bench.context(Priority::Medium)?;
         let never = foreign()?;
         let runs = bench.push_after(&context, S1, 1, &[])?;
@@ -57,8 +56,7 @@ mod suite {
 
     #[test]
     fn good_jobs_make_up_for_hangs() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         for _ in 0..3 * HANG_LIMIT {
             bench.hang(&context, 1)?;
             for id in 0..FORGIVE_AFTER {
@@ -83,8 +81,7 @@ mod suite {
 
     #[test]
     fn faults_are_no_hangs() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         for id in 0..100 {
             bench.push(&context, id)?;
             bench.end(Err(EINVAL));
@@ -143,8 +140,7 @@ mod suite {
 
     #[test]
     fn resumed_job_gets_the_rest_of_its_time() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         bench.push(&context, 1)?;
         bench.advance_clock(600);
         bench

@@ -18,8 +18,7 @@ mod suite {
     /// What one CPU has to signal while another one does so is left to that one.
     #[test]
     fn one_delivers_for_all() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         let mailbox = Arc::new(Mailbox::new(Deaf), GFP_KERNEL)?;
         let mut watches = KVec::new();
         for id in 1..=3 {

@@ -10,8 +10,7 @@ mod suite {
 
     #[test]
     fn cancel_waits_for_what_runs() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         let other = bench.context(Priority::Medium)?;
         let never = foreign()?;
         let a = bench.push(&context, 1)?;
@@ -42,8 +41,7 @@ mod suite {
 
     #[test]
     fn cancel_running_withdraws_and_stops() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         let other = bench.context(Priority::Medium)?;
         let a = bench.push(&context, 1)?;
         let b = bench.push(&context, 2)?;
@@ -80,8 +78,7 @@ mod suite {
 
     #[test]
     fn kill_ends_everything() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         let never = foreign()?;
         let fences = [
             bench.push(&context, 1)?,
@@ -111,8 +108,7 @@ mod suite {
 
     #[test]
     fn dropped_before_and_after_arming() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         let x = foreign()?;
         drop(bench.prepare(&context, S0, 1, &[x.fence()])?);
         assert_eq!(bench.alive(), 0);
@@ -141,8 +137,7 @@ mod suite {
 
     #[test]
     fn contexts_outlive_the_queue() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         let x = foreign()?;
         let a = bench.push(&context, 1)?;
         let b = bench.push_after(&context, S1, 2, &[x.fence()])?;
@@ -172,8 +167,7 @@ mod suite {
 
     #[test]
     fn context_dropped_with_jobs() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         let x = foreign()?;
         let a = bench.push(&context, 1)?;
         let b = bench.push_after(&context, S0, 2, &[x.fence()])?;
@@ -319,8 +313,7 @@ mod suite {
 
     #[test]
     fn places_bound_the_jobs() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         let other = bench.context(Priority::Medium)?;
         let gate = foreign()?;
         for id in 0..MAX_JOBS {
@@ -401,8 +394,7 @@ mod suite {
             When::NotRetired,
         ] {
             for context_first in [true, false] {
-                let bench = Bench::new(true)?;
-                let context = bench.context(Priority::Medium)?;
+                let (bench, context) = Bench::with_context(true)?;
                 let never = foreign()?;
                 let mut fences = KVec::new();
 
@@ -430,19 +422,8 @@ mod suite {
                     }
                 }
 
-                let Bench {
-                    queue, alive, life, ..
-                } = bench;
-                if context_first {
-                    drop(context);
-                    drop(queue);
-                } else {
-                    drop(queue);
-                    drop(context);
-                }
+                assert!(bench.ends_clean(context, context_first));
                 assert!(fences.iter().all(|fence| fence.is_signaled()));
-                assert_eq!(alive.load(Relaxed), 0);
-                assert!(Arc::into_unique_or_drop(life).is_some());
             }
         }
         Ok(())

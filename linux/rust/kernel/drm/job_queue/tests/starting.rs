@@ -13,8 +13,7 @@ mod suite {
         assert!(Slot::new(MAX_SLOTS).is_none());
         assert_eq!(Slot::new(3).map(Slot::index), Some(3));
 
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         assert!(bench.prepare(&context, Slot(2), 1, &[]).is_err());
         assert_eq!(bench.alive(), 0);
         Ok(())
@@ -22,8 +21,7 @@ mod suite {
 
     #[test]
     fn two_deep_keeps_both_filled() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         let a = bench.push(&context, 1)?;
         let b = bench.push(&context, 2)?;
         let c = bench.push(&context, 3)?;
@@ -44,8 +42,7 @@ mod suite {
 
     #[test]
     fn one_deep_holds_one() -> Result {
-        let bench = Bench::new(false)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(false)?;
         bench.push(&context, 1)?;
         bench.push(&context, 2)?;
         assert!(bench.ids(S0) == (Some(1), None));
@@ -56,8 +53,7 @@ mod suite {
 
     #[test]
     fn slots_do_not_wait_for_each_other() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         let a = bench.push(&context, 1)?;
         let b = bench.push_after(&context, S1, 2, &[])?;
         assert!(bench.ids(S1) == (Some(2), None));
@@ -70,8 +66,7 @@ mod suite {
 
     #[test]
     fn failed_start_keeps_order() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         let a = bench.push(&context, 1)?;
         bench.fake.log.lock().refuse = Some(StartError::Failed(EIO));
         let b = bench.push(&context, 2)?;
@@ -79,20 +74,13 @@ mod suite {
         // It has failed, but the one before it runs.
         assert!(b.status().is_none());
         let c = bench.push(&context, 3)?;
-        bench.end(Ok(()));
-        assert!(a.status() == OK);
-        assert!(b.status() == failed(EIO));
-        assert!(bench.ids(S0) == (Some(3), None));
-        bench.end(Ok(()));
-        assert!(c.status() == OK);
-        assert_eq!(bench.alive(), 0);
+        assert!(bench.ends_around_failure([&a, &b, &c]));
         Ok(())
     }
 
     #[test]
     fn failed_start_alone() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         bench.fake.log.lock().refuse = Some(StartError::Failed(EIO));
         let a = bench.push(&context, 1)?;
         assert!(a.status() == failed(EIO));
@@ -102,8 +90,7 @@ mod suite {
 
     #[test]
     fn busy_engine_is_asked_again() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         bench.fake.log.lock().refuse = Some(StartError::Busy);
         let a = bench.push(&context, 1)?;
         bench.push(&context, 2)?;
@@ -133,8 +120,7 @@ mod suite {
 
     #[test]
     fn retire_is_asked_for_once() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         bench.push(&context, 1)?;
         bench.push(&context, 2)?;
         bench.end(Ok(()));
@@ -151,8 +137,7 @@ mod suite {
 
     #[test]
     fn completion_while_parked() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         let a = bench.push(&context, 1)?;
         bench.push(&context, 2)?;
         bench.push(&context, 3)?;

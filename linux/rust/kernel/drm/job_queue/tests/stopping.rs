@@ -40,8 +40,7 @@ mod suite {
 
     #[test]
     fn overdue_job_is_stopped_harder_and_harder() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         bench.push(&context, 1)?;
         bench.push_after(&context, S1, 2, &[])?;
         bench.advance_clock(TIMEOUT / 2);
@@ -112,8 +111,7 @@ mod suite {
 
     #[test]
     fn restart_does_not_signal_early() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         let a = bench.push(&context, 1)?;
         let b = bench.push(&context, 2)?;
         let c = bench.push(&context, 3)?;
@@ -126,19 +124,13 @@ mod suite {
             });
         assert!(a.status().is_none() && b.status().is_none());
         assert!(bench.ids(S0).0 == Some(1));
-        bench.end(Ok(()));
-        assert!(a.status() == OK && b.status() == failed(EIO));
-        assert!(bench.ids(S0) == (Some(3), None));
-        bench.end(Ok(()));
-        assert!(c.status() == OK);
-        assert_eq!(bench.alive(), 0);
+        assert!(bench.ends_around_failure([&a, &b, &c]));
         Ok(())
     }
 
     #[test]
     fn requeue_after_soft_stop() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         let high = bench.context(Priority::High)?;
         bench.push(&context, 1)?;
         bench.push(&context, 2)?;
@@ -161,8 +153,7 @@ mod suite {
 
     #[test]
     fn stop_by_the_owner() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         bench.push(&context, 1)?;
         bench.advance_clock(TIMEOUT / 2);
         bench.queue.update(&*bench.fake, |hw| {
@@ -188,8 +179,7 @@ mod suite {
 
     #[test]
     fn stopped_while_next() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         bench.push(&context, 1)?;
         bench.push(&context, 2)?;
         bench.queue.update(&*bench.fake, |hw| {

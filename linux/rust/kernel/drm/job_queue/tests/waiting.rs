@@ -10,8 +10,7 @@ mod suite {
 
     #[test]
     fn waits_for_every_dependency() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         let other = bench.context(Priority::Medium)?;
         let (x, y, z) = (foreign()?, foreign()?, foreign()?);
         let a = bench.push_after(&context, S0, 1, &[x.fence(), y.fence(), z.fence()])?;
@@ -53,8 +52,7 @@ mod suite {
             .all(|fence| fence.seqno() == second.fence().seqno()));
 
         // A FIFO does not wait for itself.
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         let a = bench.push(&context, 1)?;
         bench.push_after(&context, S0, 2, &[&a])?;
         assert!(bench.ids(S0) == (Some(1), Some(2)));
@@ -63,8 +61,7 @@ mod suite {
 
     #[test]
     fn dependency_between_slots() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         let a = bench.push_after(&context, S1, 1, &[])?;
         bench.push_after(&context, S0, 2, &[&a])?;
         assert!(bench.ids(S0) == (None, None));
@@ -96,8 +93,7 @@ mod suite {
 
     #[test]
     fn late_notice_is_harmless() -> Result {
-        let bench = Bench::new(true)?;
-        let context = bench.context(Priority::Medium)?;
+        let (bench, context) = Bench::with_context(true)?;
         let some = foreign()?;
         bench.push_after(&context, S0, 1, &[some.fence()])?;
         some.signal(Ok(()));
@@ -113,26 +109,14 @@ mod suite {
     #[test]
     fn notice_left_behind() -> Result {
         for context_first in [true, false] {
-            let bench = Bench::new(true)?;
-            let context = bench.context(Priority::Medium)?;
+            let (bench, context) = Bench::with_context(true)?;
             let x = foreign()?;
             let a = bench.push_after(&context, S0, 1, &[x.fence()])?;
             x.signal(Ok(()));
             assert_eq!(bench.queue.kind().kicks.load(Relaxed), 1);
 
-            let Bench {
-                queue, alive, life, ..
-            } = bench;
-            if context_first {
-                drop(context);
-                drop(queue);
-            } else {
-                drop(queue);
-                drop(context);
-            }
+            assert!(bench.ends_clean(context, context_first));
             assert!(a.status() == failed(ENODEV));
-            assert_eq!(alive.load(Relaxed), 0);
-            assert!(Arc::into_unique_or_drop(life).is_some());
         }
         Ok(())
     }
