@@ -452,12 +452,13 @@ impl platform::Driver for PlatformDriver {
             dev_warn!(dev, "no huge pages for buffers\n");
         }
 
+        let shrinker = MemoryShrinker::register(&drm)?;
+
+        // Last: nothing can fail when there may be clients, whose jobs would have to be stopped.
         let data = Ok::<_, Error>(gpu.clone());
         // SAFETY: The registration is kept in the driver data, which is dropped at unbind.
         let registration = unsafe { drm::Registration::new(dev, unregistered, data, 0) }
             .inspect_err(|e| dev_err!(dev, "cannot register the DRM device: {:?}\n", e))?;
-        let shrinker = MemoryShrinker::register(&drm)?;
-
         jobs.dismiss();
         Ok(PlatformData {
             _registration: registration,
