@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the device has of an object, as long as it needs it.
+
+use super::{
+    Caching,
+    Object,
+    ObjectOps, //
+};
+use crate::{
+    device::{
+        Bound,
+        Device, //
+    },
+    drm::gem::BaseObject,
+    prelude::*,
+    scatterlist::SGTable,
+    sync::aref::ARef, //
+};
+
+impl<T: ObjectOps> Object<T> {
+    /// Brings the pages in, maps them for `dev`, and keeps them until the result is dropped.
+    ///
+    /// May sleep and reclaim memory; takes no reservation lock.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if `dev` is not the parent device, the object has no file, or was purged; `ENODEV` if unbind has
+    /// undone the object's mapping, which takes a device that was bound again since; `ENOMEM`; what
+    /// DMA mapping returns.
+    pub fn pin(&self, dev: &Device<Bound>) -> Result<Pinned<T>> {
+        if !self.base.space.is_for(dev) {
+            return Err(EINVAL);
+        }
+
+        let mut backing = self.base.backing.lock();
+        if self.is_imported() {
+            backing
+                .dma
+                .as_ref()
+                .and_then(|dma| dma.sgt())
+                .ok_or(ENODEV)?;
+        } else {
+            self.base.map_dma(&mut backing, dev)?;
+        }
+        self.base.hold_map(&backing);
+
+        // INVARIANT: The pages are mapped and are held for this.
+        Ok(Pinned { obj: self.into() })
+    }
+
+    /// Writes back, and drops if `invalidate`, what the CPU's caches hold of the `len` bytes from
+    /// `offset` on.
+    ///
+    /// For user space that maps the pages [`Caching::Cached`] although the device is not coherent.
+    /// Does nothing for other objects, or if the device has not seen the pages yet. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the range is not within the object, the object is imported, or `dev` is not the
+    /// parent device.
+    pub fn sync(&self, dev: &Device<Bound>, offset: usize, len: usize, invalidate: bool) -> Result {
+        let end = offset.checked_add(len).ok_or(EINVAL)?;
+        if end > BaseObject::size(self) || self.is_imported() || !self.base.space.is_for(dev) {
+            return Err(EINVAL);
+        }
+
+        if len != 0 && self.base.caching == Caching::Cached {
+            self.base.sync(dev, offset..end, invalidate);
+        }
+        Ok(())
+    }
+}
+
+/// Keeps the pages of an object where they are, and mapped for its device.
+///
+/// Dropping it takes no lock but that of the lists, unless it drops the last reference to the object:
+/// then it may sleep.
+///
+/// # Invariants
+///
+/// `obj` has its pages mapped, and counts this as one of the device's holds on them.
+pub struct Pinned<T: ObjectOps> {
+    obj: ARef<Object<T>>,
+}
+
+impl<T: ObjectOps> Pinned<T> {
+    /// Returns the pages as DMA addresses of `dev`.
+    ///
+    /// The table of an imported buffer may cover less than the object's size.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if `dev` is not the parent device. `ENODEV` if unbind has undone the mapping, which
+    /// takes a device that was bound again since.
+    pub fn sg_table<'a>(&'a self, dev: &'a Device<Bound>) -> Result<&'a SGTable> {
+        if !self.obj.base.space.is_for(dev) {
+            return Err(EINVAL);
+        }
+
+        let backing = self.obj.base.backing.lock();
+        let sgt = backing
+            .dma
+            .as_ref()
+            .and_then(|dma| dma.sgt())
+            .ok_or(ENODEV)?;
+
+        // SAFETY: By the type invariants, the mapping stays where it is as long as `self` lives,
+        // unless the device is unbound, which the borrow of `dev` excludes. Nobody writes to the
+        // table.
+        Ok(unsafe { SGTable::from_raw(sgt) })
+    }
+}
+
+impl<T: ObjectOps> Drop for Pinned<T> {
+    fn drop(&mut self) {
+        self.obj.base.release_map();
+    }
+}
