@@ -258,29 +258,29 @@ pub(super) fn count(counter: &Atomic<usize>, up: bool) {
 }
 
 impl Base {
-    /// Calls `f`, which changes the [`Holders`], and moves the object to where it belongs then.
+    /// Calls `f`, which changes the [`Holders`], and moves the object to the end of the list where it
+    /// belongs then, if it belonged to another one before.
     ///
     /// Allocates nothing, and takes no lock but that of the lists.
     pub(super) fn update<R>(&self, f: impl FnOnce(&Holders) -> R) -> R {
         let obj = self.obj.get();
 
         // SAFETY: By the type invariants the object is initialised; its device outlives it.
-        let guard = unsafe { LruGuard::lock((*obj).dev) };
-        let ret = f(&self.holders);
-
-        // SAFETY: As above.
-        let has_file = unsafe { !(*obj).filp.is_null() };
-        let lru = match has_file {
+        let (guard, has_file) = unsafe { (LruGuard::lock((*obj).dev), !(*obj).filp.is_null()) };
+        let lru = || match has_file {
             true => self.holders.lru(),
             false => Lru::Foreign,
         };
-        let list = self.space.lrus().list(lru);
+        let before = lru();
+        let ret = f(&self.holders);
+        let after = lru();
 
         // SAFETY: As above. The lists are valid as long as `space` is, which the object has a
         // reference to; it leaves them when it is released.
         unsafe {
-            if (*obj).lru != list {
-                guard.move_to(list, obj);
+            // Not by its list, which can be that of a `scan()`: that looks at each object once.
+            if before != after || (*obj).lru.is_null() {
+                guard.move_to(self.space.lrus().list(after), obj);
             }
         }
         ret

@@ -224,7 +224,7 @@ mod suite {
             populate(&obj)?;
             objects.push(obj, GFP_KERNEL)?;
         }
-        // One that cannot go does not hold up the others, and keeps its place.
+        // One that cannot go does not hold up the others.
         objects[0]
             .base
             .update(|holders| lru::count(&holders.maps, true));
@@ -232,6 +232,20 @@ mod suite {
         assert_eq!(Object::<TestObject>::scan(&drm, Lru::WillNeed, 3, evict), 4);
         assert_eq!(tags(&drm, Lru::Unbacked)?.as_slice(), &[1, 2]);
         assert_eq!(Object::<TestObject>::reclaimable(&drm, Lru::WillNeed), 4);
+
+        // Nobody is asked twice, however little comes of it.
+        let mut asked = 0;
+        assert_eq!(
+            Object::<TestObject>::scan(&drm, Lru::WillNeed, 3, |obj| {
+                asked += 1;
+                (asked <= 2).then(|| match obj.tag {
+                    0 => obj.evict().unwrap_or(0),
+                    _ => 0,
+                })
+            }),
+            0
+        );
+        assert_eq!(asked, 2);
 
         // Nor does one with which it is to end.
         assert_eq!(
