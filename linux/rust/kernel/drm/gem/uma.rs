@@ -10,7 +10,8 @@
 //! - The device has them for as long as there is a [`Pinned`], which also is the only way to get at
 //!   the DMA addresses.
 //! - Other drivers have them for as long as they are attached to the exported dma-buf.
-//! - User space maps them by page faults; its mappings are taken away before the pages go.
+//! - User space maps them by page faults, also through a dma-buf; its mappings are taken away before
+//!   the pages go.
 //!
 //! An imported dma-buf is an [`Object`] like any other, with data that the driver makes for it
 //! ([`ObjectOps::import_args()`]); its memory is the exporter's and always there.
@@ -274,11 +275,6 @@ impl<T: ObjectOps> Object<T> {
     /// Returns whether the memory is another driver's.
     pub fn is_imported(&self) -> bool {
         self.base.is_imported()
-    }
-
-    /// Returns whether the object was ever exported as a dma-buf.
-    pub fn is_exported(&self) -> bool {
-        self.base.is_exported()
     }
 
     /// Returns whether the object has pages right now. Needs no lock: the answer may be outdated.

@@ -97,9 +97,6 @@ pub(super) struct Backing {
     vaddr: Option<NonNull<c_void>>,
     /// Each holds the pages.
     vmaps: usize,
-    /// Was exported once, and holds the pages since: other drivers' mappings, and the mappings of user
-    /// space through the dma-buf, are out of our reach.
-    exported: bool,
     /// The CPU's caches hold nothing of `pages`: they were handed to the device once.
     flushed: bool,
     /// The pages came in after the device had gone: CPU mappings are cached.
@@ -248,10 +245,6 @@ impl Base {
         self.holders.state() == State::Resident
     }
 
-    pub(super) fn is_exported(&self) -> bool {
-        self.backing.lock().exported
-    }
-
     /// Runs `f` with the parent device if it is bound.
     ///
     /// # Errors
@@ -394,8 +387,10 @@ impl Base {
         }
     }
 
-    /// Takes away all CPU mappings that user space has through the DRM device. They come back by
-    /// faults.
+    /// Takes away all CPU mappings that user space has. They come back by faults.
+    ///
+    /// Those through a dma-buf are among them: `drm_gem_dmabuf_export()` gives its file the device's
+    /// inode, too, and they have the same offset there.
     pub(super) fn zap(&self) {
         // SAFETY: By the type invariants the object and its DRM device are valid; the device's inode
         // lives as long as it does.
@@ -445,14 +440,12 @@ impl Base {
         Ok(self.count())
     }
 
-    /// Notes that the object was exported: once they have come in, its pages stay.
+    /// Notes that the object is being exported: its content is others', too, and stays from now on.
     pub(super) fn set_exported(&self) {
-        let mut backing = self.backing.lock();
-
-        if !backing.exported {
-            backing.exported = true;
-            self.hold_pin(&backing);
-        }
+        self.update(|holders| {
+            holders.exported.store(true, Relaxed);
+            holders.dont_need.store(false, Relaxed);
+        });
     }
 
     /// Writes back, and drops if `invalidate`, what the CPU's caches hold of the bytes in `range`.

@@ -201,8 +201,10 @@ pub(super) struct Holders {
     pub(super) maps: Atomic<usize>,
     /// How often others have them.
     pub(super) pins: Atomic<usize>,
-    /// The content was given up.
+    /// The content was given up. Never if it was exported.
     pub(super) dont_need: Atomic<bool>,
+    /// There was a dma-buf once: others may know the content.
+    pub(super) exported: Atomic<bool>,
     /// The number of the [`State`]. Changed with the lock of the pages held, too.
     state: Atomic<u32>,
 }
@@ -213,6 +215,7 @@ impl Holders {
             maps: Atomic::new(0),
             pins: Atomic::new(0),
             dont_need: Atomic::new(false),
+            exported: Atomic::new(false),
             state: Atomic::new(State::None.index()),
         }
     }

@@ -43,13 +43,16 @@ impl<T: ObjectOps> Object<T> {
     /// Takes the word of user space on whether the content is needed. Returns whether it is still there,
     /// as far as the pages of the object's file are concerned.
     ///
-    /// If it is needed and there, then it stays.
+    /// If it is needed and there, then it stays. So it does if the object was ever exported: its user
+    /// here cannot speak for the others.
     pub fn advise(&self, needed: bool) -> bool {
         self.base.update(|holders| {
             let there = holders.state() != State::Purged;
 
             if there {
-                holders.dont_need.store(!needed, Relaxed);
+                let given_up = !needed && !holders.exported.load(Relaxed);
+
+                holders.dont_need.store(given_up, Relaxed);
             }
             there
         })

@@ -117,7 +117,6 @@ mod suite {
         assert_eq!(obj.size(), PAGE_SIZE);
         assert_eq!(obj.tag, 7);
         assert!(!obj.is_imported());
-        assert!(!obj.is_exported());
 
         assert!(Object::<TestObject>::new(&drm, 0, Config::default(), 0).is_err());
         assert!(Object::<TestObject>::new(&drm, usize::MAX, Config::default(), 0).is_err());
@@ -155,6 +154,25 @@ mod suite {
         assert_eq!(obj.state(), State::Purged);
         assert!(!obj.advise(true));
         assert!(populate(&obj).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn exported_content_stays() -> Result {
+        let (_reg, drm) = device()?;
+        let obj = Object::<TestObject>::new(&drm, 5 * PAGE_SIZE, Config::default(), 0)?;
+
+        populate(&obj)?;
+        assert!(obj.advise(false));
+        obj.base.set_exported();
+        assert!(!obj.is_given_up());
+        assert!(obj.advise(false));
+        assert!(!obj.is_given_up());
+        assert_eq!(obj.purge(), Err(EBUSY));
+
+        // It need not stay in memory.
+        assert_eq!(obj.evict()?, 5);
+        assert_eq!(obj.state(), State::Evicted);
         Ok(())
     }
 
