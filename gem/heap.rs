@@ -12,8 +12,8 @@
 //! there may wait for memory. So it is paid for in advance: before a job with a heap is armed, the
 //! heap is given *credit*, chunks that wait for their place ([`Use::prepare`]). A fault takes one of
 //! these; if there is none, one of the device's reserve; then what the page allocator has at once. If
-//! it has nothing, the job stays stalled, which is harmless, and a worker finds memory by ordinary
-//! means. If it does not within the deadline, it has the access made again, and if there still is no
+//! it has nothing, the job stays stalled, which is harmless, and a worker asks again and again for
+//! what kswapd frees. If it gets nothing within the deadline, it has the access made again, and if there still is no
 //! memory then, that fault is one like any other. So no job is ended but one that waits at that very
 //! moment.
 //!
@@ -73,6 +73,8 @@ use kernel::{
         impl_has_delayed_work,
         new_delayed_work,
         DelayedWork,
+        KeepsQueue,
+        OwnedQueue,
         WorkItem, //
     }, //
 };
@@ -201,6 +203,11 @@ pub(crate) struct Heap {
 
 impl_has_delayed_work! {
     impl HasDelayedWork<Self> for Heap { self.deadline }
+}
+
+/// How memory is got where a fence depends on it: what there is, and kswapd is to see to more.
+fn at_once() -> Flags {
+    GFP_NOWAIT | __GFP_NOWARN
 }
 
 /// Removes a heap from a list. True if the list is empty now.
@@ -408,7 +415,9 @@ impl Heap {
                     break;
                 }
             }
-            let Ok(chunk) = Chunk::new(gpu.dev(), set::patient()) else {
+            // The page allocator does what it can, but ends no process for it.
+            let flags = GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
+            let Ok(chunk) = Chunk::new(gpu.dev(), flags) else {
                 break;
             };
             let mut inner = self.inner.lock();
@@ -425,7 +434,6 @@ impl Heap {
     /// For the interrupt thread: never waits for memory. `EFAULT`: the address is not, or not any
     /// more, one of this heap. `ENOMEM`: there was none in time.
     pub(crate) fn grow(self: &Arc<Self>, gpu: &Gpu<'_>, va: u64) -> Result<Growth> {
-        let gfp: Flags = GFP_NOWAIT | __GFP_NOWARN;
         let heaps = &self.drm.heaps;
         let mut inner = self.inner.lock();
         let index = inner.chunk_of(self.len, va).ok_or(EFAULT)?;
@@ -440,7 +448,7 @@ impl Heap {
             .credit
             .pop(gpu.dev())
             .or_else(|| heaps.take(gpu))
-            .or_else(|| Chunk::new(gpu.dev(), gfp).ok());
+            .or_else(|| Chunk::new(gpu.dev(), at_once()).ok());
 
         let result = match chunk {
             Some(chunk) => self.insert(gpu, &mut inner, &place, index, chunk),
@@ -551,8 +559,13 @@ impl Heap {
     /// Starts the time that a job waits for memory. Any context.
     fn queue_deadline(self: &Arc<Self>, ms: u32) {
         workqueue::cancel_delayed::<_, 0>(self.as_arc_borrow());
-        let _ = workqueue::system_highpri()
-            .enqueue_delayed::<Arc<Self>, 0>(self.clone(), msecs_to_jiffies(ms));
+        let _ = OwnedQueue::enqueue_delayed::<_, 0>(self.clone(), msecs_to_jiffies(ms));
+    }
+}
+
+impl KeepsQueue for Heap {
+    fn queue(&self) -> &OwnedQueue {
+        &self.drm.heaps.queue
     }
 }
 

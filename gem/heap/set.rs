@@ -8,9 +8,11 @@
 //! The workers have the device from the heaps in the list, so they do nothing when there are none.
 //! [`HeapSet::settle`] ends them.
 
+use core::mem;
+
 use kernel::{
-    alloc::Flags,
     device,
+    dma_buf::fence::Signalling,
     drm::gem::uma::{
         Chunk,
         Chunks, //
@@ -41,12 +43,14 @@ use kernel::{
         new_delayed_work,
         new_work,
         DelayedWork,
+        OwnedQueue,
         Work,
         WorkItem, //
     }, //
 };
 
 use super::{
+    at_once,
     policy,
     Given,
     Heap, //
@@ -61,14 +65,8 @@ const REFILL: u64 = 1;
 /// Gives back what idle heaps have.
 const TRIM: u64 = 2;
 
-/// Pause after the page allocator has given up.
+/// Pause after the page allocator had nothing.
 const RETRY_MS: i64 = 10;
-
-/// How memory is got where it may be waited for. The page allocator does what it can, but ends no
-/// process for it.
-pub(super) fn patient() -> Flags {
-    GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN
-}
 
 /// The heaps of a device.
 #[pin_data]
@@ -89,6 +87,9 @@ pub(crate) struct HeapSet {
     epoch: Instant<Monotonic>,
     /// No worker is started any more.
     settled: Atomic<bool>,
+    /// For what stalled jobs wait for. The last reference to it goes after [`Self::settle`], hence not
+    /// with one of its items.
+    pub(super) queue: OwnedQueue,
     #[pin]
     refill: Work<HeapSet, REFILL>,
     #[pin]
@@ -107,6 +108,7 @@ impl HeapSet {
     /// Without heaps. `timeout_ms`: how long jobs may run. Sleeps.
     pub(crate) fn new(dev: &device::Device<device::Bound>, timeout_ms: u32) -> Result<Arc<Self>> {
         let reserve = Chunks::new(dev, policy::RESERVE)?;
+        let queue = OwnedQueue::for_reclaim(c"drm_gpu_heap")?;
 
         Arc::pin_init(
             pin_init!(Self {
@@ -117,6 +119,7 @@ impl HeapSet {
                 stall_ms: policy::stall_ms(timeout_ms),
                 epoch: Instant::now(),
                 settled: Atomic::new(false),
+                queue,
                 refill <- new_work!("drm_gpu::heap::refill"),
                 trim <- new_delayed_work!("drm_gpu::heap::trim"),
             }),
@@ -180,7 +183,27 @@ impl HeapSet {
 
     /// Adds a heap that has an address. Sleeps.
     pub(super) fn add(&self, heap: &Arc<Heap>) -> Result {
-        Ok(self.list.lock().push(heap.clone(), GFP_KERNEL)?)
+        let mut room = KVec::new();
+
+        // Stalled jobs wait for the lock: nobody waits for memory with it held.
+        loop {
+            let mut list = self.list.lock();
+
+            if list.len() == list.capacity() && list.len() < room.capacity() {
+                for heap in list.drain_all() {
+                    // There is room.
+                    let _ = room.push_within_capacity(heap);
+                }
+                mem::swap(&mut *list, &mut room);
+            }
+            if list.len() < list.capacity() {
+                return list.push_within_capacity(heap.clone()).map_err(|_| ENOMEM);
+            }
+            let wanted = list.len().saturating_mul(2).max(4);
+
+            drop(list);
+            room = KVec::with_capacity(wanted, GFP_KERNEL)?;
+        }
     }
 
     /// Removes a heap that has lost its address. With the last one goes the reserve. Sleeps.
@@ -222,7 +245,7 @@ impl HeapSet {
     pub(super) fn queue_refill(self: &Arc<Self>) {
         if !self.settled.load(Acquire) {
             // If it is queued already, it has yet to look.
-            let _ = workqueue::system_dfl().enqueue::<Arc<Self>, REFILL>(self.clone());
+            let _ = self.queue.enqueue::<Arc<Self>, REFILL>(self.clone());
         }
     }
 
@@ -253,11 +276,16 @@ impl HeapSet {
         )
     }
 
-    /// Gets memory for a heap until its job does not wait for it any more. Sleeps, and reclaims.
+    /// Gets memory for a heap until its job does not wait for it any more. Sleeps.
+    ///
+    /// The fence of the job waits for this, and reclaim may wait for the fence. So this one never
+    /// reclaims memory itself: it wakes kswapd, and asks again.
     fn serve(&self, gpu: &Gpu<'_>, heap: &Arc<Heap>) {
+        let _signalling = Signalling::begin();
+
         // Unbind ends the job, and waits for us.
         while heap.is_stalled() && !gpu.halted() {
-            match Chunk::new(gpu.dev(), patient()) {
+            match Chunk::new(gpu.dev(), at_once()) {
                 Ok(chunk) => {
                     if let Given::Spare(chunk) = heap.give(gpu, chunk) {
                         self.put(gpu, chunk);
@@ -268,10 +296,11 @@ impl HeapSet {
         }
     }
 
-    /// Fills the reserve. False if a job has begun to wait meanwhile. Sleeps, and reclaims.
+    /// Fills the reserve, with what there is. False if a job has begun to wait meanwhile, which must
+    /// not wait for reclaim here either.
     fn fill_reserve(&self, gpu: &Gpu<'_>) -> bool {
         while self.in_reserve() < policy::RESERVE && !gpu.halted() {
-            match Chunk::new(gpu.dev(), patient()) {
+            match Chunk::new(gpu.dev(), at_once()) {
                 Ok(chunk) => self.put(gpu, chunk),
                 // The next job asks again.
                 Err(_) => return true,
@@ -298,7 +327,10 @@ impl WorkItem<REFILL> for HeapSet {
 
     fn run(this: Arc<Self>) {
         loop {
-            let (stalled, any) = this.find(Heap::is_stalled);
+            let (stalled, any) = {
+                let _signalling = Signalling::begin();
+                this.find(Heap::is_stalled)
+            };
             let Some(heap) = stalled.as_ref().or(any.as_ref()) else {
                 return;
             };
