@@ -550,9 +550,20 @@ impl Heap {
             self.stalled.store(false, Relaxed);
             return Given::Spare(chunk);
         }
-        // If it fails, the next chunk tries again, until the deadline.
-        let _ = self.insert(gpu, &mut inner, &place, index, chunk);
+        let result = self.insert(gpu, &mut inner, &place, index, chunk);
+
         self.recount(&mut inner);
+        match result {
+            // If it fails, the next chunk tries again, until the deadline.
+            Ok(()) | Err(ENOMEM) => (),
+            // More memory is no help: the access is to fail like any other.
+            Err(_) => {
+                inner.stall = None;
+                self.stalled.store(false, Relaxed);
+                drop(inner);
+                place.space.retry(gpu, va);
+            }
+        }
         Given::Taken
     }
 
