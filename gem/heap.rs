@@ -28,8 +28,8 @@
 //!
 //! A [`Heap`] belongs to one file, as it can be neither exported nor mapped twice; it has its
 //! addresses as long as a [`Mapping`](super::mapping::Mapping) does, and the VA tree leads faults to
-//! it. [`set`] has all heaps of the device, [`uses`] those of a file and of a job, and [`policy`] has
-//! the rules and numbers.
+//! it. [`set`] has all heaps of the device, [`uses`] those of a file and of a job, [`stall`] the jobs
+//! that wait, and [`policy`] the rules and numbers.
 //!
 //! Locks, in order: [`Heap::inner`], the reserve, those of the page table. Under them nobody waits for
 //! memory, as the interrupt thread takes them.
@@ -38,6 +38,7 @@ mod give_back;
 mod policy;
 mod set;
 mod show;
+mod stall;
 mod uses;
 
 use core::{
@@ -47,7 +48,6 @@ use core::{
 
 use kernel::{
     alloc::Flags,
-    dma_buf::fence::Signalling,
     drm::gem::uma::{
         Chunk,
         Chunks, //
@@ -63,19 +63,12 @@ use kernel::{
         Arc,
         Mutex, //
     },
-    time::{
-        msecs_to_jiffies,
-        Instant,
-        Monotonic, //
-    },
+    time::Instant,
     workqueue::{
         self,
         impl_has_delayed_work,
         new_delayed_work,
-        DelayedWork,
-        KeepsQueue,
-        OwnedQueue,
-        WorkItem, //
+        DelayedWork, //
     }, //
 };
 
@@ -100,6 +93,7 @@ use policy::{
     Life,
     Probe, //
 };
+use stall::Stall;
 
 pub(crate) use set::HeapSet;
 pub(crate) use uses::{
@@ -123,14 +117,6 @@ pub(crate) enum Growth {
     Stalled,
 }
 
-/// What became of a chunk that was got for a stalled job.
-enum Given<'a> {
-    /// It was put in its place, or into the credit.
-    Taken,
-    /// Nobody waits for it any more.
-    Spare(Chunk<'a>),
-}
-
 /// Where a heap is.
 #[derive(Clone)]
 struct Place {
@@ -145,12 +131,6 @@ impl Place {
 
         at..at + CHUNK as u64
     }
-}
-
-/// A fault that waits for memory.
-struct Stall {
-    va: u64,
-    since: Instant<Monotonic>,
 }
 
 /// What a heap's lock guards.
@@ -531,83 +511,5 @@ impl Heap {
         inner.given_up = None;
         self.stalled.store(false, Relaxed);
         Ok(())
-    }
-
-    /// Takes a chunk for the job that waits, if it still does. Waits for no memory.
-    fn give<'a>(&self, gpu: &Gpu<'_>, chunk: Chunk<'a>) -> Given<'a> {
-        let mut inner = self.inner.lock();
-        let Some(stall) = &inner.stall else {
-            return Given::Spare(chunk);
-        };
-        let va = stall.va;
-
-        let (Some(index), Some(place)) = (inner.chunk_of(self.len, va), inner.place.clone()) else {
-            return Given::Spare(chunk);
-        };
-        if inner.chunks.get(gpu.dev(), index).is_some() {
-            // What was mapped before us has let the access go on.
-            inner.stall = None;
-            self.stalled.store(false, Relaxed);
-            return Given::Spare(chunk);
-        }
-        let result = self.insert(gpu, &mut inner, &place, index, chunk);
-
-        self.recount(&mut inner);
-        match result {
-            // If it fails, the next chunk tries again, until the deadline.
-            Ok(()) | Err(ENOMEM) => (),
-            // More memory is no help: the access is to fail like any other.
-            Err(_) => {
-                inner.stall = None;
-                self.stalled.store(false, Relaxed);
-                drop(inner);
-                place.space.retry(gpu, va);
-            }
-        }
-        Given::Taken
-    }
-
-    /// Starts the time that a job waits for memory. Any context.
-    fn queue_deadline(self: &Arc<Self>, ms: u32) {
-        workqueue::cancel_delayed::<_, 0>(self.as_arc_borrow());
-        let _ = OwnedQueue::enqueue_delayed::<_, 0>(self.clone(), msecs_to_jiffies(ms));
-    }
-}
-
-impl KeepsQueue for Heap {
-    fn queue(&self) -> &OwnedQueue {
-        &self.drm.heaps.queue
-    }
-}
-
-impl WorkItem for Heap {
-    type Pointer = Arc<Self>;
-
-    /// The deadline of a stall.
-    fn run(this: Arc<Self>) {
-        let _signalling = Signalling::begin();
-        let limit = i64::from(this.drm.heaps.stall_ms());
-        let (va, place) = {
-            let mut inner = this.inner.lock();
-            let Some(stall) = &inner.stall else {
-                return;
-            };
-            let va = stall.va;
-            let left = limit - stall.since.elapsed().as_millis();
-
-            if left > 0 {
-                // It was for an earlier one.
-                this.queue_deadline(u32::try_from(left).unwrap_or(1));
-                return;
-            }
-            inner.given_up = inner.chunk_of(this.len, va);
-            inner.stall = None;
-            this.stalled.store(false, Relaxed);
-            (va, inner.place.clone())
-        };
-
-        if let Some(place) = place {
-            with_gpu(&this.drm, |gpu| place.space.retry(gpu, va));
-        }
     }
 }

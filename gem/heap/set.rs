@@ -52,7 +52,7 @@ use kernel::{
 use super::{
     at_once,
     policy,
-    Given,
+    stall::Given,
     Heap, //
 };
 use crate::device::{
