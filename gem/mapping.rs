@@ -10,8 +10,8 @@
 //!
 //! A mapping keeps the pages of its BO in, until reclaim takes them away ([`Mapping::evict`]): then it
 //! goes on the list of its [`Vm`] from which the next job of that address space brings them back
-//! ([`Mapping::restore`]). User memory comes and goes as its owner likes: see [`userptr`]. A heap is mapped piece by piece as the GPU asks for it: see
-//! [`heap`](super::heap).
+//! ([`Mapping::restore`]). User memory comes and goes as its owner likes: see [`userptr`]. A heap is
+//! mapped piece by piece as the GPU asks for it: see [`heap`](super::heap).
 //!
 //! Lock: that of the mapping's memory. It is inside of a BO's state and of the reservation of an address
 //! space, and is held while pages are brought in; reclaim only tries to get it.
@@ -177,7 +177,7 @@ impl Mapping {
 
     /// User memory, where it has been prepared.
     pub(super) fn of_user(bo: &Bo, prepared: userptr::Prepared) -> Result<Arc<Self>> {
-        let userptr::Prepared { memory, node } = prepared;
+        let userptr::Prepared { memory, node, .. } = prepared;
 
         Self::with(bo, Memory::User(memory), node, None)
     }

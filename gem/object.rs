@@ -24,6 +24,10 @@ use kernel::{
     new_mutex,
     prelude::*,
     sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         Arc,
         Mutex,
         MutexGuard, //
@@ -113,8 +117,8 @@ pub(crate) struct BoData {
     heap: Option<Arc<Heap>>,
     /// Process that created or imported it.
     creator: Pid,
-    /// It is user memory.
-    user: bool,
+    /// If it is user memory: whether the GPU has the pages.
+    user: Option<Arc<Atomic<bool>>>,
     #[pin]
     label: Mutex<Option<Label>>,
     #[pin]
@@ -161,14 +165,14 @@ impl BoData {
 
     /// Whether it is user memory.
     pub(crate) fn is_user(&self) -> bool {
-        self.user
+        self.user.is_some()
     }
 
     /// The one mapping of user memory.
     pub(super) fn user_mapping(&self) -> Option<Arc<Mapping>> {
         let state = self.state.lock();
 
-        (self.user)
+        self.is_user()
             .then(|| state.mappings.first().map(|entry| entry.mapping.clone()))
             .flatten()
     }
@@ -193,15 +197,24 @@ impl BoData {
 
     /// Where the pages are and how many bytes of them, for debugging. Takes no lock.
     pub(crate) fn pages(&self, info: &uma::Info<'_, Self>) -> (Pages, usize) {
-        match (&self.heap, info.state) {
-            (Some(heap), _) => match heap.resident() {
-                0 => (Pages::None, 0),
-                bytes => (Pages::Partial, bytes),
-            },
-            // Its pages are its owner's.
-            (None, _) if self.user => (Pages::User, 0),
-            (None, Pages::Resident) => (Pages::Resident, info.size),
-            (None, state) => (state, 0),
+        let bytes = self.resident(info.size, info.state);
+
+        match bytes {
+            _ if self.is_user() => (Pages::User, bytes),
+            0 if self.is_heap() => (Pages::None, 0),
+            _ if self.is_heap() => (Pages::Partial, bytes),
+            _ => (info.state, bytes),
+        }
+    }
+
+    /// How many bytes of memory it has, of its `size`. `state`: that of its file. Takes no lock.
+    fn resident(&self, size: usize, state: Pages) -> usize {
+        match (&self.heap, &self.user) {
+            (Some(heap), _) => heap.resident(),
+            // It is its process's, too.
+            (None, Some(resident)) if resident.load(Relaxed) => size,
+            (None, None) if state == Pages::Resident => size,
+            (None, _) => 0,
         }
     }
 
@@ -226,11 +239,8 @@ impl BoData {
     /// `EINVAL`: only the one handle that a BO has can declare its content dispensable. What user
     /// memory is good for is between its owner and the memory management.
     pub(crate) fn take_advice(bo: &Bo, vm: &Arc<Vm>, advice: Advice) -> Result<bool> {
-        if bo.user {
+        if bo.is_user() {
             return Err(EINVAL);
-        }
-        if bo.heap().is_some_and(|heap| heap.state() == Pages::Purged) {
-            return Ok(false);
         }
         if advice == Advice::WillNeed {
             return Ok(bo.advise(true));
@@ -254,7 +264,7 @@ impl BoData {
 
         state.mappings.reserve(1, GFP_KERNEL)?;
 
-        let mapping = match bo.user {
+        let mapping = match bo.is_user() {
             // It is in one address space only, and nobody else can have a handle.
             true => {
                 let user = state.user.take().filter(|user| user.is_in(vm));
@@ -305,7 +315,7 @@ impl DriverObject for BoData {
             flags: args.flags,
             heap: args.heap,
             creator: current!().tgid(),
-            user: args.user.is_some(),
+            user: args.user.as_ref().map(|user| user.resident.clone()),
             label <- new_mutex!(args.label, "drm_gpu::bo_label"),
             state <- new_mutex!(
                 State {
@@ -356,11 +366,7 @@ impl uma::ObjectOps for BoData {
     }
 
     fn resident_size(bo: &Bo) -> usize {
-        match bo.heap() {
-            Some(heap) => heap.resident(),
-            None if bo.is_resident() => bo.size(),
-            None => 0,
-        }
+        bo.resident(bo.size(), bo.state())
     }
 }
 

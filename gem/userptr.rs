@@ -4,8 +4,8 @@
 //!
 //! The [`mirror`] does the work with the memory management; here is what the GPU has to do with it.
 //! Each address space has a [`Mirror`] once it has user memory, and each BO of that kind a [`Region`]
-//! in it, which belongs to its [`Mapping`](super::Mapping). The addresses and the tables of 4 KiB pages are there
-//! from the creation on, so that pages can be mapped and unmapped without memory.
+//! in it, which belongs to its [`Mapping`](super::Mapping). The addresses and the tables of 4 KiB
+//! pages are there from the creation on, so that pages can be mapped and unmapped without memory.
 //!
 //! A submission makes all user memory of its address space valid, not only what it lists, and
 //! publishes its fence while that is so: see [`submit`](crate::job::submit). When the memory changes
@@ -43,6 +43,10 @@ use kernel::{
     prelude::*,
     sync::{
         aref::ARef,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         Arc, //
     },
     time::msecs_to_jiffies,
@@ -79,6 +83,8 @@ pub(crate) struct Region {
     resv: ARef<ResvObject>,
     range: Range<u64>,
     writable: bool,
+    /// Whether the GPU has the pages, for looks without the mirror's lock.
+    resident: Arc<Atomic<bool>>,
 }
 
 impl mirror::Device for Region {
@@ -119,13 +125,16 @@ impl mirror::Device for Region {
 
             self.space
                 .map(gpu, self.range.clone(), pages, prot, GFP_NOWAIT)
+                .map(|()| self.resident.store(true, Relaxed))
                 .map_err(|e| failed(e.error, e.leak))
         })
         .unwrap_or(Err(failed(ENODEV, false)))
     }
 
     fn unmap(&self) -> Result {
-        self.space.unmap(iter::once(self.range.clone()))
+        self.space
+            .unmap(iter::once(self.range.clone()))
+            .inspect(|()| self.resident.store(false, Relaxed))
     }
 }
 
@@ -133,6 +142,8 @@ impl mirror::Device for Region {
 pub(crate) struct Prepared {
     pub(super) memory: Memory,
     pub(super) node: VaNode,
+    /// Whether the GPU has the pages.
+    pub(super) resident: Arc<Atomic<bool>>,
 }
 
 impl Prepared {
@@ -162,6 +173,7 @@ pub(super) fn prepare(
     let writable = flags & uapi::DRM_GPU_USERPTR_READONLY == 0;
     let (address, size) = bounds(address, size)?;
 
+    let resident = Arc::new(Atomic::new(false), GFP_KERNEL)?;
     let node = vm.alloc_va(size, false, None)?;
     let range = node.start()..node.start() + node.size();
     let mirror = with_gpu(drm, |gpu| {
@@ -183,11 +195,16 @@ pub(super) fn prepare(
             resv: vm.resv_object().into(),
             range,
             writable,
+            resident: resident.clone(),
         },
     )?;
     // What cannot be is known at once.
     memory.validate()?;
-    Ok(Prepared { memory, node })
+    Ok(Prepared {
+        memory,
+        node,
+        resident,
+    })
 }
 
 /// Checks what user space asks for: whole pages, at least one, that do not wrap.
