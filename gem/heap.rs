@@ -243,11 +243,6 @@ impl Heap {
         self.resident.load(Relaxed)
     }
 
-    /// Where the content is.
-    pub(super) fn state(&self) -> State {
-        self.inner.lock().state
-    }
-
     fn drm(&self) -> &Device {
         &self.drm
     }
