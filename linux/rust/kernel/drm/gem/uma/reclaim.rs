@@ -112,7 +112,8 @@ impl<T: ObjectOps> Object<T> {
     {
         let lrus = T::dma_space(dev).inner().lrus();
 
-        if !lrus.belong_to(dev.as_raw()) {
+        // Even if there are no objects yet: it may be lockdep that is to see the lock.
+        if !lrus.claim(dev.as_raw()) {
             return 0;
         }
         // SAFETY: `dev` is the device of the lists.
