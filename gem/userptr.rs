@@ -10,7 +10,8 @@
 //! A submission makes all user memory of its address space valid, not only what it lists, and
 //! publishes its fence while that is so: see [`submit`](crate::job::submit). When the memory changes
 //! after that, the change waits for the jobs of the address space and takes the pages from the GPU.
-//! It waits for [`PATIENCE_MS`] at most; jobs that have not ended by then lose the memory, and fault.
+//! It waits for [`PATIENCE_MS`] at most; jobs that have not ended by then lose all user memory of the
+//! address space, and fault.
 //! Without that, a client whose jobs wait for something that comes only after its end could not end:
 //! a process gives back its memory before its files.
 //!

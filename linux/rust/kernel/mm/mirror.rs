@@ -120,9 +120,10 @@ mod tests;
 pub trait Device: Send + Sync + 'static {
     /// Returns whether the device is done with all work that may use the range.
     ///
-    /// Waits for that if `may_block`. The result is not looked at then: after this the device is
-    /// done, or does not mind to lose the memory. If not `may_block` it must not sleep; if the result
-    /// is `false`, the change of the memory is put off.
+    /// Waits for that if `may_block`. The device loses the range after that in any case; if the result
+    /// is `false`, it loses all ranges of the [`Mirror`], so that the work is waited for only once. If
+    /// not `may_block` it must not sleep; if the result is `false`, the change of the memory is put
+    /// off.
     fn quiesce(&self, may_block: bool) -> bool;
 
     /// Shows the device the pages of the range, each with [`PAGE_SIZE`] bytes at the given address.

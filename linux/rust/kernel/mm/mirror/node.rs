@@ -433,10 +433,17 @@ impl<T: Device> Node<T> {
         if this.state.access_mut(&mut lists).place != Place::Valid {
             return true;
         }
-        if !this.data.quiesce(may_block) && !may_block {
+        let done = this.data.quiesce(may_block);
+        if !done && !may_block {
             return false;
         }
         this.take_away(&mut lists);
+        if !done {
+            // The change of the next range would wait as long, for the same work.
+            while let Some(node) = Self::first(&mut lists.valid) {
+                node.take_away(&mut lists);
+            }
+        }
         true
     }
 }

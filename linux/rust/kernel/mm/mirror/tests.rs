@@ -27,6 +27,8 @@ struct Counter {
     waited: Atomic<usize>,
     /// Work is under way, and ends when it is waited for.
     busy: Atomic<bool>,
+    /// That work does not end.
+    endless: Atomic<bool>,
     /// Does not answer.
     stuck: Atomic<bool>,
 }
@@ -38,6 +40,7 @@ impl Counter {
             unmapped: Atomic::new(0),
             waited: Atomic::new(0),
             busy: Atomic::new(false),
+            endless: Atomic::new(false),
             stuck: Atomic::new(false),
         }
     }
@@ -47,7 +50,7 @@ impl Device for Counter {
     fn quiesce(&self, may_block: bool) -> bool {
         if self.busy.load(Relaxed) && may_block {
             self.waited.add(1, Relaxed);
-            self.busy.store(false, Relaxed);
+            self.busy.store(self.endless.load(Relaxed), Relaxed);
         }
         !self.busy.load(Relaxed)
     }
@@ -121,6 +124,28 @@ fn munmap(address: usize, pages: usize) -> Result {
 #[macros::kunit_tests(rust_mm_mirror)]
 mod suite {
     use super::*;
+
+    #[test]
+    fn endless_work_is_waited_for_once() -> Result {
+        let (mirror, _reg) = mirror()?;
+        let at = mmap(0, 8, RW)?;
+        let add = |page: usize| {
+            let at = at + page * PAGE_SIZE;
+            mirror.add(at, 4 * PAGE_SIZE, Access::ReadWrite, Counter::new())
+        };
+        let ranges = [add(0)?, add(4)?];
+
+        mirror.validate()?;
+        for range in &ranges {
+            range.busy.store(true, Relaxed);
+            range.endless.store(true, Relaxed);
+        }
+        munmap(at, 8)?;
+        let waited = ranges.iter().map(|range| range.waited.load(Relaxed));
+        assert_eq!(waited.sum::<usize>(), 1);
+        assert!(ranges.iter().all(|range| !range.is_valid()));
+        Ok(())
+    }
 
     #[test]
     fn munmap_takes_the_pages() -> Result {
