@@ -18,8 +18,8 @@
 //!
 //! # What must go before what
 //!
-//! A table is freed while accesses through it are locked out. A range is unmapped before its [`VaNode`] is dropped, and flushed before its pages are freed.
-//! [`Space::unmap`] does both; if it fails, the hardware may still reach the pages and they must be
+//! A table is freed while accesses through it are locked out. A range is unmapped before its
+//! [`VaNode`] is dropped, and flushed before its pages are freed. [`Space::unmap`] does both; if it fails, the hardware may still reach the pages and they must be
 //! leaked. A [`Vm`] gives its slot back before its page table can go.
 
 pub(crate) mod fault;

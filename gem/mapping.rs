@@ -227,7 +227,7 @@ impl Mapping {
             return Err(EBUSY);
         };
 
-        let unmapped = self.vm().unmap(iter::once(self.va()..self.va() + mapped));
+        let unmapped = self.vm().unmap_idle(self.va()..self.va() + mapped);
         if unmapped.is_err() {
             inner.memory = Memory::Stuck(pages, mapped);
         }

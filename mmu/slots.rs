@@ -51,7 +51,7 @@ enum State {
     Live,
     /// It was turned off after a fault, to end the jobs. Its interrupts are masked.
     Faulty,
-    /// It knows nothing of the space, after a reset or an error.
+    /// It knows nothing of the space, after a reset, an error or reclaim.
     Lost,
 }
 
@@ -287,6 +287,26 @@ impl Slots {
             }
             _ => Ok(()),
         }
+    }
+
+    /// [`Self::flush`], for a range that reclaim has unmapped: turns the slot of a space without jobs
+    /// off, so that the next range needs no flush. The next job turns it on.
+    pub(super) fn rest(&self, gpu: &Gpu<'_>, space: &Space, range: &Range<u64>) -> Result {
+        self.check()?;
+        match self.table.lock().find(space) {
+            Some((nr, slot))
+                if slot.state == State::Live && slot.jobs == 0 && !slot.stuck && !gpu.stopped() =>
+            {
+                let result = slot.note(mmu::disable(gpu, nr));
+
+                if result.is_ok() {
+                    slot.state = State::Lost;
+                }
+                return unless_gone(result);
+            }
+            _ => (),
+        }
+        self.flush(gpu, space, range)
     }
 
     /// Calls `f` while the hardware makes no accesses in a range of a space, and flushes the range

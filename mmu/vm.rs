@@ -137,8 +137,8 @@ impl Space {
     /// where possible. On error nothing of it stays mapped; see [`MapError`].
     ///
     /// The range must lie in the caller's [`VaNode`], with nothing mapped there, and hold all
-    /// segments. These are multiples of 4 KiB, mapped for the device until [`Self::unmap`] has returned. Sleeps if
-    /// `gfp` allows it; takes no sleeping lock.
+    /// segments. These are multiples of 4 KiB, mapped for the device until [`Self::unmap`] has
+    /// returned. Sleeps if `gfp` allows it; takes no sleeping lock.
     ///
     /// One flush at the end if the space is in the hardware: it holds no translations that were not
     /// there, but may hold table entries on the way to them; and accesses that wait for the
@@ -253,15 +253,33 @@ impl Space {
                 Some(hull) => hull.start.min(range.start)..hull.end.max(range.end),
                 None => range.clone(),
             });
-            self.table.unmap(gpu.dev(), range).inspect_err(|e| {
-                dev_err!(gpu.dev(), "address space {}: unmap: {:?}\n", self.id, e)
-            })?;
+            self.clear(gpu, range)?;
         }
 
         match hull {
             Some(hull) => self.flush(gpu, &hull),
             None => Ok(()),
         }
+    }
+
+    /// [`Self::unmap`] for reclaim, in a space that no job uses. Takes it out of the hardware, if that
+    /// has it, until its next job: so one flush will do for all that is unmapped before that.
+    pub(crate) fn unmap_idle(&self, range: Range<u64>) -> Result {
+        with_gpu(&self.drm, |gpu| {
+            self.clear(gpu, range.clone())?;
+            self.drm
+                .slots
+                .rest(gpu, self, &range)
+                .inspect_err(|&e| self.ask_for_reset(e))
+        })
+        .unwrap_or_else(|| self.drm.slots.check())
+    }
+
+    /// Takes a range out of the page table. The hardware may know it still.
+    fn clear(&self, gpu: &Gpu<'_>, range: Range<u64>) -> Result {
+        self.table
+            .unmap(gpu.dev(), range)
+            .inspect_err(|e| dev_err!(gpu.dev(), "address space {}: unmap: {:?}\n", self.id, e))
     }
 
     /// Makes the hardware forget its translations of a range, and try again what waits for one.

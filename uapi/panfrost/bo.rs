@@ -97,8 +97,8 @@ pub(super) fn create_userptr(
 
 /// `DRM_IOCTL_PANFROST_MMAP_BO`: tells where in the device file to mmap() a BO.
 ///
-/// `EINVAL`: flags; a heap, which the CPU has no business with; user memory, which is mapped. `ENOENT`: unknown handle.
-/// `ENOMEM`, `ENOSPC`.
+/// `EINVAL`: flags; a heap, which the CPU has no business with; user memory, which is mapped.
+/// `ENOENT`: unknown handle. `ENOMEM`, `ENOSPC`.
 pub(super) fn mmap(
     _dev: &Device<drm::Registered>,
     _gpu: &Gpu<'_>,
