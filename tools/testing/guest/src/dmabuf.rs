@@ -67,3 +67,26 @@ pub fn foreign(width: u32, height: u32) -> Result<Option<(OwnedFd, usize)>> {
     }
     Ok(None)
 }
+
+/// Has another card attach to a buffer, for as long as what is returned is open. `None` without a card
+/// that does.
+pub fn attach(dmabuf: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+    for entry in fs::read_dir("/dev/dri")?.flatten() {
+        if !entry.file_name().to_string_lossy().starts_with("card") {
+            continue;
+        }
+        let card = open_file(&entry.path())?;
+        if version(card.as_fd())?.name == "panfrost" {
+            continue;
+        }
+        let mut prime = uapi::PrimeHandle {
+            fd: dmabuf.as_raw_fd(),
+            ..Default::default()
+        };
+        // SAFETY: no pointers.
+        if unsafe { sys::ioctl(card.as_fd(), uapi::PRIME_FD_TO_HANDLE, &mut prime) }.is_ok() {
+            return Ok(Some(card));
+        }
+    }
+    Ok(None)
+}

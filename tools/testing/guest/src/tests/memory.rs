@@ -3,7 +3,6 @@
 //! Memory that comes back: what is taken under pressure, what survives it, and that it really went.
 
 use std::fs;
-use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -40,7 +39,7 @@ use super::Random;
 use super::PATTERN;
 
 /// Why C panfrost cannot pass what asks its debugfs for reclaim.
-const NO_KNOB: &str = "it cannot be asked to give memory back";
+pub(super) const NO_KNOB: &str = "it cannot be asked to give memory back";
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("purge-pressure", &["D3", "A3"], pressure),
@@ -58,23 +57,25 @@ pub(super) const TESTS: &[Test] = &[
         .needs(&[Need::Gate])
         .panfrost_fails(NO_KNOB),
     Test::new("evict-closed", &["A3", "D4"], evict_closed).panfrost_fails(NO_KNOB),
-    Test::new("evict-shared", &["D6"], evict_shared).panfrost_fails(NO_KNOB),
     Test::new("evict-no-swap", &["D4"], evict_no_swap).panfrost_fails(NO_KNOB),
     Test::new("evict-stuck-mmu", &["D4"], evict_stuck)
         .needs(&[Need::Board])
         .warns()
+        .panfrost_fails(NO_KNOB),
+    Test::new("evict-one-flush", &["D4"], evict_one_flush)
+        .needs(&[Need::Board])
         .panfrost_fails(NO_KNOB),
     Test::new("evict-no-memory", &["D4"], evict_no_memory).panfrost_fails(NO_KNOB),
     Test::new("reclaim-parallel", &["D7"], parallel).panfrost_fails(NO_KNOB),
     Test::new("reclaim-debugfs", &["D8"], debugfs).panfrost_fails(NO_KNOB),
 ];
 
-const KIB: usize = 1 << 10;
-const MIB: usize = 1 << 20;
-const PAGE: usize = 4096;
+pub(super) const KIB: usize = 1 << 10;
+pub(super) const MIB: usize = 1 << 20;
+pub(super) const PAGE: usize = 4096;
 
 /// More than there is.
-const ALL: usize = 1 << 40;
+pub(super) const ALL: usize = 1 << 40;
 
 /// A file in the GPU's directory in debugfs.
 pub(super) fn debugfs_file(gpu: &Gpu, name: &str) -> PathBuf {
@@ -84,7 +85,7 @@ pub(super) fn debugfs_file(gpu: &Gpu, name: &str) -> PathBuf {
 }
 
 /// Has the driver give back so many pages. Returns how many it says that it were.
-fn shrink(gpu: &Gpu, pages: usize) -> Result<usize, Stop> {
+pub(super) fn shrink(gpu: &Gpu, pages: usize) -> Result<usize, Stop> {
     let path = debugfs_file(gpu, "shrink");
     fs::write(&path, pages.to_string())?;
     let text = fs::read_to_string(&path)?;
@@ -95,7 +96,7 @@ fn shrink(gpu: &Gpu, pages: usize) -> Result<usize, Stop> {
 }
 
 /// The bytes of a row of sums in `gems`.
-fn sum(gpu: &Gpu, row: &str) -> Result<usize, Stop> {
+pub(super) fn sum(gpu: &Gpu, row: &str) -> Result<usize, Stop> {
     let text = fs::read_to_string(debugfs_file(gpu, "gems"))?;
     text.lines()
         .filter_map(|line| line.strip_prefix(row)?.strip_prefix(": "))
@@ -110,13 +111,13 @@ fn sum(gpu: &Gpu, row: &str) -> Result<usize, Stop> {
 }
 
 /// A BO that is full of words which depend on where they are.
-fn filled(device: &Device, size: usize, seed: u64) -> Result<Bo, Stop> {
+pub(super) fn filled(device: &Device, size: usize, seed: u64) -> Result<Bo, Stop> {
     let bo = device.create(size, uapi::BO_NOEXEC)?;
     bo.map()?.write(0, &content(size, seed));
     Ok(bo)
 }
 
-fn content(size: usize, seed: u64) -> Vec<u8> {
+pub(super) fn content(size: usize, seed: u64) -> Vec<u8> {
     let mut random = Random(seed);
     (0..size / 8)
         .flat_map(|_| random.next().to_le_bytes())
@@ -124,7 +125,7 @@ fn content(size: usize, seed: u64) -> Vec<u8> {
 }
 
 /// Whether a BO has what [`filled`] has put there.
-fn intact(bo: &Bo, seed: u64) -> Result<bool, Stop> {
+pub(super) fn intact(bo: &Bo, seed: u64) -> Result<bool, Stop> {
     Ok(bo.map()?.bytes(0, bo.size()) == content(bo.size(), seed))
 }
 
@@ -362,7 +363,7 @@ fn evict_use_by_job(gpu: &Gpu) -> Outcome {
 }
 
 /// Evicts so many bytes, which a job that has just ended may have a moment longer.
-fn idle(gpu: &Gpu, bytes: usize) -> Outcome {
+pub(super) fn idle(gpu: &Gpu, bytes: usize) -> Outcome {
     let mut pages = 0;
     for _ in 0..100 {
         pages += shrink(gpu, ALL)?;
@@ -402,10 +403,10 @@ fn evict_swapped(gpu: &Gpu) -> Outcome {
 }
 
 /// A control group for this process, by which its memory can be asked for.
-struct MemoryGroup(PathBuf);
+pub(super) struct MemoryGroup(PathBuf);
 
 impl MemoryGroup {
-    fn enter() -> Result<Self, Stop> {
+    pub(super) fn enter() -> Result<Self, Stop> {
         let root = Path::new("/tmp/cgroup");
         fs::create_dir_all(root)?;
         if !root.join("cgroup.procs").exists() {
@@ -431,7 +432,7 @@ impl MemoryGroup {
     }
 
     /// Has the kernel take so many bytes, or as many as it can.
-    fn reclaim(&self, bytes: usize) -> Outcome {
+    pub(super) fn reclaim(&self, bytes: usize) -> Outcome {
         for _ in 0..4 {
             match fs::write(
                 self.0.join("memory.reclaim"),
@@ -491,21 +492,6 @@ fn evict_closed(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// What others may have is left where it is.
-fn evict_shared(gpu: &Gpu) -> Outcome {
-    let _swap = Swap::on(64 * MIB)?;
-    let device = gpu.open()?;
-    let other = gpu.open()?;
-    let pinned = sum(gpu, "pinned")?;
-    let bo = filled(&device, 64 * KIB, 9)?;
-    let dmabuf = bo.export()?;
-    let shared = Bo::import(&other, dmabuf.as_fd(), 64 * KIB)?;
-    check_eq!(shrink(gpu, ALL)?, 0);
-    check_eq!(sum(gpu, "pinned")? - pinned, 64 * KIB);
-    check!(intact(&bo, 9)? && intact(&shared, 9)?);
-    Ok(())
-}
-
 /// Without room in swap there is nowhere to go.
 fn evict_no_swap(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
@@ -545,6 +531,29 @@ fn evict_stuck(gpu: &Gpu) -> Outcome {
     check_eq!(chain.statuses(), [DONE]);
     check_eq!(map.get64(0), 0);
     check_eq!(map.get64(8), super::PATTERN64);
+    Ok(())
+}
+
+/// However many BOs of an address space go at a time, the MMU flushes once.
+fn evict_one_flush(gpu: &Gpu) -> Outcome {
+    let _swap = Swap::on(64 * MIB)?;
+    let device = gpu.open()?;
+    let bos = (0..10)
+        .map(|n| filled(&device, 64 * KIB, n))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut chain = Chain::new(&device, PAGE)?;
+    for bo in &bos {
+        chain.zero(bo.va());
+    }
+    chain.run(&[])?;
+    let board = Board::open()?;
+    let before = board.stat(Stat::AsFlushes);
+    check_eq!(shrink(gpu, ALL)?, (10 * 64 * KIB + PAGE) / PAGE);
+    let flushes = board.stat(Stat::AsFlushes).wrapping_sub(before);
+    check!(flushes <= 1, "{flushes} flushes");
+    chain.rearm();
+    chain.run(&[])?;
+    check_eq!(chain.statuses(), [DONE; 10]);
     Ok(())
 }
 

@@ -17,10 +17,23 @@ use crate::harness::Need;
 use crate::harness::Outcome;
 use crate::harness::Stop;
 use crate::harness::Test;
+use crate::swap::Swap;
 use crate::sys;
 use crate::sys::Mapping;
 use crate::uapi;
 
+use super::memory::content;
+use super::memory::filled;
+use super::memory::idle;
+use super::memory::intact;
+use super::memory::shrink;
+use super::memory::sum;
+use super::memory::MemoryGroup;
+use super::memory::ALL;
+use super::memory::KIB;
+use super::memory::MIB;
+use super::memory::NO_KNOB;
+use super::memory::PAGE;
 use super::target;
 use super::PATTERN64;
 
@@ -32,6 +45,11 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("prime-bad", &["C5"], bad),
     Test::new("prime-heap", &["B4"], heap).panfrost_fails("exports heaps, which cannot be pinned"),
     Test::new("prime-foreign", &["A1", "I1"], foreign).needs(&[Need::Card]),
+    Test::new("purge-exported", &["D3"], purge_exported).panfrost_fails(NO_KNOB),
+    Test::new("evict-shared", &["D4", "D6"], evict_shared).panfrost_fails(NO_KNOB),
+    Test::new("evict-attached", &["D4", "D6"], evict_attached)
+        .needs(&[Need::Card])
+        .panfrost_fails(NO_KNOB),
 ];
 
 fn same_file(gpu: &Gpu) -> Outcome {
@@ -173,5 +191,62 @@ fn foreign(gpu: &Gpu) -> Outcome {
         check_eq!(map.get64(offset), 0);
     }
     check_eq!(map.get64(8), PATTERN64);
+    Ok(())
+}
+
+/// Who exported a BO cannot give up its content for all who may have the dma-buf.
+fn purge_exported(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let bo = filled(&device, 64 * KIB, 9)?;
+    let dmabuf = bo.export()?;
+    check!(bo.madvise(uapi::MADV_DONTNEED)?);
+    check_eq!(shrink(gpu, ALL)?, 0);
+    let map = Mapping::new(dmabuf.as_fd(), 0, 64 * KIB)?;
+    check!(map.bytes(0, 64 * KIB) == content(64 * KIB, 9));
+    Ok(())
+}
+
+/// What several files have leaves memory, as does what a CPU maps through the dma-buf; and all of them
+/// see the same when it is back.
+fn evict_shared(gpu: &Gpu) -> Outcome {
+    let _swap = Swap::on(64 * MIB)?;
+    let group = MemoryGroup::enter()?;
+    let device = gpu.open()?;
+    let other = gpu.open()?;
+    let bo = filled(&device, MIB, 9)?;
+    let dmabuf = bo.export()?;
+    let shared = Bo::import(&other, dmabuf.as_fd(), MIB)?;
+    let through = Mapping::new(dmabuf.as_fd(), 0, MIB)?;
+    let mut expected = content(MIB, 9);
+    check!(through.bytes(0, MIB) == expected);
+    let mut chain = Chain::new(&other, PAGE)?;
+    chain.zero(shared.va() + 64);
+    check_eq!(shrink(gpu, ALL)?, (MIB + PAGE) / PAGE);
+    group.reclaim(MIB)?;
+    through.put64(0, 0);
+    chain.run(&[])?;
+    expected[..8].fill(0);
+    expected[64..72].fill(0);
+    check!(through.bytes(0, MIB) == expected);
+    check!(bo.map()?.bytes(0, MIB) == expected);
+    check!(shared.map()?.bytes(0, MIB) == expected);
+    Ok(())
+}
+
+/// What another driver is attached to stays where it is, until that has let go.
+fn evict_attached(gpu: &Gpu) -> Outcome {
+    let _swap = Swap::on(64 * MIB)?;
+    let device = gpu.open()?;
+    let pinned = sum(gpu, "pinned")?;
+    let bo = filled(&device, 64 * KIB, 9)?;
+    let dmabuf = bo.export()?;
+    let Some(card) = dmabuf::attach(dmabuf.as_fd())? else {
+        return Err(Stop::Skip("no card that attaches".into()));
+    };
+    check_eq!(sum(gpu, "pinned")? - pinned, 64 * KIB);
+    check_eq!(shrink(gpu, ALL)?, 0);
+    drop(card);
+    idle(gpu, 64 * KIB)?;
+    check!(intact(&bo, 9)?);
     Ok(())
 }

@@ -32,6 +32,7 @@ use crate::harness::Need;
 use crate::harness::Outcome;
 use crate::harness::Stop;
 use crate::harness::Test;
+use crate::memory::resident;
 use crate::pixels::Layout;
 use crate::pixels::FORMATS;
 use crate::swap::Swap;
@@ -277,10 +278,13 @@ fn render(gpu: &Gpu) -> Outcome {
 fn munmap(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     let memory = Memory::anonymous(16 * PAGE)?;
+    let others = resident(&device)?;
     let bo = memory.bo(&device, 0)?;
+    check_eq!(resident(&device)?, others + 16 * PAGE);
     zero_all(&device, &[&bo], &[bo.va()])?;
 
     memory.unmap_part(5 * PAGE, PAGE)?;
+    check_eq!(resident(&device)?, others);
     check_errno!(null(&device), EFAULT);
     let mut chain = Chain::new(&device, 4096)?;
     chain.zero(bo.va());
