@@ -29,6 +29,49 @@ use core::{
     ptr::NonNull, //
 };
 
+/// Allocates a zeroed page, which counts as one of a page table from now on: `SecPageTables` in
+/// meminfo.
+fn alloc(gfp: bindings::gfp_t) -> *mut c_void {
+    // SAFETY: No preconditions.
+    let addr = unsafe { bindings::get_free_pages_noprof(gfp | bindings::__GFP_ZERO, 0) };
+    let page = addr as *mut c_void;
+
+    if !page.is_null() {
+        // SAFETY: It was just allocated.
+        unsafe { account(page, 1) };
+    }
+    page
+}
+
+/// Frees a page.
+///
+/// # Safety
+///
+/// `page` must come from [`alloc()`], and not be used any more.
+unsafe fn free(page: *mut c_void) {
+    // SAFETY: By the safety requirements.
+    unsafe {
+        account(page, -1);
+        bindings::free_pages(page as usize, 0);
+    }
+}
+
+/// Changes the number of pages in page tables that are not a CPU's.
+///
+/// # Safety
+///
+/// `page` must come from the page allocator, and not have been freed.
+unsafe fn account(page: *mut c_void, change: c_int) {
+    // SAFETY: By the safety requirements.
+    unsafe {
+        bindings::mod_lruvec_page_state(
+            bindings::virt_to_page(page),
+            bindings::node_stat_item_NR_SECONDARY_PAGETABLE,
+            change,
+        )
+    };
+}
+
 /// A page in a list. All of it is zero when it is in none.
 #[repr(C)]
 struct Link {
@@ -55,11 +98,10 @@ impl TablePage {
     ///
     /// `ENOMEM`.
     pub fn new(flags: Flags) -> Result<Self> {
-        // SAFETY: No preconditions.
-        let addr = unsafe { bindings::get_free_pages_noprof((flags | __GFP_ZERO).as_raw(), 0) };
-
         // INVARIANT: The page is ours; all zeros is a `Link` without a next one.
-        NonNull::new(addr as *mut Link).map(Self).ok_or(ENOMEM)
+        NonNull::new(alloc(flags.as_raw()).cast())
+            .map(Self)
+            .ok_or(ENOMEM)
     }
 
     fn link(&mut self) -> &mut Option<TablePage> {
@@ -81,8 +123,8 @@ impl Drop for TablePage {
             next = page.link().take();
         }
 
-        // SAFETY: By the type invariants, this is a page from `get_free_pages()`, and ours.
-        unsafe { bindings::free_pages(self.0.as_ptr() as usize, 0) };
+        // SAFETY: By the type invariants, this is a page from `alloc()`, and ours.
+        unsafe { free(self.0.as_ptr().cast()) };
     }
 }
 
@@ -191,8 +233,7 @@ impl TablePool {
                 return page.into_raw();
             }
         }
-        // SAFETY: No preconditions.
-        unsafe { bindings::get_free_pages_noprof(gfp | bindings::__GFP_ZERO, 0) as *mut c_void }
+        alloc(gfp)
     }
 
     /// The `free` callback of page tables that use the pool.
@@ -202,7 +243,7 @@ impl TablePool {
     /// `pages` must come from [`Self::alloc()`], and not be used any more.
     pub(super) unsafe extern "C" fn free(_cookie: *mut c_void, pages: *mut c_void, _size: usize) {
         // SAFETY: By the safety requirements.
-        unsafe { bindings::free_pages(pages as usize, 0) };
+        unsafe { free(pages) };
     }
 }
 
