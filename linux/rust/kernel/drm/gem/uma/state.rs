@@ -67,7 +67,7 @@ impl State {
             (Self::None | Self::Resident | Self::Evicted, Event::Populate) => Ok(Self::Resident),
             (Self::None | Self::Partial, Event::Grow) => Ok(Self::Partial),
             (Self::Partial, Event::Empty) => Ok(Self::None),
-            (Self::Resident | Self::Partial | Self::Evicted, Event::Purge) => Ok(Self::Purged),
+            (Self::Resident, Event::Purge) => Ok(Self::Purged),
             (Self::Resident, Event::Evict) => Ok(Self::Evicted),
             // The exporter keeps the pages in as long as the import lasts, the notifier of the
             // process's memory tells when they change. Neither is ours to drop.
@@ -106,9 +106,9 @@ mod tests {
     const TABLE: [[i8; 5]; 7] = [
         [1, 2, -1, -1, -1],
         [1, -1, -1, 3, 4],
-        [-1, 2, 0, 3, -1],
+        [-1, 2, 0, -1, -1],
         [-1, -1, -1, -1, -1],
-        [1, -1, -1, 3, -1],
+        [1, -1, -1, -1, -1],
         [5, -1, -1, -1, -1],
         [6, -1, -1, -1, -1],
     ];
