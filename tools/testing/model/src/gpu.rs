@@ -441,7 +441,7 @@ impl Gpu {
         self.irqs.reset(Vector::Gpu, mask_too);
         self.power = Power::new(self.product);
         self.mmu.reset();
-        self.slots = Default::default();
+        self.slots_forget();
         self.perfcnt = Perfcnt::default();
         self.count(false);
         self.counter.cycles = 0;

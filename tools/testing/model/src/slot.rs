@@ -364,6 +364,26 @@ impl Gpu {
         }
     }
 
+    /// Adds what a chain has done, which is over, to the GPU's statistics.
+    fn count_chain(&mut self, chain: &Chain) {
+        let of_chain = chain.stats();
+        let stats = &mut self.stats;
+        stats.jobs_done = stats.jobs_done.wrapping_add(of_chain.jobs_done as u32);
+        stats.heap_bytes += of_chain.heap_bytes;
+        stats.heap_mismatches = stats
+            .heap_mismatches
+            .wrapping_add(of_chain.heap_mismatches as u32);
+    }
+
+    /// A reset: all chains are gone, but not what they have done.
+    pub(crate) fn slots_forget(&mut self) {
+        for slot in std::mem::take(&mut self.slots) {
+            if let Some(run) = slot.run {
+                self.count_chain(&run.chain);
+            }
+        }
+    }
+
     /// Ends the running chain with an event of failure.
     fn slot_fail(&mut self, n: usize, code: Exception) {
         self.slot_end(n, code);
@@ -379,13 +399,8 @@ impl Gpu {
         slot.status = code.0;
         let done = code == Exception::DONE;
         slot.blocked = !done;
-        let of_chain = run.chain.stats();
+        self.count_chain(&run.chain);
         let stats = &mut self.stats;
-        stats.jobs_done = stats.jobs_done.wrapping_add(of_chain.jobs_done as u32);
-        stats.heap_bytes += of_chain.heap_bytes;
-        stats.heap_mismatches = stats
-            .heap_mismatches
-            .wrapping_add(of_chain.heap_mismatches as u32);
         if done {
             stats.chains_done = stats.chains_done.wrapping_add(1);
         } else if code != Exception::STOPPED {

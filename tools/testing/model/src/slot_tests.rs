@@ -380,6 +380,19 @@ fn stops_of_a_parked_chain() {
 }
 
 #[test]
+fn a_reset_keeps_count_of_what_was_done() {
+    let mut b = Bench::new(&G52);
+    b.null_job(0, Some(0x40));
+    b.null_job(0x40, None);
+    b.submit(1, VA, 0);
+    b.steps(1);
+    assert_eq!((b.status(0), b.status(0x40)), (1, 0));
+    b.gpu.write32(regs::GPU_CMD, regs::GPU_CMD_SOFT_RESET);
+    b.settle();
+    assert_eq!(b.stat(Stat::JobsDone), 1);
+}
+
+#[test]
 fn a_reset_drops_everything() {
     let mut b = Bench::new(&G52);
     b.zero_job(0, 0x4000_0000, None);
