@@ -26,6 +26,7 @@ use crate::pixels::FORMATS;
 
 use super::memory::debugfs_file;
 use super::render::clear_frame;
+use super::tiler::files;
 use super::tiler::heap;
 use super::tiler::Batch;
 
@@ -145,22 +146,7 @@ fn two_slots(gpu: &Gpu) -> Outcome {
 
 /// More files than the hardware has address spaces, all of which grow their heaps.
 fn many_files(gpu: &Gpu) -> Outcome {
-    let mut batches = Vec::new();
-    for n in 0..12 {
-        let device = gpu.open()?;
-        let heap = heap(&device, 32 * MIB)?;
-        let batch = Batch::new(&device, &heap, heap.size(), 60_000 + n)?;
-        let done = device.syncobj()?;
-        batches.push((batch, heap, done));
-    }
-    for (batch, heap, done) in &batches {
-        batch.submit(heap, done)?;
-    }
-    for (batch, _, done) in &batches {
-        done.wait(PATIENCE)?;
-        batch.check()?;
-    }
-    Ok(())
+    files(gpu, 12, 60_000)
 }
 
 /// What a heap has grown by is in the fdinfo of the file.

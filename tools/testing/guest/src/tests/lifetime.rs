@@ -26,6 +26,7 @@ use crate::sys;
 use crate::uapi;
 
 use super::target;
+use super::works;
 use super::PATTERN64;
 
 pub(super) const TESTS: &[Test] = &[
@@ -165,12 +166,7 @@ fn file_queued(gpu: &Gpu) -> Outcome {
         check!(sys::readable(fence.as_fd(), PATIENCE)?);
     }
     // The GPU is none the worse.
-    let device = gpu.open()?;
-    let mut chain = Chain::new(&device, 4096)?;
-    chain.null();
-    chain.run(&[])?;
-    check_eq!(chain.statuses(), [DONE]);
-    Ok(())
+    works(&gpu.open()?)
 }
 
 fn file_running(gpu: &Gpu) -> Outcome {
@@ -188,12 +184,7 @@ fn file_running(gpu: &Gpu) -> Outcome {
         check!(sys::readable(fence.as_fd(), PATIENCE)?);
     }
     drop(board);
-    let device = gpu.open()?;
-    let mut chain = Chain::new(&device, 4096)?;
-    chain.null();
-    chain.run(&[])?;
-    check_eq!(chain.statuses(), [DONE]);
-    Ok(())
+    works(&gpu.open()?)
 }
 
 /// Mesa gives BOs up right after it has submitted what uses them.

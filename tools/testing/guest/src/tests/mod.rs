@@ -6,7 +6,11 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::bo::Bo;
+use crate::chain::Chain;
+use crate::chain::DONE;
+use crate::check_eq;
 use crate::device::Device;
+use crate::harness::Outcome;
 use crate::harness::Stop;
 use crate::harness::Test;
 use crate::sync::Syncobj;
@@ -76,6 +80,17 @@ fn target(device: &Device, size: usize) -> Result<(Bo, Mapping), Stop> {
     let map = bo.map()?;
     map.fill(PATTERN);
     Ok((bo, map))
+}
+
+/// The jobs of a file go on.
+fn works(device: &Device) -> Outcome {
+    let (bo, map) = target(device, 4096)?;
+    let mut chain = Chain::new(device, 4096)?;
+    chain.zero(bo.va());
+    chain.run(&[&bo])?;
+    check_eq!(chain.statuses(), [DONE]);
+    check_eq!(map.get64(0), 0);
+    Ok(())
 }
 
 /// Whether a syncobj's fence stays unsignalled for a while.

@@ -17,7 +17,6 @@ use crate::chain::PATIENCE;
 use crate::check;
 use crate::check_eq;
 use crate::check_errno;
-use crate::device::Device;
 use crate::device::Job;
 use crate::dmabuf;
 use crate::failing::Failing;
@@ -30,6 +29,8 @@ use crate::sync::Gate;
 use crate::sys;
 use crate::sys::Errno;
 use crate::uapi;
+
+use super::works;
 
 const PEER: &str = "it is not what is looked for faults in";
 
@@ -105,14 +106,6 @@ fn create(gpu: &Gpu) -> Outcome {
         check_eq!((bo.handle(), bo.va()), (handle, va), "{what}");
     }
     works(&device)
-}
-
-fn works(device: &Device) -> Outcome {
-    let mut chain = Chain::new(device, 4096)?;
-    chain.null();
-    chain.run(&[])?;
-    check_eq!(chain.statuses(), [DONE]);
-    Ok(())
 }
 
 /// A failed submit has published nothing.

@@ -35,6 +35,7 @@ use crate::sys;
 use crate::sys::Errno;
 use crate::uapi;
 
+use super::works;
 use super::A_WHILE;
 
 /// C panfrost takes whatever it is given, until memory is out.
@@ -242,12 +243,7 @@ fn unbind(gpu: &Gpu) -> Outcome {
         away
     };
     away.give_back()?;
-    let device = gpu.open()?;
-    let mut chain = Chain::new(&device, 4096)?;
-    chain.null();
-    chain.run(&[])?;
-    check_eq!(chain.statuses(), [DONE]);
-    Ok(())
+    works(&gpu.open()?)
 }
 
 /// Closing the file returns at once, and cancels what has not started: the gate stays closed.
@@ -306,12 +302,7 @@ fn kill(gpu: &Gpu) -> Outcome {
         libc::kill(pid, libc::SIGKILL);
         check_eq!(libc::waitpid(pid, &mut status, 0), pid);
     }
-    let device = gpu.open()?;
-    let mut chain = Chain::new(&device, 4096)?;
-    chain.null();
-    chain.run(&[])?;
-    check_eq!(chain.statuses(), [DONE]);
-    Ok(())
+    works(&gpu.open()?)
 }
 
 /// Chains of so many jobs each, all queued behind a gate.

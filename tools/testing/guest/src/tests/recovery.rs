@@ -39,6 +39,7 @@ use crate::sys::Errno;
 use crate::uapi;
 
 use super::target;
+use super::works;
 
 /// C panfrost has no smaller means, and cancels what the client has queued behind the job.
 const RESETS: &str = "a hung job resets the GPU, and takes those behind it along";
@@ -185,14 +186,6 @@ impl Innocent {
 
 /// The whole work of an innocent client, done once.
 const ONCE: u32 = (Innocent::CHAINS * Innocent::JOBS) as u32;
-
-/// The jobs of the file go on.
-fn works(device: &Device) -> Outcome {
-    let chain = nothing(device)?;
-    check_eq!(end(&start(device, 0, &chain)?)?, Ok(()));
-    check_eq!(chain.statuses(), [DONE]);
-    Ok(())
-}
 
 /// A job that runs for too long and obeys is stopped, and that is all.
 fn soft_stop(gpu: &Gpu) -> Outcome {

@@ -25,6 +25,7 @@ use crate::uapi;
 use super::render::blocks;
 use super::render::clear_frame;
 use super::target;
+use super::works;
 use super::Random;
 
 /// C panfrost wants to reset these GPUs after a bus fault, starts no job until that is done, and never does
@@ -49,16 +50,6 @@ pub(super) const TESTS: &[Test] = &[
 
 /// Addresses where nothing is ever mapped: below all BOs, above all of them, far above.
 const UNMAPPED: [u64; 4] = [0x1000, 0x8_0000_0000, 0xdead_beef_0000, 0x00ff_ffff_0000];
-
-fn works(device: &Device) -> Outcome {
-    let (bo, map) = target(device, 4096)?;
-    let mut chain = Chain::new(device, 4096)?;
-    chain.zero(bo.va());
-    chain.run(&[&bo])?;
-    check_eq!(chain.statuses(), [DONE]);
-    check_eq!(map.get64(0), 0);
-    Ok(())
-}
 
 /// A job that writes to nothing ends, undone, and the file's next one works.
 fn write_fault(gpu: &Gpu) -> Outcome {

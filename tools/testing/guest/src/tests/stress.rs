@@ -18,10 +18,8 @@ use model::control::ANY_SLOT;
 use crate::bo::Bo;
 use crate::board::Board;
 use crate::chain::Chain;
-use crate::chain::DONE;
 use crate::chain::PATIENCE;
 use crate::check;
-use crate::check_eq;
 use crate::device::Device;
 use crate::harness::Gpu;
 use crate::harness::Need;
@@ -35,6 +33,7 @@ use crate::sys;
 use crate::sys::Errno;
 use crate::uapi;
 
+use super::works;
 use super::Random;
 
 pub(super) const TESTS: &[Test] = &[Test::new("stress", &["A2", "C4", "C8", "F1"], stress)
@@ -75,11 +74,7 @@ fn stress(gpu: &Gpu) -> Outcome {
         Ok(after.is_no_more_than(&before))
     })?;
     check!(back, "seed {seed}: {before:?} has become {after:?}");
-    let mut chain = Chain::new(&owner, 4096)?;
-    chain.null();
-    chain.run(&[])?;
-    check_eq!(chain.statuses(), [DONE], "seed {seed}");
-    Ok(())
+    works(&owner)
 }
 
 /// What the kernel has for clients.

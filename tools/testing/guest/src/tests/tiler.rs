@@ -201,12 +201,19 @@ fn batches(gpu: &Gpu) -> Outcome {
 
 /// Files at the same time, each with a heap at the same address.
 fn two_files(gpu: &Gpu) -> Outcome {
-    let devices = [gpu.open()?, gpu.open()?, gpu.open()?];
+    files(gpu, 3, 50_000)
+}
+
+/// Files, each with a heap and a batch of so many triangles and some more, all submitted before any is
+/// waited for.
+pub(super) fn files(gpu: &Gpu, count: u32, triangles: u32) -> Outcome {
     let mut batches = Vec::new();
-    for (n, device) in devices.iter().enumerate() {
-        let heap = heap(device, 32 * MIB)?;
-        let batch = Batch::new(device, &heap, heap.size(), 50_000 + n as u32)?;
-        batches.push((batch, heap, device.syncobj()?));
+    for n in 0..count {
+        let device = gpu.open()?;
+        let heap = heap(&device, 32 * MIB)?;
+        let batch = Batch::new(&device, &heap, heap.size(), triangles + n)?;
+        let done = device.syncobj()?;
+        batches.push((batch, heap, done));
     }
     for (batch, heap, done) in &batches {
         batch.submit(heap, done)?;

@@ -18,7 +18,6 @@ use model::control::ANY_SLOT;
 use crate::bo::Bo;
 use crate::board::Board;
 use crate::chain::Chain;
-use crate::chain::DONE;
 use crate::chain::PATIENCE;
 use crate::check;
 use crate::check_eq;
@@ -42,6 +41,7 @@ use crate::sys::Mapping;
 use crate::uapi;
 
 use super::target;
+use super::works;
 use super::Random;
 
 const PEER: &str = "unbinding it under load is not known to be safe";
@@ -61,16 +61,6 @@ pub(super) const TESTS: &[Test] = &[
     .not_on_panfrost(PEER),
     Test::new("unload-busy", &["C8"], unload_busy),
 ];
-
-fn works(device: &Device) -> Outcome {
-    let (bo, map) = target(device, 4096)?;
-    let mut chain = Chain::new(device, 4096)?;
-    chain.zero(bo.va());
-    chain.run(&[&bo])?;
-    check_eq!(chain.statuses(), [DONE]);
-    check_eq!(map.get64(0), 0);
-    Ok(())
-}
 
 /// What a client still has when the device goes.
 struct Leftovers {
