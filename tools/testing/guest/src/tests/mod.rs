@@ -52,6 +52,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         fences::TESTS,
         lifetime::TESTS,
         memory::TESTS,
+        memory::evict::TESTS,
         spaces::TESTS,
         recovery::TESTS,
         pressure::TESTS,
@@ -60,6 +61,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         unplug::TESTS,
         stress::TESTS,
         userptr::TESTS,
+        userptr::change::TESTS,
     ]
     .into_iter()
     .flatten()

@@ -23,12 +23,12 @@ use crate::sys::Mapping;
 use crate::uapi;
 
 use super::memory::content;
+use super::memory::evict::evict;
+use super::memory::evict::MemoryGroup;
 use super::memory::filled;
-use super::memory::idle;
 use super::memory::intact;
 use super::memory::shrink;
 use super::memory::sum;
-use super::memory::MemoryGroup;
 use super::memory::ALL;
 use super::memory::KIB;
 use super::memory::MIB;
@@ -246,7 +246,7 @@ fn evict_attached(gpu: &Gpu) -> Outcome {
     check_eq!(sum(gpu, "pinned")? - pinned, 64 * KIB);
     check_eq!(shrink(gpu, ALL)?, 0);
     drop(card);
-    idle(gpu, 64 * KIB)?;
+    evict(gpu, 64 * KIB)?;
     check!(intact(&bo, 9)?);
     Ok(())
 }
