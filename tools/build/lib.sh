@@ -12,19 +12,19 @@ OUT=$TOP/build
 LOGS=$OUT/logs
 JOBS=${JOBS:-$(nproc)}
 . "$TOP/tools/build/inputs"
-mkdir -p "$CACHE" "$LOGS"
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 
-# Runs the rest as root; everything that makes or enters a root needs it.
-as_root() {
-	if [ "$(id -u)" = 0 ]; then
-		"$@"
-	else
-		sudo --preserve-env=DRM_GPU_CACHE,JOBS,KERNEL_SRC "$@"
-	fi
-}
+# Making and entering a build root takes root, and what is made there belongs to
+# it. So all is done by root, with the caller's cache.
+if [ "$(id -u)" != 0 ]; then
+	command -v sudo >/dev/null || die "this takes root, or sudo"
+	exec sudo --preserve-env=HOME,XDG_CACHE_HOME,DRM_GPU_CACHE,JOBS,KERNEL_SRC,CI,http_proxy,https_proxy,no_proxy,HTTP_PROXY,HTTPS_PROXY,NO_PROXY \
+		"$0" "$@"
+fi
+mkdir -p "$CACHE" "$LOGS"
+as_root() { "$@"; }
 
 # key TEXT|FILE...: a short name for the content of the arguments.
 key() {
@@ -73,7 +73,7 @@ BUILD_ROOT=$CACHE/root-$(key "$BUILD_SUITE" "$BUILD_SUITES_EXTRA" \
 # and the cache have the same paths inside, and so have the folders in ENTER_BIND.
 # What it starts ends with it.
 enter() {
-	as_root env ENTER_BIND="${ENTER_BIND:-}" \
+	env ENTER_BIND="${ENTER_BIND:-}" \
 		unshare --mount --propagation slave --pid --fork --kill-child=KILL \
 		"$TOP/tools/build/enter" "$BUILD_ROOT" "$TOP" "$CACHE" "$PWD" "$@"
 }
