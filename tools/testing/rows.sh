@@ -38,13 +38,13 @@ vm_row() {
 		tail -n 15 "$dir/output" >&2
 		row fail "$name" "status $status, $dir"
 	fi
-	clean_row "$dir" "$name"
+	clean_row "$dir" "$name" "$*"
 }
 
 # What a kernel says when something is wrong with it or with one of its drivers.
 SPLATS='WARNING: |BUG: |Oops|KASAN|UBSAN|INFO: (task|possible|rcu|trying)|possible (recursive|circular)|suspicious RCU|DMA-API: .*(device driver|cpu touching|[Ee]xceeded|out of memory)|general protection|Kernel panic|Call trace:|Call Trace:|unregister_netdevice|refcount_t'
 
-# clean_row DIR NAME: no splat, and no line of our modules at level warning or
+# clean_row DIR NAME VM-ARGUMENTS: no splat, and no line of our modules at level warning or
 # above. C panfrost's are counted in a row that cannot fail: they are the peer's.
 clean_row() {
 	local dir=$1 name="$2: kernel log is clean" found
@@ -59,6 +59,10 @@ clean_row() {
 	fi
 	# What kmemleak knew before the driver was loaded is in the log, not in this.
 	[ ! -s "$dir/kmemleak" ] || found+=$(head -n 20 "$dir/kmemleak")
+	case " $3 " in *" --kernel debug "*)
+		[ -e "$dir/kmemleak" ] || found+="kmemleak was not asked"
+		;;
+	esac
 	if [ -z "$found" ]; then
 		row pass "$name"
 	elif [ "${SPLATS_ALLOWED:-}" = 1 ]; then
@@ -69,7 +73,7 @@ clean_row() {
 	fi
 }
 
-# cargo_rows LOG: from the output of `cargo test`.
+# cargo_rows LOG STATUS: from the output of `cargo test`, and how that ended.
 cargo_rows() {
 	local name result seen=
 	while read -r name result; do
@@ -80,16 +84,26 @@ cargo_rows() {
 		*) row fail "$name" "$1" ;;
 		esac
 	done < <(sed -n 's/^test \(.*\) \.\.\. \([a-zA-Z]*\).*/\1 \2/p' "$1" | sed 's/ - should panic / /')
-	if [ -z "$seen" ]; then
+	# A program that crashes, or does not compile, says nothing of its tests.
+	if [ -z "$seen" ] || [ "$2" != 0 ]; then
 		tail -n 20 "$1" >&2
-		row fail "cargo test" "$1"
+		row fail "cargo test" "status $2, $1"
 	fi
+}
+
+# The KUnit suites of linux/, which run at boot, and of the driver, which run when
+# it is loaded. A patch adds lines.
+kunit_suites() {
+	(cd "$TOP" && find . \( -path ./build -o -path ./.git -o -path ./tools \) -prune -o \
+		-type f \( -name '*.rs' -o -name '*.patch' \) \
+		-exec sed -nE 's/^\+?[[:space:]]*#\[([a-z]+::)*kunit_tests\(([a-z0-9_]+)\)\].*/\2/p' {} + | sort -u)
 }
 
 # ktap_rows CONSOLE: the suites that are ours, from the kernel's log.
 ktap_rows() {
-	local suites suite line seen=
-	suites=$(tr '\n' ' ' < <(grep -v '^#' "$TOP/tools/testing/lists/kunit"))
+	local suites suite result name seen=
+	suites=$(kunit_suites | tr '\n' ' ')
+	[ -n "$suites" ] || row fail "the suites of the sources" "none found"
 	while IFS=$'\t' read -r suite result name; do
 		case " $suites " in *" $suite "*) ;; *) continue ;; esac
 		seen="$seen $suite"
@@ -153,9 +167,10 @@ igt_lane() {
 	*) folders="$folders igt3" ;;
 	esac
 	vm_row "$name" "IGT on $driver" --driver "$driver" --cards "$@" -- \
-		bash -c "igt-run /mnt/bench/lists/igt /mnt/share/igt $last
-			IGT_FORCE_DRIVER=vkms igt-run /mnt/bench/lists/igt-second-card /mnt/share/igt2
-			case '$folders' in *igt3*) igt-run /mnt/bench/lists/igt-beyond /mnt/share/igt3 ;; esac"
+		bash -c "s=0; igt-run /mnt/bench/lists/igt /mnt/share/igt $last || s=1
+			IGT_FORCE_DRIVER=vkms igt-run /mnt/bench/lists/igt-second-card /mnt/share/igt2 || s=1
+			case '$folders' in *igt3*) igt-run /mnt/bench/lists/igt-beyond /mnt/share/igt3 || s=1 ;; esac
+			exit \$s"
 	cd "$dir"
 	for f in $folders; do
 		if [ -e "$dir/share/$f/results.json" ]; then
@@ -224,7 +239,7 @@ guest_lane() {
 
 # mesa_lane LOGS DRIVER GPU: Debian's Mesa in the arm64 guest.
 mesa_lane() {
-	local name=$1 driver=$2 gpu=$3 program
+	local name=$1 driver=$2 gpu=$3
 	[ "$driver" != panfrost ] || local SPLATS_ALLOWED=1
 	vm_row "$name" "Mesa on $driver, $gpu" --arch arm64 --driver "$driver" --gpu "$gpu" -- \
 		mesa-run "$gpu" /mnt/share
@@ -238,6 +253,10 @@ compare() {
 	[ -s "$peer" ] && [ -s "$ours" ] || return 0
 	ENTER_BIND=$RESULTS enter python3 "$TOP/tools/testing/side-by-side" "$title" "$peer" "$ours" \
 		>"$RESULTS/compare" || :
+	grep -q ' pass on both, ' "$RESULTS/compare" || {
+		row fail "$title: not compared" "$RESULTS/compare"
+		return
+	}
 	cat "$RESULTS/compare" >>"$RESULTS/side-by-side"
 	for name in $(awk '$NF == "WORSE" { print $1 }' "$RESULTS/compare"); do
 		row fail "$title: $name is worse than on C panfrost" "$RESULTS/side-by-side"
