@@ -24,6 +24,11 @@ row_of() {
 	fi
 }
 
+# How long a guest may take, in seconds: several times what the slowest does on two
+# cores. Single tests have limits of their own.
+GUEST_TIMEOUT=7200
+[ -z "$LONG" ] || GUEST_TIMEOUT=14400
+
 # vm_row LOGS NAME VM-ARGUMENT...: boots a guest; passes when its command does
 # and its kernel had nothing to complain of. Its logs go to $RESULTS/LOGS.
 vm_row() {
@@ -31,7 +36,7 @@ vm_row() {
 	shift 2
 	rm -rf "$dir"
 	mkdir -p "$dir/share"
-	"$VM" --log "$dir" --share "$dir/share" "$@" >"$dir/output" 2>&1 </dev/null || status=$?
+	"$VM" --timeout "$GUEST_TIMEOUT" --log "$dir" --share "$dir/share" "$@" >"$dir/output" 2>&1 </dev/null || status=$?
 	if [ $status = 0 ]; then
 		row pass "$name"
 	else
@@ -223,8 +228,7 @@ guest_lane() {
 	else
 		set -- --module-args job_timeout_ms=5000 "$@"
 	fi
-	vm_row "$name" "guest tests on $driver ($name)" --driver "$driver" --cards \
-		${LONG:+--timeout 14400} "$@" -- \
+	vm_row "$name" "guest tests on $driver ($name)" --driver "$driver" --cards "$@" -- \
 		bash -c "guest-tests --driver $driver --count $count $skip ${ONLY:-} >/mnt/share/tap; s=\$?
 			if [ -z '${ONLY:-}${UNTIMED:-}' ]; then
 				rmmod $driver && modprobe $driver || s=1
