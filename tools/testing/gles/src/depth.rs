@@ -7,8 +7,9 @@
 //! What may be read back: as for colours, `n` bits of depth store a neighbour of `d * (2^n - 1)`, 32 bits a
 //! float as it is; it is returned as 32 bits. Stencil is exact.
 //!
-//! Stencil alone is cleared once per framebuffer. Mesa's panfrost keeps it in a surface that has depth,
-//! too. To clear it again it would draw the old depth into the tiles, which takes a shader.
+//! Stencil alone gets new storage for each value. Mesa's panfrost keeps it in a surface that has depth,
+//! too; where that has content, clearing stencil means to draw the old depth into the tiles, and that is a
+//! draw with a shader, not a clear.
 
 use glow::Context;
 use glow::HasContext;
@@ -131,13 +132,10 @@ pub fn check(gl: &Context, format: &Format) -> Result<Checked, String> {
         .into_iter()
         .filter_map(|(is, what)| is.then_some(what))
         .collect();
-    let mut note = match unread.as_slice() {
+    let note = match unread.as_slice() {
         [] => String::new(),
         unread => format!(" ({} cannot be read here)", unread.join(" and ")),
     };
-    if format.depth == 0 {
-        note += " (not cleared again: needs a shader)";
-    }
     println!("  {:18} {checked}{note}", format.name);
     Ok(checked)
 }
