@@ -17,7 +17,7 @@ usage: guest-tests [OPTION]...
   --filter TEXT        only tests with TEXT in their name or as a feature (repeatable: any of them)
   --skip TEXT          not those (repeatable)
   --driver NAME        insist on this kernel driver: panfrost or drm_gpu
-  --timeout SECONDS    per test (120)
+  --timeout SECONDS    per test (300)
   --count N            run everything N times
   --long               the counts that tests have within are large
 ";
@@ -38,7 +38,7 @@ fn options() -> Result<Options, String> {
         filter: Vec::new(),
         skip: Vec::new(),
         driver: None,
-        timeout: Duration::from_secs(120),
+        timeout: Duration::from_secs(300),
         count: 1,
         long: false,
     };
@@ -81,6 +81,10 @@ fn main() -> ExitCode {
         .filter(|test| options.filter.is_empty() || matches(test, &options.filter))
         .filter(|test| !matches(test, &options.skip))
         .collect();
+    if tests.is_empty() {
+        eprintln!("guest-tests: there is no such test; see --list");
+        return ExitCode::from(2);
+    }
     if options.list {
         for test in tests {
             println!(

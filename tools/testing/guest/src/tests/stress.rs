@@ -106,7 +106,7 @@ fn clients(
     count: u64,
     operations: u32,
 ) -> Outcome {
-    let patience = Duration::from_secs(if gpu.long { 3000 } else { 100 });
+    let patience = Duration::from_secs(if gpu.long { 3000 } else { 250 });
     let mut clients = Vec::new();
     for n in 0..count {
         let run = || {

@@ -292,7 +292,6 @@ fn owner_exits(gpu: &Gpu) -> Outcome {
     let faults = board.stat(Stat::MmuFaults);
     board.order(Opcode::SlowJobs, &[200_000])?;
     for killed in [false, true] {
-        let started = Instant::now();
         let status = in_child(|| {
             let device = gpu.open()?;
             let memory = Memory::anonymous(64 * PAGE)?;
@@ -310,7 +309,6 @@ fn owner_exits(gpu: &Gpu) -> Outcome {
         })?;
         check_eq!(libc::WIFSIGNALED(status), killed);
         check!(killed || status == 0, "status {status:#x}");
-        check!(started.elapsed() < PATIENCE, "the end hangs");
     }
     board.order(Opcode::ClearAll, &[])?;
     check_eq!(board.stat(Stat::MmuFaults), faults);
