@@ -10,8 +10,10 @@ use model::control::Opcode;
 use crate::bo::Bo;
 use crate::board::Board;
 use crate::chain::Chain;
+use crate::chain::DONE;
 use crate::chain::NOT_STARTED;
 use crate::chain::PATIENCE;
+use crate::check_eq;
 use crate::device::Device;
 use crate::harness::Gpu;
 use crate::harness::Stop;
@@ -123,6 +125,7 @@ fn submit(gpu: &Gpu, bos: usize) -> Result<u64, Stop> {
         let mut arg = submit.arg();
         let (ns, ()) = time(|| submit.device.submit_raw(&mut arg))?;
         submit.done.wait(PATIENCE)?;
+        check_eq!(submit.chain.statuses(), [DONE]);
         Ok(ns)
     })
 }
@@ -141,6 +144,7 @@ fn round_trip(gpu: &Gpu) -> Result<u64, Stop> {
             submit.device.submit_raw(&mut arg)?;
             submit.done.wait(PATIENCE)
         })?;
+        check_eq!(submit.chain.statuses(), [DONE]);
         Ok(ns)
     })
 }
@@ -171,6 +175,9 @@ fn queue_256(gpu: &Gpu) -> Result<u64, Stop> {
             }
             submit.done.wait(PATIENCE)
         })?;
+        for &job in &jobs {
+            check_eq!(chains.status(job), DONE);
+        }
         Ok(ns / JOBS as u64)
     })
 }
