@@ -70,7 +70,8 @@ pub(crate) const TABLE: &[ioctl::DrmIoctlDescriptor] = IOCTLS;
 ///
 /// `EINVAL`: padding, no chain, unknown requirements, unknown context, a BO that the file is just
 /// closing. `ENODEV`: unknown out-sync. `ENOENT`: unknown BO or in-sync. `EFAULT`: arrays that cannot
-/// be read. `ECANCELED`: jobs of the context hang again and again. `EINTR`: a signal, while there were
+/// be read, user memory of the file that has gone. `EPERM`: the file has user memory of another
+/// process. `ECANCELED`: jobs of the context hang again and again. `EINTR`: a signal, while there were
 /// too many jobs to take another one. `ENOMEM`.
 ///
 /// Runs unguarded, up to where the arrays have been read.
