@@ -37,7 +37,8 @@ mod tests {
 
     #[test]
     fn ends() {
-        assert!(outcome(Exception::DONE, false) == Outcome::Ended(Ok(())));
+        // DONE.
+        assert!(outcome(Exception(0x01), false) == Outcome::Ended(Ok(())));
         assert!(outcome(Exception::TERMINATED, false) == Outcome::Ended(Err(ECANCELED)));
         assert!(outcome(Exception::JOB_BUS_FAULT, false) == Outcome::Ended(Err(EINVAL)));
         // All ones, from a device that has just left.

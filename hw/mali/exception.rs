@@ -19,8 +19,6 @@ pub(crate) struct Exception(pub(crate) u8);
 impl Exception {
     /// Nothing has happened.
     pub(crate) const OK: Self = Self(0x00);
-    /// The chain ran to its end.
-    pub(crate) const DONE: Self = Self(0x01);
     /// The chain was soft-stopped and can go on.
     pub(crate) const STOPPED: Self = Self(0x03);
     /// The chain was hard-stopped.
@@ -101,7 +99,7 @@ mod tests {
 
     #[test]
     fn classes() {
-        assert!(!Exception::DONE.is_fault());
+        assert!(!Exception(0x01).is_fault());
         assert!(!Exception::TERMINATED.is_fault());
         assert!(Exception::JOB_BUS_FAULT.is_fault());
         assert!(Exception(0xc2).is_translation_fault());
