@@ -23,11 +23,6 @@ __rust_helper bool rust_helper_dma_fence_is_later_or_same(struct dma_fence *f1,
 	return dma_fence_is_later_or_same(f1, f2);
 }
 
-__rust_helper bool rust_helper_dma_fence_is_chain(struct dma_fence *fence)
-{
-	return dma_fence_is_chain(fence);
-}
-
 __rust_helper void rust_helper_dma_fence_set_error(struct dma_fence *fence, int error)
 {
 	dma_fence_set_error(fence, error);

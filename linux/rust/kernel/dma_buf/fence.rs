@@ -484,33 +484,6 @@ impl Fence {
     pub fn add_callback<C: FenceCallback>(&self, callback: C) -> impl PinInit<FenceCb<C>, Error> {
         FenceCb::new(self.into(), callback)
     }
-
-    /// The fence of the sync file that is open as `fd`.
-    ///
-    /// Sleeps. Fails with [`EINVAL`] if `fd` is no sync file.
-    #[cfg(CONFIG_SYNC_FILE)]
-    pub fn from_sync_file(fd: i32) -> Result<ARef<Self>> {
-        // SAFETY: Any number may be given. The function returns a reference or NULL.
-        unsafe { Self::from_raw_owned(bindings::sync_file_get_fence(fd)) }.ok_or(EINVAL)
-    }
-
-    /// Creates a sync file for the fence.
-    ///
-    /// Sleeps. Fails with [`ENOMEM`]. The file gets a file descriptor through
-    /// [`FileDescriptorReservation`].
-    ///
-    /// [`FileDescriptorReservation`]: crate::fs::file::FileDescriptorReservation
-    #[cfg(CONFIG_SYNC_FILE)]
-    pub fn sync_file(&self) -> Result<ARef<crate::fs::File>> {
-        // SAFETY: The fence is valid. The function takes its own reference.
-        let sync_file = unsafe { bindings::sync_file_create(self.as_raw()) };
-        let sync_file = NonNull::new(sync_file).ok_or(ENOMEM)?;
-        // SAFETY: A new sync file has a valid file.
-        let file = unsafe { NonNull::new_unchecked((*sync_file.as_ptr()).file) };
-        // SAFETY: We own the only reference to the new file, which owns the sync file. It has no
-        // file descriptor yet, and hence no `fdget_pos` user.
-        Ok(unsafe { ARef::from_raw(file.cast()) })
-    }
 }
 
 /// A section of code that some fence waits for.

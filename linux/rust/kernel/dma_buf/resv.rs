@@ -115,16 +115,6 @@ impl Resv {
         ResvGuard::new(self)
     }
 
-    /// Takes the lock. Sleeps, and fails with [`EINTR`] if a signal is delivered to the task.
-    pub fn lock_interruptible(&self) -> Result<ResvGuard<'_>> {
-        // SAFETY: The object is valid.
-        to_result(unsafe {
-            bindings::dma_resv_lock_interruptible(self.as_raw(), ptr::null_mut())
-        })?;
-        // INVARIANT: Locked just now.
-        Ok(ResvGuard::new(self))
-    }
-
     /// Takes the lock if nobody has it. Does not sleep.
     pub fn try_lock(&self) -> Option<ResvGuard<'_>> {
         // SAFETY: The object is valid.
@@ -392,7 +382,6 @@ mod tests {
         assert!(resv.get().try_lock().is_none());
         drop(guard);
 
-        drop(resv.get().lock_interruptible()?);
         assert!(resv.get().try_lock().is_some());
         Ok(())
     }

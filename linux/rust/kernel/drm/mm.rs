@@ -423,10 +423,10 @@ impl<T, P: Policy> Mm<T, P> {
         unsafe { &raw mut (*self.mm.get()).head_node }
     }
 
-    /// Returns the first node that has something in common with `start..=last`, if there is one.
-    fn first_in(&self, start: u64, last: u64) -> Option<NonNull<Node<T>>> {
+    /// Returns the node that covers `address`, if there is one.
+    fn node_at(&self, address: u64) -> Option<NonNull<Node<T>>> {
         // SAFETY: `self.mm` is initialised, and nobody changes it while `self` is borrowed.
-        let node = unsafe { bindings::__drm_mm_interval_first(self.mm.get(), start, last) };
+        let node = unsafe { bindings::__drm_mm_interval_first(self.mm.get(), address, address) };
 
         if node.is_null() || node == self.head() {
             None
@@ -437,21 +437,11 @@ impl<T, P: Policy> Mm<T, P> {
 
     /// Returns the node that covers `address`.
     pub fn find(&self, address: u64) -> Option<&Node<T>> {
-        let node = self.first_in(address, address)?;
+        let node = self.node_at(address)?;
 
         // SAFETY: By the type invariants this is a node that `self` owns; it is not removed while
         // `self` is borrowed.
         Some(unsafe { node.as_ref() })
-    }
-
-    /// Returns the data of the node that covers `address`.
-    pub fn find_mut(&mut self, address: u64) -> Option<&mut T> {
-        let node = self.first_in(address, address)?;
-
-        // SAFETY: By the type invariants this is a node that `self` owns, with its data initialised,
-        // and `self` is borrowed exclusively. Only the data is borrowed of it, because `drm_mm`
-        // keeps pointers to the rest.
-        Some(unsafe { (*node.as_ptr()).data.assume_init_mut() })
     }
 
     /// Takes `node` out.
@@ -473,7 +463,7 @@ impl<T, P: Policy> Mm<T, P> {
 
     /// Takes out the node that starts at `start`.
     pub fn remove(&mut self, start: u64) -> Option<Removed<T>> {
-        let node = self.first_in(start, start)?;
+        let node = self.node_at(start)?;
 
         // SAFETY: By the type invariants this is a node that `self` owns.
         if unsafe { node.as_ref() }.start() != start {
@@ -513,20 +503,6 @@ impl<T, P: Policy> Mm<T, P> {
         Iter {
             mm: self,
             next: self.next(self.head()),
-            end: u64::MAX,
-        }
-    }
-
-    /// Returns the nodes that have something in common with `range`, in ascending order.
-    pub fn iter_range(&self, range: Range<u64>) -> Iter<'_, T, P> {
-        Iter {
-            mm: self,
-            next: if range.is_empty() {
-                None
-            } else {
-                self.first_in(range.start, range.end - 1)
-            },
-            end: range.end,
         }
     }
 
@@ -549,7 +525,6 @@ impl<T, P: Policy> Drop for Mm<T, P> {
 pub struct Iter<'a, T, P: Policy> {
     mm: &'a Mm<T, P>,
     next: Option<NonNull<Node<T>>>,
-    end: u64,
 }
 
 impl<'a, T, P: Policy> Iterator for Iter<'a, T, P> {
@@ -558,11 +533,6 @@ impl<'a, T, P: Policy> Iterator for Iter<'a, T, P> {
     fn next(&mut self) -> Option<Self::Item> {
         // SAFETY: `self.next` is a node of `self.mm`, which does not change while it is borrowed.
         let node: &'a Node<T> = unsafe { self.next?.as_ref() };
-
-        if node.start() >= self.end {
-            self.next = None;
-            return None;
-        }
 
         self.next = self.mm.next(node.node.get());
         Some(node)

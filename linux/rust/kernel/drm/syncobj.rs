@@ -3,13 +3,12 @@
 //! Sync objects.
 //!
 //! A sync object is a container for a fence that user space has a handle for. What is in it can be
-//! replaced; with a timeline, points of it have fences of their own.
+//! replaced.
 //!
 //! # Locks and contexts
 //!
-//! Process context. [`SyncObj::replace_fence`] and [`SyncObj::add_point`] do not allocate, and cannot
-//! fail with a fence that was just armed, so they may come after the point of no return of a
-//! submission.
+//! Process context. [`SyncObj::replace_fence`] does not allocate and cannot fail, so it may come after
+//! the point of no return of a submission.
 //!
 //! C header: [`include/drm/drm_syncobj.h`](srctree/include/drm/drm_syncobj.h)
 
@@ -28,12 +27,9 @@ use crate::{
     },
     types::Opaque, //
 };
-use core::{
-    mem::MaybeUninit,
-    ptr::{
-        self,
-        NonNull, //
-    }, //
+use core::ptr::{
+    self,
+    NonNull, //
 };
 
 /// Whether the device of `file` has sync objects, that is, whether `file` is set up for them.
@@ -140,44 +136,6 @@ impl SyncObj {
         // reference.
         unsafe { bindings::drm_syncobj_replace_fence(self.0.get(), fence) };
     }
-
-    /// Makes `fence` the one of `point` of the timeline, and wakes those who wait for that.
-    ///
-    /// Points should be added in rising order.
-    ///
-    /// # Errors
-    ///
-    /// [`EINVAL`] if `fence` is itself what a timeline has at one of its points, such as what
-    /// [`SyncObj::fence`] returns for one: a chain cannot hold a chain. Nothing is changed then. A
-    /// fence of a driver, which was made by [`FenceAlloc`](crate::dma_buf::fence::FenceAlloc), is
-    /// never refused.
-    pub fn add_point(&self, node: ChainNode, fence: &Fence, point: u64) -> Result {
-        // SAFETY: The fence is valid.
-        if unsafe { bindings::dma_fence_is_chain(fence.as_raw()) } {
-            return Err(EINVAL);
-        }
-        // SAFETY: The object and the fence are valid, the function takes its own reference. It
-        // initialises the node, which then has one reference, owned by the sync object.
-        unsafe {
-            bindings::drm_syncobj_add_point(
-                self.0.get(),
-                KBox::into_raw(node.0).cast(),
-                fence.as_raw(),
-                point,
-            )
-        };
-        Ok(())
-    }
-}
-
-/// The memory of a point on a timeline, to be allocated in advance.
-pub struct ChainNode(KBox<MaybeUninit<bindings::dma_fence_chain>>);
-
-impl ChainNode {
-    /// Allocates one. Sleeps; fails with [`ENOMEM`].
-    pub fn new() -> Result<Self> {
-        Ok(Self(KBox::new_uninit(GFP_KERNEL)?))
-    }
 }
 
 #[macros::kunit_tests(rust_drm_syncobj)]
@@ -217,29 +175,6 @@ mod tests {
         let syncobj = SyncObj::new(Some(armed.fence()))?;
         armed.signal(Err(EIO));
         assert_eq!(syncobj.fence().and_then(|fence| fence.error()), Some(EIO));
-        Ok(())
-    }
-
-    #[test]
-    fn timeline() -> Result {
-        let syncobj = SyncObj::new(None)?;
-        let (first, second) = (arm()?, arm()?);
-        syncobj.add_point(ChainNode::new()?, first.fence(), 10)?;
-        syncobj.add_point(ChainNode::new()?, second.fence(), 20)?;
-
-        let fence = syncobj.fence().ok_or(EINVAL)?;
-        assert_eq!(fence.seqno(), 20);
-
-        // This one is a link of a chain itself.
-        let ret = syncobj.add_point(ChainNode::new()?, &fence, 30);
-        assert_eq!(ret, Err(EINVAL));
-        assert_eq!(syncobj.fence().map(|fence| fence.seqno()), Some(20));
-
-        second.signal(Ok(()));
-        assert!(!fence.is_signaled());
-        first.signal(Ok(()));
-        assert!(fence.is_signaled());
-        drop(ChainNode::new()?);
         Ok(())
     }
 }

@@ -163,19 +163,4 @@ mod suite {
         drop(FenceAlloc::new(GFP_KERNEL)?);
         Ok(())
     }
-
-    #[cfg(CONFIG_SYNC_FILE)]
-    #[test]
-    fn sync_file() -> Result {
-        assert_eq!(Fence::from_sync_file(-1).err(), Some(EINVAL));
-
-        let armed = arm(&context())?;
-        let file = armed.fence().sync_file()?;
-        let fence = ARef::from(armed.fence());
-        drop(armed);
-        drop(fence);
-        // The file still has the fence.
-        drop(file);
-        Ok(())
-    }
 }

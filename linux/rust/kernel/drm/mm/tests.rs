@@ -43,16 +43,12 @@ mod suite {
         assert_eq!(mm.find(64).map(|node| **node), None);
         assert_eq!(mm.find(u64::MAX).map(|node| **node), None);
 
-        if let Some(data) = mm.find_mut(40) {
-            *data = 20;
-        }
-
         // Only the start of a node names it.
         assert!(mm.remove(33).is_none());
         assert!(mm.remove(24).is_none());
         assert_eq!(
             mm.remove(32).map(|node| (node.range(), *node)),
-            Some((32..48, 20))
+            Some((32..48, 2))
         );
         assert!(mm.remove(32).is_none());
         assert!(mm.find(40).is_none());
@@ -137,11 +133,6 @@ mod suite {
         }
 
         assert!(mm.iter().map(|node| **node).eq(0..10));
-        assert!(mm.iter_range(24..51).map(|node| **node).eq(2..6));
-        assert!(mm.iter_range(25..50).map(|node| **node).eq(3..5));
-        assert_eq!(mm.iter_range(25..30).count(), 0);
-        assert_eq!(mm.iter_range(30..30).count(), 0);
-        assert_eq!(mm.iter_range(0..u64::MAX).count(), 10);
 
         Ok(())
     }
