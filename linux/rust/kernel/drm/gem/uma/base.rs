@@ -36,7 +36,10 @@ use crate::{
     scatterlist::SGTable,
     static_lock_class,
     sync::{
-        atomic::Relaxed,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         Arc,
         LockClassKey,
         Mutex, //
@@ -71,6 +74,8 @@ pub(super) struct Base {
     pub(super) space: Arc<Space>,
     /// Who holds the pages, and where they are.
     pub(super) holders: Holders,
+    /// The tick in which the object was last used.
+    pub(super) touched: Atomic<usize>,
     /// The pages. Inside of the reservation lock, outside of everything that allocates.
     #[pin]
     pub(super) backing: Mutex<Backing>,
@@ -166,6 +171,7 @@ impl Base {
             caching,
             space,
             holders: Holders::new(),
+            touched: Atomic::new(0),
             backing <- Mutex::new(Backing::default(), name, key),
         })
     }

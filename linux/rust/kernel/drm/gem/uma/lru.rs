@@ -290,17 +290,25 @@ impl Base {
     }
 }
 
-/// Tells that the objects were used just now: they go to the end of their lists. Takes the lock for a
-/// few at a time.
+/// Returns the time in ticks of the scheduler's clock.
+fn ticks() -> usize {
+    // SAFETY: The counter is always there. It changes at any time, but is read as a whole.
+    unsafe { ptr::read_volatile(&raw const bindings::jiffies) }
+}
+
+/// Tells that the objects were used just now: they go to the end of their lists. Those that went there
+/// in this tick stay where they are. Takes the lock for a few at a time.
 ///
 /// # Safety
 ///
 /// `dev` must be a valid DRM device, and all objects be initialised, and its own.
 pub(super) unsafe fn touch<'a>(
     dev: *mut bindings::drm_device,
-    mut bases: impl Iterator<Item = &'a Base>,
+    bases: impl Iterator<Item = &'a Base>,
 ) {
     const BATCH: usize = 64;
+    let now = ticks();
+    let mut bases = bases.filter(|base| base.touched.load(Relaxed) != now);
     let mut next = bases.next();
 
     while next.is_some() {
@@ -313,6 +321,7 @@ pub(super) unsafe fn touch<'a>(
             };
             let obj = base.obj.get();
 
+            base.touched.store(now, Relaxed);
             // SAFETY: By the safety requirements. Whatever list the object is in, it may be there.
             unsafe {
                 if !(*obj).lru.is_null() {
