@@ -26,13 +26,12 @@ use kernel::{
             Exec,
             Flags, //
         },
-        gem::BaseObject,
+        gem::Objects,
         job_queue::Dependencies,
         syncobj::SyncObj, //
     },
     prelude::*,
     sync::{
-        aref::ARef,
         atomic::Atomic,
         Arc, //
     },
@@ -159,23 +158,22 @@ fn add_in_syncs(
 /// Looks up the BOs of the job.
 ///
 /// `EFAULT`, `ENOMEM`: as [`read_handles`]. `ENOENT`: unknown BO.
-fn look_up_bos(file: &drm::File<File>, args: &SubmitArgs) -> Result<KVVec<ARef<Bo>>> {
-    let bytes = read_handles(args.bo_handles, args.bo_handle_count)?;
-    let mut bos = KVVec::with_capacity(handles(&bytes).count(), GFP_KERNEL)?;
-
-    for handle in handles(&bytes) {
-        bos.push(Bo::lookup_handle(file, handle)?, GFP_KERNEL)?;
+fn look_up_bos(file: &drm::File<File>, args: &SubmitArgs) -> Result<Objects<Bo>> {
+    if args.bo_handle_count > MAX_HANDLES {
+        return Err(ENOMEM);
     }
-    Ok(bos)
+    let handles = usize::try_from(args.bo_handles).map_err(|_| EFAULT)?;
+
+    Objects::lookup(file, UserPtr::from_addr(handles), args.bo_handle_count)
 }
 
 /// The mappings of BOs in the address space of the file.
 ///
 /// `EINVAL`: one has lost its last handle just now.
-fn look_up_mappings(bos: &[ARef<Bo>], vm: &Arc<Vm>) -> Result<KVVec<Arc<Mapping>>> {
-    let mut mappings = KVVec::with_capacity(bos.len(), GFP_KERNEL)?;
+fn look_up_mappings(bos: &Objects<Bo>, vm: &Arc<Vm>) -> Result<KVVec<Arc<Mapping>>> {
+    let mut mappings = KVVec::with_capacity(bos.iter().len(), GFP_KERNEL)?;
 
-    for bo in bos {
+    for bo in bos.iter() {
         mappings.push(gem::mapping(bo, vm).ok_or(EINVAL)?, GFP_KERNEL)?;
     }
     Ok(mappings)
@@ -260,18 +258,18 @@ fn try_submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) -> Result
         vm: this.vm().clone(),
     };
 
-    stack_pin_init!(let exec = Exec::new(Flags::INTERRUPTIBLE, 1 + bos.len()));
+    stack_pin_init!(let exec = Exec::new(Flags::INTERRUPTIBLE, 1 + bos.iter().len()));
     let mut locked = exec.lock_all(|pass| {
         pass.lock(this.vm().resv_object())?;
-        for bo in &bos {
-            pass.lock(&**bo)?;
+        for bo in bos.iter() {
+            pass.lock(bo)?;
         }
         Ok(())
     })?;
     // Whatever the job may use is there from here on until its fence has signalled.
     let vm = locked.of(this.vm().resv_object()).ok_or(EINVAL)?;
     guard.registration_data_with(|gpu| this.vm().restore(gpu, vm))?;
-    Bo::touch(drm, bos.iter().map(|bo| &**bo));
+    Bo::touch(drm, bos.iter());
 
     // The UAPI does not tell reads from writes: a job writes to all its BOs. The fences of the address
     // space are no part of that.
