@@ -220,7 +220,7 @@ guest_lane() {
 	large=$(printf ' --filter %s' $LARGE)
 	case "$driver $*" in
 	panfrost*) count=1 long= ;;
-	*debug*) count=$DEBUG_COUNT ;;
+	*debug*) count=1 ;;
 	esac
 	[ -z "${ONLY:-}${UNTIMED:-}" ] || long=
 	if [ "$driver" = panfrost ]; then
