@@ -4,8 +4,9 @@
 //!
 //! From the bottom up: [`sys`] is system calls, [`uapi`] the structures they take, [`device`], [`bo`],
 //! [`sync`] and [`dmabuf`] what they are about, [`chain`] and [`pixels`] what a GPU is given to do and
-//! what must come of it, [`board`] the GPU model's other side, [`memory`] what it all takes, [`failing`]
-//! allocations that fail. [`harness`] runs what is in [`tests`]; [`bench`] measures.
+//! what must come of it, [`board`] the GPU model's other side, [`memory`] what it all takes, [`debugfs`] what
+//! the driver tells of that, [`failing`] allocations that fail. [`harness`] runs what is in [`tests`];
+//! [`bench`] measures.
 //!
 //! Single-threaded but for the tests that say otherwise. Handles close when they are dropped; a [`bo::Bo`]
 //! keeps its file open.
@@ -14,6 +15,7 @@ pub mod bench;
 pub mod bo;
 pub mod board;
 pub mod chain;
+pub mod debugfs;
 pub mod device;
 pub mod dmabuf;
 pub mod failing;

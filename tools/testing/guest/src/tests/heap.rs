@@ -14,6 +14,7 @@ use crate::chain::DONE;
 use crate::chain::PATIENCE;
 use crate::check;
 use crate::check_eq;
+use crate::debugfs;
 use crate::harness::Gpu;
 use crate::harness::Need;
 use crate::harness::Outcome;
@@ -24,7 +25,6 @@ use crate::memory::Hog;
 use crate::pixels::Layout;
 use crate::pixels::FORMATS;
 
-use super::memory::debugfs_file;
 use super::render::clear_frame;
 use super::tiler::files;
 use super::tiler::heap;
@@ -284,7 +284,7 @@ fn debugfs(gpu: &Gpu) -> Outcome {
         let start = format!("{:#x}", heap.va());
         let mut found = None;
         memory::wait_for(PATIENCE, || {
-            let text = fs::read_to_string(debugfs_file(gpu, "heap"))?;
+            let text = fs::read_to_string(debugfs::file(gpu, "heap"))?;
             found = text
                 .lines()
                 .find(|line| line.split_whitespace().nth(1) == Some(&start))

@@ -4,8 +4,6 @@
 //! Here what user space gave up, and what goes for all that is taken.
 
 use std::fs;
-use std::path::Path;
-use std::path::PathBuf;
 
 use model::job::Arch;
 
@@ -15,6 +13,10 @@ use crate::chain::DONE;
 use crate::chain::PATIENCE;
 use crate::check;
 use crate::check_eq;
+use crate::debugfs::file;
+use crate::debugfs::shrink;
+use crate::debugfs::sum;
+use crate::debugfs::ALL;
 use crate::device::Device;
 use crate::harness::Gpu;
 use crate::harness::Need;
@@ -52,42 +54,6 @@ pub(super) const TESTS: &[Test] = &[
 pub(super) const KIB: usize = 1 << 10;
 pub(super) const MIB: usize = 1 << 20;
 pub(super) const PAGE: usize = 4096;
-
-/// More than there is.
-pub(super) const ALL: usize = 1 << 40;
-
-/// A file in the GPU's directory in debugfs.
-pub(super) fn debugfs_file(gpu: &Gpu, name: &str) -> PathBuf {
-    let node = gpu.node.path.to_string_lossy();
-    let number: String = node.chars().filter(char::is_ascii_digit).collect();
-    Path::new("/sys/kernel/debug/dri").join(number).join(name)
-}
-
-/// Has the driver give back so many pages. Returns how many it says that it were.
-pub(super) fn shrink(gpu: &Gpu, pages: usize) -> Result<usize, Stop> {
-    let path = debugfs_file(gpu, "shrink");
-    fs::write(&path, pages.to_string())?;
-    let text = fs::read_to_string(&path)?;
-    let first = text.lines().next().unwrap_or("");
-    first
-        .parse()
-        .map_err(|_| Stop::fail(format!("{first:?} is no number of pages")))
-}
-
-/// The bytes of a row of sums in `gems`.
-pub(super) fn sum(gpu: &Gpu, row: &str) -> Result<usize, Stop> {
-    let text = fs::read_to_string(debugfs_file(gpu, "gems"))?;
-    text.lines()
-        .filter_map(|line| line.strip_prefix(row)?.strip_prefix(": "))
-        .find_map(|sums| {
-            sums.split(", ")
-                .nth(1)?
-                .strip_suffix(" bytes")?
-                .parse()
-                .ok()
-        })
-        .ok_or_else(|| Stop::fail(format!("no {row} in gems")))
-}
 
 /// A BO that is full of words which depend on where they are.
 pub(super) fn filled(device: &Device, size: usize, seed: u64) -> Result<Bo, Stop> {
@@ -328,7 +294,7 @@ fn debugfs(gpu: &Gpu) -> Outcome {
     bo.label("shown in debugfs")?;
     let heap = device.create(4 * MIB, uapi::BO_NOEXEC | uapi::BO_HEAP)?;
     let line = || -> Result<String, Stop> {
-        let text = fs::read_to_string(debugfs_file(gpu, "gems"))?;
+        let text = fs::read_to_string(file(gpu, "gems"))?;
         let line = text.lines().find(|line| line.contains("shown in debugfs"));
         Ok(line
             .ok_or_else(|| Stop::fail("the BO is not there"))?
@@ -350,7 +316,7 @@ fn debugfs(gpu: &Gpu) -> Outcome {
     check_eq!(sum(gpu, "purged")? - purged, bo.size());
     check_eq!(sum(gpu, "resident")?, in_memory);
     for nonsense in ["x", "-1", "1 2", &"9".repeat(40)] {
-        let written = fs::write(debugfs_file(gpu, "shrink"), nonsense);
+        let written = fs::write(file(gpu, "shrink"), nonsense);
         check!(written.is_err(), "{nonsense:?} is accepted");
     }
     Ok(())
