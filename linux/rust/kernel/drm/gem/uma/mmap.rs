@@ -30,6 +30,7 @@ const FAULT_AROUND: usize = 65536 / PAGE_SIZE;
 
 const NOPAGE: bindings::vm_fault_t = bindings::vm_fault_reason_VM_FAULT_NOPAGE;
 const RETRY: bindings::vm_fault_t = bindings::vm_fault_reason_VM_FAULT_RETRY;
+const OOM: bindings::vm_fault_t = bindings::vm_fault_reason_VM_FAULT_OOM;
 const SIGBUS: bindings::vm_fault_t = bindings::vm_fault_reason_VM_FAULT_SIGBUS;
 const FALLBACK: bindings::vm_fault_t = bindings::vm_fault_reason_VM_FAULT_FALLBACK;
 
@@ -267,6 +268,8 @@ unsafe fn any_fault(vmf: *mut bindings::vm_fault, order: u32) -> bindings::vm_fa
     match base.prepare_cpu(&mut backing) {
         // SAFETY: By the safety requirements and the checks above.
         Ok(()) => unsafe { insert(vmf, order, base, &backing, index) },
+        // The content is not lost: the process makes the access again until there is memory.
+        Err(ENOMEM) => OOM,
         Err(_) => SIGBUS,
     }
 }
