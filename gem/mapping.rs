@@ -165,7 +165,9 @@ impl Mapping {
         }
 
         let range = self.va()..self.va() + mapped;
-        if let Err(e) = self.vm().map(gpu, range, segments(), prot, GFP_KERNEL) {
+        // Not enough for its tables is an error, and no reason to kill.
+        let gfp = GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
+        if let Err(e) = self.vm().map(gpu, range, segments(), prot, gfp) {
             if e.leak {
                 mem::forget(pages);
             }

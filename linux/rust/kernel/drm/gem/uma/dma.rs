@@ -314,7 +314,8 @@ impl DmaMapping {
                 0,
                 count << PAGE_SHIFT,
                 max_segment,
-                GFP_KERNEL.as_raw(),
+                // As for the pages: it is no reason to kill.
+                (GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN).as_raw(),
             )
         })?;
 
