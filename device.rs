@@ -280,6 +280,9 @@ pub(crate) struct DeviceData {
     pub(crate) dma: DmaSpace,
     /// What reclaim has done.
     pub(crate) reclaimed: shrinker::Record,
+    /// Who brings memory back when it is short.
+    #[pin]
+    pub(crate) shortage: gem::shortage::Shortage,
 }
 
 impl DeviceData {
@@ -290,6 +293,7 @@ impl DeviceData {
             heaps,
             dma,
             reclaimed: shrinker::Record::new(),
+            shortage <- gem::shortage::Shortage::new(),
         })
     }
 }

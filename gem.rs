@@ -11,6 +11,7 @@
 //! - [`heap`]: memory that grows while the GPU waits for it, and goes again.
 //! - [`reclaim`]: taking the pages of idle BOs away, of which [`shrinker`](crate::shrinker) makes a
 //!   policy.
+//! - [`shortage`]: whose pages come back first when there are not enough for all.
 //! - [`userptr`]: memory of a process, as a BO.
 //! - [`prime`]: what may be shared with other drivers.
 //! - [`label`]: names for debugging.
@@ -28,6 +29,7 @@ pub(crate) mod mapping;
 pub(crate) mod object;
 mod prime;
 pub(crate) mod reclaim;
+pub(crate) mod shortage;
 pub(crate) mod userptr;
 
 use kernel::{

@@ -27,13 +27,21 @@ use kernel::{
             Flags, //
         },
         gem::Objects,
-        job_queue::Dependencies,
+        job_queue::{
+            Dependencies,
+            Place, //
+        },
         syncobj::SyncObj, //
     },
     prelude::*,
     sync::{
+        aref::ARef,
         atomic::Atomic,
         Arc, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
     },
     uaccess::{
         UserPtr,
@@ -71,6 +79,9 @@ const MAX_HANDLES: u32 = 1 << 20;
 
 /// The index of the address space among what is locked. The BOs come behind it.
 const VM_INDEX: usize = 0;
+
+/// Pause before memory is looked for again, in milliseconds.
+const RETRY_MS: i64 = 10;
 
 /// In-syncs that are looked up between two looks for signals.
 const SIGNAL_CHECK: usize = 1024;
@@ -193,18 +204,11 @@ fn look_up_mappings(bos: &Objects<Bo>, vm: &Arc<Vm>) -> Result<KVVec<Arc<Mapping
 /// `EFAULT` also if user memory of the file, listed or not, has gone, and the other errors of
 /// [`validate()`](kernel::mm::mirror::Mirror::validate).
 ///
+/// `ENOMEM` also if there is no memory to bring back what reclaim has taken, for as long as a
+/// [`Turn`](gem::shortage::Turn) lasts. Signals end that wait, too.
+///
 /// To be called without a guard.
 pub(crate) fn submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) -> Result {
-    while !try_submit(drm, file, args)? {
-        if kernel::current!().signal_pending() {
-            return Err(ERESTARTSYS);
-        }
-    }
-    Ok(())
-}
-
-/// [`submit`], which begins anew if this returns false: user memory has changed meanwhile.
-fn try_submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) -> Result<bool> {
     if args.jc == 0 {
         return Err(EINVAL);
     }
@@ -216,10 +220,71 @@ fn try_submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) -> Result
     let this = file.inner().get_ref();
     let context = this.contexts().get(drm, args.context)?;
 
-    let jobs = &drm.jobs;
-    let started = jobs.started()?;
+    drm.jobs.started()?;
     // May wait for as long as other jobs do, hence before anything else is held.
     let place = context.queue().admit()?;
+    let mut target = Target {
+        slot,
+        out_sync,
+        context,
+        place: Some(place),
+    };
+    let mut turn = None;
+
+    loop {
+        // Who waits for memory comes first.
+        if turn.is_none() && drm.shortage.is_there() && this.vm().misses_memory() {
+            turn = Some(drm.shortage.turn()?);
+        }
+        match try_submit(drm, file, args, &mut target)? {
+            Attempt::Submitted => return Ok(()),
+            Attempt::Changed => {
+                turn = None;
+                target.place = Some(target.context.queue().admit()?);
+            }
+            Attempt::NoMemory => match &turn {
+                None => turn = Some(drm.shortage.turn()?),
+                Some(turn) if turn.is_over() => return Err(ENOMEM),
+                // What others have can be taken when their jobs have ended.
+                Some(_) => fsleep(Delta::from_millis(RETRY_MS)),
+            },
+        }
+        if kernel::current!().signal_pending() {
+            return Err(ERESTARTSYS);
+        }
+    }
+}
+
+/// Where a job goes.
+struct Target {
+    slot: hw::mali::job::Slot,
+    out_sync: Option<ARef<SyncObj>>,
+    context: Arc<context::Context>,
+    /// Taken by the attempt that succeeds or fails for good.
+    place: Option<Place>,
+}
+
+/// What has come of an attempt. But for the first, nothing has happened.
+enum Attempt {
+    /// The job is queued.
+    Submitted,
+    /// User memory has changed meanwhile.
+    Changed,
+    /// There was no memory for what reclaim has taken from the address space.
+    NoMemory,
+}
+
+/// [`submit`], once.
+fn try_submit(
+    drm: &Device,
+    file: &drm::File<File>,
+    args: &SubmitArgs,
+    target: &mut Target,
+) -> Result<Attempt> {
+    let this = file.inner().get_ref();
+    let context = &target.context;
+    let jobs = &drm.jobs;
+    let started = jobs.started()?;
     if jobs.is_parked() {
         return Err(ENODEV);
     }
@@ -240,7 +305,7 @@ fn try_submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) -> Result
     // What the CPU has written up to the call is covered by any later flush.
     let flush_id = guard.registration_data_with(hw::mali::latest_flush_id)?;
     // The heaps of the job get their memory now, as far as that can be told: later nobody may wait for it.
-    let fragment = slot == hw::mali::job::Slot::Fragment;
+    let fragment = target.slot == hw::mali::job::Slot::Fragment;
     let heaps = guard.registration_data_with(|gpu| {
         gem::heap::Use::prepare(gpu, this.vm().heaps(), &mappings, fragment)
     })?;
@@ -268,18 +333,23 @@ fn try_submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) -> Result
     })?;
     // Whatever the job may use is there from here on until its fence has signalled.
     let vm = locked.of(this.vm().resv_object()).ok_or(EINVAL)?;
-    guard.registration_data_with(|gpu| this.vm().restore(gpu, vm))?;
+    match guard.registration_data_with(|gpu| this.vm().restore(gpu, vm)) {
+        Err(ENOMEM) => return Ok(Attempt::NoMemory),
+        result => result?,
+    }
     Bo::touch(drm, bos.iter());
 
     // The UAPI does not tell reads from writes: a job writes to all its BOs. The fences of the address
     // space are no part of that.
     locked.for_each_fence(Usage::implicit(true), |_, fence| dependencies.add(fence))?;
     let reserved = locked.reserve_fences::<1>()?;
-    let prepared = context::prepare(&context, place, slot, job, dependencies)?;
+    // Each attempt begins with one.
+    let place = target.place.take().ok_or(EINVAL)?;
+    let prepared = context::prepare(context, place, target.slot, job, dependencies)?;
 
     // What changes from here on waits for the job.
     let valid = match user_memory.map(|user_memory| user_memory.lock_valid()) {
-        Some(None) => return Ok(false),
+        Some(None) => return Ok(Attempt::Changed),
         Some(valid) => valid,
         None => None,
     };
@@ -291,7 +361,7 @@ fn try_submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) -> Result
         _ => Usage::Write,
     });
     drop(valid);
-    if let Some(out_sync) = &out_sync {
+    if let Some(out_sync) = &target.out_sync {
         out_sync.replace_fence(Some(armed.fence()));
     }
     guard.registration_data_with(|gpu| armed.push(&jobs.engine(started, gpu)));
@@ -301,7 +371,7 @@ fn try_submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) -> Result
         // The workers may not come any more.
         jobs.retire(drm);
     }
-    Ok(true)
+    Ok(Attempt::Submitted)
 }
 
 #[kunit_tests(drm_gpu_job_submit)]

@@ -419,6 +419,11 @@ impl Vm {
         self.evicted.lock().remove_node(&va)
     }
 
+    /// Whether reclaim has taken memory from the space. The answer may be outdated.
+    pub(crate) fn misses_memory(&self) -> bool {
+        !self.evicted.lock().is_empty()
+    }
+
     /// Brings back all memory that reclaim has taken from the space, so that a job can use it. `locked`
     /// proves that the resv is locked, so reclaim takes nothing until the fence of the job is there.
     ///
