@@ -209,6 +209,9 @@ TIMED='recover- irq- stress unplug- pressure- share-'
 # Tests that have a count, which --long makes large.
 LARGE='under-load fault-storm stress'
 
+# Tests that have a guest of their own.
+CROWD=crowd-
+
 # guest_lane LOGS DRIVER VM-ARGUMENT...: our own tests. On a busy host a good job
 # can take longer than the half second that our driver gives it on silicon, so
 # but for those tests it gives more. Those are left out with UNTIMED, and with ONLY
@@ -229,7 +232,7 @@ guest_lane() {
 		set -- --module-args job_timeout_ms=5000 "$@"
 	fi
 	vm_row "$name" "guest tests on $driver ($name)" --driver "$driver" --cards "$@" -- \
-		bash -c "guest-tests --driver $driver --count $count $skip ${ONLY:-} >/mnt/share/tap; s=\$?
+		bash -c "guest-tests --driver $driver --count $count $skip --skip $CROWD ${ONLY:-} >/mnt/share/tap; s=\$?
 			if [ -z '${ONLY:-}${UNTIMED:-}' ]; then
 				rmmod $driver && modprobe $driver || s=1
 				guest-tests --driver $driver --count $count ${skip//skip/filter} \
@@ -238,6 +241,22 @@ guest_lane() {
 			[ -z '$long' ] || guest-tests --driver $driver --long --timeout 7200 \
 				$large >>/mnt/share/tap || s=1
 			rmmod $driver || s=1; exit \$s"
+	tap_rows "$RESULTS/$name/share/tap" "$name: "
+}
+
+# crowd_lane LOGS DRIVER VM-ARGUMENT...: many clients in a guest with little memory. One has to
+# wait for the memory of another, so jobs get more time than silicon needs.
+crowd_lane() {
+	local name=$1 driver=$2
+	shift 2
+	if [ "$driver" = panfrost ]; then
+		local SPLATS_ALLOWED=1
+	else
+		set -- --module-args job_timeout_ms=5000 "$@"
+	fi
+	vm_row "$name" "memory is short on $driver ($name)" --driver "$driver" "$@" -- \
+		bash -c "guest-tests --driver $driver --timeout 14000 ${LONG:+--long} --filter $CROWD \
+			>/mnt/share/tap; s=\$?; rmmod $driver || s=1; exit \$s"
 	tap_rows "$RESULTS/$name/share/tap" "$name: "
 }
 
@@ -282,6 +301,7 @@ side_by_side() {
 	if ran peer igt; then compare "IGT" peer/igt igt/igt; fi
 	if ran peer guest; then
 		compare "guest tests" peer-guest/share/tap guest-g52/share/tap
+		compare "guests with little memory" peer-crowd/share/tap crowd/share/tap
 	fi
 	[ ! -s "$RESULTS/side-by-side" ] || {
 		printf 'compare\t0\n' >>"$ROWS.times"

@@ -19,6 +19,7 @@ use crate::sys::Mapping;
 use crate::uapi;
 
 mod buffers;
+mod crowd;
 mod errors;
 mod fences;
 mod heap;
@@ -62,6 +63,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         stress::TESTS,
         userptr::TESTS,
         userptr::change::TESTS,
+        crowd::TESTS,
     ]
     .into_iter()
     .flatten()
