@@ -74,8 +74,14 @@ pub struct Hog {
 impl Hog {
     /// Takes memory until no more than `left` bytes are available.
     pub fn new(left: usize) -> Result<Self, Stop> {
+        let mut this = Self { chunks: Vec::new() };
+        this.take(left)?;
+        Ok(this)
+    }
+
+    /// Takes what has become available beyond `left` bytes.
+    pub fn take(&mut self, left: usize) -> Result<(), Stop> {
         const STEP: usize = 256 << 10;
-        let mut chunks = Vec::new();
         loop {
             let spare = meminfo("MemAvailable")?.saturating_sub(left);
             if spare <= STEP {
@@ -87,9 +93,9 @@ impl Hog {
             for byte in chunk.iter_mut().step_by(4096) {
                 *byte = 1;
             }
-            chunks.push(chunk);
+            self.chunks.push(chunk);
         }
-        Ok(Self { chunks })
+        Ok(())
     }
 
     /// Bytes that it has.
