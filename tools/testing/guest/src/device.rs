@@ -162,6 +162,13 @@ impl AsFd for Device {
     }
 }
 
+impl From<OwnedFd> for Device {
+    /// Takes over a file that somebody else has opened.
+    fn from(fd: OwnedFd) -> Self {
+        Self { fd: Arc::new(fd) }
+    }
+}
+
 /// The parts of a submit.
 #[derive(Clone, Copy, Default)]
 pub struct Job<'a> {

@@ -69,7 +69,26 @@ fn matches(test: &Test, texts: &[String]) -> bool {
         .any(|text| test.name.contains(text) || test.features.contains(&text.as_str()))
 }
 
+/// The part of a test that is in another program: `--after-exec FILE HANDLE`.
+fn after_exec() -> Option<ExitCode> {
+    let mut args = std::env::args().skip(1);
+    if args.next()? != "--after-exec" {
+        return None;
+    }
+    let (fd, handle) = (args.next()?.parse().ok()?, args.next()?.parse().ok()?);
+    Some(match tests::after_exec(fd, handle) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(stop) => {
+            eprintln!("# after exec: {stop:?}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
 fn main() -> ExitCode {
+    if let Some(code) = after_exec() {
+        return code;
+    }
     let options = match options() {
         Ok(options) => options,
         Err(message) => {

@@ -38,6 +38,9 @@ mod submit;
 mod tiler;
 mod unplug;
 mod userptr;
+mod userptr_rare;
+
+pub use userptr_rare::after_exec;
 
 /// All tests, simple things first.
 pub fn all() -> impl Iterator<Item = &'static Test> {
@@ -63,6 +66,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         stress::TESTS,
         userptr::TESTS,
         userptr::change::TESTS,
+        userptr_rare::TESTS,
         crowd::TESTS,
     ]
     .into_iter()

@@ -58,13 +58,13 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("userptr-limits", &["C5"], limits).needs(USERPTR),
 ];
 
-const PAGE: usize = 4096;
+pub(super) const PAGE: usize = 4096;
 const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const ANONYMOUS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 
 /// Memory of the process at an address of its own, which tests pull away under the GPU. Accesses are
 /// single, volatile words, and it is up to the test that there is something.
-struct Memory {
+pub(super) struct Memory {
     start: usize,
     len: usize,
 }
@@ -87,7 +87,7 @@ fn done(ret: i32) -> Result<(), Errno> {
 
 impl Memory {
     /// Private memory, all of it touched and filled with the pattern.
-    fn anonymous(len: usize) -> Result<Self, Stop> {
+    pub(super) fn anonymous(len: usize) -> Result<Self, Stop> {
         let start = raw_mmap(0, len, RW, ANONYMOUS, -1)?;
         let memory = Self { start, len };
         memory.fill();
@@ -108,13 +108,13 @@ impl Memory {
         unsafe { ptr::write_bytes(self.start as *mut u8, PATTERN, self.len) };
     }
 
-    fn get64(&self, offset: usize) -> u64 {
+    pub(super) fn get64(&self, offset: usize) -> u64 {
         assert!(offset + 8 <= self.len);
         // SAFETY: the test says that it is there.
         unsafe { ptr::read_volatile((self.start + offset) as *const u64) }
     }
 
-    fn put64(&self, offset: usize, value: u64) {
+    pub(super) fn put64(&self, offset: usize, value: u64) {
         assert!(offset + 8 <= self.len);
         // SAFETY: the test says that it is there.
         unsafe { ptr::write_volatile((self.start + offset) as *mut u64, value) };
@@ -124,7 +124,7 @@ impl Memory {
         self.unmap_part(0, self.len)
     }
 
-    fn unmap_part(&self, offset: usize, len: usize) -> Result<(), Errno> {
+    pub(super) fn unmap_part(&self, offset: usize, len: usize) -> Result<(), Errno> {
         // SAFETY: nobody has a reference to it.
         done(unsafe { libc::munmap((self.start + offset) as *mut _, len) })
     }
@@ -134,7 +134,7 @@ impl Memory {
         raw_mmap(self.start, self.len, prot, ANONYMOUS | libc::MAP_FIXED, -1).map(drop)
     }
 
-    fn advise(&self, advice: i32) -> Result<(), Errno> {
+    pub(super) fn advise(&self, advice: i32) -> Result<(), Errno> {
         // SAFETY: nobody has a reference to it.
         done(unsafe { libc::madvise(self.start as *mut _, self.len, advice) })
     }
@@ -144,7 +144,7 @@ impl Memory {
         done(unsafe { libc::mprotect(self.start as *mut _, self.len, prot) })
     }
 
-    fn bo(&self, device: &Device, flags: u32) -> Result<Bo, Errno> {
+    pub(super) fn bo(&self, device: &Device, flags: u32) -> Result<Bo, Errno> {
         Bo::over_memory(device, self.start, self.len, flags)
     }
 }
@@ -156,7 +156,7 @@ impl Drop for Memory {
 }
 
 /// A job that zeroes eight bytes at each address, and does it.
-fn zero_all(device: &Device, bos: &[&Bo], addresses: &[u64]) -> Outcome {
+pub(super) fn zero_all(device: &Device, bos: &[&Bo], addresses: &[u64]) -> Outcome {
     let mut chain = Chain::new(device, (addresses.len() + 1) * 256)?;
     for &address in addresses {
         chain.zero(address);
@@ -167,7 +167,7 @@ fn zero_all(device: &Device, bos: &[&Bo], addresses: &[u64]) -> Outcome {
 }
 
 /// A submit that does nothing, and lists nothing but itself.
-fn null(device: &Device) -> Result<(), Errno> {
+pub(super) fn null(device: &Device) -> Result<(), Errno> {
     let mut chain = Chain::new(device, 4096)?;
     chain.null();
     chain.run(&[])
@@ -215,7 +215,7 @@ fn layout(side: usize, block: BlockFormat) -> Layout {
 }
 
 /// Runs `child` in a process of its own, and returns how that ended: 0 if it was `Ok`.
-fn in_child(child: impl FnOnce() -> Outcome) -> Result<i32, Stop> {
+pub(super) fn in_child(child: impl FnOnce() -> Outcome) -> Result<i32, Stop> {
     // SAFETY: the child has the one thread that called this.
     match unsafe { libc::fork() } {
         -1 => Err(Errno::last().into()),

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! BOs over memory of the process, when what happens seldom happens: the process becomes another program,
+//! the device goes, there is no memory.
+
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+use std::os::fd::FromRawFd;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use model::control::Opcode;
+use model::control::ANY_SLOT;
+
+use crate::board::Board;
+use crate::chain::Chain;
+use crate::chain::DONE;
+use crate::chain::NOT_STARTED;
+use crate::chain::PATIENCE;
+use crate::check;
+use crate::check_eq;
+use crate::check_errno;
+use crate::device::Device;
+use crate::failing::Failing;
+use crate::harness::Gpu;
+use crate::harness::Need;
+use crate::harness::Outcome;
+use crate::harness::Stop;
+use crate::harness::Test;
+use crate::sys;
+use crate::sys::Errno;
+
+use super::userptr::in_child;
+use super::userptr::null;
+use super::userptr::zero_all;
+use super::userptr::Memory;
+use super::userptr::PAGE;
+use super::PATTERN64;
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("userptr-exec", &["E2"], exec).needs(&[Need::Userptr]),
+    Test::new("userptr-unplug", &["C8", "E1"], unplug).needs(&[Need::Userptr, Need::Board]),
+    Test::new("nomem-userptr-create", &["E1", "I4"], no_memory_to_create)
+        .needs(&[Need::Userptr, Need::FaultInjection]),
+    Test::new("nomem-userptr-submit", &["E1", "I4"], no_memory_to_submit)
+        .needs(&[Need::Userptr, Need::FaultInjection]),
+];
+
+/// Another program in the same process cannot use the memory of the one before, and can get rid of it.
+fn exec(gpu: &Gpu) -> Outcome {
+    let status = in_child(|| {
+        let device = gpu.open()?;
+        let memory = Memory::anonymous(4 * PAGE)?;
+        let bo = memory.bo(&device, 0)?;
+        zero_all(&device, &[&bo], &[bo.va()])?;
+        let fd = device.as_fd().as_raw_fd();
+        // SAFETY: changes a flag of our own file: it stays open.
+        unsafe { libc::fcntl(fd, libc::F_SETFD, 0) };
+        let error = Command::new("/proc/self/exe")
+            .arg("--after-exec")
+            .args([fd.to_string(), bo.leak().to_string()])
+            .exec();
+        Err(error.into())
+    })?;
+    check_eq!(status, 0);
+    null(&gpu.open()?)?;
+    Ok(())
+}
+
+/// What the other program does with the file and the handle that it finds.
+pub fn after_exec(fd: i32, handle: u32) -> Outcome {
+    // SAFETY: whoever started this has left it open for us.
+    let device = Device::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    let memory = Memory::anonymous(4 * PAGE)?;
+    check_errno!(null(&device), EPERM);
+    check_errno!(memory.bo(&device, 0), EPERM);
+    device.close_handle(handle)?;
+    null(&device)?;
+    let bo = memory.bo(&device, 0)?;
+    zero_all(&device, &[&bo], &[bo.va()])?;
+    check_eq!(memory.get64(0), 0);
+    Ok(())
+}
+
+/// The device goes while the GPU has the memory, used by a job or not: then it is the process's alone.
+fn unplug(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    for busy in [false, true] {
+        let device = gpu.open()?;
+        let memory = Memory::anonymous(16 * PAGE)?;
+        let bo = memory.bo(&device, 0)?;
+        let mut chain = Chain::new(&device, 4096)?;
+        chain.zero(bo.va());
+        if busy {
+            board.order(Opcode::HangNextJob, &[ANY_SLOT, 1])?;
+            chain.submit(&[&bo], &[], None)?;
+        } else {
+            chain.run(&[&bo])?;
+        }
+        let unbound = gpu.node.unbind()?;
+        memory.put64(0, PATTERN64);
+        board.order(Opcode::ClearAll, &[])?;
+        check_errno!(null(&device), ENODEV);
+        check_errno!(memory.bo(&device, 0), ENODEV);
+        memory.advise(libc::MADV_DONTNEED)?;
+        check_eq!(memory.get64(0), 0);
+        memory.unmap_part(PAGE, PAGE)?;
+        memory.put64(2 * PAGE, PATTERN64);
+        drop((bo, chain, device));
+        unbound.bind()?;
+        // The new binding does not know of it.
+        null(&gpu.open()?)?;
+        check_eq!(memory.get64(2 * PAGE), PATTERN64);
+    }
+    Ok(())
+}
+
+/// Whichever allocation fails, the creation says so, and has cost neither a handle nor an address.
+fn no_memory_to_create(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let memory = Memory::anonymous(600 * PAGE)?;
+    let first = memory.bo(&device, 0)?;
+    let (handle, va) = (first.handle(), first.va());
+    first.close()?;
+    let failing = Failing::new()?;
+    let mut failures = 0;
+    for n in 1..1000 {
+        // What the process has not touched is brought in.
+        memory.advise(libc::MADV_DONTNEED)?;
+        let (result, failed) = failing.nth(n, || memory.bo(&device, 0))?;
+        match result {
+            Ok(bo) if failed => bo.close()?,
+            Ok(bo) => {
+                check_eq!((bo.handle(), bo.va()), (handle, va));
+                check!(failures > 8, "only {failures} allocations could fail");
+                zero_all(&device, &[&bo], &[bo.va()])?;
+                return Ok(());
+            }
+            // A page fault that finds no memory is one that fails.
+            Err(Errno(libc::ENOMEM | libc::EFAULT)) if failed => failures += 1,
+            Err(errno) => return Err(Stop::fail(format!("allocation {n}: {errno}"))),
+        }
+    }
+    Err(Stop::fail("there is no end of allocations"))
+}
+
+/// Whichever allocation fails while the memory is brought back, the submit says so, nothing has happened,
+/// and the next one works.
+fn no_memory_to_submit(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let memory = Memory::anonymous(64 * PAGE)?;
+    let bo = memory.bo(&device, 0)?;
+    let mut chain = Chain::new(&device, 4096)?;
+    chain.zero(bo.va());
+    let done = device.syncobj()?;
+    let failing = Failing::new()?;
+    let mut failures = 0;
+    for n in 1..1000 {
+        memory.advise(libc::MADV_DONTNEED)?;
+        chain.rearm();
+        let submit = || -> sys::Result<()> { chain.submit(&[&bo], &[], Some(&done)) };
+        let (result, failed) = failing.nth(n, submit)?;
+        match result {
+            Ok(()) => {
+                done.wait(PATIENCE)?;
+                check_eq!(chain.statuses(), [DONE]);
+            }
+            Err(Errno(libc::ENOMEM | libc::EFAULT)) if failed => {
+                failures += 1;
+                check_eq!(chain.statuses(), [NOT_STARTED]);
+                memory.put64(0, PATTERN64);
+                chain.run(&[&bo])?;
+                check_eq!(memory.get64(0), 0, "after allocation {n}");
+            }
+            Err(errno) => return Err(Stop::fail(format!("allocation {n}: {errno}"))),
+        }
+        if !failed {
+            check!(failures > 4, "only {failures} allocations could fail");
+            return Ok(());
+        }
+    }
+    Err(Stop::fail("there is no end of allocations"))
+}
