@@ -26,6 +26,9 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("life-16m", "the life of a BO, 16 MiB", Aim::Half, |gpu| {
         life(gpu, 16 << 20)
     }),
+    Row::new("life-256m", "the life of a BO, 256 MiB", Aim::Half, |gpu| {
+        life(gpu, 256 << 20)
+    }),
     Row::new("madvise", "MADVISE", Aim::HalfAboveBase, madvise),
     Row::new("wait-idle", "WAIT_BO, idle", Aim::HalfAboveBase, wait_idle),
 ];
@@ -34,7 +37,8 @@ pub(super) const ROWS: &[Row] = &[
 fn life(gpu: &Gpu, size: usize) -> Result<u64, Stop> {
     let device = gpu.open()?;
     let done = device.syncobj()?;
-    median(11, || {
+    let samples = if size > 16 << 20 { 3 } else { 11 };
+    median(samples, || {
         let mut chain = Chain::new(&device, 4096)?;
         let (ns, ()) = time(|| {
             let bo = device.create(size, uapi::BO_NOEXEC)?;

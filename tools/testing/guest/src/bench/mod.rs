@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What things cost, in nanoseconds of the guest's clock.
+//! What things cost, as a rule in nanoseconds of the guest's clock.
 //!
 //! Under `vm --icount --cpus 1` a nanosecond is an instruction and the GPU answers at once, so what is
 //! measured is the path through the kernel, and numbers of two drivers can be compared. Elsewhere they
@@ -15,6 +15,8 @@ use crate::sys;
 
 mod buffers;
 mod jobs;
+mod reclaim;
+mod tables;
 
 /// What a row should come to, compared with C panfrost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,28 @@ impl Aim {
     }
 }
 
+/// What a row counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Nanoseconds of the guest's clock.
+    Instructions,
+    /// Bytes of memory.
+    Bytes,
+    /// Registers of the GPU that were read or written.
+    Accesses,
+}
+
+impl Unit {
+    /// As the table's program reads it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Instructions => "instructions",
+            Self::Bytes => "bytes",
+            Self::Accesses => "accesses",
+        }
+    }
+}
+
 /// The row of the cheapest ioctl: what entering the kernel and the DRM core cost.
 pub const BASE: &str = "ioctl";
 
@@ -49,6 +73,8 @@ pub struct Row {
     pub what: &'static str,
     /// What it should come to.
     pub aim: Aim,
+    /// What is counted.
+    pub unit: Unit,
     /// Measures it.
     pub run: fn(&Gpu) -> Result<u64, Stop>,
 }
@@ -64,14 +90,23 @@ impl Row {
             name,
             what,
             aim,
+            unit: Unit::Instructions,
             run,
         }
+    }
+
+    /// The same row, in another unit.
+    const fn unit(mut self, unit: Unit) -> Self {
+        self.unit = unit;
+        self
     }
 }
 
 /// All rows, in the table's order.
 pub fn all() -> impl Iterator<Item = &'static Row> {
-    [jobs::ROWS, buffers::ROWS].into_iter().flatten()
+    [jobs::ROWS, buffers::ROWS, tables::ROWS, reclaim::ROWS]
+        .into_iter()
+        .flatten()
 }
 
 /// Samples that are taken before those that count.

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Measures every row once and prints `name<TAB>aim<TAB>what<TAB>nanoseconds`, `-` for a row that could
+//! Measures every row once and prints `name<TAB>aim<TAB>unit<TAB>what<TAB>number`, `-` for a row that could
 //! not be measured. Arguments are parts of the names of the rows that are wanted, after `--exact` whole
-//! names. Exit status: 0 if all could.
+//! names. After `--again`, which comes first, what is no time is left out: it is the same each time. Exit
+//! status: 0 if all could.
 
 use std::process::ExitCode;
 
 use guest::bench;
+use guest::bench::Unit;
 use guest::device::Node;
 use guest::harness::Gpu;
 
@@ -23,6 +25,10 @@ fn be_first() {
 fn main() -> ExitCode {
     be_first();
     let mut filter: Vec<String> = std::env::args().skip(1).collect();
+    let again = filter.first().is_some_and(|text| text == "--again");
+    if again {
+        filter.remove(0);
+    }
     let exact = filter.first().is_some_and(|text| text == "--exact");
     if exact {
         filter.remove(0);
@@ -40,12 +46,13 @@ fn main() -> ExitCode {
     let gpu = Gpu { node, long: false };
     let mut status = ExitCode::SUCCESS;
     for row in bench::all() {
-        if !wanted(row.name) {
+        if !wanted(row.name) || again && row.unit != Unit::Instructions {
             continue;
         }
-        print!("{}\t{}\t{}\t", row.name, row.aim.name(), row.what);
+        let (aim, unit) = (row.aim.name(), row.unit.name());
+        print!("{}\t{aim}\t{unit}\t{}\t", row.name, row.what);
         match (row.run)(&gpu) {
-            Ok(ns) => println!("{ns}"),
+            Ok(number) => println!("{number}"),
             Err(stop) => {
                 println!("-");
                 eprintln!("guest-bench: {}: {stop:?}", row.name);

@@ -35,7 +35,7 @@ mod render;
 mod spaces;
 mod stress;
 mod submit;
-mod tiler;
+pub(crate) mod tiler;
 mod unplug;
 mod userptr;
 mod userptr_rare;

@@ -47,25 +47,25 @@ pub(super) const TESTS: &[Test] = &[
 const MIB: usize = 1 << 20;
 
 /// A heap as Mesa makes it.
-pub(super) fn heap(device: &Device, size: usize) -> Result<Bo, Stop> {
+pub(crate) fn heap(device: &Device, size: usize) -> Result<Bo, Stop> {
     Ok(device.create(size, uapi::BO_NOEXEC | uapi::BO_HEAP)?)
 }
 
 /// A pair of chains that share a heap.
-pub(super) struct Batch {
-    pub(super) tiler: Chain,
-    pub(super) tiler_job: JobRef,
-    pub(super) fragment: Chain,
-    pub(super) fragment_job: JobRef,
+pub(crate) struct Batch {
+    pub(crate) tiler: Chain,
+    pub(crate) tiler_job: JobRef,
+    pub(crate) fragment: Chain,
+    pub(crate) fragment_job: JobRef,
     layout: Layout,
-    pub(super) color: Bo,
+    pub(crate) color: Bo,
     map: Mapping,
     pixel: Vec<u8>,
 }
 
 impl Batch {
     /// `triangles` of them, binned to a heap that is said to have so many bytes.
-    pub(super) fn new(
+    pub(crate) fn new(
         device: &Device,
         heap: &Bo,
         size: usize,
@@ -127,21 +127,21 @@ impl Batch {
     }
 
     /// Submits both as Mesa does: ordered by the BOs that they share alone.
-    pub(super) fn submit(&self, heap: &Bo, done: &crate::sync::Syncobj) -> Outcome {
+    pub(crate) fn submit(&self, heap: &Bo, done: &crate::sync::Syncobj) -> Outcome {
         self.tiler.submit(&[heap], &[], None)?;
         let shared = [heap, self.tiler.bo(), &self.color];
         self.fragment.submit(&shared, &[], Some(done))?;
         Ok(())
     }
 
-    pub(super) fn run(&self, device: &Device, heap: &Bo) -> Outcome {
+    pub(crate) fn run(&self, device: &Device, heap: &Bo) -> Outcome {
         let done = device.syncobj()?;
         self.submit(heap, &done)?;
         done.wait(PATIENCE)?;
         Ok(())
     }
 
-    pub(super) fn check(&self) -> Outcome {
+    pub(crate) fn check(&self) -> Outcome {
         check_eq!(self.tiler.status(self.tiler_job), DONE);
         check_eq!(self.fragment.status(self.fragment_job), DONE);
         let memory = self.map.bytes(0, self.layout.size());

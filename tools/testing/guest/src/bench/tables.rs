@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Page tables: heaps that grow, and large mappings.
+
+use std::fs;
+use std::os::fd::AsFd;
+
+use model::control::Stat;
+
+use crate::bo::Bo;
+use crate::board::Board;
+use crate::chain::Chain;
+use crate::device::Device;
+use crate::harness::Gpu;
+use crate::harness::Stop;
+use crate::memory;
+use crate::tests::tiler::heap;
+use crate::uapi;
+
+use super::median;
+use super::time;
+use super::Aim;
+use super::Row;
+use super::Unit;
+
+pub(super) const ROWS: &[Row] = &[
+    Row::new(
+        "heap-fault",
+        "a fault on a heap, from the access to its retry",
+        Aim::Half,
+        |gpu| heap_fault(gpu, false, time_of),
+    ),
+    Row::new("heap-fault-reg", "the same", Aim::Half, |gpu| {
+        heap_fault(gpu, false, accesses_of)
+    })
+    .unit(Unit::Accesses),
+    Row::new(
+        "heap-grow",
+        "a fault on a heap, with what the submit does for it",
+        Aim::Half,
+        |gpu| heap_fault(gpu, true, time_of),
+    ),
+    Row::new("map-1g", "to map 1 GiB that is there", Aim::Half, |gpu| {
+        Ok(map(gpu)?.0)
+    }),
+    Row::new("map-1g-bytes", "page tables for it", Aim::Half, |gpu| {
+        Ok(map(gpu)?.1)
+    })
+    .unit(Unit::Bytes),
+];
+
+/// The time that something takes.
+fn time_of(_board: &Board, what: &mut dyn FnMut() -> crate::sys::Result<()>) -> Result<u64, Stop> {
+    Ok(time(what)?.0)
+}
+
+/// The GPU registers that something reads and writes.
+fn accesses_of(
+    board: &Board,
+    what: &mut dyn FnMut() -> crate::sys::Result<()>,
+) -> Result<u64, Stop> {
+    let now = || {
+        board
+            .stat(Stat::RegReads)
+            .wrapping_add(board.stat(Stat::RegWrites))
+    };
+    let start = now();
+    what()?;
+    Ok(now().wrapping_sub(start).into())
+}
+
+/// What measures a call.
+type Measure = fn(&Board, &mut dyn FnMut() -> crate::sys::Result<()>) -> Result<u64, Stop>;
+
+/// A job that faults on a heap, less the same job when it does not. `listed`: its submit knows of the heap;
+/// else an earlier one does.
+fn heap_fault(gpu: &Gpu, listed: bool, measure: Measure) -> Result<u64, Stop> {
+    const CHUNK: usize = 2 << 20;
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    median(11, || {
+        let heap = heap(&device, 2 * CHUNK)?;
+        let mut chain = Chain::new(&device, 4096)?;
+        if !listed {
+            chain.null();
+            chain.run(&[&heap])?;
+            chain = Chain::new(&device, 4096)?;
+        }
+        chain.zero(heap.va());
+        let bos: &[&Bo] = if listed { &[&heap] } else { &[] };
+        let first = measure(&board, &mut || chain.run(bos))?;
+        chain.rearm();
+        let second = measure(&board, &mut || chain.run(bos))?;
+        Ok(first.saturating_sub(second))
+    })
+}
+
+/// Pages that are neither free nor a slab's nor a process's.
+fn other_pages() -> Result<i64, Stop> {
+    let text = fs::read_to_string("/proc/zoneinfo")?;
+    let mut free: i64 = 0;
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let number = match (words.next(), words.next(), words.next()) {
+            (Some("pages"), Some("free"), Some(number)) => number,
+            // On the lists of a CPU.
+            (Some("count:"), Some(number), None) => number,
+            _ => continue,
+        };
+        free += number.parse::<i64>().unwrap_or(0);
+    }
+    let mut others = 0;
+    for name in [
+        "SReclaimable",
+        "SUnreclaim",
+        "AnonPages",
+        "PageTables",
+        "KernelStack",
+    ] {
+        others += (memory::meminfo(name)? / 4096) as i64;
+    }
+    Ok(-free - others)
+}
+
+/// Maps 1 GiB in many address spaces. Returns the time for one and the bytes that it took.
+fn map(gpu: &Gpu) -> Result<(u64, u64), Stop> {
+    const SIZE: usize = 1 << 30;
+    const FILES: usize = 64;
+    let device = gpu.open()?;
+    let bo = device.create(SIZE, uapi::BO_NOEXEC)?;
+    let dmabuf = bo.export()?;
+    // Each with an address space that has been used.
+    let files = (0..FILES)
+        .map(|_| {
+            let file = gpu.open()?;
+            let bo = file.create(4096, uapi::BO_NOEXEC)?;
+            Ok((file, bo))
+        })
+        .collect::<Result<Vec<(Device, Bo)>, Stop>>()?;
+    let mut maps = Vec::with_capacity(FILES);
+    let mut times = Vec::with_capacity(FILES);
+    let before = other_pages()?;
+    for (file, _) in &files {
+        let (ns, map) = time(|| Bo::import(file, dmabuf.as_fd(), SIZE))?;
+        times.push(ns);
+        maps.push(map);
+    }
+    let pages = other_pages()? - before;
+    times.sort_unstable();
+    let bytes = u64::try_from(pages).unwrap_or(0) * 4096 / FILES as u64;
+    Ok((times[FILES / 2], bytes))
+}
