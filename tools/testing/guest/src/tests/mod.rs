@@ -38,9 +38,8 @@ mod submit;
 pub(crate) mod tiler;
 mod unplug;
 mod userptr;
-mod userptr_rare;
 
-pub use userptr_rare::after_exec;
+pub use userptr::rare::after_exec;
 
 /// All tests, simple things first.
 pub fn all() -> impl Iterator<Item = &'static Test> {
@@ -66,7 +65,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         stress::TESTS,
         userptr::TESTS,
         userptr::change::TESTS,
-        userptr_rare::TESTS,
+        userptr::rare::TESTS,
         crowd::TESTS,
     ]
     .into_iter()

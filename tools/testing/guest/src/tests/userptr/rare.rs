@@ -31,14 +31,14 @@ use crate::harness::Test;
 use crate::sys;
 use crate::sys::Errno;
 
-use super::userptr::in_child;
-use super::userptr::null;
-use super::userptr::zero_all;
-use super::userptr::Memory;
-use super::userptr::PAGE;
-use super::PATTERN64;
+use super::super::PATTERN64;
+use super::in_child;
+use super::null;
+use super::zero_all;
+use super::Memory;
+use super::PAGE;
 
-pub(super) const TESTS: &[Test] = &[
+pub(in super::super) const TESTS: &[Test] = &[
     Test::new("userptr-exec", &["E2"], exec).needs(&[Need::Userptr]),
     Test::new("userptr-unplug", &["C8", "E1"], unplug).needs(&[Need::Userptr, Need::Board]),
     Test::new("nomem-userptr-create", &["E1", "I4"], no_memory_to_create)
@@ -98,7 +98,7 @@ fn unplug(gpu: &Gpu) -> Outcome {
         } else {
             chain.run(&[&bo])?;
         }
-        let unbound = gpu.node.unbind()?;
+        let away = gpu.node.unbind()?;
         memory.put64(0, PATTERN64);
         board.order(Opcode::ClearAll, &[])?;
         check_errno!(null(&device), ENODEV);
@@ -108,7 +108,7 @@ fn unplug(gpu: &Gpu) -> Outcome {
         memory.unmap_part(PAGE, PAGE)?;
         memory.put64(2 * PAGE, PATTERN64);
         drop((bo, chain, device));
-        unbound.bind()?;
+        away.give_back()?;
         // The new binding does not know of it.
         null(&gpu.open()?)?;
         check_eq!(memory.get64(2 * PAGE), PATTERN64);
