@@ -248,7 +248,11 @@ impl Mapping {
 
         if let Memory::Nothing | Memory::Stuck(..) = inner.memory {
             if self.bo.state() != State::Purged {
-                self.populate(gpu, &mut inner)?;
+                match self.populate(gpu, &mut inner) {
+                    // Reclaim, which does not need the address space for that, was faster.
+                    Err(EINVAL) if self.bo.state() == State::Purged => (),
+                    result => result?,
+                }
             }
         }
         if let Some(node) = self.vm().take_evicted(self.va()) {
