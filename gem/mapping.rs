@@ -249,8 +249,8 @@ impl Mapping {
         if let Memory::Nothing | Memory::Stuck(..) = inner.memory {
             if self.bo.state() != State::Purged {
                 match self.populate(gpu, &mut inner) {
-                    // Reclaim, which does not need the address space for that, was faster.
-                    Err(EINVAL) if self.bo.state() == State::Purged => (),
+                    // Reclaim has taken it from the address space, and has purged it just now.
+                    Err(_) if self.bo.state() == State::Purged => (),
                     result => result?,
                 }
             }

@@ -82,14 +82,18 @@ const LAYOUT: Layout = Layout {
     block: BlockFormat::UInterleaved,
 };
 
-/// Pictures of a client that are needed: all together are more than there is memory.
+/// Pictures of a client that are needed, as a rule: with heaps and books, all together are more than there
+/// is memory.
 const KEPT: usize = 16;
+
+/// The same in a long run.
+const KEPT_LONG: usize = 32;
 
 /// The buffer that the CPU writes.
 const BOOK: usize = 4 * MIB;
 
-/// Pictures of a client in its cache.
-const CACHED: usize = (TOTAL / CLIENTS - HEAP - BOOK) / MIB - KEPT;
+/// All pictures of a client. What is not needed is in its cache.
+const PICTURES: usize = (TOTAL / CLIENTS - HEAP - BOOK) / MIB;
 
 /// A BO, the job that draws to it, and what it draws.
 struct Picture {
@@ -198,6 +202,8 @@ struct Client {
     book: Book,
     /// Those that are needed, the oldest first.
     kept: VecDeque<Picture>,
+    /// How many of them.
+    keeps: usize,
     /// Those that were given up, the oldest first.
     cache: VecDeque<Picture>,
     /// How many came out of the cache as they were, and how many were lost.
@@ -207,7 +213,7 @@ struct Client {
 
 impl Client {
     /// Fills it with all that it will ever have.
-    fn new(gpu: &Gpu, seed: u64) -> Result<Self, Stop> {
+    fn new(gpu: &Gpu, seed: u64, keeps: usize) -> Result<Self, Stop> {
         let device = gpu.open()?;
         let mut this = Self {
             heap: heap(&device, HEAP)?,
@@ -215,15 +221,16 @@ impl Client {
             device,
             random: Random(seed),
             kept: VecDeque::new(),
+            keeps,
             cache: VecDeque::new(),
             cached: (0, 0),
             slowest: Duration::ZERO,
         };
-        for n in 0..KEPT + CACHED {
+        for n in 0..PICTURES {
             let bo = this.device.create(LAYOUT.size(), uapi::BO_NOEXEC)?;
             let picture = this.draw(bo)?;
-            match n % ((KEPT + CACHED) / KEPT) {
-                0 if this.kept.len() < KEPT => this.kept.push_back(picture),
+            match n % (PICTURES / keeps) {
+                0 if this.kept.len() < keeps => this.kept.push_back(picture),
                 _ => this.put_in_cache(picture)?,
             }
         }
@@ -245,8 +252,11 @@ impl Client {
     }
 
     /// A BO out of the cache, or a new one for one that was lost.
-    fn take_from_cache(&mut self) -> Result<Bo, Stop> {
-        let picture = self.cache.pop_front();
+    fn take_from_cache(&mut self, newest: bool) -> Result<Bo, Stop> {
+        let picture = match newest {
+            true => self.cache.pop_back(),
+            false => self.cache.pop_front(),
+        };
         let picture = picture.ok_or_else(|| Stop::fail("the cache is empty"))?;
         picture.drawn()?;
         if picture.bo.madvise(uapi::MADV_WILLNEED)? {
@@ -263,8 +273,8 @@ impl Client {
     /// A frame: some drawing, with the heap in every other one, and a look at what is there.
     fn frame(&mut self, number: usize) -> Outcome {
         let start = Instant::now();
-        for _ in 0..2 {
-            let bo = self.take_from_cache()?;
+        for newest in [false, true] {
+            let bo = self.take_from_cache(newest)?;
             let picture = self.draw(bo)?;
             self.kept.push_back(picture);
         }
@@ -275,7 +285,7 @@ impl Client {
         }
         self.book.cross_out(&self.device, &mut self.random)?;
         self.book.check()?;
-        while self.kept.len() > KEPT {
+        while self.kept.len() > self.keeps {
             let Some(picture) = self.kept.pop_front() else {
                 break;
             };
@@ -295,7 +305,11 @@ fn draws(gpu: &Gpu) -> Outcome {
         let enough = format!("{} MiB of memory are no pressure", memory / MIB);
         return Err(Stop::Skip(enough));
     }
-    let frames = if gpu.long { 100 } else { 2 };
+    let (keeps, frames) = if gpu.long {
+        (KEPT_LONG, 100)
+    } else {
+        (KEPT, 2)
+    };
     let patience = Duration::from_secs(if gpu.long { 12_000 } else { 500 });
     let swap = Swap::on(SWAP)?;
     let killed_before = memory::killed()?;
@@ -309,7 +323,7 @@ fn draws(gpu: &Gpu) -> Outcome {
         let run = || {
             // Rather than whoever looks after them.
             fs::write("/proc/self/oom_score_adj", "1000")?;
-            let client = Client::new(gpu, n as u64 + 1);
+            let client = Client::new(gpu, n as u64 + 1, keeps);
             (&tell_ready).write_all(b"x")?;
             (&wait_go).read_exact(&mut [0])?;
             let mut client = client?;

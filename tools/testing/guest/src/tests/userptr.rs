@@ -59,13 +59,13 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("userptr-limits", &["C5"], limits).needs(USERPTR),
 ];
 
-pub(super) const PAGE: usize = 4096;
+const PAGE: usize = 4096;
 const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const ANONYMOUS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 
 /// Memory of the process at an address of its own, which tests pull away under the GPU. Accesses are
 /// single, volatile words, and it is up to the test that there is something.
-pub(super) struct Memory {
+struct Memory {
     start: usize,
     len: usize,
 }
@@ -88,7 +88,7 @@ fn done(ret: i32) -> Result<(), Errno> {
 
 impl Memory {
     /// Private memory, all of it touched and filled with the pattern.
-    pub(super) fn anonymous(len: usize) -> Result<Self, Stop> {
+    fn anonymous(len: usize) -> Result<Self, Stop> {
         let start = raw_mmap(0, len, RW, ANONYMOUS, -1)?;
         let memory = Self { start, len };
         memory.fill();
@@ -109,13 +109,13 @@ impl Memory {
         unsafe { ptr::write_bytes(self.start as *mut u8, PATTERN, self.len) };
     }
 
-    pub(super) fn get64(&self, offset: usize) -> u64 {
+    fn get64(&self, offset: usize) -> u64 {
         assert!(offset + 8 <= self.len);
         // SAFETY: the test says that it is there.
         unsafe { ptr::read_volatile((self.start + offset) as *const u64) }
     }
 
-    pub(super) fn put64(&self, offset: usize, value: u64) {
+    fn put64(&self, offset: usize, value: u64) {
         assert!(offset + 8 <= self.len);
         // SAFETY: the test says that it is there.
         unsafe { ptr::write_volatile((self.start + offset) as *mut u64, value) };
@@ -125,7 +125,7 @@ impl Memory {
         self.unmap_part(0, self.len)
     }
 
-    pub(super) fn unmap_part(&self, offset: usize, len: usize) -> Result<(), Errno> {
+    fn unmap_part(&self, offset: usize, len: usize) -> Result<(), Errno> {
         // SAFETY: nobody has a reference to it.
         done(unsafe { libc::munmap((self.start + offset) as *mut _, len) })
     }
@@ -135,7 +135,7 @@ impl Memory {
         raw_mmap(self.start, self.len, prot, ANONYMOUS | libc::MAP_FIXED, -1).map(drop)
     }
 
-    pub(super) fn advise(&self, advice: i32) -> Result<(), Errno> {
+    fn advise(&self, advice: i32) -> Result<(), Errno> {
         // SAFETY: nobody has a reference to it.
         done(unsafe { libc::madvise(self.start as *mut _, self.len, advice) })
     }
@@ -145,7 +145,7 @@ impl Memory {
         done(unsafe { libc::mprotect(self.start as *mut _, self.len, prot) })
     }
 
-    pub(super) fn bo(&self, device: &Device, flags: u32) -> Result<Bo, Errno> {
+    fn bo(&self, device: &Device, flags: u32) -> Result<Bo, Errno> {
         Bo::over_memory(device, self.start, self.len, flags)
     }
 }
@@ -157,7 +157,7 @@ impl Drop for Memory {
 }
 
 /// A job that zeroes eight bytes at each address, and does it.
-pub(super) fn zero_all(device: &Device, bos: &[&Bo], addresses: &[u64]) -> Outcome {
+fn zero_all(device: &Device, bos: &[&Bo], addresses: &[u64]) -> Outcome {
     let mut chain = Chain::new(device, (addresses.len() + 1) * 256)?;
     for &address in addresses {
         chain.zero(address);
@@ -168,7 +168,7 @@ pub(super) fn zero_all(device: &Device, bos: &[&Bo], addresses: &[u64]) -> Outco
 }
 
 /// A submit that does nothing, and lists nothing but itself.
-pub(super) fn null(device: &Device) -> Result<(), Errno> {
+fn null(device: &Device) -> Result<(), Errno> {
     let mut chain = Chain::new(device, 4096)?;
     chain.null();
     chain.run(&[])
@@ -216,7 +216,7 @@ fn layout(side: usize, block: BlockFormat) -> Layout {
 }
 
 /// Runs `child` in a process of its own, and returns how that ended: 0 if it was `Ok`.
-pub(super) fn in_child(child: impl FnOnce() -> Outcome) -> Result<i32, Stop> {
+fn in_child(child: impl FnOnce() -> Outcome) -> Result<i32, Stop> {
     // SAFETY: the child has the one thread that called this.
     match unsafe { libc::fork() } {
         -1 => Err(Errno::last().into()),
