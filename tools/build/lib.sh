@@ -34,20 +34,27 @@ key() {
 	done | sha256sum | cut -c1-16
 }
 
-# logged NAME TITLE COMMAND...: one line of progress, the output in a file.
+# still TITLE LOG PID: says now and then how far the process PID is with what it logs.
+still() {
+	local start=$SECONDS
+	while sleep 1 && kill -0 "$3" 2>/dev/null; do
+		[ $(((SECONDS - start) % 60)) != 59 ] ||
+			say "    $1: $((SECONDS - start)) s, $(wc -l <"$2") steps$(tail -n 1 "$2" | cut -c1-50 | sed 's/^ */, now /')"
+	done
+}
+
+# logged NAME TITLE COMMAND...: one line of progress, the output in a file. The
+# command runs in the foreground: one in the background would not hear of Ctrl-C.
 logged() {
-	local name=$1 title=$2 log=$LOGS/$1.log start=$SECONDS rc=0 pid
+	local name=$1 title=$2 log=$LOGS/$1.log start=$SECONDS rc=0 watcher
 	shift 2
 	say "  $title ..."
-	"$@" >"$log" 2>&1 </dev/null &
-	pid=$!
-	while kill -0 $pid 2>/dev/null; do
-		sleep 1
-		if [ $(((SECONDS - start) % 60)) = 59 ]; then
-			say "    $title: $((SECONDS - start)) s, $(wc -l <"$log") steps$(tail -n 1 "$log" | cut -c1-50 | sed 's/^ */, now /')"
-		fi
-	done
-	wait $pid || rc=$?
+	: >"$log"
+	still "$title" "$log" "$BASHPID" >&2 9>&- &
+	watcher=$!
+	disown
+	"$@" >"$log" 2>&1 </dev/null || rc=$?
+	kill "$watcher" || :
 	if [ $rc != 0 ]; then
 		tail -n 20 "$log" >&2
 		say "  $title failed (status $rc), the whole output: $log"
