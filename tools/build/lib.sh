@@ -78,9 +78,9 @@ BUILD_ROOT=$CACHE/root-$(key "$BUILD_SUITE" "$BUILD_SUITES_EXTRA" \
 
 # enter COMMAND...: runs it in the build root, in this directory. The checkout
 # and the cache have the same paths inside, and so have the folders in ENTER_BIND.
-# What it starts ends with it.
+# What it starts ends with it, and it ends with its caller.
 enter() {
-	env ENTER_BIND="${ENTER_BIND:-}" \
+	env ENTER_BIND="${ENTER_BIND:-}" setpriv --pdeathsig KILL \
 		unshare --mount --propagation slave --pid --fork --kill-child=KILL \
 		"$TOP/tools/build/enter" "$BUILD_ROOT" "$TOP" "$CACHE" "$PWD" "$@"
 }
