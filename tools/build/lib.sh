@@ -23,6 +23,12 @@ if [ "$(id -u)" != 0 ]; then
 	exec sudo --preserve-env=HOME,XDG_CACHE_HOME,DRM_GPU_CACHE,JOBS,KERNEL_SRC,CI,http_proxy,https_proxy,no_proxy,HTTP_PROXY,HTTPS_PROXY,NO_PROXY \
 		"$0" "$@"
 fi
+# These are used from other folders than the one that they may be relative to.
+CACHE=$(realpath -ms "$CACHE")
+export DRM_GPU_CACHE=$CACHE
+[ -z "${KERNEL_SRC:-}" ] || export KERNEL_SRC=$(realpath -ms "$KERNEL_SRC")
+# Debian has what the bench is made of for this alone.
+[ "$(uname -m)" = x86_64 ] || die "the bench needs an x86_64 machine"
 mkdir -p "$CACHE" "$LOGS"
 as_root() { "$@"; }
 
@@ -68,7 +74,10 @@ locked() {
 	local name=$1
 	shift
 	(
-		flock 9
+		flock -n 9 || {
+			say "  waiting for another build ($name) ..."
+			flock 9
+		}
 		"$@"
 	) 9>"$CACHE/.lock-$name"
 }
