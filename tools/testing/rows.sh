@@ -46,8 +46,9 @@ vm_row() {
 	clean_row "$dir" "$name" "$*"
 }
 
-# What a kernel says when something is wrong with it or with one of its drivers.
-SPLATS='WARNING: |BUG: |Oops|KASAN|UBSAN|INFO: (task|possible|rcu|trying)|possible (recursive|circular)|suspicious RCU|DMA-API: .*(device driver|cpu touching|[Ee]xceeded|out of memory)|general protection|Kernel panic|Call trace:|Call Trace:|unregister_netdevice|refcount_t'
+# What a kernel says when something is wrong with it or with one of its drivers, or when
+# it has stopped looking.
+SPLATS='WARNING: |BUG: |Oops|KASAN|UBSAN|INFO: (task|possible|rcu|trying)|possible (recursive|circular)|suspicious RCU|DMA-API: .*(device driver|cpu touching|[Ee]xceeded|out of memory|disabl)|kmemleak: .*disabled|general protection|Kernel panic|Call trace:|Call Trace:|unregister_netdevice|refcount_t'
 
 # clean_row DIR NAME VM-ARGUMENTS: no splat, and no line of our modules at level warning or
 # above. C panfrost's are counted in a row that cannot fail: they are the peer's.
