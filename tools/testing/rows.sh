@@ -331,7 +331,7 @@ table() {
 	if grep -q "	skip	" "$ROWS"; then
 		echo
 		echo "Skipped:"
-		awk -F'\t' '$2 == "skip" { printf "  %s: %s  %s\n", $1, $3, $4 }' "$ROWS"
+		awk -F'\t' '$2 == "skip" && !told[$0]++ { printf "  %s: %s  %s\n", $1, $3, $4 }' "$ROWS"
 	fi
 }
 
