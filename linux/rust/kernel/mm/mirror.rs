@@ -294,11 +294,12 @@ impl<T: Device> Mirror<T> {
         }
     }
 
-    /// Returns a guard if all ranges are valid, which they are until it is dropped. May sleep.
+    /// Returns a guard if all ranges are valid, which they are until it is dropped.
     ///
-    /// Waits for changes that wait for the device's work.
+    /// [`None`] also while a range changes: that may have to wait for the device's work, and the caller
+    /// has locked what others wait for. [`Mirror::validate()`] waits for it.
     pub fn lock_valid(&self) -> Option<ValidGuard<'_, T>> {
-        let lists = self.shared.lists.lock();
+        let lists = self.shared.lists.try_lock()?;
 
         (lists.stale.is_empty() && lists.lost.is_empty()).then_some(ValidGuard { _lists: lists })
     }
