@@ -94,7 +94,12 @@ pub(crate) struct Mapping {
 
 impl Mapping {
     /// Maps `bo` into `vm`, a heap without any memory. Sleeps.
+    ///
+    /// `ENODEV` also if the GPU has halted: what is mapped then could not be taken away again.
     pub(super) fn new(bo: &Bo, gpu: &Gpu<'_>, vm: &Arc<Vm>) -> Result<Arc<Self>> {
+        if gpu.halted() {
+            return Err(ENODEV);
+        }
         if let Some(heap) = bo.heap() {
             let node = vm.alloc_va(bo.size(), false, Some(heap.clone()))?;
             let new = Self::with(bo, Memory::Nothing, node, None)?;

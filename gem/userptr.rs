@@ -178,6 +178,9 @@ pub(super) fn prepare(
     let node = vm.alloc_va(size, false, None)?;
     let range = node.start()..node.start() + node.size();
     let mirror = with_gpu(drm, |gpu| {
+        if gpu.halted() {
+            return Err(ENODEV);
+        }
         vm.reserve(gpu, &range)?;
         vm.user_memory_or_new(gpu)
     })

@@ -337,9 +337,13 @@ impl Deref for Vm {
 }
 
 impl Vm {
-    /// Makes an empty address space. Sleeps.
+    /// Makes an empty address space. Sleeps. `ENODEV` also if the GPU has halted.
     pub(crate) fn new(drm: &Device, gpu: &Gpu<'_>) -> Result<Arc<Self>> {
         static NEXT_ID: Atomic<u64> = Atomic::new(1);
+
+        if gpu.halted() {
+            return Err(ENODEV);
+        }
 
         let (table, config) = PageTable::new(drm, gpu)?;
         let tree = Mm::new(va::RANGE)?;
