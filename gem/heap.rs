@@ -452,8 +452,11 @@ impl Heap {
             return Err(ENOMEM);
         }
 
-        // One that is tried again began when it was first seen.
-        let since = inner.stall.as_ref().map_or_else(Instant::now, |s| s.since);
+        // One that is tried again began when it was first seen. Another one's job has been ended.
+        let since = match &inner.stall {
+            Some(stall) if inner.chunk_of(self.len, stall.va) == Some(index) => stall.since,
+            _ => Instant::now(),
+        };
         inner.stall = Some(Stall { va, since });
         self.stalled.store(true, Relaxed);
         self.queue_deadline(heaps.stall_ms());
