@@ -162,7 +162,8 @@ impl Jobs {
             return;
         };
         let _signalling = Signalling::begin();
-        let _hardware = self.hardware.lock();
+        let hardware = self.hardware.lock();
+        let mut hit = [const { None }; hw::SLOTS];
 
         started.queue.update(&self.engine(started, gpu), |slots| {
             // The jobs may have ended already, and the next one have turned the space on again. With
@@ -170,17 +171,34 @@ impl Jobs {
             if drm.slots.faulty() & 1 << as_nr == 0 {
                 return;
             }
-            for slot in Slot::ALL.into_iter().filter_map(slot_for) {
+            for (slot, hit) in Slot::ALL.into_iter().filter_map(slot_for).zip(&mut hit) {
                 for position in [Position::Current, Position::Next] {
-                    let hit = slots
+                    let Some(job) = slots
                         .get(slot, position)
-                        .is_some_and(|running| running.job.as_nr.load(Relaxed) == u32::from(as_nr));
-                    if hit {
-                        slots.stop(slot, position, Stop::Hard);
-                    }
+                        .map(|running| running.job)
+                        .filter(|job| job.as_nr.load(Relaxed) == u32::from(as_nr))
+                    else {
+                        continue;
+                    };
+
+                    hit.get_or_insert((job.context, job.process));
+                    slots.stop(slot, position, Stop::Hard);
                 }
             }
         });
+        drop(hardware);
+
+        for (context, process) in hit.into_iter().flatten() {
+            if gpu.log.allows() {
+                dev_notice!(
+                    gpu.dev(),
+                    "AS {}: it ends jobs of context {} of process {}\n",
+                    as_nr,
+                    context,
+                    process
+                );
+            }
+        }
     }
 
     /// Asks for a reset of the GPU. Any context.
