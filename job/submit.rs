@@ -74,8 +74,9 @@ const FRAGMENT: u32 = uapi::PANFROST_JD_REQ_FS;
 /// The GPU is to count cycles while the job runs.
 const CYCLE_COUNT: u32 = uapi::PANFROST_JD_REQ_CYCLE_COUNT;
 
-/// Most handles in one array. More than any client needs, and little enough to allocate.
-const MAX_HANDLES: u32 = 1 << 20;
+/// Most handles in one array. More than any client needs, and few enough to be looked up in one go with
+/// a spinlock held.
+const MAX_HANDLES: u32 = 1 << 16;
 
 /// The index of the address space among what is locked. The BOs come behind it.
 const VM_INDEX: usize = 0;
