@@ -48,6 +48,10 @@ fn options() -> Result<Options, String> {
         match arg.as_str() {
             "--list" => options.list = true,
             "--long" => options.long = true,
+            "--help" | "-h" => {
+                print!("{USAGE}");
+                std::process::exit(0);
+            }
             "--filter" => options.filter.push(value()?),
             "--skip" => options.skip.push(value()?),
             "--driver" => options.driver = Some(value()?),

@@ -209,7 +209,7 @@ fn purge_exported(gpu: &Gpu) -> Outcome {
 /// What several files have leaves memory, as does what a CPU maps through the dma-buf; and all of them
 /// see the same when it is back.
 fn evict_shared(gpu: &Gpu) -> Outcome {
-    let _swap = Swap::on(64 * MIB)?;
+    let swap = Swap::on(64 * MIB)?;
     let group = MemoryGroup::enter()?;
     let device = gpu.open()?;
     let other = gpu.open()?;
@@ -222,7 +222,9 @@ fn evict_shared(gpu: &Gpu) -> Outcome {
     let mut chain = Chain::new(&other, PAGE)?;
     chain.zero(shared.va() + 64);
     check_eq!(shrink(gpu, ALL)?, (MIB + PAGE) / PAGE);
+    let used = swap.used()?;
     group.reclaim(MIB)?;
+    check!(swap.used()? > used, "nothing has left memory");
     through.put64(0, 0);
     chain.run(&[])?;
     expected[..8].fill(0);
