@@ -27,6 +27,7 @@ fi
 CACHE=$(realpath -ms "$CACHE")
 export DRM_GPU_CACHE=$CACHE
 [ -z "${KERNEL_SRC:-}" ] || export KERNEL_SRC=$(realpath -ms "$KERNEL_SRC")
+case $TOP$CACHE in *[[:space:]]*) die "neither '$TOP' nor '$CACHE' may have spaces in it" ;; esac
 # Debian has what the bench is made of for this alone.
 [ "$(uname -m)" = x86_64 ] || die "the bench needs an x86_64 machine"
 mkdir -p "$CACHE" "$LOGS"

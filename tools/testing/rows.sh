@@ -62,6 +62,8 @@ clean_row() {
 			/guest-tests: warnings are expected/ { expected = 1 }
 			/guest-tests: no more warnings are expected/ { expected = 0 }
 			!expected && /drm_gpu|panfrost|vgpu/ && $2 % 8 <= 4' "$dir/dmesg" | head -n 5)
+	else
+		found+="no log with levels"
 	fi
 	# What kmemleak knew before the driver was loaded is in the log, not in this.
 	[ ! -s "$dir/kmemleak" ] || found+=$(head -n 20 "$dir/kmemleak")
