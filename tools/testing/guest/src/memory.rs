@@ -30,12 +30,19 @@ pub fn meminfo(name: &str) -> Result<usize, Stop> {
     bytes_of(&text, name).ok_or_else(|| Stop::fail(format!("no {name} in meminfo")))
 }
 
+/// A count of `/proc/vmstat`.
+pub fn vmstat(name: &str) -> Result<usize, Stop> {
+    let text = fs::read_to_string("/proc/vmstat")?;
+    let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+    let count = lines.find(|(found, _)| *found == name);
+    count
+        .and_then(|(_, number)| number.parse().ok())
+        .ok_or_else(|| Stop::fail(format!("no {name} in vmstat")))
+}
+
 /// How many processes the kernel has killed for want of memory.
 pub fn killed() -> Result<usize, Stop> {
-    let text = fs::read_to_string("/proc/vmstat")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-    line.and_then(|number| number.parse().ok())
-        .ok_or_else(|| Stop::fail("no oom_kill in vmstat"))
+    vmstat("oom_kill")
 }
 
 /// Bytes of memory that the BOs of an open file have, as its fdinfo says. The line is left out if no BO
