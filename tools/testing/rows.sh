@@ -247,22 +247,17 @@ guest_lane() {
 	tap_rows "$RESULTS/$name/share/tap" "$name: "
 }
 
-# crowd_lane LOGS DRIVER VM-ARGUMENT...: many clients in a guest with little memory. One has to
+# crowd_lane LOGS VM-ARGUMENT...: many clients in a guest with little memory. One has to
 # wait for the memory of another, so jobs get more time than silicon needs.
 crowd_lane() {
-	local name=$1 driver=$2 long=$LONG
-	shift 2
-	case "$driver $*" in
-	panfrost* | *debug*) long= ;;
+	local name=$1 long=$LONG
+	shift
+	case "$*" in
+	*debug*) long= ;;
 	esac
-	if [ "$driver" = panfrost ]; then
-		local SPLATS_ALLOWED=1
-	else
-		set -- --module-args job_timeout_ms=5000 "$@"
-	fi
-	vm_row "$name" "memory is short on $driver ($name)" --driver "$driver" "$@" -- \
-		bash -c "guest-tests --driver $driver --timeout 7000 ${long:+--long} --filter $CROWD \
-			>/mnt/share/tap; s=\$?; rmmod $driver || s=1; exit \$s"
+	vm_row "$name" "memory is short ($name)" --module-args job_timeout_ms=5000 "$@" -- \
+		bash -c "guest-tests --timeout 7000 ${long:+--long} --filter $CROWD \
+			>/mnt/share/tap; s=\$?; rmmod drm_gpu || s=1; exit \$s"
 	tap_rows "$RESULTS/$name/share/tap" "$name: "
 }
 
