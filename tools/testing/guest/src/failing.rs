@@ -27,12 +27,19 @@ impl Failing {
         for (file, value) in [
             ("failslab/ignore-gfp-wait", "N"),
             ("failslab/verbose", "0"),
+            ("failslab/cache-filter", "Y"),
             ("fail_page_alloc/ignore-gfp-wait", "N"),
             ("fail_page_alloc/ignore-gfp-highmem", "N"),
             ("fail_page_alloc/min-order", "0"),
             ("fail_page_alloc/verbose", "0"),
         ] {
             fs::write(Path::new(Self::DEBUGFS).join(file), value)?;
+        }
+        // The kernel's debugging of DMA has its own trees, and gives up for good without memory.
+        for cache in fs::read_dir("/sys/kernel/slab")?.flatten() {
+            let fails = cache.file_name() != "radix_tree_node";
+            // Caches that are several in one cannot be set.
+            let _ = fs::write(cache.path().join("failslab"), if fails { "1" } else { "0" });
         }
         let nth = File::options().read(true).write(true).open(Self::NTH)?;
         Ok(Self { nth })

@@ -434,8 +434,8 @@ impl Drop for Starve {
     }
 }
 
-/// A part of the names of the threads of interrupts.
-const IRQ_THREADS: &[&str] = &["-drm_gpu", "-panfrost"];
+/// A part of the names of the threads of interrupts. Workers can have the driver's in theirs.
+const IRQ_THREADS: &[&str] = &["irq/"];
 
 /// When the threads of the interrupts get no memory at all, credit, reserve and the worker see to it
 /// that no job fails.

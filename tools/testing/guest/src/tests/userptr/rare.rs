@@ -119,7 +119,7 @@ fn unplug(gpu: &Gpu) -> Outcome {
 /// Whichever allocation fails, the creation says so, and has cost neither a handle nor an address.
 fn no_memory_to_create(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
-    let memory = Memory::anonymous(600 * PAGE)?;
+    let memory = Memory::anonymous(16 * PAGE)?;
     let first = memory.bo(&device, 0)?;
     let (handle, va) = (first.handle(), first.va());
     first.close()?;
