@@ -350,7 +350,11 @@ fn try_submit(
 
     // What changes from here on waits for the job.
     let valid = match user_memory.map(|user_memory| user_memory.lock_valid()) {
-        Some(None) => return Ok(Attempt::Changed),
+        Some(None) => {
+            // What the job has may be the last of its kind, and goes with nothing locked.
+            drop(locked);
+            return Ok(Attempt::Changed);
+        }
         Some(valid) => valid,
         None => None,
     };
