@@ -17,7 +17,6 @@ use core::mem;
 use kernel::{
     drm::job_queue::{
         self,
-        Place,
         Priority,
         Share, //
     },
@@ -41,13 +40,7 @@ use crate::device::{
     Device, //
 };
 
-use super::{
-    queue::{
-        slot_for,
-        Client, //
-    },
-    Job, //
-};
+use super::queue::Client;
 
 /// Most contexts that a file can have.
 const MAX_CONTEXTS: usize = 65;
@@ -238,19 +231,6 @@ impl PinnedDrop for Contexts {
         // Nothing is left of this if the file was closed in the usual way.
         self.destroy_all(&self.drm);
     }
-}
-
-/// Prepares a job for a slot of the hardware.
-pub(super) fn prepare<'c>(
-    context: &'c Context,
-    place: Place,
-    slot: crate::hw::mali::job::Slot,
-    job: Job,
-    dependencies: job_queue::Dependencies,
-) -> Result<job_queue::Prepared<'c, Client>> {
-    let slot = slot_for(slot).ok_or(EINVAL)?;
-
-    context.queue().prepare(place, slot, job, dependencies)
 }
 
 #[kunit_tests(drm_gpu_job_context)]

@@ -66,6 +66,7 @@ use crate::{
 
 use super::{
     context,
+    queue::slot_for,
     Job, //
 };
 
@@ -346,12 +347,20 @@ fn try_submit(
     let reserved = locked.reserve_fences::<1>()?;
     // Each attempt begins with one.
     let place = target.place.take().ok_or(EINVAL)?;
-    let prepared = context::prepare(context, place, target.slot, job, dependencies)?;
+    let in_queue = slot_for(target.slot).ok_or(EINVAL)?;
+    let prepared = match context.queue().prepare(place, in_queue, job, dependencies) {
+        Ok(prepared) => prepared,
+        Err(refused) => {
+            // What the job has may be the last of its kind, and goes with nothing locked.
+            drop(locked);
+            return Err(refused.error);
+        }
+    };
 
     // What changes from here on waits for the job.
     let valid = match user_memory.map(|user_memory| user_memory.lock_valid()) {
         Some(None) => {
-            // What the job has may be the last of its kind, and goes with nothing locked.
+            // As above.
             drop(locked);
             return Ok(Attempt::Changed);
         }

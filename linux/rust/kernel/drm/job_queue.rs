@@ -174,7 +174,8 @@ pub use self::account::Place;
 pub use self::context::{
     Armed,
     Context,
-    Prepared, //
+    Prepared,
+    Refused, //
 };
 pub use self::hardware::Hardware;
 pub use self::queue::{

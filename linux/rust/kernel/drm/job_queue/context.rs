@@ -56,8 +56,13 @@ use crate::{
         static_lock_class,
         Arc,
         LockedBy,
-        Mutex, //
+        Mutex,
+        UniqueArc, //
     },
+};
+use core::{
+    convert::Infallible,
+    mem::MaybeUninit, //
 };
 
 /// One FIFO: a context's jobs for one slot.
@@ -257,14 +262,42 @@ impl<K: Kind> Context<K> {
     /// Allocates all that a job needs, up to its end.
     ///
     /// May sleep. Fails with `ENOMEM`, or with `EINVAL` if the queue has no such slot or the place is
-    /// one in another context; `job` is then dropped.
+    /// one in another context. The job comes back then, so that the caller can choose when to drop it.
     pub fn prepare(
         &self,
         place: Place,
         slot: Slot,
         job: K::Job,
         dependencies: Dependencies,
-    ) -> Result<Prepared<'_, K>> {
+    ) -> Result<Prepared<'_, K>, Refused<K::Job>> {
+        match self.allocate(&place, slot, dependencies) {
+            Err(error) => Err(Refused { error, job }),
+            Ok(parts) => {
+                let Ok(job) = parts.memory.pin_init_with::<Infallible>(pin_init!(Job {
+                    links <- ListLinks::new(),
+                    entity: parts.entity.clone(),
+                    inner: ListArcField::new(parts.inner),
+                    payload: job,
+                    closing: Atomic::new(false),
+                    _place: place,
+                }));
+
+                Ok(Prepared {
+                    entity: parts.entity,
+                    job: job.into(),
+                    fence: parts.fence,
+                })
+            }
+        }
+    }
+
+    /// What of [`prepare`](Self::prepare) can fail.
+    fn allocate(
+        &self,
+        place: &Place,
+        slot: Slot,
+        dependencies: Dependencies,
+    ) -> Result<Parts<'_, K>> {
         let entity = self.entity(slot).ok_or(EINVAL)?;
         if !place.is_of(&self.account) {
             return Err(EINVAL);
@@ -281,27 +314,21 @@ impl<K: Kind> Context<K> {
             )?)
         };
         let fence = FenceAlloc::new(GFP_KERNEL)?;
-        let job = ListArc::pin_init::<Error>(
-            pin_init!(Job {
-                links <- ListLinks::new(),
-                entity: entity.clone(),
-                inner: ListArcField::new(JobInner {
-                    fence: None,
-                    result: Ok(()),
-                    settled: false,
-                    ran_ns: 0,
-                    dependencies,
-                    met: 0,
-                    watch,
-                }),
-                payload: job,
-                closing: Atomic::new(false),
-                _place: place,
-            }? Error),
-            GFP_KERNEL,
-        )?;
 
-        Ok(Prepared { entity, job, fence })
+        Ok(Parts {
+            entity,
+            memory: UniqueArc::new_uninit(GFP_KERNEL)?,
+            inner: JobInner {
+                fence: None,
+                result: Ok(()),
+                settled: false,
+                ran_ns: 0,
+                dependencies,
+                met: 0,
+                watch,
+            },
+            fence,
+        })
     }
 
     /// Fails the jobs that have not started with `ECANCELED`, and all that are pushed later.
@@ -339,6 +366,29 @@ impl<K: Kind> Drop for Context<K> {
     fn drop(&mut self) {
         // Without an owner nobody else drops what was pushed after the queue's end.
         self.shared.drain_orphans();
+    }
+}
+
+/// What a job needs beside itself.
+struct Parts<'c, K: Kind> {
+    entity: &'c Arc<Entity<K>>,
+    memory: UniqueArc<MaybeUninit<Job<K>>>,
+    inner: JobInner<K>,
+    fence: FenceAlloc,
+}
+
+/// A job that [`Context::prepare`] could not prepare.
+#[derive(Debug)]
+pub struct Refused<J> {
+    /// Why.
+    pub error: Error,
+    /// The job.
+    pub job: J,
+}
+
+impl<J> From<Refused<J>> for Error {
+    fn from(refused: Refused<J>) -> Self {
+        refused.error
     }
 }
 

@@ -247,7 +247,7 @@ impl Bench {
             dependencies.add(fence)?;
         }
         let place = context.try_admit().ok_or(EBUSY)?;
-        context.prepare(place, slot, self.job(id), dependencies)
+        Ok(context.prepare(place, slot, self.job(id), dependencies)?)
     }
 
     /// Pushes a job with dependencies.

@@ -323,7 +323,7 @@ mod suite {
         // A place of one context is none of another.
         let place = other.admit()?;
         let refused = context.prepare(place, S0, bench.job(0), Dependencies::new());
-        assert!(refused.is_err_and(|error| error == EINVAL));
+        assert!(refused.is_err_and(|refused| refused.error == EINVAL && refused.job.id == 0));
 
         gate.signal(Ok(()));
         bench.queue.run(&*bench.fake);
