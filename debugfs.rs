@@ -4,6 +4,7 @@
 //!
 //! - `gems`: all BOs, and sums by what has become of their pages.
 //! - `heap`: all heaps, and what they get and give back.
+//! - `jobs`: how often something went wrong with jobs.
 //! - `shrink`: what reclaim has taken. A number that is written has it take so many pages.
 //!
 //! Locks are only tried: what is taken just now is not shown. So a reader neither waits for a stuck
@@ -42,6 +43,7 @@ use crate::{
 pub(crate) fn add_files(dir: &Dir<'_, Driver>) {
     dir.add::<Gems>();
     dir.add::<Heaps>();
+    dir.add::<Jobs>();
     dir.add::<Shrink>();
 }
 
@@ -167,6 +169,18 @@ impl File<Driver> for Heaps {
 
     fn show(dev: &Device, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         dev.heaps.show(f)
+    }
+}
+
+/// What went wrong with jobs.
+struct Jobs;
+
+#[vtable]
+impl File<Driver> for Jobs {
+    const NAME: &'static CStr = c"jobs";
+
+    fn show(dev: &Device, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        dev.jobs.show(f)
     }
 }
 

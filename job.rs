@@ -42,6 +42,7 @@ use kernel::{
         SlotConfig,
         Stop, //
     },
+    fmt,
     new_mutex,
     prelude::*,
     sync::{
@@ -160,6 +161,10 @@ pub(crate) struct Jobs {
     retiring: Mutex<()>,
     /// No job is started any more. Checked under the queue's lock.
     parked: Atomic<bool>,
+    /// Jobs that were stopped because they ran for too long. It wraps.
+    overdue: Atomic<u32>,
+    /// Interrupts for chains that a slot did not have. It wraps.
+    spurious: Atomic<u32>,
     /// Limits what is logged of closed contexts: apart, as the hangs before them fill any other limit.
     #[pin]
     log: Ratelimit,
@@ -173,6 +178,8 @@ impl Jobs {
             hardware <- new_mutex!((), "drm_gpu::job::hardware"),
             retiring <- new_mutex!((), "drm_gpu::job::retiring"),
             parked: Atomic::new(false),
+            overdue: Atomic::new(0),
+            spurious: Atomic::new(0),
             log <- Ratelimit::new(),
         })
     }
@@ -236,6 +243,17 @@ impl Jobs {
     /// Whether [`park_for_ever`](Self::park_for_ever) was called.
     fn is_parked(&self) -> bool {
         self.parked.load(Acquire)
+    }
+
+    /// Writes down what went wrong so far. Any context; takes no lock.
+    pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let overdue = self.overdue.load(Relaxed);
+        let resets = self.started().map_or(0, |started| started.workers.resets());
+        let spurious = self.spurious.load(Relaxed);
+
+        writeln!(f, "jobs that ran for too long: {overdue}")?;
+        writeln!(f, "resets: {resets}")?;
+        writeln!(f, "spurious interrupts: {spurious}")
     }
 
     /// Fails all jobs with `ENODEV`. The GPU must have stopped for good.

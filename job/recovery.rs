@@ -31,7 +31,6 @@
 use kernel::{
     dma_buf::fence::Signalling,
     drm::job_queue::{
-        Expired,
         Hardware,
         Position,
         Stop,
@@ -140,17 +139,18 @@ impl Jobs {
         if gpu.stopped() {
             return false;
         }
-        let (reset, failures) = started
+        let events = started
             .queue
             .update(&self.engine(started, gpu), |slots| take_events(slots, gpu));
 
+        self.spurious.add(events.spurious, Relaxed);
         // With no spinlock held: a console can be slow.
-        for (&slot, status) in Slot::ALL.iter().zip(&failures) {
+        for (&slot, status) in Slot::ALL.iter().zip(&events.failures) {
             if let Some(status) = status {
                 report(gpu, slot, status);
             }
         }
-        reset
+        events.reset
     }
 
     /// The MMU has turned an address space off after a fault: its jobs have to end.
@@ -213,7 +213,7 @@ impl Jobs {
         let Ok(started) = self.started() else {
             return;
         };
-        let expired = {
+        let stopped = {
             let _signalling = Signalling::begin();
             let _hardware = self.hardware.lock();
 
@@ -221,26 +221,26 @@ impl Jobs {
             let reset = self.handle_events(started, gpu);
             let expired = started.queue.expire(&self.engine(started, gpu));
 
-            Expired {
-                reset: expired.reset || reset,
-                ..expired
+            if expired.reset || reset {
+                started.workers.want_reset();
             }
+            expired.stopped
         };
 
-        if expired.stopped > 0 && gpu.log.allows() {
+        self.overdue
+            .add(u32::try_from(stopped).unwrap_or(u32::MAX), Relaxed);
+        if stopped > 0 && gpu.log.allows() {
             dev_notice!(
                 gpu.dev(),
                 "{} job(s) stopped that ran for too long\n",
-                expired.stopped
+                stopped
             );
         }
-
-        if expired.reset {
-            self.reset(drm, gpu);
-        }
+        self.reset(drm, gpu);
     }
 
-    /// Resets the GPU. Jobs that somebody has tried to end fail, the others run again. May sleep.
+    /// Resets the GPU if somebody has asked for it since the last time. Jobs that somebody has tried to
+    /// end fail, the others run again. May sleep.
     pub(super) fn reset(&self, drm: &Device, gpu: &Gpu<'_>) {
         let Ok(started) = self.started() else {
             return;
@@ -248,7 +248,7 @@ impl Jobs {
         let _signalling = Signalling::begin();
         let _hardware = self.hardware.lock();
 
-        if self.is_parked() {
+        if self.is_parked() || !started.workers.take_reset() {
             return;
         }
         if gpu.log.allows() {
@@ -348,19 +348,25 @@ impl Jobs {
     }
 }
 
-/// Reads and clears interrupts until there are none. Returns whether a reset is needed, and the
-/// last failure of each slot.
+/// What the slots had to report.
+#[derive(Default)]
+struct Events {
+    /// The GPU has to be reset.
+    reset: bool,
+    /// The last failure of each slot.
+    failures: [Option<Status>; hw::SLOTS],
+    /// Ends of chains that the slots did not have.
+    spurious: u32,
+}
+
+/// Reads and clears interrupts until there are none.
 ///
 /// Under the queue's lock, so that no chain enters a slot meanwhile. The state of the slots is
 /// what it was when their interrupts were cleared; as more can have happened since, only the
 /// last reading counts.
-fn take_events(
-    slots: &mut Slots<'_, '_, '_>,
-    gpu: &Gpu<'_>,
-) -> (bool, [Option<Status>; hw::SLOTS]) {
+fn take_events(slots: &mut Slots<'_, '_, '_>, gpu: &Gpu<'_>) -> Events {
     let mut seen = [Seen::default(); hw::SLOTS];
-    let mut failures = [const { None }; hw::SLOTS];
-    let mut reset = false;
+    let mut taken = Events::default();
 
     for _ in 0..MAX_ROUNDS {
         // A device that is gone has nothing to report.
@@ -370,7 +376,7 @@ fn take_events(
         if events.is_empty() {
             break;
         }
-        for ((&slot, seen), failure) in Slot::ALL.iter().zip(&mut seen).zip(&mut failures) {
+        for ((&slot, seen), failure) in Slot::ALL.iter().zip(&mut seen).zip(&mut taken.failures) {
             if !events.any(slot) {
                 continue;
             }
@@ -379,19 +385,21 @@ fn take_events(
                 // The slot waits for the interrupt to be cleared before it goes on. What is
                 // done is older than what has failed.
                 if events.done(slot) || seen.done {
-                    finish(slots, slot, Ok(()));
+                    taken.spurious += u32::from(!finish(slots, slot));
                     seen.done = false;
                 }
                 seen.failed = true;
                 let status = hw::status(gpu, slot);
                 if take_failure(slots, gpu, slot, &status) {
-                    reset |= status.exception.needs_reset(&gpu.caps);
+                    taken.reset |= status.exception.needs_reset(&gpu.caps);
                     *failure = Some(status);
+                } else {
+                    taken.spurious += 1;
                 }
             } else {
                 if seen.done {
                     // Two have ended, one after the other.
-                    finish(slots, slot, Ok(()));
+                    taken.spurious += u32::from(!finish(slots, slot));
                 }
                 seen.done = true;
             }
@@ -406,26 +414,23 @@ fn take_events(
 
     for (&slot, seen) in Slot::ALL.iter().zip(&seen) {
         if seen.done && !seen.failed {
-            finish_all_but(slots, slot, seen.left);
+            taken.spurious += u32::from(!finish_all_but(slots, slot, seen.left));
         }
     }
-    (reset, failures)
+    taken
 }
 
-/// The slot's oldest job has ended.
-fn finish(slots: &mut Slots<'_, '_, '_>, slot: Slot, result: Result) {
-    if let Some(slot) = slot_for(slot) {
-        // There is none if the interrupt was spurious.
-        slots.finish(slot, result);
-    }
+/// The slot's oldest job has ended well. False if there is none.
+fn finish(slots: &mut Slots<'_, '_, '_>, slot: Slot) -> bool {
+    slot_for(slot).is_some_and(|slot| slots.finish(slot, Ok(())))
 }
 
 /// The slot has reported the end of a chain, and has `left` chains in it. A slot goes from one
 /// chain to the next by itself, so one report can stand for two; and one that has as many
-/// chains as it should was mistaken.
-fn finish_all_but(slots: &mut Slots<'_, '_, '_>, slot: Slot, left: usize) {
+/// chains as it should was mistaken: false.
+fn finish_all_but(slots: &mut Slots<'_, '_, '_>, slot: Slot, left: usize) -> bool {
     let Some(in_queue) = slot_for(slot) else {
-        return;
+        return false;
     };
     let expected = [Position::Current, Position::Next]
         .iter()
@@ -435,9 +440,10 @@ fn finish_all_but(slots: &mut Slots<'_, '_, '_>, slot: Slot, left: usize) {
     for _ in left..expected {
         slots.finish(in_queue, Ok(()));
     }
+    left < expected
 }
 
-/// The slot's current chain has failed or was stopped. False if it has not.
+/// The slot's current chain has failed or was stopped. False if it has not, or if there is none.
 fn take_failure(slots: &mut Slots<'_, '_, '_>, gpu: &Gpu<'_>, slot: Slot, status: &Status) -> bool {
     let Some(in_queue) = slot_for(slot) else {
         return false;
@@ -454,18 +460,17 @@ fn take_failure(slots: &mut Slots<'_, '_, '_>, gpu: &Gpu<'_>, slot: Slot, status
     hw::cancel_next(gpu, slot);
     slots.requeue(in_queue, Position::Next);
     match outcome {
-        Outcome::Runs => (),
+        Outcome::Runs => false,
         Outcome::Stopped => {
             if let Some(running) = slots.get(in_queue, Position::Current) {
                 if status.tail != 0 {
                     running.job.head.store(status.tail, Relaxed);
                 }
             }
-            slots.requeue(in_queue, Position::Current);
+            slots.requeue(in_queue, Position::Current)
         }
-        Outcome::Ended(result) => finish(slots, slot, result),
+        Outcome::Ended(result) => slots.finish(in_queue, result),
     }
-    true
 }
 
 /// Logs how a chain ended.

@@ -91,6 +91,8 @@ pub(super) struct Workers {
     attached: Atomic<bool>,
     /// No item is queued any more.
     detached: Atomic<bool>,
+    /// Somebody wants a reset that has not begun.
+    reset_wanted: Atomic<bool>,
     /// Number of resets so far.
     resets: Atomic<u32>,
     /// Zero of the clock.
@@ -128,6 +130,7 @@ impl Workers {
                 owner <- new_spinlock!(Owner::None, "drm_gpu::job::owner"),
                 attached: Atomic::new(false),
                 detached: Atomic::new(false),
+                reset_wanted: Atomic::new(false),
                 resets: Atomic::new(0),
                 epoch: Instant::now(),
             }),
@@ -174,6 +177,16 @@ impl Workers {
         self.detached.load(Acquire)
     }
 
+    /// Asks for a reset, for whoever calls [`Jobs::reset`](super::Jobs::reset) next. Any context.
+    pub(super) fn want_reset(&self) {
+        self.reset_wanted.store(true, Release);
+    }
+
+    /// Whether a reset was asked for. What is asked for from here on means another one.
+    pub(super) fn take_reset(&self) -> bool {
+        self.reset_wanted.xchg(false, Acquire)
+    }
+
     /// The GPU was reset.
     pub(super) fn count_reset(&self) {
         self.resets.add(1, Relaxed);
@@ -207,6 +220,7 @@ impl Workers {
 
     /// Queues the item that resets the GPU. Any context.
     pub(super) fn queue_reset(self: &Arc<Self>) {
+        self.want_reset();
         if !self.is_detached() {
             let _ = self.queue.enqueue::<Arc<Self>, RESET>(self.clone());
         }

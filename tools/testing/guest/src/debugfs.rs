@@ -19,6 +19,14 @@ pub fn file(gpu: &Gpu, name: &str) -> PathBuf {
     Path::new("/sys/kernel/debug/dri").join(number).join(name)
 }
 
+/// A count of `jobs`.
+pub fn jobs(gpu: &Gpu, what: &str) -> Result<u32, Stop> {
+    let text = fs::read_to_string(file(gpu, "jobs"))?;
+    text.lines()
+        .find_map(|line| line.strip_prefix(what)?.strip_prefix(": ")?.parse().ok())
+        .ok_or_else(|| Stop::fail(format!("no {what} in jobs")))
+}
+
 /// Has the driver give back so many pages. Returns how many it says that it were.
 pub fn shrink(gpu: &Gpu, pages: usize) -> Result<usize, Stop> {
     let path = file(gpu, "shrink");

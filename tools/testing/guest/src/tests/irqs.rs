@@ -15,12 +15,14 @@ use crate::chain::DONE;
 use crate::chain::PATIENCE;
 use crate::check;
 use crate::check_eq;
+use crate::debugfs;
 use crate::device::Device;
 use crate::harness::Gpu;
 use crate::harness::Need;
 use crate::harness::Outcome;
 use crate::harness::Stop;
 use crate::harness::Test;
+use crate::memory;
 use crate::sync::fence_status;
 use crate::uapi;
 
@@ -111,8 +113,10 @@ fn twice(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// Interrupts of slots that have no job, while another runs: neither it nor the next one notices.
+/// Interrupts of slots that have no job, while another runs: they are counted, and neither it nor the
+/// next one notices.
 fn empty_slot(gpu: &Gpu) -> Outcome {
+    let spurious = || debugfs::jobs(gpu, "spurious interrupts");
     let board = Board::open()?;
     let device = gpu.open()?;
     let done_bit = |slot: u32| 1 << slot;
@@ -121,10 +125,17 @@ fn empty_slot(gpu: &Gpu) -> Outcome {
         let others = (0..3).filter(|&other| other != slot);
         let bits = others.map(|n| done_bit(n) | failed_bit(n)).sum::<u32>();
         let done = device.syncobj()?;
+        let before = spurious()?;
         board.order(Opcode::HangNextJob, &[slot, 1])?;
         chain.submit(&[], &[], Some(&done))?;
         board.order(Opcode::SpuriousIrq, &[JOB, bits])?;
-        thread::sleep(Duration::from_millis(20));
+        // One for each of the two slots that have none.
+        let counted = memory::wait_for(PATIENCE, || Ok(spurious()?.wrapping_sub(before) >= 2))?;
+        check!(
+            counted,
+            "{before} spurious interrupts have become {}",
+            spurious()?
+        );
         check!(!done.signalled()?, "a job that runs on slot {slot} is over");
         board.order(Opcode::Release, &[])?;
         done.wait(PATIENCE)?;
