@@ -40,6 +40,23 @@ pub fn vmstat(name: &str) -> Result<usize, Stop> {
         .ok_or_else(|| Stop::fail(format!("no {name} in vmstat")))
 }
 
+/// How many objects the caches of `kmalloc()` have: fences, jobs, BOs and whatever else the kernel has
+/// allocated. [`None`] if the kernel does not say so (`CONFIG_SLUB_DEBUG`). Root only.
+pub fn allocations() -> Result<Option<usize>, Stop> {
+    // What each processor keeps, and KASAN, would count as well.
+    for cache in fs::read_dir("/sys/kernel/slab").into_iter().flatten() {
+        fs::write(cache?.path().join("shrink"), "1")?;
+    }
+    let Ok(text) = fs::read_to_string("/proc/slabinfo") else {
+        return Ok(None);
+    };
+    let active = text
+        .lines()
+        .filter(|line| line.starts_with("kmalloc-"))
+        .filter_map(|line| line.split_whitespace().nth(1)?.parse::<usize>().ok());
+    Ok(Some(active.sum()))
+}
+
 /// How many processes the kernel has killed for want of memory.
 pub fn killed() -> Result<usize, Stop> {
     vmstat("oom_kill")
