@@ -19,6 +19,7 @@
 #include <linux/module.h>
 #include <linux/pci.h>
 #include <linux/platform_device.h>
+#include <linux/sysfs.h>
 
 #include "board.h"
 
@@ -84,6 +85,16 @@ void vgpu_power_update(struct vgpu_board *board, u32 clear, u32 set)
 	spin_unlock_irqrestore(&board->lock, flags);
 }
 
+/*
+ * Programs that unplug a GPU ask the device that it is on for "remove", and that
+ * device's bus for "rescan". At the platform device and its bus they find those
+ * of the PCI function and the PCI bus.
+ */
+static int vgpu_link(struct kobject *from, struct kobject *to, const char *name)
+{
+	return compat_only_sysfs_link_entry_to_kobj(from, to, name, NULL);
+}
+
 static int vgpu_gpu_add(struct vgpu_board *board)
 {
 	struct pci_dev *pdev = board->pdev;
@@ -98,7 +109,7 @@ static int vgpu_gpu_add(struct vgpu_board *board)
 	};
 	char name[32];
 	unsigned int i;
-	int irq;
+	int ret, irq;
 
 	/* As a device made from the tree would be called. */
 	snprintf(name, sizeof(name), "%llx.gpu",
@@ -121,8 +132,15 @@ static int vgpu_gpu_add(struct vgpu_board *board)
 	}
 
 	board->gpu = platform_device_register_full(&info);
+	if (IS_ERR(board->gpu))
+		return PTR_ERR(board->gpu);
 
-	return PTR_ERR_OR_ZERO(board->gpu);
+	/* Goes with the device. */
+	ret = vgpu_link(&board->gpu->dev.kobj, &pdev->dev.kobj, "remove");
+	if (ret)
+		platform_device_unregister(board->gpu);
+
+	return ret;
 }
 
 /* Everything between the enabled function and the platform device. */
@@ -251,7 +269,31 @@ static struct pci_driver vgpu_driver = {
 	.probe = vgpu_probe,
 	.remove = vgpu_remove,
 };
-module_pci_driver(vgpu_driver);
+
+static int __init vgpu_init(void)
+{
+	struct kobject *platform = &bus_get_kset(&platform_bus_type)->kobj;
+	struct kobject *pci = &bus_get_kset(&pci_bus_type)->kobj;
+	int ret;
+
+	ret = vgpu_link(platform, pci, "rescan");
+	if (ret)
+		return ret;
+
+	ret = pci_register_driver(&vgpu_driver);
+	if (ret)
+		sysfs_remove_link(platform, "rescan");
+
+	return ret;
+}
+module_init(vgpu_init);
+
+static void __exit vgpu_exit(void)
+{
+	pci_unregister_driver(&vgpu_driver);
+	sysfs_remove_link(&bus_get_kset(&platform_bus_type)->kobj, "rescan");
+}
+module_exit(vgpu_exit);
 
 MODULE_DESCRIPTION("Platform device on the PCI function of the GPU model");
 MODULE_LICENSE("GPL");
