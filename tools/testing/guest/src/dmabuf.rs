@@ -34,16 +34,24 @@ pub fn import_sync_file(dmabuf: BorrowedFd<'_>, flags: u32, fence: BorrowedFd<'_
     unsafe { sys::ioctl(dmabuf, uapi::DMA_BUF_IMPORT_SYNC_FILE, &mut arg) }
 }
 
-/// A buffer of another card, as a dma-buf, and its size. `None` without a card that makes them.
-pub fn foreign(width: u32, height: u32) -> Result<Option<(OwnedFd, usize)>> {
+/// The cards that are not ours, opened.
+fn other_cards() -> Result<Vec<OwnedFd>> {
+    let mut cards = Vec::new();
     for entry in fs::read_dir("/dev/dri")?.flatten() {
         if !entry.file_name().to_string_lossy().starts_with("card") {
             continue;
         }
         let card = open_file(&entry.path())?;
-        if version(card.as_fd())?.name == "panfrost" {
-            continue;
+        if version(card.as_fd())?.name != "panfrost" {
+            cards.push(card);
         }
+    }
+    Ok(cards)
+}
+
+/// A buffer of another card, as a dma-buf, and its size. `None` without a card that makes them.
+pub fn foreign(width: u32, height: u32) -> Result<Option<(OwnedFd, usize)>> {
+    for card in other_cards()? {
         let mut dumb = uapi::CreateDumb {
             width,
             height,
@@ -71,14 +79,7 @@ pub fn foreign(width: u32, height: u32) -> Result<Option<(OwnedFd, usize)>> {
 /// Has another card attach to a buffer, for as long as what is returned is open. `None` without a card
 /// that does.
 pub fn attach(dmabuf: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
-    for entry in fs::read_dir("/dev/dri")?.flatten() {
-        if !entry.file_name().to_string_lossy().starts_with("card") {
-            continue;
-        }
-        let card = open_file(&entry.path())?;
-        if version(card.as_fd())?.name == "panfrost" {
-            continue;
-        }
+    for card in other_cards()? {
         let mut prime = uapi::PrimeHandle {
             fd: dmabuf.as_raw_fd(),
             ..Default::default()
