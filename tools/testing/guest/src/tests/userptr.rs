@@ -403,26 +403,20 @@ fn read_only_source(gpu: &Gpu) -> Outcome {
 /// A closed BO's job goes on; what happens to the memory afterwards is no concern of the GPU.
 fn close(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
-    let Waiting {
-        gate,
-        memory,
-        bo,
-        chain,
-        out,
-    } = Waiting::new(&device, 0, true)?;
+    let job = Waiting::new(&device, 0, true)?;
     // Nothing is made from here on that could get the address.
     let mut late = Chain::new(&device, 4096)?;
-    late.zero(bo.va());
-    bo.close()?;
-    gate.open()?;
-    out.wait(PATIENCE)?;
-    check_eq!(chain.statuses(), [DONE]);
-    check_eq!(memory.get64(0), 0);
+    late.zero(job.bo.va());
+    job.bo.close()?;
+    job.gate.open()?;
+    job.out.wait(PATIENCE)?;
+    check_eq!(job.chain.statuses(), [DONE]);
+    check_eq!(job.memory.get64(0), 0);
 
     // Whoever drops the job takes the BO along, soon.
     let deadline = Instant::now() + PATIENCE;
     loop {
-        memory.fill();
+        job.memory.fill();
         late.rearm();
         late.run(&[])?;
         if late.statuses() != [DONE] {
@@ -430,8 +424,8 @@ fn close(gpu: &Gpu) -> Outcome {
         }
         check!(Instant::now() < deadline, "still there");
     }
-    check_eq!(memory.get64(0), PATTERN64);
-    memory.unmap()?;
+    check_eq!(job.memory.get64(0), PATTERN64);
+    job.memory.unmap()?;
     null(&device)?;
     Ok(())
 }

@@ -354,31 +354,25 @@ fn migrate(gpu: &Gpu) -> Outcome {
 fn waits(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     for listed in [true, false] {
-        let Waiting {
-            gate,
-            memory,
-            bo: _bo,
-            chain,
-            out,
-        } = Waiting::new(&device, 8, listed)?;
+        let job = Waiting::new(&device, 8, listed)?;
 
         let gone = AtomicBool::new(false);
         thread::scope(|scope| -> Outcome {
             let dropper = scope.spawn(|| {
-                let result = memory.advise(libc::MADV_DONTNEED);
+                let result = job.memory.advise(libc::MADV_DONTNEED);
                 gone.store(true, Ordering::SeqCst);
                 result
             });
             thread::sleep(A_WHILE);
             let early = gone.load(Ordering::SeqCst);
-            gate.open()?;
-            out.wait(PATIENCE)?;
+            job.gate.open()?;
+            job.out.wait(PATIENCE)?;
             dropper.join().map_err(|_| "panic".to_string())??;
             check!(!early, "the memory went before its job");
             Ok(())
         })?;
-        check_eq!(chain.statuses(), [DONE], "listed: {listed}");
-        check_eq!(memory.get64(16), 0);
+        check_eq!(job.chain.statuses(), [DONE], "listed: {listed}");
+        check_eq!(job.memory.get64(16), 0);
     }
     Ok(())
 }
@@ -387,24 +381,18 @@ fn waits(gpu: &Gpu) -> Outcome {
 /// does.
 fn bound(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
-    let Waiting {
-        gate,
-        memory,
-        bo,
-        chain,
-        out,
-    } = Waiting::new(&device, 8, true)?;
+    let job = Waiting::new(&device, 8, true)?;
     // Returns although the gate is closed.
-    memory.unmap()?;
-    check!(!out.signalled()?);
-    memory.map_again(RW)?;
-    memory.fill();
-    gate.open()?;
-    out.wait(PATIENCE)?;
-    check!(chain.statuses() != [DONE], "the job has found memory");
-    check_eq!(memory.get64(8), PATTERN64);
-    zero_all(&device, &[&bo], &[bo.va() + 8])?;
-    check_eq!(memory.get64(8), 0);
+    job.memory.unmap()?;
+    check!(!job.out.signalled()?);
+    job.memory.map_again(RW)?;
+    job.memory.fill();
+    job.gate.open()?;
+    job.out.wait(PATIENCE)?;
+    check!(job.chain.statuses() != [DONE], "the job has found memory");
+    check_eq!(job.memory.get64(8), PATTERN64);
+    zero_all(&device, &[&job.bo], &[job.bo.va() + 8])?;
+    check_eq!(job.memory.get64(8), 0);
     Ok(())
 }
 
