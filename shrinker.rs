@@ -14,9 +14,15 @@
 //! Each begins with what was not used for the longest time. What counts is pages that are there; those
 //! of an evicted BO are not free yet, but memory management can swap them out from then on.
 //!
+//! A call looks at as many BOs as it is to take pages, and the next one goes on behind them. So with
+//! thousands that are busy it does not take long; and nobody waits for those, nor is told that there is
+//! nothing, before all have been looked at.
+//!
 //! Whoever is short of memory calls this, with their locks: see [`reclaim`](gem::reclaim) for how BOs
 //! are locked. It works on a GPU that is idle or gone as well, and has it do nothing unless the address
 //! space is in the hardware.
+
+use core::cell::Cell;
 
 use kernel::{
     alloc::Flags,
@@ -86,6 +92,8 @@ pub(crate) struct Record {
     evicted: Atomic<usize>,
     /// Of the last call that user space has asked for.
     asked: Atomic<usize>,
+    /// Pages of the BOs that were looked at in vain, by [`Means`], since all have been.
+    vain: [Atomic<usize>; Means::ALL.len()],
 }
 
 impl Record {
@@ -96,6 +104,7 @@ impl Record {
             heaps: Atomic::new(0),
             evicted: Atomic::new(0),
             asked: Atomic::new(0),
+            vain: [const { Atomic::new(0) }; Means::ALL.len()],
         }
     }
 
@@ -120,58 +129,111 @@ impl Record {
     }
 }
 
-/// Pages that could be taken. Takes no lock.
-fn count(drm: &Device) -> usize {
-    let cheap = Bo::reclaimable(drm, Lru::DontNeed).saturating_add(drm.heaps.pages());
-
-    match free_swap_pages() {
-        0 => cheap,
-        _ => cheap.saturating_add(Bo::reclaimable(drm, Lru::WillNeed)),
+/// The list of those that can be taken from by one means.
+fn list(means: Means) -> Option<Lru> {
+    match means {
+        Means::Purge => Some(Lru::DontNeed),
+        Means::Evict => (free_swap_pages() != 0).then_some(Lru::WillNeed),
     }
 }
 
-/// Takes up to `missing` pages, or what BOs have beyond, by one means. Waits for BOs that are busy until
-/// `patience` jiffies are used up.
-fn take(drm: &Device, means: Means, missing: usize, mut patience: Option<Jiffies>) -> usize {
-    let lru = match means {
-        Means::Purge => Lru::DontNeed,
-        Means::Evict if free_swap_pages() == 0 => return 0,
-        Means::Evict => Lru::WillNeed,
-    };
-
-    Bo::scan(drm, lru, missing, |bo| {
-        if let Some(left) = &mut patience {
-            reclaim::wait_idle(bo, left);
-        }
-        // What cannot go now is left alone.
-        let pages = reclaim::reclaim(bo, means).unwrap_or(0);
-
-        (pages != 0 || patience != Some(0)).then_some(pages)
-    })
+/// Pages that could be taken by one means, if nothing were busy. Takes no lock.
+fn pages(drm: &Device, means: Means) -> usize {
+    list(means).map_or(0, |lru| Bo::reclaimable(drm, lru))
 }
 
-/// Takes pages.
-fn scan(drm: &Device, control: &Control) -> Taken {
+/// Pages that could be taken. Takes no lock.
+fn count(drm: &Device) -> usize {
+    pages(drm, Means::Purge)
+        .saturating_add(drm.heaps.pages())
+        .saturating_add(pages(drm, Means::Evict))
+}
+
+/// Takes up to `missing` pages, or what BOs have beyond, by one means. Looks at so many BOs at most.
+fn take(drm: &Device, means: Means, missing: usize) -> usize {
+    let Some(lru) = list(means) else {
+        return 0;
+    };
+    // The last address space that was found to be busy, with all that is in no other.
+    let busy = Cell::new(None);
+
+    let scanned = Bo::scan(
+        drm,
+        lru,
+        missing,
+        missing,
+        |bo| busy.get().is_some_and(|vm| bo.is_only_in(vm)),
+        |bo| {
+            // What cannot go now is left alone.
+            let pages = reclaim::reclaim(bo, means).unwrap_or(0);
+
+            if pages == 0 {
+                busy.set(reclaim::busy_vm(bo));
+            }
+            Some(pages)
+        },
+    );
+    let vain = scanned.seen.saturating_sub(scanned.taken);
+    drm.reclaimed.vain[means as usize].add(vain, Relaxed);
+    scanned.taken
+}
+
+/// Whether all BOs have been looked at in vain since this was true for the last time.
+fn all_seen(drm: &Device) -> bool {
+    let vain = &drm.reclaimed.vain;
+    let all = Means::ALL
+        .into_iter()
+        .zip(vain)
+        .all(|(means, vain)| vain.load(Relaxed) >= pages(drm, means));
+
+    if all {
+        for vain in vain {
+            vain.store(0, Relaxed);
+        }
+    }
+    all
+}
+
+/// [`take`], from BOs that are busy: waits for them until `patience` jiffies are used up.
+fn take_busy(drm: &Device, means: Means, missing: usize, mut patience: Jiffies) -> usize {
+    let Some(lru) = list(means) else {
+        return 0;
+    };
+
+    let take = |bo: &Bo| {
+        reclaim::wait_idle(bo, &mut patience);
+        let pages = reclaim::reclaim(bo, means).unwrap_or(0);
+
+        (pages != 0 || patience != 0).then_some(pages)
+    };
+
+    Bo::scan(drm, lru, missing, usize::MAX, |_| false, take).taken
+}
+
+/// Takes pages. [`None`]: there are none, at the moment.
+fn scan(drm: &Device, control: &Control) -> Option<Taken> {
     let mut taken = Taken::default();
     let missing = |taken: &Taken| control.target().saturating_sub(taken.sum());
 
-    taken.purged = take(drm, Means::Purge, missing(&taken), None);
+    taken.purged = take(drm, Means::Purge, missing(&taken));
     taken.heaps = with_gpu(drm, |gpu| drm.heaps.scan(gpu, missing(&taken))).unwrap_or(0);
-    taken.evicted = take(drm, Means::Evict, missing(&taken), None);
+    taken.evicted = take(drm, Means::Evict, missing(&taken));
 
-    if control.may_block() && missing(&taken) != 0 {
+    let all_seen = missing(&taken) != 0 && all_seen(drm);
+    if all_seen && control.may_block() {
         let patience = msecs_to_jiffies(PATIENCE_MS / 2);
 
-        taken.purged += take(drm, Means::Purge, missing(&taken), Some(patience));
-        taken.evicted += take(drm, Means::Evict, missing(&taken), Some(patience));
+        taken.purged += take_busy(drm, Means::Purge, missing(&taken), patience);
+        taken.evicted += take_busy(drm, Means::Evict, missing(&taken), patience);
     }
     drm.reclaimed.add(taken);
-    taken
+    (taken.sum() != 0 || !all_seen).then_some(taken)
 }
 
 /// Takes `pages` pages, as if memory management had asked for them. Returns how many it were.
 pub(crate) fn shrink(drm: &Device, pages: usize, flags: Flags) -> usize {
-    let taken = as_reclaim(|| scan(drm, &Control::new(pages, flags))).sum();
+    let taken = as_reclaim(|| scan(drm, &Control::new(pages, flags)));
+    let taken = taken.map_or(0, |taken| taken.sum());
 
     drm.reclaimed.asked.store(taken, Relaxed);
     taken
@@ -184,7 +246,7 @@ impl MemoryShrinker {
     /// Tells memory management about a device.
     pub(crate) fn register(drm: &Device) -> Result<Registration<Self>> {
         // Lockdep is to know what reclaim waits for, before it does.
-        as_reclaim(|| Bo::scan(drm, Lru::WillNeed, 1, |_| None));
+        as_reclaim(|| Bo::scan(drm, Lru::WillNeed, 1, 1, |_| false, |_| None));
 
         Registration::new(c"drm_gpu", Self(drm.into()))
     }
@@ -196,10 +258,7 @@ impl Shrinker for MemoryShrinker {
     }
 
     fn scan(&self, control: &Control) -> Option<usize> {
-        match scan(&self.0, control).sum() {
-            // The locks are taken, or all is busy. This caller would find the same again.
-            0 => None,
-            taken => Some(taken),
-        }
+        // None if the locks are taken, or all is busy: this caller would find the same again.
+        scan(&self.0, control).map(|taken| taken.sum())
     }
 }

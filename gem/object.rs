@@ -119,6 +119,9 @@ pub(crate) struct BoData {
     creator: Pid,
     /// If it is user memory: whether the GPU has the pages.
     user: Option<Arc<Atomic<bool>>>,
+    /// The number of the address space that it is in, 0 if there are others or none. Changed with the
+    /// state locked.
+    only_vm: Atomic<u64>,
     #[pin]
     label: Mutex<Option<Label>>,
     #[pin]
@@ -133,6 +136,14 @@ pub(super) struct State {
 }
 
 impl State {
+    /// What [`BoData::only_vm`] is to be.
+    fn only_vm(&self) -> u64 {
+        match self.mappings.as_slice() {
+            [only] => only.mapping.vm().id(),
+            _ => 0,
+        }
+    }
+
     /// The mappings, in all address spaces whose files have a handle.
     pub(super) fn mappings(&self) -> impl Iterator<Item = &Arc<Mapping>> {
         self.mappings.iter().map(|entry| &entry.mapping)
@@ -161,6 +172,12 @@ impl BoData {
     /// Whether it is a heap.
     pub(crate) fn is_heap(&self) -> bool {
         self.flags.is_heap()
+    }
+
+    /// Whether it is in the address space with this number, and in no other. Needs no lock: the answer
+    /// may be outdated.
+    pub(crate) fn is_only_in(&self, vm: u64) -> bool {
+        self.only_vm.load(Relaxed) == vm
     }
 
     /// Whether it is user memory.
@@ -280,7 +297,9 @@ impl BoData {
                 handles: 1,
             })
             // There is room.
-            .map_err(|_| ENOMEM)
+            .map_err(|_| ENOMEM)?;
+        bo.only_vm.store(state.only_vm(), Relaxed);
+        Ok(())
     }
 
     /// A file loses a handle. Returns the mapping if it was the last one, to be dropped.
@@ -295,6 +314,7 @@ impl BoData {
         }
         let mapping = state.mappings.remove(index).ok()?.mapping;
 
+        self.only_vm.store(state.only_vm(), Relaxed);
         // With the lock held: reclaim, which also has it, finds the mapping no more.
         mapping.close();
         Some(mapping)
@@ -316,6 +336,7 @@ impl DriverObject for BoData {
             heap: args.heap,
             creator: current!().tgid(),
             user: args.user.as_ref().map(|user| user.resident.clone()),
+            only_vm: Atomic::new(0),
             label <- new_mutex!(args.label, "drm_gpu::bo_label"),
             state <- new_mutex!(
                 State {

@@ -28,12 +28,21 @@ pub(crate) enum Means {
     Evict,
 }
 
+impl Means {
+    /// Both.
+    pub(crate) const ALL: [Self; 2] = [Self::Purge, Self::Evict];
+}
+
 /// Takes the pages of `bo` away. Returns how many there were.
 ///
 /// `EBUSY`: somebody has them, or one of the locks; or they are not to be taken by these means.
 pub(crate) fn reclaim(bo: &Bo, means: Means) -> Result<usize> {
     // Most of what cannot go is found here.
-    if !bo.is_resident() || bo.is_shared() || bo.is_given_up() != (means == Means::Purge) {
+    if !bo.is_resident()
+        || bo.is_shared()
+        || bo.is_given_up() != (means == Means::Purge)
+        || !bo.resv().test_signaled(Usage::Bookkeep)
+    {
         return Err(EBUSY);
     }
 
@@ -71,6 +80,17 @@ pub(crate) fn reclaim(bo: &Bo, means: Means) -> Result<usize> {
         Means::Purge => bo.purge(),
         Means::Evict => bo.evict(),
     }
+}
+
+/// The number of the one address space that `bo` is in, if there are jobs in that.
+pub(crate) fn busy_vm(bo: &Bo) -> Option<u64> {
+    let state = bo.try_state()?;
+    let mut mappings = state.mappings();
+    let (Some(only), None) = (mappings.next(), mappings.next()) else {
+        return None;
+    };
+
+    (!only.vm().resv().test_signaled(Usage::Bookkeep)).then(|| only.vm().id())
 }
 
 /// Waits until `bo` is idle, for `left` jiffies at most, and takes from `left` what that took.

@@ -75,7 +75,10 @@ pub use chunk::{
     Chunks, //
 };
 pub use dma::DmaSpace;
-pub use lru::Lru;
+pub use lru::{
+    Lru,
+    Scanned, //
+};
 pub use pinned::Pinned;
 pub use reclaim::Info;
 pub use state::{

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     bindings,
+    page::PAGE_SHIFT,
     prelude::*,
     sync::atomic::{
         Atomic,
@@ -262,7 +263,7 @@ pub(super) fn count(counter: &Atomic<usize>, up: bool) {
 
 impl Base {
     /// Calls `f`, which changes the [`Holders`], and moves the object to the end of the list where it
-    /// belongs then, if it belonged to another one before.
+    /// belongs then, if it is not there yet.
     ///
     /// Allocates nothing, and takes no lock but that of the lists.
     pub(super) fn update<R>(&self, f: impl FnOnce(&Holders) -> R) -> R {
@@ -270,20 +271,18 @@ impl Base {
 
         // SAFETY: By the type invariants the object is initialised; its device outlives it.
         let (guard, has_file) = unsafe { (LruGuard::lock((*obj).dev), !(*obj).filp.is_null()) };
-        let lru = || match has_file {
+        let ret = f(&self.holders);
+        let lru = match has_file {
             true => self.holders.lru(),
             false => Lru::Foreign,
         };
-        let before = lru();
-        let ret = f(&self.holders);
-        let after = lru();
+        let list = self.space.lrus().list(lru);
 
         // SAFETY: As above. The lists are valid as long as `space` is, which the object has a
         // reference to; it leaves them when it is released.
         unsafe {
-            // Not by its list, which can be that of a `scan()`: that looks at each object once.
-            if before != after || (*obj).lru.is_null() {
-                guard.move_to(self.space.lrus().list(after), obj);
+            if (*obj).lru != list {
+                guard.move_to(list, obj);
             }
         }
         ret
@@ -351,11 +350,23 @@ fn object_of(node: *mut bindings::list_head) -> *mut bindings::drm_gem_object {
         .cast()
 }
 
-/// Calls `f` with the objects of a list, from the one that was not used for the longest time on, each
-/// once, until the pages that it returns add up to `target` or it returns [`None`]. Returns that sum.
+/// What has come of a [`scan()`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scanned {
+    /// Pages that were taken.
+    pub taken: usize,
+    /// Pages of all objects that were come by.
+    pub seen: usize,
+}
+
+/// Goes through the objects of a list, from the one that was not used for the longest time on, and calls
+/// `f` with those that `skip` does not want to skip, until the pages that it returns add up to `target`,
+/// it returns [`None`], or `looks` objects were come by. Each goes to the end of the list before that,
+/// and is come by once.
 ///
-/// `f` is called without the lock, with a reference to the object; it should not wait for locks
-/// under which memory is allocated, as this is for reclaim.
+/// `skip` is called with the lock held, and must neither wait for locks nor take references. `f` is
+/// called without the lock, with a reference to the object; it should not wait for locks under which
+/// memory is allocated, as this is for reclaim.
 ///
 /// # Safety
 ///
@@ -364,55 +375,47 @@ pub(super) unsafe fn scan(
     lrus: &Lrus,
     dev: *mut bindings::drm_device,
     lru: Lru,
-    target: usize,
+    (target, mut looks): (usize, usize),
+    mut skip: impl FnMut(*mut bindings::drm_gem_object) -> bool,
     mut f: impl FnMut(*mut bindings::drm_gem_object) -> Option<usize>,
-) -> usize {
+) -> Scanned {
     let list = lrus.list(lru);
-    // Where those are that it was called with. Others move them out of it like out of any list.
-    let seen = Opaque::<bindings::drm_gem_lru>::uninit();
-    let mut sum = 0usize;
-
-    // SAFETY: It is not moved from here on.
-    unsafe { bindings::drm_gem_lru_init(seen.get()) };
+    let mut scanned = Scanned::default();
 
     // SAFETY: By the safety requirements.
     let mut guard = unsafe { LruGuard::lock(dev) };
+    let all = lrus.pages(lru);
 
-    let mut go_on = true;
-    while go_on && sum < target {
+    while scanned.taken < target && scanned.seen < all && looks != 0 {
         // SAFETY: The list is valid and its lock held.
         let Some(obj) = (unsafe { first(list) }) else {
             break;
         };
 
-        // SAFETY: Objects leave the lists before they are gone. `seen` is emptied below.
-        unsafe { guard.move_to(seen.get(), obj) };
-        // SAFETY: As above.
-        if unsafe { bindings::kref_get_unless_zero(&raw mut (*obj).refcount) } == 0 {
-            // It waits for the lock, to leave the lists.
+        looks -= 1;
+        // SAFETY: Objects leave the lists before they are gone. The list is valid.
+        unsafe {
+            scanned.seen += (*obj).size >> PAGE_SHIFT;
+            guard.move_to(list, obj);
+        }
+        // SAFETY: As above. One without references waits for the lock, to leave the lists.
+        if skip(obj) || unsafe { bindings::kref_get_unless_zero(&raw mut (*obj).refcount) } == 0 {
             continue;
         }
         drop(guard);
 
-        match f(obj) {
-            Some(pages) => sum = sum.saturating_add(pages),
-            None => go_on = false,
-        }
+        let pages = f(obj);
+
         // SAFETY: The reference from above.
         unsafe { bindings::drm_gem_object_put(obj) };
-
+        match pages {
+            Some(pages) => scanned.taken = scanned.taken.saturating_add(pages),
+            None => return scanned,
+        }
         // SAFETY: By the safety requirements.
         guard = unsafe { LruGuard::lock(dev) };
     }
-
-    // SAFETY: The lists are valid and their lock held. An object that belongs elsewhere by now has
-    // been moved there.
-    unsafe {
-        while let Some(obj) = first(seen.get()) {
-            guard.move_to(list, obj);
-        }
-    }
-    sum
+    scanned
 }
 
 /// Calls `f` with all objects of all lists, with the lock held. `f` must not wait for locks, nor drop

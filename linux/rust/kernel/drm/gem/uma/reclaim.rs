@@ -3,7 +3,10 @@
 //! Which objects can give up their pages, and how they do.
 
 use super::{
-    lru,
+    lru::{
+        self,
+        Scanned, //
+    },
     Event,
     Lru,
     Object,
@@ -96,17 +99,21 @@ impl<T: ObjectOps> Object<T> {
         }
     }
 
-    /// Calls `f` with the objects of `dev` in a list, beginning with the one that was not used for the
-    /// longest time, each once, until the numbers of pages that it returns add up to `target` or it
-    /// returns [`None`]. Returns the sum.
+    /// Goes through the objects of `dev` in a list, beginning with the one that was not used for the
+    /// longest time, each once, and calls `f` with those that `skip` does not want to skip; until the
+    /// numbers of pages that it returns add up to `target`, it returns [`None`], or `looks` objects were
+    /// come by. The next scan goes on behind them.
     ///
-    /// For reclaim: waits for no lock but that of the lists, which is not held while `f` is called.
+    /// For reclaim: waits for no lock but that of the lists. That is not held while `f` is called, but
+    /// it is for `skip`, which must wait for no other.
     pub fn scan(
         dev: &drm::Device<T::Driver>,
         lru: Lru,
         target: usize,
+        looks: usize,
+        mut skip: impl FnMut(&T) -> bool,
         mut f: impl FnMut(&Self) -> Option<usize>,
-    ) -> usize
+    ) -> Scanned
     where
         T::Driver: drm::Driver<Object = Self>,
     {
@@ -114,15 +121,20 @@ impl<T: ObjectOps> Object<T> {
 
         // Even if there are no objects yet: it may be lockdep that is to see the lock.
         if !lrus.claim(dev.as_raw()) {
-            return 0;
+            return Scanned::default();
         }
-        // SAFETY: `dev` is the device of the lists.
+        // SAFETY: `dev` is the device of the lists. All objects in them are of `dev`, and those of its
+        // driver are of this type. For `f` there is a reference. For `skip` that may be gone, but then
+        // the object waits for the lock to leave the list, and its data goes after that.
         unsafe {
-            lru::scan(lrus, dev.as_raw(), lru, target, |obj| {
-                // SAFETY: All objects in the lists are of `dev`, and those of its driver are of this
-                // type. There is a reference as long as this runs.
-                f(Self::from_raw(obj))
-            })
+            lru::scan(
+                lrus,
+                dev.as_raw(),
+                lru,
+                (target, looks),
+                |obj| skip(&Self::from_raw(obj).inner),
+                |obj| f(Self::from_raw(obj)),
+            )
         }
     }
 

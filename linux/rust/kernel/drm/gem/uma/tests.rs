@@ -92,16 +92,26 @@ fn populate(obj: &Object<TestObject>) -> Result {
     obj.base.get_pages(&mut obj.base.backing.lock())
 }
 
+/// Scans a list without a limit, and skips nothing. Returns the pages that were taken.
+fn scan(
+    drm: &drm::Device<TestDriver>,
+    lru: Lru,
+    target: usize,
+    f: impl FnMut(&Object<TestObject>) -> Option<usize>,
+) -> usize {
+    Object::<TestObject>::scan(drm, lru, target, usize::MAX, |_| false, f).taken
+}
+
 /// The tags of the objects in a list.
 fn tags(drm: &drm::Device<TestDriver>, lru: Lru) -> Result<KVec<u32>> {
     let mut tags = KVec::new();
     let mut ret = Ok(());
 
-    let sum = Object::<TestObject>::scan(drm, lru, 1, |obj| {
+    let taken = scan(drm, lru, 1, |obj| {
         ret = ret.and(tags.push(obj.tag, GFP_KERNEL).map_err(Into::into));
         Some(0)
     });
-    assert_eq!(sum, 0);
+    assert_eq!(taken, 0);
     ret.map(|()| tags)
 }
 
@@ -247,14 +257,14 @@ mod suite {
             .base
             .update(|holders| lru::count(&holders.maps, true));
         let evict = |obj: &Object<TestObject>| Some(obj.evict().unwrap_or(0));
-        assert_eq!(Object::<TestObject>::scan(&drm, Lru::WillNeed, 3, evict), 4);
+        assert_eq!(scan(&drm, Lru::WillNeed, 3, evict), 4);
         assert_eq!(tags(&drm, Lru::Unbacked)?.as_slice(), &[1, 2]);
         assert_eq!(Object::<TestObject>::reclaimable(&drm, Lru::WillNeed), 4);
 
         // Nobody is asked twice, however little comes of it.
         let mut asked = 0;
         assert_eq!(
-            Object::<TestObject>::scan(&drm, Lru::WillNeed, 3, |obj| {
+            scan(&drm, Lru::WillNeed, 3, |obj| {
                 asked += 1;
                 (asked <= 2).then(|| match obj.tag {
                     0 => obj.evict().unwrap_or(0),
@@ -266,10 +276,7 @@ mod suite {
         assert_eq!(asked, 2);
 
         // Nor does one with which it is to end.
-        assert_eq!(
-            Object::<TestObject>::scan(&drm, Lru::WillNeed, 3, |_| None),
-            0
-        );
+        assert_eq!(scan(&drm, Lru::WillNeed, 3, |_| None), 0);
 
         // The last reference goes while it is looked at.
         let mut last = objects.pop();
@@ -277,7 +284,7 @@ mod suite {
             .base
             .update(|holders| lru::count(&holders.maps, false));
         assert_eq!(
-            Object::<TestObject>::scan(&drm, Lru::WillNeed, 100, |obj| {
+            scan(&drm, Lru::WillNeed, 100, |obj| {
                 if obj.tag == 3 {
                     last.take();
                 }
@@ -287,6 +294,39 @@ mod suite {
         );
         assert!(last.is_none());
         assert_eq!(tags(&drm, Lru::Unbacked)?.len(), 3);
+        Ok(())
+    }
+
+    #[test]
+    fn scans_go_on_where_the_last_one_ended() -> Result {
+        let (_reg, drm) = device()?;
+        let mut objects = KVec::new();
+
+        for tag in 0..5 {
+            let obj = Object::<TestObject>::new(&drm, 2 * PAGE_SIZE, Config::default(), tag)?;
+            populate(&obj)?;
+            objects.push(obj, GFP_KERNEL)?;
+        }
+        let mut asked = KVec::new();
+        for expected in [(4, 0), (4, 2), (4, 0)] {
+            let scanned = Object::<TestObject>::scan(
+                &drm,
+                Lru::WillNeed,
+                100,
+                2,
+                |data| data.tag == 3,
+                |obj| {
+                    // Should there be no memory, the comparison below fails.
+                    let _ = asked.push(obj.tag, GFP_KERNEL);
+                    match obj.tag {
+                        2 => obj.evict().ok(),
+                        _ => Some(0),
+                    }
+                },
+            );
+            assert_eq!((scanned.seen, scanned.taken), expected);
+        }
+        assert_eq!(asked.as_slice(), &[0, 1, 2, 4, 0]);
         Ok(())
     }
 
