@@ -7,9 +7,9 @@
 //! checks come in its order. The structures and constants are those of `panfrost_drm.h`. What we have
 //! in addition is in `drm_gpu_drm.h`.
 //!
-//! All of it runs in process context with no lock held. The handlers run within the guard that keeps
-//! the device bound, except for those which wait for clients or read their memory: they would hold up
-//! the unplug of every DRM device.
+//! All of it runs in process context with no lock held. Handlers that need a bound device run within the
+//! guard that keeps it so; but those which wait for clients or read their memory take it themselves, as
+//! they would hold up the unplug of every DRM device.
 
 mod bo;
 mod param;
@@ -46,18 +46,20 @@ kernel::declare_drm_ioctls! {
     unguarded (PANFROST_SUBMIT, drm_panfrost_submit, ioctl::RENDER_ALLOW, submit),
     unguarded (PANFROST_WAIT_BO, drm_panfrost_wait_bo, ioctl::RENDER_ALLOW, bo::wait),
     (PANFROST_CREATE_BO, drm_panfrost_create_bo, ioctl::RENDER_ALLOW, bo::create),
-    (PANFROST_MMAP_BO, drm_panfrost_mmap_bo, ioctl::RENDER_ALLOW, bo::mmap),
+    unguarded (PANFROST_MMAP_BO, drm_panfrost_mmap_bo, ioctl::RENDER_ALLOW, bo::mmap),
     (PANFROST_GET_PARAM, drm_panfrost_get_param, ioctl::RENDER_ALLOW, param::get),
-    (PANFROST_GET_BO_OFFSET, drm_panfrost_get_bo_offset, ioctl::RENDER_ALLOW, bo::get_offset),
+    unguarded (PANFROST_GET_BO_OFFSET, drm_panfrost_get_bo_offset, ioctl::RENDER_ALLOW,
+               bo::get_offset),
     (PANFROST_PERFCNT_ENABLE, drm_panfrost_perfcnt_enable, ioctl::RENDER_ALLOW, perfcnt_enable),
     (PANFROST_PERFCNT_DUMP, drm_panfrost_perfcnt_dump, ioctl::RENDER_ALLOW, perfcnt_dump),
-    (PANFROST_MADVISE, drm_panfrost_madvise, ioctl::RENDER_ALLOW, bo::madvise),
+    unguarded (PANFROST_MADVISE, drm_panfrost_madvise, ioctl::RENDER_ALLOW, bo::madvise),
     unguarded (PANFROST_SET_LABEL_BO, drm_panfrost_set_label_bo, ioctl::RENDER_ALLOW,
                bo::set_label),
     (PANFROST_JM_CTX_CREATE, drm_panfrost_jm_ctx_create, ioctl::RENDER_ALLOW, jm_ctx_create),
     (PANFROST_JM_CTX_DESTROY, drm_panfrost_jm_ctx_destroy, ioctl::RENDER_ALLOW, jm_ctx_destroy),
     unguarded (PANFROST_SYNC_BO, drm_panfrost_sync_bo, ioctl::RENDER_ALLOW, bo::sync),
-    (PANFROST_QUERY_BO_INFO, drm_panfrost_query_bo_info, ioctl::RENDER_ALLOW, bo::query_info),
+    unguarded (PANFROST_QUERY_BO_INFO, drm_panfrost_query_bo_info, ioctl::RENDER_ALLOW,
+               bo::query_info),
     // Ours, far behind those of panfrost.
     unguarded (DRM_GPU_CREATE_USERPTR, drm_gpu_create_userptr, ioctl::RENDER_ALLOW,
                bo::create_userptr),

@@ -100,8 +100,7 @@ pub(super) fn create_userptr(
 /// `EINVAL`: flags; a heap, which the CPU has no business with; user memory, which is mapped.
 /// `ENOENT`: unknown handle. `ENOMEM`, `ENOSPC`.
 pub(super) fn mmap(
-    _dev: &Device<drm::Registered>,
-    _gpu: &Gpu<'_>,
+    _dev: &Device<drm::Ioctl>,
     args: &mut uapi::drm_panfrost_mmap_bo,
     file: &drm::File<File>,
 ) -> Result<u32> {
@@ -123,8 +122,7 @@ pub(super) fn mmap(
 /// `ENOENT`: unknown handle. `EINVAL`: the handle is just being closed. The padding is not looked at,
 /// as it never was.
 pub(super) fn get_offset(
-    _dev: &Device<drm::Registered>,
-    _gpu: &Gpu<'_>,
+    _dev: &Device<drm::Ioctl>,
     args: &mut uapi::drm_panfrost_get_bo_offset,
     file: &drm::File<File>,
 ) -> Result<u32> {
@@ -139,8 +137,7 @@ pub(super) fn get_offset(
 /// `ENOENT`: unknown handle. `EINVAL`: a shared BO is not needed any more, in the opinion of one of
 /// its users; or an advice that does not exist, which the C driver takes and stores.
 pub(super) fn madvise(
-    _dev: &Device<drm::Registered>,
-    _gpu: &Gpu<'_>,
+    _dev: &Device<drm::Ioctl>,
     args: &mut uapi::drm_panfrost_madvise,
     file: &drm::File<File>,
 ) -> Result<u32> {
@@ -177,8 +174,7 @@ pub(super) fn set_label(
 ///
 /// `ENOENT`: unknown handle.
 pub(super) fn query_info(
-    _dev: &Device<drm::Registered>,
-    _gpu: &Gpu<'_>,
+    _dev: &Device<drm::Ioctl>,
     args: &mut uapi::drm_panfrost_query_bo_info,
     file: &drm::File<File>,
 ) -> Result<u32> {
