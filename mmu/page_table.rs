@@ -16,6 +16,7 @@ use core::{
 
 use kernel::{
     alloc::Flags,
+    bitmap::BitmapVec,
     device::{
         Bound,
         Device, //
@@ -40,10 +41,6 @@ use kernel::{
     },
     sync::{
         aref::ARef,
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
         Arc, //
     },
     types::CovariantForLt, //
@@ -129,8 +126,8 @@ const BLOCK: u64 = SZ_2M as u64;
 /// in place; one that is in the way of a block goes while the hardware makes no accesses there.
 pub(super) struct PageTable {
     table: Table,
-    /// By the number of a block: whether it may have a table. Who owns the whole block owns this.
-    small: KVec<Atomic<bool>>,
+    /// By the number of a block: whether it may have a table. Who owns the whole block owns its bit.
+    small: BitmapVec,
     /// Memory for tables, for who cannot wait for it.
     pool: Arc<TablePool>,
 }
@@ -140,10 +137,7 @@ impl PageTable {
     pub(super) fn new(drm: &DrmDevice, gpu: &Gpu<'_>) -> Result<(Self, mmu::Config)> {
         let dev = gpu.dev();
         let blocks = usize::try_from(va::RANGE.end / BLOCK)?;
-        let mut small = KVec::with_capacity(blocks, GFP_KERNEL)?;
-        for _ in 0..blocks {
-            small.push(Atomic::new(false), GFP_KERNEL)?;
-        }
+        let small = BitmapVec::new(blocks, GFP_KERNEL)?;
         let pool = TablePool::new()?;
         let config = || Config {
             quirks: quirk::NO_WARN,
@@ -260,19 +254,20 @@ impl PageTable {
         Ok(())
     }
 
-    /// The blocks from the one that `va` lies in on.
-    fn blocks_from(&self, va: u64) -> &[Atomic<bool>] {
-        usize::try_from(va / BLOCK)
-            .ok()
-            .and_then(|first| self.small.get(first..))
-            .unwrap_or_default()
+    /// The number of the block that `va` lies in.
+    fn block_of(&self, va: u64) -> Result<usize> {
+        let block = usize::try_from(va / BLOCK)?;
+
+        (block < self.small.len()).then_some(block).ok_or(ERANGE)
     }
 
-    /// Whether the block of `va` may have a table.
-    fn has_table(&self, va: u64) -> bool {
-        self.blocks_from(va)
-            .first()
-            .is_some_and(|small| small.load(Relaxed))
+    /// Where the next block begins that may have a table, from the one that `va` lies in on. The end of
+    /// all addresses if there is none.
+    fn next_small(&self, va: u64) -> u64 {
+        self.block_of(va)
+            .ok()
+            .and_then(|block| self.small.next_bit(block))
+            .map_or(u64::MAX, |block| block as u64 * BLOCK)
     }
 
     /// [`Self::map`] for one format. Moves `va` behind what was mapped, also on error.
@@ -285,6 +280,9 @@ impl PageTable {
         (prot, gfp): (Prot, Flags),
         mut exclude: impl FnMut(&Range<u64>, &mut dyn FnMut()) -> Result,
     ) -> Result {
+        // Not before `va`, once it is looked at.
+        let mut small = 0;
+
         segments.try_for_each(|(mut paddr, len)| {
             let mut len = len as u64;
 
@@ -295,16 +293,20 @@ impl PageTable {
                 let (size, count) = step(*va | paddr, len);
 
                 if size == SZ_2M {
-                    let mut blocks = self.blocks_from(*va).iter().take(count);
-                    if blocks.any(|small| small.load(Relaxed)) {
+                    let behind = *va + count as u64 * BLOCK;
+
+                    if small < *va {
+                        small = self.next_small(*va);
+                    }
+                    if small < behind {
                         // All that may be in the way, not to stop the hardware again for the next.
-                        let range = *va..end.max(*va + count as u64 * BLOCK);
+                        let range = *va..end.max(behind);
                         exclude(&range, &mut || self.free_tables(table, &range))?;
+                        small = self.next_small(*va);
                     }
                 } else {
                     // The step stays in its block.
-                    let small = self.blocks_from(*va).first().ok_or(ERANGE)?;
-                    small.store(true, Relaxed);
+                    self.small.set_bit_atomic(self.block_of(*va)?);
                 }
                 // SAFETY:
                 // - The caller owns the range (it holds its `VaNode`), so nobody else works on it
@@ -330,19 +332,18 @@ impl PageTable {
     /// Frees the tables of the blocks that lie in `range`, where nothing is mapped. The hardware must
     /// not walk them.
     fn free_tables<F: IoPageTableFmt>(&self, table: &IoPageTable<'_, F>, range: &Range<u64>) {
-        let mut va = range.start.next_multiple_of(BLOCK);
+        let mut va = self.next_small(range.start.next_multiple_of(BLOCK));
 
         while va < range.end && range.end - va >= BLOCK {
-            if let Some(small) = self.blocks_from(va).first() {
-                if small.load(Relaxed) {
-                    // SAFETY: The caller owns the block, all of it, so nobody else works on it. There
-                    // is at most an empty table; without one, the table code sees an entry that is
-                    // not there and returns 0, without a warning because of the quirk.
-                    let _ = unsafe { table.unmap_pages(va as usize, SZ_2M, 1) };
-                    small.store(false, Relaxed);
-                }
+            // SAFETY: The caller owns the block, all of it, so nobody else works on it. There is at most
+            // an empty table; without one, the table code sees an entry that is not there and returns 0,
+            // without a warning because of the quirk.
+            let _ = unsafe { table.unmap_pages(va as usize, SZ_2M, 1) };
+
+            if let Ok(block) = self.block_of(va) {
+                self.small.clear_bit_atomic(block);
             }
-            va += BLOCK;
+            va = self.next_small(va + BLOCK);
         }
     }
 
@@ -352,19 +353,13 @@ impl PageTable {
 
         while va < range.end {
             let (size, count) = match step(va, range.end - va) {
-                (SZ_2M, _) if self.has_table(va) => (SZ_4K, SZ_2M / SZ_4K),
-                (SZ_2M, count) => {
-                    let blocks = self.blocks_from(va).iter().take(count);
-                    (
-                        SZ_2M,
-                        blocks.take_while(|small| !small.load(Relaxed)).count(),
-                    )
-                }
+                (SZ_2M, count) => match (self.next_small(va) - va) / BLOCK {
+                    0 => (SZ_4K, SZ_2M / SZ_4K),
+                    // Not more than `count`.
+                    blocks => (SZ_2M, blocks.min(count as u64) as usize),
+                },
                 pages => pages,
             };
-            if count == 0 {
-                return Err(EFAULT);
-            }
             // SAFETY: The caller owns the range, so nobody else works on it. It has mapped it; should
             // it be wrong, the table code sees an entry that is not there and returns 0, without a
             // warning because of the quirk.
