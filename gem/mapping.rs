@@ -34,7 +34,6 @@ use kernel::{
     new_mutex,
     prelude::*,
     rbtree::RBTreeNodeReservation,
-    sizes::SZ_4K,
     sync::{
         aref::ARef,
         Arc,
@@ -144,40 +143,28 @@ impl Mapping {
             write: true,
         };
 
-        let segments = || {
-            let entries = pages.sg_table(gpu.dev()).ok().map(|table| table.iter());
-
-            cut(
-                entries
-                    .into_iter()
-                    .flatten()
-                    // A segment of memory always fits.
-                    .map(|entry| (entry.dma_address(), entry.dma_len() as usize)),
-                self.node.size(),
-            )
-        };
-
-        let mut mapped = 0;
-        for (address, len) in segments() {
-            // The GPU has no pages smaller than this; an exporter could have.
-            if (address | len as u64) & (SZ_4K as u64 - 1) != 0 {
-                return Err(EINVAL);
-            }
-            mapped += len as u64;
-        }
-        if mapped == 0 {
-            return Err(ENODEV);
-        }
-
-        let range = self.va()..self.va() + mapped;
+        let table = pages.sg_table(gpu.dev())?;
+        let segments = cut(
+            table
+                .iter()
+                // A segment of memory always fits.
+                .map(|entry| (entry.dma_address(), entry.dma_len() as usize)),
+            self.node.size(),
+        );
         // Not enough for its tables is an error, and no reason to kill.
         let gfp = GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
-        if let Err(e) = self.vm().map(gpu, range, segments(), prot, gfp) {
-            if e.leak {
-                mem::forget(pages);
+        let range = self.va()..self.va() + self.node.size();
+
+        let mapped = match self.vm().map(gpu, range, segments, prot, gfp) {
+            Ok(0) => return Err(ENODEV),
+            Ok(mapped) => mapped,
+            Err(e) => {
+                if e.leak {
+                    mem::forget(pages);
+                }
+                return Err(e.error);
             }
-            return Err(e.error);
-        }
+        };
         inner.memory = Memory::Pages(pages, mapped);
         Ok(())
     }

@@ -126,7 +126,7 @@ impl mirror::Device for Region {
 
             self.space
                 .map(gpu, self.range.clone(), pages, prot, GFP_NOWAIT)
-                .map(|()| self.resident.store(true, Relaxed))
+                .map(|_| self.resident.store(true, Relaxed))
                 .map_err(|e| failed(e.error, e.leak))
         })
         .unwrap_or(Err(failed(ENODEV, false)))

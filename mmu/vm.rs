@@ -134,11 +134,12 @@ impl Space {
     }
 
     /// Maps segments of DMA memory one after the other, from the start of `range`, in blocks of 2 MiB
-    /// where possible. On error nothing of it stays mapped; see [`MapError`].
+    /// where possible. Returns how many bytes it were. On error nothing of it stays mapped; see
+    /// [`MapError`].
     ///
     /// The range must lie in the caller's [`VaNode`], with nothing mapped there, and hold all
-    /// segments. These are multiples of 4 KiB, mapped for the device until [`Self::unmap`] has
-    /// returned. Sleeps if `gfp` allows it; takes no sleeping lock.
+    /// segments. These are mapped for the device until [`Self::unmap`] has returned. `EINVAL` if one is
+    /// no multiple of 4 KiB. Sleeps if `gfp` allows it; takes no sleeping lock.
     ///
     /// One flush at the end if the space is in the hardware: it holds no translations that were not
     /// there, but may hold table entries on the way to them; and accesses that wait for the
@@ -150,7 +151,7 @@ impl Space {
         segments: impl Iterator<Item = (DmaAddress, usize)>,
         prot: Prot,
         gfp: Flags,
-    ) -> Result<(), MapError> {
+    ) -> Result<u64, MapError> {
         let dev = gpu.dev();
         let (mapped, result) = self
             .table
@@ -163,6 +164,7 @@ impl Space {
 
         result
             .and_then(|()| self.flush(gpu, &mapped))
+            .map(|()| mapped.end - mapped.start)
             .map_err(|error| {
                 // Whatever runs may have found these pages.
                 let undone = self
@@ -186,7 +188,7 @@ impl Space {
         segments: impl Iterator<Item = (DmaAddress, usize)>,
         prot: Prot,
         table: Option<TablePage>,
-    ) -> (Result<(), MapError>, Option<TablePage>) {
+    ) -> (Result<u64, MapError>, Option<TablePage>) {
         let pool = self.table.pool();
         let paid = table.is_some();
 
