@@ -163,9 +163,12 @@ fn scan_busy(gpu: &Gpu) -> Result<u64, Stop> {
     chain.submit(&listed, &[&gate.syncobj(&device)?], Some(&done))?;
     let mut longest = 0;
     for _ in 0..8 {
-        let start = memory::cpu_time_ns();
-        shrinker.scan()?;
-        longest = longest.max(memory::cpu_time_ns() - start);
+        let (_, cpu) = time(|| {
+            let start = memory::cpu_time_ns();
+            shrinker.scan()?;
+            Ok(memory::cpu_time_ns() - start)
+        })?;
+        longest = longest.max(cpu);
     }
     gate.open()?;
     done.wait(PATIENCE)?;
