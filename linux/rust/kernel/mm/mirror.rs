@@ -23,7 +23,8 @@
 //!
 //! The lock of a mirror is taken by the notifier, which may be called from reclaim. So nothing may be
 //! allocated under it that waits for reclaim, no `mmap_lock` and no reservation lock be taken, and
-//! the device's work must not depend on it. Lock order: reservation locks, then this one.
+//! the device's work must not depend on it. Lock order: reservation locks, then this one. A change
+//! waits for the device's work with the lock released, so nobody has it for long.
 //!
 //! # Unbind
 //!
@@ -116,11 +117,12 @@ mod tests;
 
 /// The device's side of a [`Range`].
 ///
-/// All of this is called with the lock of the [`Mirror`] held, see the [module](self).
+/// All of this is called with the lock of the [`Mirror`] held, see the [module](self), but for
+/// [`Device::quiesce()`] when that may block.
 pub trait Device: Send + Sync + 'static {
     /// Returns whether the device is done with all work that may use the range.
     ///
-    /// Waits for that if `may_block`. The device loses the range after that in any case; if the result
+    /// Waits for that if `may_block`; then the lock is not held, but no work is published. The device loses the range after that in any case; if the result
     /// is `false`, it loses all ranges of the [`Mirror`], so that the work is waited for only once. If
     /// not `may_block` it must not sleep; if the result is `false`, the change of the memory is put
     /// off.
@@ -250,8 +252,8 @@ impl<T: Device> Mirror<T> {
 
     /// Makes all ranges valid: faults in what is not there, and shows it to the device.
     ///
-    /// Sleeps, takes `mmap_lock`, and waits for whoever has to provide the memory, which may be user
-    /// space. The range may be stale again when this returns: see [`Mirror::lock_valid()`].
+    /// Sleeps, takes `mmap_lock`, and waits for changes that wait for the device's work and for
+    /// whoever has to provide the memory, which may be user space. The range may be stale again when this returns: see [`Mirror::lock_valid()`].
     ///
     /// # Errors
     ///
@@ -275,6 +277,12 @@ impl<T: Device> Mirror<T> {
                 if !lists.lost.is_empty() {
                     return Err(EIO);
                 }
+                if lists.changing != 0 {
+                    if self.shared.settled.wait_interruptible(&mut lists) {
+                        return Err(ERESTARTSYS);
+                    }
+                    continue;
+                }
                 let mut cursor = lists.stale.cursor_front();
                 match cursor.peek_next() {
                     Some(next) => next.arc().into(),
@@ -296,12 +304,12 @@ impl<T: Device> Mirror<T> {
 
     /// Returns a guard if all ranges are valid, which they are until it is dropped.
     ///
-    /// [`None`] also while a range changes: that may have to wait for the device's work, and the caller
-    /// has locked what others wait for. [`Mirror::validate()`] waits for it.
+    /// [`None`] also while a range changes: [`Mirror::validate()`] waits for that.
     pub fn lock_valid(&self) -> Option<ValidGuard<'_, T>> {
-        let lists = self.shared.lists.try_lock()?;
+        let lists = self.shared.lists.lock();
 
-        (lists.stale.is_empty() && lists.lost.is_empty()).then_some(ValidGuard { _lists: lists })
+        (lists.changing == 0 && lists.stale.is_empty() && lists.lost.is_empty())
+            .then_some(ValidGuard { _lists: lists })
     }
 }
 
@@ -336,8 +344,10 @@ impl<T: Device> Drop for Teardown<T> {
 
 /// A part of the memory of a process, for a device. Dereferences to the driver's data.
 ///
-/// Dropping it ends the device's access and waits for changes of the memory that are under way: so
-/// not within [`Device`]'s methods, and not with a lock held that these take. It may sleep.
+/// Dropping it ends the device's access and waits for changes of the memory that are under way, be
+/// they in this range or anywhere else in the memory of the process: so not within [`Device`]'s
+/// methods, and not with a lock held that these take. Who must not be held up that long calls
+/// [`Range::revoke()`], and has a work item drop it.
 ///
 /// # Invariants
 ///
@@ -376,9 +386,12 @@ impl<T: Device> Range<T> {
         self.0.populate(task.mm().ok_or(EPERM)?)
     }
 
-    /// Takes the pages from the device, for good. Does not wait for the device's work. May sleep.
+    /// Takes the pages from the device, for good. May sleep, but does not wait for the device's work,
+    /// nor for a change that does.
     pub fn revoke(&self) {
         let node = &self.0;
+        // Freed with the lock released.
+        let _arrays;
         let mut lists = node.shared.lists.lock();
         let state = node.state.access_mut(&mut lists);
         let place = state.place;
@@ -391,9 +404,17 @@ impl<T: Device> Range<T> {
             node.take_away(&mut lists);
         }
         lists.len -= 1;
+        // Nobody has to wait for these any more.
+        let changes = mem::take(&mut node.state.access_mut(&mut lists).changing);
+        node.shared.settle(&mut lists, changes);
         // What is lost stays where unbind finds it.
         if node.state.access_mut(&mut lists).place == Place::Stale {
             node.move_to(&mut lists, Place::Nowhere);
+            let state = node.state.access_mut(&mut lists);
+            _arrays = (
+                mem::replace(&mut state.pfns, KVVec::new()),
+                mem::replace(&mut state.dma, KVVec::new()),
+            );
         }
     }
 

@@ -35,6 +35,7 @@ use crate::{
     sync::{
         aref::ARef,
         Arc,
+        CondVar,
         LockClassKey,
         LockedBy,
         Mutex, //
@@ -71,6 +72,8 @@ pub(super) struct Lists<T: Device> {
     pub(super) owner: *mut bindings::mm_struct,
     /// Number of ranges.
     pub(super) len: usize,
+    /// Number of changes of ranges that wait for the device.
+    pub(super) changing: usize,
     pub(super) stale: List<Node<T>>,
     pub(super) valid: List<Node<T>>,
     pub(super) lost: List<Node<T>>,
@@ -99,17 +102,27 @@ fn lists_class() -> (&'static CStr, Pin<&'static LockClassKey>) {
     (c"mm::Mirror", static_lock_class!())
 }
 
+/// The same of [`Shared::settled`].
+#[inline(never)]
+fn settled_class() -> (&'static CStr, Pin<&'static LockClassKey>) {
+    (c"mm::Mirror::settled", static_lock_class!())
+}
+
 /// What a [`Mirror`] and its ranges share.
 #[pin_data]
 pub(super) struct Shared<T: Device> {
     pub(super) dev: ARef<device::Device>,
     #[pin]
     pub(super) lists: Mutex<Lists<T>>,
+    /// Notified when no change waits any more.
+    #[pin]
+    pub(super) settled: CondVar,
 }
 
 impl<T: Device> Shared<T> {
     pub(super) fn new(dev: &device::Device<Bound>) -> Result<Arc<Self>> {
         let (name, key) = lists_class();
+        let (settled_name, settled_key) = settled_class();
 
         Arc::pin_init(
             pin_init!(Self {
@@ -119,6 +132,7 @@ impl<T: Device> Shared<T> {
                         closed: false,
                         owner: ptr::null_mut(),
                         len: 0,
+                        changing: 0,
                         stale: List::new(),
                         valid: List::new(),
                         lost: List::new(),
@@ -126,9 +140,18 @@ impl<T: Device> Shared<T> {
                     name,
                     key,
                 ),
+                settled <- CondVar::new(settled_name, settled_key),
             }),
             GFP_KERNEL,
         )
+    }
+
+    /// Takes so many changes from those that wait.
+    pub(super) fn settle(&self, lists: &mut Lists<T>, changes: usize) {
+        lists.changing -= changes;
+        if lists.changing == 0 {
+            self.settled.notify_all();
+        }
     }
 }
 
@@ -137,6 +160,8 @@ pub(super) struct State {
     pub(super) place: Place,
     /// Nobody wants it any more.
     pub(super) revoked: bool,
+    /// Number of its changes that wait for the device.
+    pub(super) changing: usize,
     /// The pages, as HMM knows them, while the range is valid or lost.
     pub(super) pfns: KVVec<c_ulong>,
     /// Their DMA addresses, while the range is valid or lost.
@@ -197,6 +222,7 @@ impl<T: Device> Node<T> {
         let state = State {
             place: Place::Nowhere,
             revoked: false,
+            changing: 0,
             pfns: KVVec::new(),
             dma: KVVec::from_elem(0, count, GFP_KERNEL)?,
         };
@@ -433,9 +459,29 @@ impl<T: Device> Node<T> {
         if this.state.access_mut(&mut lists).place != Place::Valid {
             return true;
         }
-        let done = this.data.quiesce(may_block);
-        if !done && !may_block {
+        if this.data.quiesce(false) {
+            this.take_away(&mut lists);
+            return true;
+        }
+        if !may_block {
             return false;
+        }
+
+        // Nothing is published meanwhile, and the range cannot become valid anew.
+        this.state.access_mut(&mut lists).changing += 1;
+        lists.changing += 1;
+        drop(lists);
+        let done = this.data.quiesce(true);
+        let mut lists = this.shared.lists.lock();
+        let state = this.state.access_mut(&mut lists);
+
+        if !state.revoked {
+            state.changing -= 1;
+            this.shared.settle(&mut lists, 1);
+        }
+        // It may have been taken away by somebody else.
+        if this.state.access_mut(&mut lists).place != Place::Valid {
+            return true;
         }
         this.take_away(&mut lists);
         if !done {

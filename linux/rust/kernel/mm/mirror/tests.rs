@@ -8,7 +8,8 @@ use crate::{
     sync::atomic::{
         Atomic,
         Relaxed, //
-    }, //
+    },
+    sync::SetOnce, //
 };
 use core::ptr;
 
@@ -31,6 +32,10 @@ struct Counter {
     endless: Atomic<bool>,
     /// Does not answer.
     stuck: Atomic<bool>,
+    /// Looked at while the work is waited for.
+    shared: SetOnce<Arc<Shared<Counter>>>,
+    /// What was seen: others could have the lock, and would have seen a change.
+    open: Atomic<bool>,
 }
 
 impl Counter {
@@ -42,6 +47,8 @@ impl Counter {
             busy: Atomic::new(false),
             endless: Atomic::new(false),
             stuck: Atomic::new(false),
+            shared: SetOnce::new(),
+            open: Atomic::new(false),
         }
     }
 }
@@ -50,6 +57,11 @@ impl Device for Counter {
     fn quiesce(&self, may_block: bool) -> bool {
         if self.busy.load(Relaxed) && may_block {
             self.waited.add(1, Relaxed);
+            if let Some(shared) = self.shared.as_ref() {
+                let lists = shared.lists.try_lock();
+                let open = lists.is_some_and(|lists| lists.changing == 1);
+                self.open.store(open, Relaxed);
+            }
             self.busy.store(self.endless.load(Relaxed), Relaxed);
         }
         !self.busy.load(Relaxed)
@@ -193,6 +205,21 @@ mod suite {
         munmap(at, 1)?;
         assert_eq!(range.waited.load(Relaxed), 1);
         assert!(!range.is_valid());
+        Ok(())
+    }
+
+    #[test]
+    fn changes_wait_without_the_lock() -> Result {
+        let (mirror, _reg) = mirror()?;
+        let at = mmap(0, 1, RW)?;
+        let range = mirror.add(at, PAGE_SIZE, Access::ReadWrite, Counter::new())?;
+
+        mirror.validate()?;
+        range.busy.store(true, Relaxed);
+        range.shared.populate(mirror.shared.clone());
+        munmap(at, 1)?;
+        assert!(range.open.load(Relaxed));
+        assert_eq!(mirror.shared.lists.lock().changing, 0);
         Ok(())
     }
 
