@@ -14,7 +14,8 @@
 //! Unbind, in [`PlatformDriver::unbind`](platform::Driver::unbind): the job queue starts nothing
 //! any more; the GPU is halted, after which it cannot write to memory; all jobs are failed. Then the
 //! driver data goes, in the order of its fields: DRM registration (waits for all that hold a guard),
-//! workers, interrupts, hardware (cores off, reset line, clocks, regulators, domains). Last come the
+//! workers, interrupts, hardware (cores off, what is left of user memory, reset line, clocks,
+//! regulators, domains). Last come the
 //! device-managed resources: page tables and DMA mappings of buffers that are still open.
 //!
 //! So whoever is told by [`with_gpu`] that there is no GPU knows that it has stopped for good, unless
@@ -67,7 +68,8 @@ use kernel::{
         Mutex,
         SpinLock, //
     },
-    types::ScopeGuard, //
+    types::ScopeGuard,
+    workqueue::OwnedQueue, //
 };
 
 use crate::{
@@ -144,6 +146,8 @@ pub(crate) struct Hw<'a> {
     /// One reset at a time.
     #[pin]
     reset: Mutex<()>,
+    /// For what is left of [user memory](gem::userptr). Its items have run when this has gone.
+    pub(crate) leaving: OwnedQueue,
     pdev: &'a platform::Device<Bound>,
     io: IoMem<'a>,
     // Last: power goes after everything else.
@@ -526,6 +530,7 @@ fn power_up<'a>(pdev: &'a platform::Device<Core<'_>>, soc: Soc) -> Result<Gpu<'a
             halted: Atomic::new(false),
             stopped: Atomic::new(false),
             reset <- new_mutex!((), "drm_gpu::reset"),
+            leaving: OwnedQueue::unbound(c"drm_gpu_leaving")?,
             pdev,
             io,
             supply,

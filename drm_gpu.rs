@@ -47,8 +47,8 @@
 //! 11. the cycle counter (spinlock)
 //!
 //! The mutex of the user memory of an address space ([`gem::userptr`]) is taken inside of 1 to 3, and 6
-//! and 10 inside of it. Changes of the memory take it, in reclaim as well, and wait for jobs with it
-//! held: nothing is allocated under it, and no fence waits for it.
+//! and 10 inside of it. Changes of the memory take it, in reclaim as well: nothing is allocated under
+//! it, and no fence waits for it. They wait for jobs without it.
 //!
 //! 7 nests in 1 to 3 only; the MMU's interrupt thread takes its last two with nothing held, and
 //! nothing is allocated under these. All spinlocks are taken in process context only; the hard halves

@@ -179,7 +179,7 @@ impl Mapping {
     /// Does what [`gem::sync`](super::sync) is for with user memory. Sleeps.
     pub(super) fn sync(&self, offset: usize, len: usize, invalidate: bool) -> Result {
         match &self.inner.lock().memory {
-            Memory::User(memory) => memory.sync(offset, len, invalidate),
+            Memory::User(memory) => memory.range()?.sync(offset, len, invalidate),
             _ => Err(EINVAL),
         }
     }
@@ -287,7 +287,7 @@ impl PinnedDrop for Mapping {
                 }
             }
             Memory::Heap(heap) => heap.close(),
-            // It is unmapped, or leaked, by itself.
+            // It is unmapped, or leaked, by itself, and waits for nobody.
             Memory::User(memory) => drop(memory),
             Memory::Nothing => (),
         }

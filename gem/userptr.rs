@@ -15,14 +15,21 @@
 //! Without that, a client whose jobs wait for something that comes only after its end could not end:
 //! a process gives back its memory before its files.
 //!
+//! Whoever drops user memory must not wait for such a change: see [`leaving`].
+//!
 //! # Locks
 //!
 //! The mirror's lock, inside of the reservations. The callbacks run under it, maybe in reclaim: they
-//! take the lock of the address-space slots inside, and no other.
+//! take the lock of the address-space slots inside, and no other. They wait for jobs without it.
+
+mod leaving;
 
 use core::{
     iter,
-    ops::Range, //
+    ops::{
+        Deref,
+        Range, //
+    }, //
 };
 
 use kernel::{
@@ -57,7 +64,8 @@ use kernel::{
 use crate::{
     device::{
         with_gpu,
-        Device, //
+        Device,
+        Gpu, //
     },
     mmu::{
         Prot,
@@ -70,11 +78,32 @@ use crate::{
 /// How long a change of the memory waits for jobs.
 const PATIENCE_MS: u32 = 10_000;
 
-/// The user memory of an address space.
-pub(crate) type Mirror = mirror::Mirror<Region>;
+use leaving::Leaving;
+pub(super) use leaving::Memory;
 
-/// The user memory of a BO.
-pub(super) type Memory = mirror::Range<Region>;
+/// The user memory of an address space.
+pub(crate) struct Mirror {
+    mirror: mirror::Mirror<Region>,
+    leaving: Arc<Leaving>,
+}
+
+impl Mirror {
+    /// Without any memory. Sleeps.
+    pub(crate) fn new(gpu: &Gpu<'_>) -> Result<Self> {
+        Ok(Self {
+            mirror: mirror::Mirror::new(gpu.dev())?,
+            leaving: Leaving::new()?,
+        })
+    }
+}
+
+impl Deref for Mirror {
+    type Target = mirror::Mirror<Region>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.mirror
+    }
+}
 
 /// Where user memory is in the GPU's address space.
 pub(crate) struct Region {
@@ -186,7 +215,7 @@ pub(super) fn prepare(
     })
     .ok_or(ENODEV)??;
 
-    let memory = mirror.add(
+    let range = mirror.add(
         address,
         size,
         match writable {
@@ -202,8 +231,9 @@ pub(super) fn prepare(
             resident: resident.clone(),
         },
     )?;
+    let memory = Memory::new(range, &mirror.leaving)?;
     // What cannot be is known at once.
-    memory.validate()?;
+    memory.range()?.validate()?;
     Ok(Prepared {
         memory,
         node,

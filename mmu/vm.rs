@@ -392,7 +392,7 @@ impl Vm {
                 return Ok(mirror);
             }
             // Another task may be faster.
-            self.user_memory.populate(userptr::Mirror::new(gpu.dev())?);
+            self.user_memory.populate(userptr::Mirror::new(gpu)?);
         }
     }
 
