@@ -65,6 +65,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         stress::TESTS,
         userptr::TESTS,
         userptr::change::TESTS,
+        userptr::leaving::TESTS,
         userptr::rare::TESTS,
         crowd::TESTS,
     ]

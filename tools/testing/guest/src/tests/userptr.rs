@@ -41,6 +41,7 @@ use super::PATTERN;
 use super::PATTERN64;
 
 pub(super) mod change;
+pub(super) mod leaving;
 pub(super) mod rare;
 
 const USERPTR: &[Need] = &[Need::Userptr];
