@@ -122,10 +122,10 @@ mod tests;
 pub trait Device: Send + Sync + 'static {
     /// Returns whether the device is done with all work that may use the range.
     ///
-    /// Waits for that if `may_block`; then the lock is not held, but no work is published. The device loses the range after that in any case; if the result
-    /// is `false`, it loses all ranges of the [`Mirror`], so that the work is waited for only once. If
-    /// not `may_block` it must not sleep; if the result is `false`, the change of the memory is put
-    /// off.
+    /// Waits for that if `may_block`; then the lock is not held, but no work is published. The device
+    /// loses the range after that in any case; if the result is `false`, it loses all ranges of the
+    /// [`Mirror`], so that the work is waited for only once. If not `may_block` it must not sleep; if the
+    /// result is `false`, the change of the memory is put off.
     fn quiesce(&self, may_block: bool) -> bool;
 
     /// Shows the device the pages of the range, each with [`PAGE_SIZE`] bytes at the given address.
@@ -252,8 +252,9 @@ impl<T: Device> Mirror<T> {
 
     /// Makes all ranges valid: faults in what is not there, and shows it to the device.
     ///
-    /// Sleeps, takes `mmap_lock`, and waits for changes that wait for the device's work and for
-    /// whoever has to provide the memory, which may be user space. The range may be stale again when this returns: see [`Mirror::lock_valid()`].
+    /// Sleeps, takes `mmap_lock`, and waits for changes that wait for the device's work and for whoever
+    /// has to provide the memory, which may be user space. The range may be stale again when this
+    /// returns: see [`Mirror::lock_valid()`].
     ///
     /// # Errors
     ///
