@@ -185,7 +185,7 @@ fn idle(gpu: &Gpu) -> Outcome {
     batch.check()?;
     let grown = memory::resident(&device)? - before;
     check!(grown >= 40 * MIB, "{grown} bytes for a heavy frame");
-    let available = memory::meminfo("MemAvailable")?;
+    let available = memory::available()?;
 
     let small = memory::wait_for(
         PATIENCE,
@@ -196,7 +196,7 @@ fn idle(gpu: &Gpu) -> Outcome {
         "{} of {grown} bytes stay",
         memory::resident(&device)? - before
     );
-    let gained = memory::meminfo("MemAvailable")?.saturating_sub(available);
+    let gained = memory::available()?.saturating_sub(available);
     check!(gained >= grown / 2, "{gained} bytes more are available");
     Ok(())
 }
@@ -336,16 +336,16 @@ fn closed(gpu: &Gpu) -> Outcome {
         batch.check()
     };
     round()?;
-    let before = memory::meminfo("MemAvailable")?;
+    let before = memory::available()?;
     for _ in 0..ROUNDS {
         round()?;
     }
     let enough = before.saturating_sub(2 * 40 * MIB);
-    let back = memory::wait_for(PATIENCE, || Ok(memory::meminfo("MemAvailable")? >= enough))?;
+    let back = memory::wait_for(PATIENCE, || Ok(memory::available()? >= enough))?;
     check!(
         back,
         "{} bytes are available, were {before}",
-        memory::meminfo("MemAvailable")?
+        memory::available()?
     );
     Ok(())
 }
@@ -354,7 +354,7 @@ fn closed(gpu: &Gpu) -> Outcome {
 fn exhausted(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     let heap = heap(&device, 128 * MIB)?;
-    let before = memory::meminfo("MemAvailable")?;
+    let before = memory::available()?;
     // Prepared before, as it needs memory itself.
     let batches = [
         Batch::new(&device, &heap, heap.size(), HEAVY)?,
@@ -376,10 +376,12 @@ fn exhausted(gpu: &Gpu) -> Outcome {
     done[2].wait(PATIENCE)?;
     last.check()?;
     drop((batches, heap, device));
-    let back = memory::wait_for(PATIENCE, || {
-        Ok(memory::meminfo("MemAvailable")? + 16 * MIB >= before)
-    })?;
-    check!(back, "memory does not come back");
+    let back = memory::wait_for(PATIENCE, || Ok(memory::available()? + 16 * MIB >= before))?;
+    check!(
+        back,
+        "{} bytes are available, were {before}",
+        memory::available()?
+    );
     Ok(())
 }
 
