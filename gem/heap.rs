@@ -13,9 +13,9 @@
 //! heap is given *credit*, chunks that wait for their place ([`Use::prepare`]). A fault takes one of
 //! these; if there is none, one of the device's reserve; then what the page allocator has at once. If
 //! it has nothing, the job stays stalled, which is harmless, and a worker asks again and again for
-//! what kswapd frees. If it gets nothing within the deadline, it has the access made again, and if there still is no
-//! memory then, that fault is one like any other. So no job is ended but one that waits at that very
-//! moment.
+//! what kswapd frees. Who has waited for the longest time gets it first. If there is nothing within
+//! the deadline, the access is made again, and if there still is no memory then, that fault is one
+//! like any other. So no job is ended but one that waits at that very moment.
 //!
 //! # Give-back
 //!
@@ -29,7 +29,7 @@
 //! A [`Heap`] belongs to one file, as it can be neither exported nor mapped twice; it has its
 //! addresses as long as a [`Mapping`](super::mapping::Mapping) does, and the VA tree leads faults to
 //! it. [`set`] has all heaps of the device, [`uses`] those of a file and of a job, [`stall`] the jobs
-//! that wait, and [`policy`] the rules and numbers.
+//! that wait, and [`policy`] and [`wait`] the rules and numbers.
 //!
 //! Locks, in order: [`Heap::inner`], the reserve, those of the page table. Under them nobody waits for
 //! memory, as the interrupt thread takes them.
@@ -40,6 +40,7 @@ mod set;
 mod show;
 mod stall;
 mod uses;
+mod wait;
 
 use core::{
     mem,
@@ -63,7 +64,6 @@ use kernel::{
         Arc,
         Mutex, //
     },
-    time::Instant,
     workqueue::{
         self,
         impl_has_delayed_work,
@@ -93,7 +93,10 @@ use policy::{
     Life,
     Probe, //
 };
-use stall::Stall;
+use wait::{
+    Wait,
+    Waits, //
+};
 
 pub(crate) use set::HeapSet;
 pub(crate) use uses::{
@@ -106,6 +109,9 @@ pub(crate) const CHUNK: usize = Chunk::SIZE;
 
 /// Pages of a chunk.
 const CHUNK_PAGES: usize = CHUNK / kernel::page::PAGE_SIZE;
+
+/// See [`Heap::stalled`].
+const NOT_STALLED: u64 = u64::MAX;
 
 /// What a fault has led to.
 pub(crate) enum Growth {
@@ -147,9 +153,7 @@ struct Inner {
     probe: Probe,
     /// Since when the content is dead, if it is: milliseconds of the set's clock.
     dead_since: u64,
-    stall: Option<Stall>,
-    /// The chunk that no memory was found for. The next fault on it does not wait.
-    given_up: Option<usize>,
+    waits: Waits,
     /// Pages that were reported to the set.
     counted: usize,
 }
@@ -173,8 +177,9 @@ pub(crate) struct Heap {
     len: usize,
     /// Bytes of memory, credit included, for statistics.
     resident: Atomic<usize>,
-    /// Whether there is a stall, for looks without the lock.
-    stalled: Atomic<bool>,
+    /// Since when a job waits for memory, for looks without the lock: milliseconds of the set's clock,
+    /// or [`NOT_STALLED`].
+    stalled: Atomic<u64>,
     #[pin]
     inner: Mutex<Inner>,
     #[pin]
@@ -220,8 +225,7 @@ impl Heap {
             life: Life::default(),
             probe: Probe::new(drm.heaps.now()),
             dead_since: 0,
-            stall: None,
-            given_up: None,
+            waits: Waits::default(),
             counted: 0,
         };
 
@@ -230,7 +234,7 @@ impl Heap {
                 drm: drm.into(),
                 len,
                 resident: Atomic::new(0),
-                stalled: Atomic::new(false),
+                stalled: Atomic::new(NOT_STALLED),
                 inner <- new_mutex!(inner, "drm_gpu::heap"),
                 deadline <- new_delayed_work!("drm_gpu::heap::deadline"),
             }),
@@ -247,8 +251,16 @@ impl Heap {
         &self.drm
     }
 
-    fn is_stalled(&self) -> bool {
-        self.stalled.load(Relaxed)
+    /// Since when a job waits for memory, if one does, in milliseconds of the set's clock.
+    fn stalled_since(&self) -> Option<u64> {
+        Some(self.stalled.load(Relaxed)).filter(|&since| since != NOT_STALLED)
+    }
+
+    /// Tells those who look without the lock whether a job waits.
+    fn note_wait(&self, inner: &Inner) {
+        let since = inner.waits.now().map_or(NOT_STALLED, |wait| wait.since);
+
+        self.stalled.store(since, Relaxed);
     }
 
     /// Pages for tables that the heap can need before the first chunk that is not one block: those
@@ -309,16 +321,16 @@ impl Heap {
             self.drm.heaps.remove(Some(gpu), self);
 
             let mut inner = self.inner.lock();
-            let gone = inner.stall.take();
-            self.stalled.store(false, Relaxed);
+            let gone = inner.waits.end();
+            self.note_wait(&inner);
             self.release(gpu, &mut inner, &place, 0, usize::MAX);
             inner.place = None;
             self.recount(&mut inner);
             drop(inner);
 
             // Nobody looks after it any more: the access is to fail.
-            if let Some(stall) = gone {
-                place.space.retry(gpu, stall.va);
+            if let Some(va) = gone {
+                place.space.retry(gpu, va);
             }
         })
         .unwrap_or_else(|| {
@@ -439,7 +451,15 @@ impl Heap {
             Err(_) => (),
         }
 
-        if inner.given_up.take() == Some(index) {
+        let wait = Wait {
+            va,
+            index,
+            left: place.space.left(),
+            since: heaps.now(),
+        };
+        let since = inner.waits.begin(wait);
+        self.note_wait(&inner);
+        let Some(since) = since else {
             if gpu.log.allows() {
                 dev_notice!(
                     gpu.dev(),
@@ -450,16 +470,9 @@ impl Heap {
                 );
             }
             return Err(ENOMEM);
-        }
-
-        // One that is tried again began when it was first seen. Another one's job has been ended.
-        let since = match &inner.stall {
-            Some(stall) if inner.chunk_of(self.len, stall.va) == Some(index) => stall.since,
-            _ => Instant::now(),
         };
-        inner.stall = Some(Stall { va, since });
-        self.stalled.store(true, Relaxed);
-        self.queue_deadline(heaps.stall_ms());
+
+        self.queue_deadline(since);
         heaps.queue_refill();
         Ok(Growth::Stalled)
     }
@@ -505,9 +518,8 @@ impl Heap {
         }
         inner.state = state;
         inner.high.see(inner.chunks.filled());
-        inner.stall = None;
-        inner.given_up = None;
-        self.stalled.store(false, Relaxed);
+        inner.waits.served(index);
+        self.note_wait(inner);
         Ok(())
     }
 }

@@ -97,6 +97,8 @@ pub(crate) struct Space {
     /// How the hardware is to read the table.
     pub(super) config: mmu::Config,
     table: PageTable,
+    /// Jobs that have left the hardware; wraps.
+    left: Atomic<u32>,
     #[pin]
     tree: SpinLock<Mm<Entry, va::Rules>>,
 }
@@ -105,6 +107,12 @@ impl Space {
     /// Number of the address space, for logs.
     pub(crate) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// How many jobs of the space have left the hardware so far, for whatever reason; wraps. As long as it
+    /// does not change, a job that has stalled is still there.
+    pub(crate) fn left(&self) -> u32 {
+        self.left.load(Relaxed)
     }
 
     /// The heap that `va` lies in, and where its range starts. O(log n).
@@ -355,6 +363,7 @@ impl Vm {
                 drm: drm.into(),
                 config,
                 table,
+                left: Atomic::new(0),
                 tree <- new_spinlock!(tree, "drm_gpu::va"),
             }? Error),
             GFP_KERNEL,
@@ -489,6 +498,7 @@ impl Vm {
 
     /// The job has left the hardware. Does not sleep, touches no register.
     pub(crate) fn as_put(&self) {
+        self.space.left.add(1, Relaxed);
         self.drm.slots.put(&self.space);
     }
 }

@@ -53,6 +53,7 @@ use super::{
     at_once,
     policy,
     stall::Given,
+    wait,
     Heap, //
 };
 use crate::device::{
@@ -266,33 +267,25 @@ impl HeapSet {
         workqueue::cancel_delayed_sync::<_, TRIM>(self.as_arc_borrow());
     }
 
-    /// A heap with a property, or else any.
-    fn find(&self, is: impl Fn(&Heap) -> bool) -> (Option<Arc<Heap>>, Option<Arc<Heap>>) {
+    /// The heap whose job has waited for memory for the longest time, and any heap.
+    fn find(&self) -> (Option<Arc<Heap>>, Option<Arc<Heap>>) {
         let list = self.list.lock();
+        let waiting = list.iter().map(|heap| (heap, heap.stalled_since()));
 
-        (
-            list.iter().find(|heap| is(heap)).cloned(),
-            list.first().cloned(),
-        )
+        (wait::first(waiting).cloned(), list.first().cloned())
     }
 
-    /// Gets memory for a heap until its job does not wait for it any more. Sleeps.
+    /// Gets memory for a heap, once. Sleeps.
     ///
     /// The fence of the job waits for this, and reclaim may wait for the fence. So this one never
     /// reclaims memory itself: it wakes kswapd, and asks again.
     fn serve(&self, gpu: &Gpu<'_>, heap: &Arc<Heap>) {
         let _signalling = Signalling::begin();
 
-        // Unbind ends the job, and waits for us.
-        while heap.is_stalled() && !gpu.halted() {
-            match Chunk::new(gpu.dev(), at_once()) {
-                Ok(chunk) => {
-                    if let Given::Spare(chunk) = heap.give(gpu, chunk) {
-                        self.put(gpu, chunk);
-                    }
-                }
-                Err(_) => fsleep(Delta::from_millis(RETRY_MS)),
-            }
+        match Chunk::new(gpu.dev(), at_once()).map(|chunk| heap.give(gpu, chunk)) {
+            Ok(Given::Taken) => (),
+            Ok(Given::Spare(chunk)) => self.put(gpu, chunk),
+            Ok(Given::NotEnough) | Err(_) => fsleep(Delta::from_millis(RETRY_MS)),
         }
     }
 
@@ -305,7 +298,7 @@ impl HeapSet {
                 // The next job asks again.
                 Err(_) => return true,
             }
-            match self.find(Heap::is_stalled) {
+            match self.find() {
                 (Some(_), _) => return false,
                 // The last heap went meanwhile.
                 (None, None) => self.drain(gpu),
@@ -329,7 +322,7 @@ impl WorkItem<REFILL> for HeapSet {
         loop {
             let (stalled, any) = {
                 let _signalling = Signalling::begin();
-                this.find(Heap::is_stalled)
+                this.find()
             };
             let Some(heap) = stalled.as_ref().or(any.as_ref()) else {
                 return;
@@ -353,7 +346,7 @@ impl WorkItem<TRIM> for HeapSet {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
-        let Some(first) = this.find(|_| false).1 else {
+        let Some(first) = this.find().1 else {
             return;
         };
         // The heaps of the list have one device.

@@ -34,7 +34,7 @@ impl Heap {
             inner.chunks.filled(),
             inner.credit.filled(),
             inner.high.mark(),
-            match &inner.stall {
+            match inner.waits.now() {
                 Some(_) => "stalled",
                 None if inner.life.is_live() => "live",
                 None => "dead",

@@ -8,15 +8,8 @@ use kernel::{
     dma_buf::fence::Signalling,
     drm::gem::uma::Chunk,
     prelude::*,
-    sync::{
-        atomic::Relaxed,
-        Arc, //
-    },
-    time::{
-        msecs_to_jiffies,
-        Instant,
-        Monotonic, //
-    },
+    sync::Arc,
+    time::msecs_to_jiffies,
     workqueue::{
         self,
         KeepsQueue,
@@ -25,17 +18,14 @@ use kernel::{
     }, //
 };
 
-use super::Heap;
+use super::{
+    wait::Expired,
+    Heap, //
+};
 use crate::device::{
     with_gpu,
     Gpu, //
 };
-
-/// A fault that waits for memory.
-pub(super) struct Stall {
-    pub(super) va: u64,
-    pub(super) since: Instant<Monotonic>,
-}
 
 /// What became of a chunk that was got for a stalled job.
 pub(super) enum Given<'a> {
@@ -43,47 +33,50 @@ pub(super) enum Given<'a> {
     Taken,
     /// Nobody waits for it any more.
     Spare(Chunk<'a>),
+    /// It is credit now: there was no memory to map it.
+    NotEnough,
 }
 
 impl Heap {
     /// Takes a chunk for the job that waits, if it still does. Waits for no memory.
     pub(super) fn give<'a>(&self, gpu: &Gpu<'_>, chunk: Chunk<'a>) -> Given<'a> {
         let mut inner = self.inner.lock();
-        let Some(stall) = &inner.stall else {
+        let (Some(wait), Some(place)) = (inner.waits.now().copied(), inner.place.clone()) else {
             return Given::Spare(chunk);
         };
-        let va = stall.va;
 
-        let (Some(index), Some(place)) = (inner.chunk_of(self.len, va), inner.place.clone()) else {
-            return Given::Spare(chunk);
-        };
-        if inner.chunks.get(gpu.dev(), index).is_some() {
+        if inner.chunks.get(gpu.dev(), wait.index).is_some() {
             // What was mapped before us has let the access go on.
-            inner.stall = None;
-            self.stalled.store(false, Relaxed);
+            inner.waits.served(wait.index);
+            self.note_wait(&inner);
             return Given::Spare(chunk);
         }
-        let result = self.insert(gpu, &mut inner, &place, index, chunk);
+        let result = self.insert(gpu, &mut inner, &place, wait.index, chunk);
 
         self.recount(&mut inner);
         match result {
-            // If it fails, the next chunk tries again, until the deadline.
-            Ok(()) | Err(ENOMEM) => (),
+            Ok(()) => Given::Taken,
+            // The next chunk tries again, until the deadline.
+            Err(ENOMEM) => Given::NotEnough,
             // More memory is no help: the access is to fail like any other.
             Err(_) => {
-                inner.stall = None;
-                self.stalled.store(false, Relaxed);
+                inner.waits.end();
+                self.note_wait(&inner);
                 drop(inner);
-                place.space.retry(gpu, va);
+                place.space.retry(gpu, wait.va);
+                Given::Taken
             }
         }
-        Given::Taken
     }
 
-    /// Starts the time that a job waits for memory. Any context.
-    pub(super) fn queue_deadline(self: &Arc<Self>, ms: u32) {
+    /// Sets the deadline of a job that waits for memory since then, by the set's clock. Any context.
+    pub(super) fn queue_deadline(self: &Arc<Self>, since: u64) {
+        let heaps = &self.drm.heaps;
+        let end = since.saturating_add(heaps.stall_ms().into());
+        let left = u32::try_from(end.saturating_sub(heaps.now())).unwrap_or(u32::MAX);
+
         workqueue::cancel_delayed::<_, 0>(self.as_arc_borrow());
-        let _ = OwnedQueue::enqueue_delayed::<_, 0>(self.clone(), msecs_to_jiffies(ms));
+        let _ = OwnedQueue::enqueue_delayed::<_, 0>(self.clone(), msecs_to_jiffies(left));
     }
 }
 
@@ -99,24 +92,22 @@ impl WorkItem for Heap {
     /// The deadline of a stall.
     fn run(this: Arc<Self>) {
         let _signalling = Signalling::begin();
-        let limit = i64::from(this.drm.heaps.stall_ms());
+        let heaps = &this.drm.heaps;
         let (va, place) = {
             let mut inner = this.inner.lock();
-            let Some(stall) = &inner.stall else {
-                return;
-            };
-            let va = stall.va;
-            let left = limit - stall.since.elapsed().as_millis();
 
-            if left > 0 {
-                // It was for an earlier one.
-                this.queue_deadline(u32::try_from(left).unwrap_or(1));
-                return;
+            match inner.waits.expire(heaps.now(), heaps.stall_ms().into()) {
+                Expired::Nobody => return,
+                Expired::NotYet(since) => {
+                    // It was for an earlier one.
+                    this.queue_deadline(since);
+                    return;
+                }
+                Expired::GivenUp(va) => {
+                    this.note_wait(&inner);
+                    (va, inner.place.clone())
+                }
             }
-            inner.given_up = inner.chunk_of(this.len, va);
-            inner.stall = None;
-            this.stalled.store(false, Relaxed);
-            (va, inner.place.clone())
         };
 
         if let Some(place) = place {
