@@ -7,6 +7,9 @@
 //!
 //! The workers have the device from the heaps in the list, so they do nothing when there are none.
 //! [`HeapSet::settle`] ends them.
+//!
+//! Refill and the deadlines of the heaps are on one queue, which may come down to one thread when memory
+//! is short. So neither waits there: refill does one step at a time, and a pause is a delay of the next.
 
 use core::mem;
 
@@ -30,21 +33,17 @@ use kernel::{
         Mutex, //
     },
     time::{
-        delay::fsleep,
         msecs_to_jiffies,
-        Delta,
         Instant,
         Monotonic, //
     },
     workqueue::{
         self,
         impl_has_delayed_work,
-        impl_has_work,
         new_delayed_work,
-        new_work,
         DelayedWork,
+        KeepsQueue,
         OwnedQueue,
-        Work,
         WorkItem, //
     }, //
 };
@@ -67,7 +66,17 @@ const REFILL: u64 = 1;
 const TRIM: u64 = 2;
 
 /// Pause after the page allocator had nothing.
-const RETRY_MS: i64 = 10;
+const RETRY_MS: u32 = 10;
+
+/// What refill does next.
+enum Next {
+    /// The next step.
+    Step,
+    /// The same again, after a pause.
+    Pause,
+    /// Nothing, until it is asked to.
+    Rest,
+}
 
 /// The heaps of a device.
 #[pin_data]
@@ -92,17 +101,20 @@ pub(crate) struct HeapSet {
     /// with one of its items.
     pub(super) queue: OwnedQueue,
     #[pin]
-    refill: Work<HeapSet, REFILL>,
+    refill: DelayedWork<HeapSet, REFILL>,
     #[pin]
     trim: DelayedWork<HeapSet, TRIM>,
 }
 
-impl_has_work! {
-    impl HasWork<Self, 1> for HeapSet { self.refill }
+impl_has_delayed_work! {
+    impl HasDelayedWork<Self, 1> for HeapSet { self.refill }
+    impl HasDelayedWork<Self, 2> for HeapSet { self.trim }
 }
 
-impl_has_delayed_work! {
-    impl HasDelayedWork<Self, 2> for HeapSet { self.trim }
+impl KeepsQueue for HeapSet {
+    fn queue(&self) -> &OwnedQueue {
+        &self.queue
+    }
 }
 
 impl HeapSet {
@@ -121,7 +133,7 @@ impl HeapSet {
                 epoch: Instant::now(),
                 settled: Atomic::new(false),
                 queue,
-                refill <- new_work!("drm_gpu::heap::refill"),
+                refill <- new_delayed_work!("drm_gpu::heap::refill"),
                 trim <- new_delayed_work!("drm_gpu::heap::trim"),
             }),
             GFP_KERNEL,
@@ -244,9 +256,13 @@ impl HeapSet {
 
     /// Has memory found for stalled jobs, then for the reserve. Any context.
     pub(super) fn queue_refill(self: &Arc<Self>) {
+        self.queue_refill_in(0);
+    }
+
+    fn queue_refill_in(self: &Arc<Self>, ms: u32) {
         if !self.settled.load(Acquire) {
-            // If it is queued already, it has yet to look.
-            let _ = self.queue.enqueue::<Arc<Self>, REFILL>(self.clone());
+            // If it is queued already, it has yet to look, after a pause at the latest.
+            let _ = OwnedQueue::enqueue_delayed::<_, REFILL>(self.clone(), msecs_to_jiffies(ms));
         }
     }
 
@@ -263,7 +279,7 @@ impl HeapSet {
     /// Ends the workers. To be called when there are no ioctls, interrupts and jobs any more. Sleeps.
     pub(crate) fn settle(self: &Arc<Self>) {
         self.settled.store(true, Release);
-        workqueue::cancel_sync::<_, REFILL>(self.as_arc_borrow());
+        workqueue::cancel_delayed_sync::<_, REFILL>(self.as_arc_borrow());
         workqueue::cancel_delayed_sync::<_, TRIM>(self.as_arc_borrow());
     }
 
@@ -275,38 +291,50 @@ impl HeapSet {
         (wait::first(waiting).cloned(), list.first().cloned())
     }
 
-    /// Gets memory for a heap, once. Sleeps.
+    /// Gets a chunk for a heap whose job waits for it.
     ///
     /// The fence of the job waits for this, and reclaim may wait for the fence. So this one never
-    /// reclaims memory itself: it wakes kswapd, and asks again.
-    fn serve(&self, gpu: &Gpu<'_>, heap: &Arc<Heap>) {
-        let _signalling = Signalling::begin();
-
-        match Chunk::new(gpu.dev(), at_once()).map(|chunk| heap.give(gpu, chunk)) {
-            Ok(Given::Taken) => (),
-            Ok(Given::Spare(chunk)) => self.put(gpu, chunk),
-            Ok(Given::NotEnough) | Err(_) => fsleep(Delta::from_millis(RETRY_MS)),
+    /// reclaims memory itself.
+    fn serve(&self, gpu: &Gpu<'_>, heap: &Heap) -> Next {
+        // Unbind ends the job.
+        if gpu.halted() {
+            return Next::Rest;
         }
+        let chunk = self
+            .take(gpu)
+            .or_else(|| Chunk::new(gpu.dev(), at_once()).ok());
+        let Some(chunk) = chunk else {
+            return Next::Pause;
+        };
+
+        match heap.give(gpu, chunk) {
+            Given::Taken => (),
+            Given::Spare(chunk) => self.put(gpu, chunk),
+            Given::NotEnough => return Next::Pause,
+        }
+        Next::Step
     }
 
-    /// Fills the reserve, with what there is. False if a job has begun to wait meanwhile, which must
-    /// not wait for reclaim here either.
-    fn fill_reserve(&self, gpu: &Gpu<'_>) -> bool {
-        while self.in_reserve() < policy::RESERVE && !gpu.halted() {
-            match Chunk::new(gpu.dev(), at_once()) {
-                Ok(chunk) => self.put(gpu, chunk),
-                // The next job asks again.
-                Err(_) => return true,
-            }
-            match self.find() {
-                (Some(_), _) => return false,
-                // The last heap went meanwhile.
-                (None, None) => self.drain(gpu),
-                (None, Some(_)) => continue,
-            }
-            return true;
+    /// Gets a chunk for the reserve, if there is one at once.
+    fn fill_reserve(&self, gpu: &Gpu<'_>) -> Next {
+        if self.in_reserve() >= policy::RESERVE || gpu.halted() {
+            return Next::Rest;
         }
-        true
+        let Ok(chunk) = Chunk::new(gpu.dev(), at_once()) else {
+            // The next job asks again.
+            return Next::Rest;
+        };
+
+        self.keep(gpu, chunk);
+        Next::Step
+    }
+
+    /// Puts a chunk into the reserve, unless the last heap went meanwhile.
+    fn keep(&self, gpu: &Gpu<'_>, chunk: Chunk<'_>) {
+        self.put(gpu, chunk);
+        if self.find().1.is_none() {
+            self.drain(gpu);
+        }
     }
 
     /// Frees the reserve.
@@ -319,25 +347,26 @@ impl WorkItem<REFILL> for HeapSet {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
-        loop {
-            let (stalled, any) = {
-                let _signalling = Signalling::begin();
-                this.find()
-            };
-            let Some(heap) = stalled.as_ref().or(any.as_ref()) else {
-                return;
-            };
+        let (stalled, any) = {
+            let _signalling = Signalling::begin();
+            this.find()
+        };
+        let Some(heap) = stalled.as_ref().or(any.as_ref()) else {
+            return;
+        };
+        let next = with_gpu(heap.drm(), |gpu| {
+            let _signalling = Signalling::begin();
 
-            let done = with_gpu(heap.drm(), |gpu| match &stalled {
-                Some(heap) => {
-                    this.serve(gpu, heap);
-                    gpu.halted()
-                }
+            match &stalled {
+                Some(heap) => this.serve(gpu, heap),
                 None => this.fill_reserve(gpu),
-            });
-            if done != Some(false) {
-                return;
             }
+        });
+
+        match next {
+            Some(Next::Step) => this.queue_refill(),
+            Some(Next::Pause) => this.queue_refill_in(RETRY_MS),
+            Some(Next::Rest) | None => (),
         }
     }
 }
