@@ -207,7 +207,7 @@ impl File<Driver> for Shrink {
         reader.read_slice(text)?;
         let pages = core::str::from_utf8(text).map_err(|_| EINVAL)?.trim();
 
-        shrinker::shrink(dev, pages.parse().map_err(|_| EINVAL)?, GFP_KERNEL);
+        shrinker::shrink_as_asked(dev, pages.parse().map_err(|_| EINVAL)?, GFP_KERNEL);
         Ok(())
     }
 }

@@ -231,9 +231,17 @@ fn scan(drm: &Device, control: &Control) -> Option<Taken> {
 }
 
 /// Takes `pages` pages, as if memory management had asked for them. Returns how many it were.
+///
+/// Waits, for as long as the calls of memory management do, if the flags allow it.
 pub(crate) fn shrink(drm: &Device, pages: usize, flags: Flags) -> usize {
     let taken = as_reclaim(|| scan(drm, &Control::new(pages, flags)));
-    let taken = taken.map_or(0, |taken| taken.sum());
+
+    taken.map_or(0, |taken| taken.sum())
+}
+
+/// [`shrink`] for user space, which can ask for the result.
+pub(crate) fn shrink_as_asked(drm: &Device, pages: usize, flags: Flags) -> usize {
+    let taken = shrink(drm, pages, flags);
 
     drm.reclaimed.asked.store(taken, Relaxed);
     taken

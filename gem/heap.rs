@@ -13,9 +13,10 @@
 //! heap is given *credit*, chunks that wait for their place ([`Use::prepare`]). A fault takes one of
 //! these; if there is none, one of the device's reserve; then what the page allocator has at once. If
 //! it has nothing, the job stays stalled, which is harmless, and a worker asks again and again for
-//! what kswapd frees. Who has waited for the longest time gets it first. If there is nothing within
-//! the deadline, the access is made again, and if there still is no memory then, that fault is one
-//! like any other. So no job is ended but one that waits at that very moment.
+//! what others free: kswapd, and a second worker, which reclaims and which nobody waits for. Who has
+//! waited for the longest time gets it first. If there is nothing within the deadline, the access is
+//! made again, and if there still is no memory then, that fault is one like any other. So no job is
+//! ended but one that waits at that very moment.
 //!
 //! # Give-back
 //!
@@ -193,6 +194,12 @@ impl_has_delayed_work! {
 /// How memory is got where a fence depends on it: what there is, and kswapd is to see to more.
 fn at_once() -> Flags {
     GFP_NOWAIT | __GFP_NOWARN
+}
+
+/// How memory is got where no fence depends on it: the page allocator does what it can, but ends no
+/// process for it.
+fn patiently() -> Flags {
+    GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN
 }
 
 /// Removes a heap from a list. True if the list is empty now.
@@ -402,9 +409,7 @@ impl Heap {
                     break;
                 }
             }
-            // The page allocator does what it can, but ends no process for it.
-            let flags = GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
-            let Ok(chunk) = Chunk::new(gpu.dev(), flags) else {
+            let Ok(chunk) = Chunk::new(gpu.dev(), patiently()) else {
                 break;
             };
             let mut inner = self.inner.lock();

@@ -40,30 +40,40 @@ use kernel::{
     workqueue::{
         self,
         impl_has_delayed_work,
+        impl_has_work,
         new_delayed_work,
+        new_work,
         DelayedWork,
         KeepsQueue,
         OwnedQueue,
+        Work,
         WorkItem, //
     }, //
 };
 
 use super::{
     at_once,
+    patiently,
     policy,
     stall::Given,
     wait,
-    Heap, //
+    Heap,
+    CHUNK_PAGES, //
 };
-use crate::device::{
-    with_gpu,
-    Gpu, //
+use crate::{
+    device::{
+        with_gpu,
+        Gpu, //
+    },
+    shrinker, //
 };
 
 /// Gets memory for stalled jobs and for the reserve.
 const REFILL: u64 = 1;
 /// Gives back what idle heaps have.
 const TRIM: u64 = 2;
+/// Takes memory from others for stalled jobs.
+const RECLAIM: u64 = 3;
 
 /// Pause after the page allocator had nothing.
 const RETRY_MS: u32 = 10;
@@ -104,6 +114,12 @@ pub(crate) struct HeapSet {
     refill: DelayedWork<HeapSet, REFILL>,
     #[pin]
     trim: DelayedWork<HeapSet, TRIM>,
+    #[pin]
+    reclaim: Work<HeapSet, RECLAIM>,
+}
+
+impl_has_work! {
+    impl HasWork<Self, 3> for HeapSet { self.reclaim }
 }
 
 impl_has_delayed_work! {
@@ -135,6 +151,7 @@ impl HeapSet {
                 queue,
                 refill <- new_delayed_work!("drm_gpu::heap::refill"),
                 trim <- new_delayed_work!("drm_gpu::heap::trim"),
+                reclaim <- new_work!("drm_gpu::heap::reclaim"),
             }),
             GFP_KERNEL,
         )
@@ -266,6 +283,13 @@ impl HeapSet {
         }
     }
 
+    /// Has memory taken from others for stalled jobs, if there are any. Any context.
+    fn queue_reclaim(self: &Arc<Self>) {
+        if !self.settled.load(Acquire) {
+            let _ = workqueue::system_dfl().enqueue::<Arc<Self>, RECLAIM>(self.clone());
+        }
+    }
+
     /// Has idle heaps looked after before long. Any context.
     pub(super) fn queue_trim(self: &Arc<Self>) {
         if !self.settled.load(Acquire) {
@@ -281,6 +305,8 @@ impl HeapSet {
         self.settled.store(true, Release);
         workqueue::cancel_delayed_sync::<_, REFILL>(self.as_arc_borrow());
         workqueue::cancel_delayed_sync::<_, TRIM>(self.as_arc_borrow());
+        // Refill queues it.
+        workqueue::cancel_sync::<_, RECLAIM>(self.as_arc_borrow());
     }
 
     /// The heap whose job has waited for memory for the longest time, and any heap.
@@ -337,6 +363,21 @@ impl HeapSet {
         }
     }
 
+    /// Takes memory from others: first what clients of this device do not need, for which this waits for
+    /// nobody, then what reclaim finds. May wait for long, and find nothing.
+    fn reclaim_for(&self, gpu: &Gpu<'_>, heap: &Heap) {
+        if gpu.halted() {
+            return;
+        }
+        shrinker::shrink(heap.drm(), CHUNK_PAGES, at_once());
+        if heap.stalled_since().is_none() {
+            return;
+        }
+        if let Ok(chunk) = Chunk::new(gpu.dev(), patiently()) {
+            self.keep(gpu, chunk);
+        }
+    }
+
     /// Frees the reserve.
     fn drain(&self, gpu: &Gpu<'_>) {
         while self.take(gpu).is_some() {}
@@ -365,8 +406,22 @@ impl WorkItem<REFILL> for HeapSet {
 
         match next {
             Some(Next::Step) => this.queue_refill(),
-            Some(Next::Pause) => this.queue_refill_in(RETRY_MS),
+            Some(Next::Pause) => {
+                this.queue_reclaim();
+                this.queue_refill_in(RETRY_MS);
+            }
             Some(Next::Rest) | None => (),
+        }
+    }
+}
+
+impl WorkItem<RECLAIM> for HeapSet {
+    type Pointer = Arc<Self>;
+
+    /// No fence waits for this, as refill does not: it looks again from time to time.
+    fn run(this: Arc<Self>) {
+        if let Some(heap) = this.find().0 {
+            with_gpu(heap.drm(), |gpu| this.reclaim_for(gpu, &heap));
         }
     }
 }
