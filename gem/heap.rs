@@ -196,6 +196,12 @@ fn at_once() -> Flags {
     GFP_NOWAIT | __GFP_NOWARN
 }
 
+/// The same for a job that has stalled: it may use what the page allocator keeps for those who cannot
+/// wait, up to a half. Those who can wait leave nothing but that.
+fn urgently() -> Flags {
+    GFP_ATOMIC | __GFP_NOWARN
+}
+
 /// How memory is got where no fence depends on it: the page allocator does what it can, but ends no
 /// process for it.
 fn patiently() -> Flags {

@@ -56,6 +56,7 @@ use super::{
     patiently,
     policy,
     stall::Given,
+    urgently,
     wait,
     Heap,
     CHUNK_PAGES, //
@@ -328,7 +329,7 @@ impl HeapSet {
         }
         let chunk = self
             .take(gpu)
-            .or_else(|| Chunk::new(gpu.dev(), at_once()).ok());
+            .or_else(|| Chunk::new(gpu.dev(), urgently()).ok());
         let Some(chunk) = chunk else {
             return Next::Pause;
         };
