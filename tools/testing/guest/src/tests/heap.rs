@@ -8,6 +8,7 @@ use std::time::Duration;
 use model::control::Stat;
 use model::desc::BlockFormat;
 
+use crate::bo::Bo;
 use crate::board::Board;
 use crate::chain::Chain;
 use crate::chain::DONE;
@@ -15,13 +16,13 @@ use crate::chain::PATIENCE;
 use crate::check;
 use crate::check_eq;
 use crate::debugfs;
+use crate::device::Device;
 use crate::harness::Gpu;
 use crate::harness::Need;
 use crate::harness::Outcome;
 use crate::harness::Stop;
 use crate::harness::Test;
 use crate::memory;
-use crate::memory::Hog;
 use crate::pixels::Layout;
 use crate::pixels::FORMATS;
 
@@ -29,6 +30,8 @@ use super::render::clear_frame;
 use super::tiler::files;
 use super::tiler::heap;
 use super::tiler::Batch;
+
+pub(super) mod short;
 
 const KEEPS: &str = "the memory of a heap stays as long as the heap";
 
@@ -48,10 +51,6 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("heap-debugfs", &["B3", "D8"], debugfs).panfrost_fails("it has no such file"),
     Test::new("heap-grows-again", &["B3"], again),
     Test::new("heap-closed-frees-all", &["B2"], closed),
-    Test::new("heap-without-memory", &["B2"], exhausted),
-    Test::new("heap-fault-thread-without-memory", &["B2"], starved)
-        .panfrost_fails("its fault handler allocates, and has nothing to fall back to"),
-    Test::new("heap-nobody-gets-memory", &["B2"], all_starved),
 ];
 
 const MIB: usize = 1 << 20;
@@ -170,7 +169,7 @@ fn accounted(gpu: &Gpu) -> Outcome {
 }
 
 /// A batch that needs much of the heap.
-fn heavy(gpu: &Gpu) -> Result<(crate::device::Device, crate::bo::Bo, Batch), Stop> {
+fn heavy(gpu: &Gpu) -> Result<(Device, Bo, Batch), Stop> {
     let device = gpu.open()?;
     let heap = heap(&device, 128 * MIB)?;
     let batch = Batch::new(&device, &heap, heap.size(), HEAVY)?;
@@ -276,23 +275,26 @@ fn reclaimed(gpu: &Gpu) -> Outcome {
     batch.check()
 }
 
+/// What debugfs says of a heap, of which there is one with its address and size.
+fn line(gpu: &Gpu, heap: &Bo) -> Result<String, Stop> {
+    let wanted = [format!("{:#x}", heap.va()), heap.size().to_string()];
+    let mut found = None;
+    // A heap that gives memory back at this moment is shown as busy.
+    memory::wait_for(PATIENCE, || {
+        let text = fs::read_to_string(debugfs::file(gpu, "heap"))?;
+        found = text
+            .lines()
+            .find(|line| line.split_whitespace().skip(1).take(2).eq(&wanted))
+            .map(str::to_owned);
+        Ok(found.is_some())
+    })?;
+    found.ok_or_else(|| Stop::fail(format!("no heap at {wanted:?}")))
+}
+
 /// debugfs tells live heaps from dead ones, and what each has.
 fn debugfs(gpu: &Gpu) -> Outcome {
     let (device, heap, batch) = heavy(gpu)?;
-    // A heap that gives memory back at this moment is shown as busy.
-    let line = || -> Result<String, Stop> {
-        let start = format!("{:#x}", heap.va());
-        let mut found = None;
-        memory::wait_for(PATIENCE, || {
-            let text = fs::read_to_string(debugfs::file(gpu, "heap"))?;
-            found = text
-                .lines()
-                .find(|line| line.split_whitespace().nth(1) == Some(&start))
-                .map(str::to_owned);
-            Ok(found.is_some())
-        })?;
-        found.ok_or_else(|| Stop::fail(format!("no heap at {start}")))
-    };
+    let line = || line(gpu, &heap);
     let has =
         |line: &str, column| -> Option<usize> { line.split_whitespace().nth(column)?.parse().ok() };
     let (tiled, done) = (device.syncobj()?, device.syncobj()?);
@@ -347,123 +349,5 @@ fn closed(gpu: &Gpu) -> Outcome {
         "{} bytes are available, were {before}",
         memory::available()?
     );
-    Ok(())
-}
-
-/// With hardly any memory left a job ends, one way or the other, and with memory the next one works.
-fn exhausted(gpu: &Gpu) -> Outcome {
-    let device = gpu.open()?;
-    let heap = heap(&device, 128 * MIB)?;
-    let before = memory::available()?;
-    // Prepared before, as it needs memory itself.
-    let batches = [
-        Batch::new(&device, &heap, heap.size(), HEAVY)?,
-        Batch::new(&device, &heap, heap.size(), HEAVY)?,
-        Batch::new(&device, &heap, heap.size(), HEAVY)?,
-    ];
-    let done = [device.syncobj()?, device.syncobj()?, device.syncobj()?];
-    let [first, second, last] = &batches;
-
-    let hog = Hog::new(24 * MIB)?;
-    for (batch, done) in [first, second].into_iter().zip(&done) {
-        batch.submit(&heap, done)?;
-        done.wait(PATIENCE)?;
-    }
-    check!(hog.size() > 0, "there was no memory to take");
-    drop(hog);
-
-    last.submit(&heap, &done[2])?;
-    done[2].wait(PATIENCE)?;
-    last.check()?;
-    drop((batches, heap, device));
-    let back = memory::wait_for(PATIENCE, || Ok(memory::available()? + 16 * MIB >= before))?;
-    check!(
-        back,
-        "{} bytes are available, were {before}",
-        memory::available()?
-    );
-    Ok(())
-}
-
-/// While a value lives, no allocation of pages by some threads succeeds.
-struct Starve {
-    pids: Vec<u32>,
-}
-
-impl Starve {
-    const DIR: &'static str = "/sys/kernel/debug/fail_page_alloc";
-
-    /// The threads whose names contain one of these.
-    fn new(names: &[&str]) -> Result<Self, Stop> {
-        if fs::metadata(Self::DIR).is_err() {
-            return Err(Stop::Skip("no fault injection".into()));
-        }
-        let name = |pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        let pids: Vec<u32> = fs::read_dir("/proc")?
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(|&pid| names.iter().any(|part| name(pid).contains(part)))
-            .collect();
-        if pids.is_empty() {
-            return Err(Stop::fail(format!("no thread of {names:?}")));
-        }
-        for (file, value) in [
-            ("task-filter", "Y"),
-            ("ignore-gfp-wait", "N"),
-            ("min-order", "0"),
-            ("verbose", "0"),
-            ("interval", "1"),
-            ("times", "-1"),
-            ("probability", "100"),
-        ] {
-            fs::write(format!("{}/{file}", Self::DIR), value)?;
-        }
-        let this = Self { pids };
-        for pid in &this.pids {
-            // A worker may have ended meanwhile.
-            let _ = fs::write(format!("/proc/{pid}/make-it-fail"), "1");
-        }
-        Ok(this)
-    }
-}
-
-impl Drop for Starve {
-    fn drop(&mut self) {
-        for pid in &self.pids {
-            let _ = fs::write(format!("/proc/{pid}/make-it-fail"), "0");
-        }
-        let _ = fs::write(format!("{}/probability", Self::DIR), "0");
-    }
-}
-
-/// A part of the names of the threads of interrupts. Workers can have the driver's in theirs.
-const IRQ_THREADS: &[&str] = &["irq/"];
-
-/// When the threads of the interrupts get no memory at all, credit, reserve and the worker see to it
-/// that no job fails.
-fn starved(gpu: &Gpu) -> Outcome {
-    let starve = Starve::new(IRQ_THREADS)?;
-    for _ in 0..3 {
-        let (device, heap, batch) = heavy(gpu)?;
-        batch.run(&device, &heap)?;
-        batch.check()?;
-    }
-    drop(starve);
-    Ok(())
-}
-
-/// When the workers get none either, the job ends, as a rule in error, and takes nothing with it.
-fn all_starved(gpu: &Gpu) -> Outcome {
-    let mut all = IRQ_THREADS.to_vec();
-    all.push("kworker/");
-    for _ in 0..2 {
-        let (device, heap, batch) = heavy(gpu)?;
-        let next = Batch::new(&device, &heap, heap.size(), HEAVY)?;
-        let starve = Starve::new(&all)?;
-        batch.run(&device, &heap)?;
-        drop(starve);
-        next.run(&device, &heap)?;
-        next.check()?;
-    }
     Ok(())
 }

@@ -52,6 +52,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         render::TESTS,
         tiler::TESTS,
         heap::TESTS,
+        heap::short::TESTS,
         fences::TESTS,
         lifetime::TESTS,
         memory::TESTS,
