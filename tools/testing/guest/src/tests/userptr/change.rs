@@ -2,11 +2,14 @@
 
 //! What changes user memory under the GPU, and what the GPU has then.
 
+use std::fs;
 use std::ptr;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicI32;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 
 use crate::bo::Bo;
 use crate::chain::Chain;
@@ -55,6 +58,45 @@ pub(in super::super) const TESTS: &[Test] = &[
     Test::new("userptr-change-storm", &["E1", "E2"], storm).needs(USERPTR),
     Test::new("userptr-overlapping", &["E1", "E2"], overlapping).needs(USERPTR),
 ];
+
+/// Runs `f` while another thread changes memory, and the change waits for a job that uses it; then waits
+/// for the change. `f` gets to know whether it still waits.
+pub(super) fn while_changing(
+    change: impl FnOnce() -> Result<(), Errno> + Send,
+    f: impl FnOnce(&dyn Fn() -> bool) -> Outcome,
+) -> Outcome {
+    let thread = AtomicI32::new(0);
+    let gone = AtomicBool::new(false);
+
+    thread::scope(|scope| {
+        let changer = scope.spawn(|| {
+            // SAFETY: no arguments.
+            thread.store(unsafe { libc::gettid() }, Ordering::SeqCst);
+            let result = change();
+            gone.store(true, Ordering::SeqCst);
+            result
+        });
+        let waits = || !gone.load(Ordering::SeqCst);
+        let result = sleeps(&thread, &waits).and_then(|()| f(&waits));
+        changer.join().map_err(|_| "panic".to_string())??;
+        result
+    })
+}
+
+/// Returns when a thread sleeps in the kernel, such that nobody can interrupt it.
+fn sleeps(thread: &AtomicI32, waits: &dyn Fn() -> bool) -> Outcome {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        check!(waits(), "the memory went before its job");
+        check!(Instant::now() < end, "the change does not wait");
+        let thread = thread.load(Ordering::SeqCst);
+        let stat = fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
+        if stat.is_ok_and(|stat| stat.contains(") D ")) {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
 
 /// After a part has gone no job can be submitted; what comes to the same place is what the GPU gets.
 fn munmap(gpu: &Gpu) -> Outcome {
@@ -314,7 +356,33 @@ fn swap(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// Pages go to another node and back.
+/// Tells on which node each page is. Before that it moves all to `node`, if it is not -1.
+fn move_pages(memory: &Memory, node: i32) -> Result<Vec<i32>, Errno> {
+    let count = memory.len / PAGE;
+    let pages: Vec<usize> = (0..count).map(|n| memory.start + n * PAGE).collect();
+    let nodes = vec![node; count];
+    let mut status = vec![-1; count];
+    let to = match node {
+        -1 => ptr::null(),
+        _ => nodes.as_ptr(),
+    };
+    // SAFETY: arrays with an entry for each page.
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_move_pages,
+            0,
+            count,
+            pages.as_ptr(),
+            to,
+            status.as_mut_ptr(),
+            2, // MPOL_MF_MOVE
+        )
+    };
+    done(ret as i32).map(|()| status)
+}
+
+/// Pages go to another node and back, between jobs and while one is under way, and take along what the GPU
+/// has written.
 fn migrate(gpu: &Gpu) -> Outcome {
     if !std::path::Path::new("/sys/devices/system/node/node1").exists() {
         return Err(Stop::Skip("one NUMA node".into()));
@@ -324,28 +392,33 @@ fn migrate(gpu: &Gpu) -> Outcome {
     let bo = memory.bo(&device, 0)?;
     for node in [1, 0, 1] {
         zero_all(&device, &[&bo], &[bo.va()])?;
-        let pages: Vec<usize> = (0..16).map(|n| memory.start + n * PAGE).collect();
-        let nodes = [node; 16];
-        let mut status = [-1; 16];
-        // SAFETY: arrays with an entry for each page.
-        let ret = unsafe {
-            libc::syscall(
-                libc::SYS_move_pages,
-                0,
-                pages.len(),
-                pages.as_ptr(),
-                nodes.as_ptr(),
-                status.as_mut_ptr(),
-                2, // MPOL_MF_MOVE
-            )
-        };
-        check!(ret == 0, "{}", Errno::last());
-        check_eq!(status, nodes);
+        check_eq!(move_pages(&memory, node)?, [node; 16]);
         check_eq!(memory.get64(0), 0);
         memory.put64(0, PATTERN64);
         zero_all(&device, &[&bo], &[bo.va() + 15 * PAGE as u64])?;
         check_eq!(memory.get64(15 * PAGE), 0);
+        check_eq!(move_pages(&memory, -1)?, [node; 16]);
         memory.put64(15 * PAGE, PATTERN64);
+    }
+    bo.close()?;
+
+    for _ in 0..2 {
+        let job = Waiting::new(&device, 8, true)?;
+        let other = 1 - move_pages(&job.memory, -1)?[0];
+        let to_other = || move_pages(&job.memory, other).map(drop);
+        while_changing(to_other, |waits| {
+            thread::sleep(A_WHILE);
+            check!(waits(), "the pages moved under the job");
+            job.gate.open()?;
+            job.out.wait(PATIENCE)?;
+            Ok(())
+        })?;
+        check_eq!(job.chain.statuses(), [DONE]);
+        check_eq!(move_pages(&job.memory, -1)?, [other; 8]);
+        check_eq!(job.memory.get64(8), 0);
+        check_eq!(job.memory.get64(16), PATTERN64);
+        zero_all(&device, &[&job.bo], &[job.bo.va() + 16])?;
+        check_eq!(job.memory.get64(16), 0);
     }
     Ok(())
 }

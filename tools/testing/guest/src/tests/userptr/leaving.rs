@@ -10,9 +10,6 @@ use std::io::Read;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::process::Command;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicI32;
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -37,6 +34,7 @@ use crate::uapi;
 use super::super::target;
 use super::super::works;
 use super::super::PATTERN64;
+use super::change::while_changing;
 use super::null;
 use super::zero_all;
 use super::Memory;
@@ -55,40 +53,9 @@ const OF_A_JOB: &str = "goes with its job";
 /// What another client has.
 const OF_OTHERS: &str = "of another client";
 
-/// Runs `f` while memory changes, and the change waits for a job that uses it; then waits for the
-/// change. `f` gets to know whether it still waits.
-fn while_changing(memory: &Memory, f: impl FnOnce(&dyn Fn() -> bool) -> Outcome) -> Outcome {
-    let thread = AtomicI32::new(0);
-    let gone = AtomicBool::new(false);
-
-    thread::scope(|scope| {
-        let changer = scope.spawn(|| {
-            // SAFETY: no arguments.
-            thread.store(unsafe { libc::gettid() }, Ordering::SeqCst);
-            let result = memory.advise(libc::MADV_DONTNEED);
-            gone.store(true, Ordering::SeqCst);
-            result
-        });
-        let waits = || !gone.load(Ordering::SeqCst);
-        let result = sleeps(&thread, &waits).and_then(|()| f(&waits));
-        changer.join().map_err(|_| "panic".to_string())??;
-        result
-    })
-}
-
-/// Returns when a thread sleeps in the kernel, such that nobody can interrupt it.
-fn sleeps(thread: &AtomicI32, waits: &dyn Fn() -> bool) -> Outcome {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        check!(waits(), "the memory went before its job");
-        check!(Instant::now() < end, "the change does not wait");
-        let thread = thread.load(Ordering::SeqCst);
-        let stat = fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
-        if stat.is_ok_and(|stat| stat.contains(") D ")) {
-            return Ok(());
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
+/// A change of all of the memory.
+fn drop_pages(memory: &Memory) -> impl FnOnce() -> Result<(), Errno> + Send + use<'_> {
+    || memory.advise(libc::MADV_DONTNEED)
 }
 
 /// The client whose memory changes is not held up by what it closes, and neither is the worker that
@@ -141,7 +108,7 @@ fn changing_client(gpu: &Gpu, mut ready: &fs::File, mut go: &fs::File) -> Outcom
     ends.bo.close()?;
 
     let mut next = None;
-    while_changing(&stays.memory, |waits| {
+    while_changing(drop_pages(&stays.memory), |waits| {
         unused.close()?;
         check!(waits(), "closing a BO waits for the change");
         // Its addresses have another use at once.
@@ -180,7 +147,7 @@ fn unplug(gpu: &Gpu) -> Outcome {
     zero_all(&device, &[&kept], &[kept.va()])?;
     let stays = Waiting::new(&device, 0, true)?;
     let mut away = None;
-    while_changing(&stays.memory, |_| {
+    while_changing(drop_pages(&stays.memory), |_| {
         bo.close()?;
         away = Some(gpu.node.unbind()?);
         Ok(())
@@ -214,7 +181,7 @@ fn unload(gpu: &Gpu) -> Outcome {
         let other = Memory::anonymous(4 * PAGE)?;
         let others: Result<Vec<Bo>, Errno> = (0..16).map(|_| other.bo(&device, 0)).collect();
         let others = others?;
-        while_changing(&memory, |_| {
+        while_changing(drop_pages(&memory), |_| {
             for bo in others {
                 bo.close()?;
             }
