@@ -161,7 +161,7 @@ pub(crate) struct Jobs {
     retiring: Mutex<()>,
     /// No job is started any more. Checked under the queue's lock.
     parked: Atomic<bool>,
-    /// Jobs that were stopped because they ran for too long. It wraps.
+    /// How often a job was told to stop because it ran for too long. It wraps.
     overdue: Atomic<u32>,
     /// Interrupts for chains that a slot did not have. It wraps.
     spurious: Atomic<u32>,
@@ -251,7 +251,7 @@ impl Jobs {
         let resets = self.started().map_or(0, |started| started.workers.resets());
         let spurious = self.spurious.load(Relaxed);
 
-        writeln!(f, "jobs that ran for too long: {overdue}")?;
+        writeln!(f, "stops of jobs that ran for too long: {overdue}")?;
         writeln!(f, "resets: {resets}")?;
         writeln!(f, "spurious interrupts: {spurious}")
     }

@@ -232,7 +232,7 @@ impl Jobs {
         if stopped > 0 && gpu.log.allows() {
             dev_notice!(
                 gpu.dev(),
-                "{} job(s) stopped that ran for too long\n",
+                "{} stop(s) of jobs that ran for too long\n",
                 stopped
             );
         }
@@ -258,6 +258,8 @@ impl Jobs {
         hw::mask(gpu);
         self.stop_softly(started, gpu);
         self.note_progress(started, gpu);
+        // This one is for those, too, who have asked meanwhile.
+        started.workers.take_reset();
 
         let result = gpu.recover(drm);
         if let Err(error) = result {
