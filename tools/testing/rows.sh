@@ -167,11 +167,12 @@ igt_of() {
 	for f; do
 		if [ -e "$dir/share/$f/results.json" ]; then
 			ENTER_BIND=$dir enter python3 "$TOP/tools/testing/igt-results" "$dir/share/$f/results.json" \
-				"$TOP/tools/testing/lists/igt-late"
+				"$TOP/tools/testing/lists/igt-late" || row fail "IGT results" "$dir/share/$f"
 		else
 			row fail "IGT results" "$dir/share/$f.log"
 		fi
 	done >"$dir/igt"
+	[ -s "$dir/igt" ] || row fail "IGT results" "none in $dir"
 }
 
 # igt_lane LOGS DRIVER VM-ARGUMENT...: IGT; a subtest that is not listed as an
