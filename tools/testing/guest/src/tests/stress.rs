@@ -8,6 +8,7 @@
 
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
+use std::thread;
 use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
@@ -68,7 +69,7 @@ fn stress(gpu: &Gpu) -> Outcome {
     }
     // What is made once and kept is there before it is measured.
     clients(gpu, &board, &shared, seed, 4, 10)?;
-    let before = Held::now()?;
+    let before = Held::settled()?;
     clients(gpu, &board, &shared, seed + 1, CLIENTS, operations)?;
     board.order(Opcode::ClearAll, &[])?;
     let mut after = before;
@@ -97,6 +98,19 @@ impl Held {
             allocations: memory::allocations()?,
             slab: memory::meminfo("SUnreclaim")?,
         })
+    }
+
+    /// When what clients had before has gone.
+    fn settled() -> Result<Self, Stop> {
+        let mut held = Self::now()?;
+        loop {
+            thread::sleep(Duration::from_secs(1));
+            let now = Self::now()?;
+            if now.allocations >= held.allocations && now.slab >= held.slab {
+                return Ok(now);
+            }
+            held = now;
+        }
     }
 
     /// Caches of `kmalloc()` have some objects more or less at any time. If each client left two, they

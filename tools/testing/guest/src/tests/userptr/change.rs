@@ -25,6 +25,7 @@ use crate::harness::Stop;
 use crate::harness::Test;
 use crate::memory::resident;
 use crate::swap::Swap;
+use crate::sync::Gate;
 use crate::sys::Errno;
 use crate::uapi;
 
@@ -59,9 +60,10 @@ pub(in super::super) const TESTS: &[Test] = &[
     Test::new("userptr-overlapping", &["E1", "E2"], overlapping).needs(USERPTR),
 ];
 
-/// Runs `f` while another thread changes memory, and the change waits for a job that uses it; then waits
-/// for the change. `f` gets to know whether it still waits.
+/// Runs `f` while another thread changes memory, and the change waits for a job that uses it, which waits
+/// for the gate; then waits for the change. `f` gets to know whether it still waits.
 pub(super) fn while_changing(
+    gate: &Gate,
     change: impl FnOnce() -> Result<(), Errno> + Send,
     f: impl FnOnce(&dyn Fn() -> bool) -> Outcome,
 ) -> Outcome {
@@ -78,6 +80,10 @@ pub(super) fn while_changing(
         });
         let waits = || !gone.load(Ordering::SeqCst);
         let result = sleeps(&thread, &waits).and_then(|()| f(&waits));
+        if result.is_err() {
+            // Nothing could end the thread otherwise, not even a signal.
+            gate.open()?;
+        }
         changer.join().map_err(|_| "panic".to_string())??;
         result
     })
@@ -406,7 +412,7 @@ fn migrate(gpu: &Gpu) -> Outcome {
         let job = Waiting::new(&device, 8, true)?;
         let other = 1 - move_pages(&job.memory, -1)?[0];
         let to_other = || move_pages(&job.memory, other).map(drop);
-        while_changing(to_other, |waits| {
+        while_changing(&job.gate, to_other, |waits| {
             thread::sleep(A_WHILE);
             check!(waits(), "the pages moved under the job");
             job.gate.open()?;

@@ -108,7 +108,7 @@ fn changing_client(gpu: &Gpu, mut ready: &fs::File, mut go: &fs::File) -> Outcom
     ends.bo.close()?;
 
     let mut next = None;
-    while_changing(drop_pages(&stays.memory), |waits| {
+    while_changing(&stays.gate, drop_pages(&stays.memory), |waits| {
         unused.close()?;
         check!(waits(), "closing a BO waits for the change");
         // Its addresses have another use at once.
@@ -147,7 +147,7 @@ fn unplug(gpu: &Gpu) -> Outcome {
     zero_all(&device, &[&kept], &[kept.va()])?;
     let stays = Waiting::new(&device, 0, true)?;
     let mut away = None;
-    while_changing(drop_pages(&stays.memory), |_| {
+    while_changing(&stays.gate, drop_pages(&stays.memory), |_| {
         bo.close()?;
         away = Some(gpu.node.unbind()?);
         Ok(())
@@ -181,7 +181,7 @@ fn unload(gpu: &Gpu) -> Outcome {
         let other = Memory::anonymous(4 * PAGE)?;
         let others: Result<Vec<Bo>, Errno> = (0..16).map(|_| other.bo(&device, 0)).collect();
         let others = others?;
-        while_changing(drop_pages(&memory), |_| {
+        while_changing(&gate, drop_pages(&memory), |_| {
             for bo in others {
                 bo.close()?;
             }
