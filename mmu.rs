@@ -8,6 +8,7 @@
 //! - [`VaNode`] is a range of addresses, held by a mapping of a BO.
 //! - [`Slots`] are the address spaces of the hardware, of which there are fewer than files. A space
 //!   gets one when a job of it runs, and keeps it until another needs it.
+//! - [`Occupants`](occupants::Occupants) are the jobs of a space that are in the hardware.
 //! - [`fault`] is the thread of the MMU interrupt.
 //!
 //! # Locks
@@ -23,11 +24,13 @@
 //! leaked. A [`Vm`] gives its slot back before its page table can go.
 
 pub(crate) mod fault;
+mod occupants;
 mod page_table;
 pub(crate) mod slots;
 mod va;
 mod vm;
 
+pub(crate) use occupants::Seen;
 pub(crate) use page_table::Prot;
 pub(crate) use slots::Slots;
 pub(crate) use vm::{

@@ -465,7 +465,7 @@ impl Heap {
         let wait = Wait {
             va,
             index,
-            left: place.space.left(),
+            jobs: place.space.occupants().seen(),
             since: heaps.now(),
         };
         let since = inner.waits.begin(wait);

@@ -87,6 +87,14 @@ impl<'a, 'g> Engine<'a, 'g> {
             workers,
         }
     }
+
+    /// Gives back what a job has while it is in the hardware.
+    fn release(&self, running: &Running<'_, Client>) {
+        if running.job.counts_cycles {
+            counter::cycle_counter_put(self.gpu);
+        }
+        running.job.vm.as_put();
+    }
 }
 
 /// The hardware's name of a slot. The queue has no others, so there always is one.
@@ -140,8 +148,10 @@ impl job_queue::Engine<Client> for Engine<'_, '_> {
             flush_id: job.flush_id,
             flag: running.flag,
         };
+        job.vm.occupants().enter(slot);
         hw::submit(self.gpu, slot, &chain).map_err(|error| {
-            self.finish(running);
+            job.vm.occupants().take_back(slot);
+            self.release(running);
             if error != EBUSY {
                 return StartError::Failed(error);
             }
@@ -155,10 +165,13 @@ impl job_queue::Engine<Client> for Engine<'_, '_> {
     }
 
     fn finish(&self, running: &Running<'_, Client>) {
-        if running.job.counts_cycles {
-            counter::cycle_counter_put(self.gpu);
+        if let Some(slot) = slot_of(running.slot) {
+            match running.position {
+                Position::Current => running.job.vm.occupants().leave(slot),
+                Position::Next => running.job.vm.occupants().take_back(slot),
+            }
         }
-        running.job.vm.as_put();
+        self.release(running);
     }
 
     fn stop(&self, running: &Running<'_, Client>, how: Stop) {

@@ -57,6 +57,7 @@ use kernel::{
 };
 
 use super::{
+    occupants::Occupants,
     page_table::{
         PageTable,
         Prot, //
@@ -97,8 +98,7 @@ pub(crate) struct Space {
     /// How the hardware is to read the table.
     pub(super) config: mmu::Config,
     table: PageTable,
-    /// Jobs that have left the hardware; wraps.
-    left: Atomic<u32>,
+    occupants: Occupants,
     #[pin]
     tree: SpinLock<Mm<Entry, va::Rules>>,
 }
@@ -109,10 +109,9 @@ impl Space {
         self.id
     }
 
-    /// How many jobs of the space have left the hardware so far, for whatever reason; wraps. As long as it
-    /// does not change, a job that has stalled is still there.
-    pub(crate) fn left(&self) -> u32 {
-        self.left.load(Relaxed)
+    /// The jobs of the space that are in the hardware.
+    pub(crate) fn occupants(&self) -> &Occupants {
+        &self.occupants
     }
 
     /// The heap that `va` lies in, and where its range starts. O(log n).
@@ -363,7 +362,7 @@ impl Vm {
                 drm: drm.into(),
                 config,
                 table,
-                left: Atomic::new(0),
+                occupants: Occupants::new(),
                 tree <- new_spinlock!(tree, "drm_gpu::va"),
             }? Error),
             GFP_KERNEL,
@@ -498,7 +497,6 @@ impl Vm {
 
     /// The job has left the hardware. Does not sleep, touches no register.
     pub(crate) fn as_put(&self) {
-        self.space.left.add(1, Relaxed);
         self.drm.slots.put(&self.space);
     }
 }

@@ -2,11 +2,14 @@
 
 //! Who waits for memory, and for how long: rules, without memory or hardware.
 //!
-//! A fault tells an address and an address space, but not which job has made the access. It is the job of
-//! an earlier fault if it is for the same chunk and no job of the address space has left the hardware in
-//! between. If one has, that was perhaps the one that waited, and this one has all of its time before it.
+//! A fault tells an address and an address space, but not which job has made the access. It is taken to be
+//! the job of an earlier fault if it is for the same chunk, and a job of the address space has stayed in
+//! the hardware in between. If none has, the one that waited has gone, and this one has all of its time
+//! before it.
 
 use kernel::prelude::*;
+
+use crate::mmu;
 
 /// A job that waits for a chunk of a heap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,8 +18,8 @@ pub(super) struct Wait {
     pub(super) va: u64,
     /// The chunk around that, by number.
     pub(super) index: usize,
-    /// How many jobs of the address space had left the hardware; wraps.
-    pub(super) left: u32,
+    /// The jobs of the address space that ran then.
+    pub(super) jobs: mmu::Seen,
     /// Since when, in milliseconds.
     pub(super) since: u64,
 }
@@ -24,7 +27,7 @@ pub(super) struct Wait {
 impl Wait {
     /// Whether it is the same job that waits.
     fn is_still(&self, earlier: &Wait) -> bool {
-        (self.index, self.left) == (earlier.index, earlier.left)
+        self.index == earlier.index && self.jobs.has_one_of(&earlier.jobs)
     }
 }
 
@@ -57,7 +60,8 @@ impl Waits {
     /// There is no memory for a fault. Returns since when its job waits: since before `wait` if it is the
     /// same that waited already. [`None`] if that was given up, and is not to wait any more.
     pub(super) fn begin(&mut self, wait: Wait) -> Option<u64> {
-        if self.given_up.take().is_some_and(|old| wait.is_still(&old)) {
+        // What is for another one stays: that may come after this.
+        if self.given_up.take_if(|old| wait.is_still(old)).is_some() {
             return None;
         }
 
@@ -109,11 +113,11 @@ mod tests {
 
     const LIMIT: u64 = 375;
 
-    fn wait(index: usize, left: u32, since: u64) -> Wait {
+    fn wait(index: usize, job: u32, since: u64) -> Wait {
         Wait {
             va: index as u64 * 0x20_0000,
             index,
-            left,
+            jobs: mmu::Seen([None, Some(job), None]),
             since,
         }
     }
@@ -148,14 +152,22 @@ mod tests {
         assert_eq!(waits.begin(wait(3, 7, 1000)), Some(1000));
         assert_eq!(waits.expire(2000, LIMIT), Expired::GivenUp(3 * 0x20_0000));
         assert_eq!(waits.begin(wait(3, 8, 2001)), Some(2001));
+    }
 
+    #[test]
+    fn jobs_of_other_slots_change_nothing() {
         let mut waits = Waits::default();
+        let beside = |fragment, since| Wait {
+            jobs: mmu::Seen([fragment, Some(7), None]),
+            ..wait(3, 7, since)
+        };
 
-        // It asks for another chunk.
-        assert_eq!(waits.begin(wait(3, 7, 1000)), Some(1000));
-        assert_eq!(waits.expire(2000, LIMIT), Expired::GivenUp(3 * 0x20_0000));
-        assert_eq!(waits.begin(wait(4, 7, 2001)), Some(2001));
-        assert_eq!(waits.begin(wait(3, 7, 2002)), Some(2002));
+        assert_eq!(waits.begin(beside(Some(1), 1000)), Some(1000));
+        assert_eq!(waits.begin(beside(None, 1100)), Some(1000));
+        assert_eq!(waits.expire(1375, LIMIT), Expired::GivenUp(3 * 0x20_0000));
+        // One that waits for another chunk is heard of first.
+        assert_eq!(waits.begin(wait(4, 7, 1376)), Some(1376));
+        assert_eq!(waits.begin(beside(Some(2), 1377)), None);
     }
 
     #[test]
