@@ -13,7 +13,8 @@
 //! # End
 //!
 //! The queue belongs to the [hardware](crate::device::Hw). Unbind ends the jobs first, and then waits
-//! for all items, so none of them runs when the module goes. Once the GPU has gone, whoever drops user
+//! for all items, so none of them runs when the module goes. A process that never stops to change that
+//! memory makes it wait until that process ends. Once the GPU has gone, whoever drops user
 //! memory removes its notifier himself: no job of ours is left that this could have to wait for.
 //!
 //! # Lock

@@ -309,8 +309,11 @@ impl<T: Device> Mirror<T> {
     pub fn lock_valid(&self) -> Option<ValidGuard<'_, T>> {
         let lists = self.shared.lists.lock();
 
-        (lists.changing == 0 && lists.stale.is_empty() && lists.lost.is_empty())
-            .then_some(ValidGuard { _lists: lists })
+        // Without ranges, what is lost is nobody's any more, and only unbind has a use for it.
+        let valid = lists.len == 0
+            || lists.changing == 0 && lists.stale.is_empty() && lists.lost.is_empty();
+
+        valid.then_some(ValidGuard { _lists: lists })
     }
 }
 
@@ -376,7 +379,7 @@ impl<T: Device> Range<T> {
         self.0.state.access_mut(&mut lists).place == Place::Valid
     }
 
-    /// Makes this range valid, as [`Mirror::validate()`] does with all.
+    /// Makes this range valid, as [`Mirror::validate()`] does with all. One that was revoked stays as it is.
     ///
     /// # Errors
     ///

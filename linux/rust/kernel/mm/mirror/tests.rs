@@ -337,6 +337,9 @@ mod suite {
             state.pfns.first().copied().ok_or(EINVAL)?
         };
         drop(range);
+        // It is nobody's concern any more.
+        mirror.validate()?;
+        assert!(mirror.lock_valid().is_some());
         drop(mirror);
         // SAFETY: The page has the reference that was leaked, which is given up here.
         unsafe { bindings::put_page(bindings::hmm_pfn_to_page(pfn)) };
