@@ -236,9 +236,10 @@ pub(crate) fn submit(drm: &Device, file: &drm::File<File>, args: &SubmitArgs) ->
     loop {
         // Who waits for memory comes first.
         if turn.is_none() && drm.shortage.is_there() && this.vm().misses_memory() {
+            validate(drm, this.vm())?;
             turn = Some(drm.shortage.turn()?);
         }
-        match try_submit(drm, file, args, &mut target)? {
+        match try_submit(drm, file, args, &mut target, turn.is_some())? {
             Attempt::Submitted => return Ok(()),
             Attempt::Changed => {
                 turn = None;
@@ -276,12 +277,24 @@ enum Attempt {
     NoMemory,
 }
 
+/// Brings in the user memory of an address space. May wait for user space.
+fn validate(drm: &Device, vm: &Vm) -> Result {
+    if drm.jobs.is_parked() {
+        return Err(ENODEV);
+    }
+    vm.user_memory().map_or(Ok(()), |memory| memory.validate())
+}
+
 /// [`submit`], once.
+///
+/// `has_turn`: others wait for the end of this, so it does not wait for user space. User memory has been
+/// brought in before; if it has changed since, that is found, and the turn is over.
 fn try_submit(
     drm: &Device,
     file: &drm::File<File>,
     args: &SubmitArgs,
     target: &mut Target,
+    has_turn: bool,
 ) -> Result<Attempt> {
     let this = file.inner().get_ref();
     let context = &target.context;
@@ -296,10 +309,13 @@ fn try_submit(
     // These references outlive the locks: the last one must not go with a lock held.
     let bos = look_up_bos(file, args)?;
     let mappings = look_up_mappings(&bos, this.vm())?;
-    let user_memory = this.vm().user_memory();
-    if let Some(user_memory) = user_memory {
-        user_memory.validate()?;
+    if !has_turn {
+        validate(drm, this.vm())?;
     }
+    let user_memory = this.vm().user_memory();
+    // Goes after the guard, if it comes to that: it may be the last to have a BO, whose end can wait for
+    // others who wait for the guard.
+    let job;
 
     // Nothing of user space is touched from here on.
     let guard = drm.registration_guard().ok_or(ENODEV)?;
@@ -311,7 +327,7 @@ fn try_submit(
     let heaps = guard.registration_data_with(|gpu| {
         gem::heap::Use::prepare(gpu, this.vm().heaps(), &mappings, fragment)
     })?;
-    let job = Job {
+    job = Job {
         head: Atomic::new(args.jc),
         counts_cycles: args.requirements & CYCLE_COUNT != 0,
         flush_id,
@@ -353,6 +369,7 @@ fn try_submit(
         Err(refused) => {
             // What the job has may be the last of its kind, and goes with nothing locked.
             drop(locked);
+            drop(guard);
             return Err(refused.error);
         }
     };
@@ -362,6 +379,7 @@ fn try_submit(
         Some(None) => {
             // As above.
             drop(locked);
+            drop(guard);
             return Ok(Attempt::Changed);
         }
         Some(valid) => valid,
