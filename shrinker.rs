@@ -178,15 +178,15 @@ fn take(drm: &Device, means: Means, missing: usize) -> usize {
     scanned.taken
 }
 
-/// Whether all BOs have been looked at in vain since this was true for the last time.
-fn all_seen(drm: &Device) -> bool {
+/// Whether all BOs have been looked at in vain since this was true for the last time with `reset`.
+fn all_seen(drm: &Device, reset: bool) -> bool {
     let vain = &drm.reclaimed.vain;
     let all = Means::ALL
         .into_iter()
         .zip(vain)
         .all(|(means, vain)| vain.load(Relaxed) >= pages(drm, means));
 
-    if all {
+    if all && reset {
         for vain in vain {
             vain.store(0, Relaxed);
         }
@@ -219,7 +219,8 @@ fn scan(drm: &Device, control: &Control) -> Option<Taken> {
     taken.heaps = with_gpu(drm, |gpu| drm.heaps.scan(gpu, missing(&taken))).unwrap_or(0);
     taken.evicted = take(drm, Means::Evict, missing(&taken));
 
-    let all_seen = missing(&taken) != 0 && all_seen(drm);
+    // Those who may not wait leave it to others, who do when all have been looked at.
+    let all_seen = missing(&taken) != 0 && all_seen(drm, control.may_block());
     if all_seen && control.may_block() {
         let patience = msecs_to_jiffies(PATIENCE_MS / 2);
 

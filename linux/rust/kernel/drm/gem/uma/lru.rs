@@ -362,7 +362,7 @@ pub struct Scanned {
 /// Goes through the objects of a list, from the one that was not used for the longest time on, and calls
 /// `f` with those that `skip` does not want to skip, until the pages that it returns add up to `target`,
 /// it returns [`None`], or `looks` objects were come by. Each goes to the end of the list before that,
-/// and is come by once.
+/// and is come by once if nobody else scans.
 ///
 /// `skip` is called with the lock held, and must neither wait for locks nor take references. `f` is
 /// called without the lock, with a reference to the object; it should not wait for locks under which

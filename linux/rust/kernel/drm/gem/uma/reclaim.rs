@@ -100,9 +100,9 @@ impl<T: ObjectOps> Object<T> {
     }
 
     /// Goes through the objects of `dev` in a list, beginning with the one that was not used for the
-    /// longest time, each once, and calls `f` with those that `skip` does not want to skip; until the
-    /// numbers of pages that it returns add up to `target`, it returns [`None`], or `looks` objects were
-    /// come by. The next scan goes on behind them.
+    /// longest time, each once if nobody else scans, and calls `f` with those that `skip` does not want
+    /// to skip; until the numbers of pages that it returns add up to `target`, it returns [`None`], or
+    /// `looks` objects were come by. The next scan goes on behind them.
     ///
     /// For reclaim: waits for no lock but that of the lists. That is not held while `f` is called, but
     /// it is for `skip`, which must wait for no other.
