@@ -82,7 +82,7 @@ struct Link {
 ///
 /// # Invariants
 ///
-/// The pointer is to a page that we own, which begins with a valid [`Link`]. The rest of it is zero.
+/// The pointer is to a page that we own, which begins with a valid `Link`. The rest of it is zero.
 pub struct TablePage(NonNull<Link>);
 
 // SAFETY: Pages belong to no thread.

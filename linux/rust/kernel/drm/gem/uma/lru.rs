@@ -350,7 +350,7 @@ fn object_of(node: *mut bindings::list_head) -> *mut bindings::drm_gem_object {
         .cast()
 }
 
-/// What has come of a [`scan()`].
+/// What has come of an [`Object::scan()`](super::Object::scan).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scanned {
     /// Pages that were taken.
