@@ -238,7 +238,7 @@ pub fn readable(fd: BorrowedFd<'_>, timeout: Duration) -> Result<bool> {
         // SAFETY: one valid entry.
         match unsafe { libc::poll(&mut poll, 1, left) } {
             -1 => return Err(Errno::last()),
-            // A host that stands still has been seen to end it early.
+            // It was seen to come back early once, with C panfrost on a busy host; why is not known.
             0 if left > 0 => (),
             n => return Ok(n > 0),
         }
