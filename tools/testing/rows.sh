@@ -139,7 +139,7 @@ tap_rows() {
 		/^(not )?ok / {
 			# A failure that is expected of the peer says TODO.
 			r = /^not/ ? (/# TODO/ ? "skip" : "fail") : (/# [Ss][Kk][Ii][Pp]/ ? "skip" : "pass")
-			note = ""; if (match($0, / # .*/)) { note = substr($0, RSTART + 3); $0 = substr($0, 1, RSTART - 1) }
+			note = ""; if (match($0, / # .*/)) { note = substr($0, RSTART + 3); sub(/^TODO /, "expected: ", note); $0 = substr($0, 1, RSTART - 1) }
 			sub(/^(not )?ok [0-9]+( - )?/, ""); print r "\t" $0 "\t" note
 		}' "$1" | tr -d '\r')
 	[ -n "$seen" ] || row fail "${2}no test ran" "$1"
