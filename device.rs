@@ -15,8 +15,8 @@
 //! any more; the GPU is halted, after which it cannot write to memory; all jobs are failed. Then the
 //! driver data goes, in the order of its fields: DRM registration (waits for all that hold a guard),
 //! workers, interrupts, hardware (cores off, what is left of user memory, reset line, clocks,
-//! regulators, domains). Last come the
-//! device-managed resources: page tables and DMA mappings of buffers that are still open.
+//! regulators, domains). Last come the device-managed resources: page tables and DMA mappings of
+//! buffers that are still open.
 //!
 //! So whoever is told by [`with_gpu`] that there is no GPU knows that it has stopped for good, unless
 //! [`Slots::abandon`](mmu::Slots::abandon) says otherwise.

@@ -75,11 +75,11 @@ use crate::{
     }, //
 };
 
-/// How long a change of the memory waits for jobs.
-const PATIENCE_MS: u32 = 10_000;
-
 use leaving::Leaving;
 pub(super) use leaving::Memory;
+
+/// How long a change of the memory waits for jobs.
+const PATIENCE_MS: u32 = 10_000;
 
 /// The user memory of an address space.
 pub(crate) struct Mirror {

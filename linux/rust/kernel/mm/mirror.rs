@@ -379,7 +379,8 @@ impl<T: Device> Range<T> {
         self.0.state.access_mut(&mut lists).place == Place::Valid
     }
 
-    /// Makes this range valid, as [`Mirror::validate()`] does with all. One that was revoked stays as it is.
+    /// Makes this range valid, as [`Mirror::validate()`] does with all. One that was revoked stays as
+    /// it is.
     ///
     /// # Errors
     ///

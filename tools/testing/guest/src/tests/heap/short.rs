@@ -283,9 +283,9 @@ fn next_job(gpu: &Gpu) -> Outcome {
         })?;
         drop(starve);
         // So late it may have been given up by right.
-        let late = start.elapsed() >= ENOUGH;
+        let too_late = start.elapsed() >= ENOUGH;
         done[1].wait(PATIENCE)?;
-        if late || (!stalled && next.status(wanted) == DONE) {
+        if too_late || (!stalled && next.status(wanted) == DONE) {
             continue;
         }
         check_eq!(next.status(wanted), DONE);
@@ -345,11 +345,11 @@ fn first_come(gpu: &Gpu) -> Outcome {
         })?;
         drop(starve);
         // So late they may have been given up by right.
-        let late = start.elapsed() >= ENOUGH;
+        let too_late = start.elapsed() >= ENOUGH;
         for done in &done {
             done.wait(PATIENCE)?;
         }
-        if late {
+        if too_late {
             continue;
         }
         check_eq!(
