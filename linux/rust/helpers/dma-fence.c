@@ -29,6 +29,11 @@ __rust_helper void rust_helper_dma_fence_set_error(struct dma_fence *fence, int 
 }
 
 #ifndef CONFIG_LOCKDEP
+__rust_helper void rust_helper___dma_fence_might_wait(void)
+{
+	__dma_fence_might_wait();
+}
+
 __rust_helper bool rust_helper_dma_fence_begin_signalling(void)
 {
 	return dma_fence_begin_signalling();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sharing of buffers between devices, and the synchronisation that goes with it.
+//! Synchronisation of accesses to shared buffers.
 //!
-//! - [`fence`]: one point in time that a device will reach ([`struct dma_fence`]).
+//! - [`fence`]: work that a device will complete ([`struct dma_fence`]).
 //! - [`resv`]: the fences that a buffer has, and the lock of the buffer ([`struct dma_resv`]).
 //!
 //! [`struct dma_fence`]: srctree/include/linux/dma-fence.h
@@ -51,13 +51,13 @@ impl Waited {
         }
     }
 
-    /// Whether everything waited for has signalled.
+    /// Returns whether everything waited for has signalled.
     pub fn is_signaled(self) -> bool {
         matches!(self, Self::Signaled(_))
     }
 }
 
-/// Limits `timeout` to what the C functions take; more than that is no limit at all.
+/// Converts `timeout` for the C functions. A value out of their range means no limit.
 fn clamp_timeout(timeout: Jiffies) -> c_long {
     c_long::try_from(timeout).unwrap_or(MAX_SCHEDULE_TIMEOUT)
 }

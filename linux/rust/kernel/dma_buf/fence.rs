@@ -2,32 +2,38 @@
 
 //! DMA fences.
 //!
-//! A fence stands for something that a device will have done at some time. It goes once from not
-//! signalled to signalled, with or without an error.
+//! A fence represents work that a device will complete at some point. It is signalled once, with or
+//! without an error.
 //!
 //! # The life of a fence
 //!
 //! 1. [`FenceAlloc::new`] allocates. It may sleep and fail, hence it belongs before the point of no
 //!    return of a submission.
-//! 2. [`FenceAlloc::arm`] takes the next place of a [`FenceContext`] and cannot fail. What comes
-//!    out is the [`ArmedFence`], the only thing that can signal the fence. From here to the
-//!    signal nothing may allocate or wait for another fence: see [`Signalling`].
-//! 3. The [`Fence`] of the armed one is shared as an [`ARef<Fence>`] with whoever wants to wait.
+//! 2. [`FenceAlloc::arm`] takes the next place of a [`FenceContext`] and cannot fail. It returns
+//!    the [`ArmedFence`], the only object that can signal the fence. From here to the signal
+//!    nothing may allocate or wait for another fence: see [`Signalling`].
+//! 3. The [`Fence`] inside the [`ArmedFence`] is shared as an [`ARef<Fence>`] with its waiters.
 //! 4. [`ArmedFence::signal`] consumes the signaller. If it is dropped instead, then the fence is
 //!    signalled with [`ECANCELED`], so no waiter can hang because an error path forgot it.
 //!
 //! # Fences outlive their drivers
 //!
 //! User space, other drivers and reservation objects may keep a fence for as long as they like. A
-//! fence made here thus refers to nothing of the driver: its operations are part of this crate, its
-//! names are copied into it, its lock is its own, and there is no destructor. It may be signalled
-//! or freed, in any context, long after its module is gone.
+//! fence created here therefore refers to nothing in the driver: its operations are part of this
+//! crate, its names are copied into it, its lock is its own, and there is no destructor. It may be
+//! signalled or freed, in any context, long after its module is gone.
+//!
+//! # Deadlines
+//!
+//! Waiters may set a deadline by which a fence should have signalled. Signallers are free to ignore
+//! deadlines. Those that honour them create their timelines with [`FenceContext::with_deadlines`]
+//! and take the hints from the [`Deadlines`] when they decide what to run next.
 //!
 //! # Locking and contexts
 //!
 //! Each fence has one lock, taken with interrupts disabled. Signalling runs the callbacks under it.
-//! All locks of fences are one class for lockdep; no callback may thus signal another fence, and
-//! none may take a lock under which fences are signalled.
+//! All fence locks are one lockdep class, so a callback may neither signal another fence nor take a
+//! lock under which fences are signalled.
 //!
 //! References may be dropped in any context.
 //!
@@ -86,7 +92,10 @@ use crate::{
             Relaxed, //
         }, //
     },
-    task::MAX_SCHEDULE_TIMEOUT,
+    task::{
+        might_sleep,
+        MAX_SCHEDULE_TIMEOUT, //
+    },
     time::Jiffies,
     types::{
         NotThreadSafe,
@@ -104,32 +113,32 @@ use core::{
     },
 };
 
-mod callback;
+mod deadline;
 mod mailbox;
 #[cfg(CONFIG_KUNIT = "y")]
-mod tests;
+pub(crate) mod tests;
 
-pub use self::{
-    callback::{
-        FenceCallback,
-        FenceCb, //
-    },
-    mailbox::{
-        Drain,
-        FenceWatch,
-        Kick,
-        Mail,
-        Mailbox, //
-    },
+pub use self::deadline::{
+    Deadline,
+    Deadlines,
+    Hint,
+    Hints, //
+};
+pub use self::mailbox::{
+    Drain,
+    FenceWatch,
+    Kick,
+    Mail,
+    Mailbox, //
 };
 
-/// Room for a name in a fence, with the terminating zero.
+/// Size of a name in a fence, including the terminating zero.
 const NAME_LEN: usize = 16;
 
-/// A name as it is copied into each fence; there is at least one zero at its end.
+/// A name as stored in each fence, terminated by at least one zero.
 type Name = [u8; NAME_LEN];
 
-/// Copies a name, cut to what fits.
+/// Copies a name, truncated to what fits.
 fn copy_name(name: &CStr) -> Name {
     let mut copy = [0; NAME_LEN];
     // The last byte stays zero.
@@ -139,7 +148,7 @@ fn copy_name(name: &CStr) -> Name {
     copy
 }
 
-/// A timeline: fences that signal in the order in which they were armed.
+/// A timeline: its fences signal in the order in which they were armed.
 ///
 /// It needs no clean-up and may be dropped before its fences.
 pub struct FenceContext {
@@ -147,13 +156,14 @@ pub struct FenceContext {
     timeline: Name,
     id: u64,
     seqno: Atomic<u64>,
+    deadlines: Option<Deadlines>,
 }
 
 impl FenceContext {
-    /// Creates a timeline with an id that no other one has.
+    /// Creates a timeline with a unique id.
     ///
-    /// `driver` and `timeline` are what user space sees of a pending fence, in the information on a
-    /// sync file for instance. Both are cut after 15 bytes.
+    /// `driver` and `timeline` are what user space sees of a pending fence, for instance in the
+    /// information on a sync file. Both are truncated to 15 bytes.
     pub fn new(driver: &CStr, timeline: &CStr) -> Self {
         Self {
             driver: copy_name(driver),
@@ -161,16 +171,26 @@ impl FenceContext {
             // SAFETY: There are no requirements, the number is not zero.
             id: unsafe { bindings::dma_fence_context_alloc(1) },
             seqno: Atomic::new(1),
+            deadlines: None,
         }
     }
 
-    /// The id that all the fences of this timeline have.
+    /// Creates a timeline like [`new`](Self::new), with fences that report deadlines set on them to
+    /// `deadlines` until they signal.
+    pub fn with_deadlines(driver: &CStr, timeline: &CStr, deadlines: &Deadlines) -> Self {
+        Self {
+            deadlines: Some(deadlines.clone()),
+            ..Self::new(driver, timeline)
+        }
+    }
+
+    /// Returns the id that all fences of this timeline share.
     pub fn id(&self) -> u64 {
         self.id
     }
 }
 
-/// What is allocated for a fence made by [`FenceAlloc`].
+/// The allocation behind a fence created by [`FenceAlloc`].
 ///
 /// The fence comes first: it is freed by its own address.
 #[repr(C)]
@@ -178,10 +198,11 @@ struct FenceData {
     fence: Opaque<bindings::dma_fence>,
     driver: Name,
     timeline: Name,
+    node: deadline::Node,
 }
 
-/// The operations of all the fences made here. There is no `release` and no `wait`, so the C side
-/// cuts the link from a fence to them when it signals it.
+/// The operations of all fences created here. As there is neither `release` nor `wait`, the C side
+/// clears a fence's pointer to them when it signals the fence.
 static FENCE_OPS: bindings::dma_fence_ops = bindings::dma_fence_ops {
     get_driver_name: Some(driver_name_callback),
     get_timeline_name: Some(timeline_name_callback),
@@ -189,14 +210,14 @@ static FENCE_OPS: bindings::dma_fence_ops = bindings::dma_fence_ops {
     signaled: None,
     wait: None,
     release: None,
-    set_deadline: None,
+    set_deadline: Some(deadline::set_deadline_callback),
 };
 
 /// # Safety
 ///
 /// `fence` must point to the fence of a valid [`FenceData`].
 unsafe extern "C" fn driver_name_callback(fence: *mut bindings::dma_fence) -> *const c_char {
-    // SAFETY: By the requirement this is in a `FenceData`, whose first field the fence is.
+    // SAFETY: By the safety requirements, `fence` is the first field of a valid `FenceData`.
     unsafe { (&raw const (*fence.cast::<FenceData>()).driver).cast() }
 }
 
@@ -204,40 +225,41 @@ unsafe extern "C" fn driver_name_callback(fence: *mut bindings::dma_fence) -> *c
 ///
 /// `fence` must point to the fence of a valid [`FenceData`].
 unsafe extern "C" fn timeline_name_callback(fence: *mut bindings::dma_fence) -> *const c_char {
-    // SAFETY: By the requirement this is in a `FenceData`, whose first field the fence is.
+    // SAFETY: By the safety requirements, `fence` is the first field of a valid `FenceData`.
     unsafe { (&raw const (*fence.cast::<FenceData>()).timeline).cast() }
 }
 
-/// The memory of a fence that is to come.
+/// The memory for a fence that has not been armed yet.
 pub struct FenceAlloc(KBox<MaybeUninit<FenceData>>);
 
 impl FenceAlloc {
-    /// Allocates. Whether this may sleep depends on `flags`.
+    /// Allocates the memory. Whether this may sleep depends on `flags`.
     pub fn new(flags: Flags) -> Result<Self, AllocError> {
         Ok(Self(KBox::new_uninit(flags)?))
     }
 
-    /// Makes the memory the next fence of `context`.
+    /// Turns the memory into the next fence of `context`.
     ///
-    /// Can be called in any context. From here on somebody may wait for the fence, so the caller
+    /// Can be called in any context. From here on there may be waiters for the fence, so the caller
     /// should be in a [`Signalling`] section.
     ///
-    /// The fences of one context have to signal in the order in which they were armed: if several
-    /// tasks submit to it, then arming and queueing belong under one lock.
+    /// The fences of one context have to signal in the order in which they were armed. If several
+    /// tasks submit to it, arm and queue under one lock.
     pub fn arm(self, context: &FenceContext) -> ArmedFence {
         let data: *mut FenceData = KBox::into_raw(self.0).cast();
-        // SAFETY: `data` points to memory of a `FenceData`, of which nobody else knows.
+        // SAFETY: `data` points to the memory of a `FenceData`, which is not shared yet.
         let fence = unsafe {
             (&raw mut (*data).driver).write(context.driver);
             (&raw mut (*data).timeline).write(context.timeline);
+            (&raw mut (*data).node).write(deadline::Node::new(context.deadlines.as_ref()));
             Opaque::cast_into(&raw const (*data).fence)
         };
         let seqno = context.seqno.fetch_add(1, Relaxed);
 
         // SAFETY:
-        // - `fence` points to memory of a `struct dma_fence`, of which nobody else knows.
-        // - The operations are valid for ever and get what they ask for: the names were written
-        //   above and stay as long as the fence does.
+        // - `fence` points to the memory of a `struct dma_fence`, which is not shared yet.
+        // - The operations are static, and the data that they access was written above and lives as
+        //   long as the fence does.
         // - Without a lock given the fence uses its own.
         unsafe {
             bindings::dma_fence_init64(fence, &FENCE_OPS, ptr::null_mut(), context.id, seqno)
@@ -245,7 +267,12 @@ impl FenceAlloc {
 
         // SAFETY: `fence` is not NULL, and it was just initialised with one reference, which moves
         // into the `ARef`. The memory came from `kmalloc`, which is what the C side frees.
-        ArmedFence(unsafe { ARef::from_raw(NonNull::new_unchecked(fence.cast())) })
+        let fence = unsafe { ARef::from_raw(NonNull::new_unchecked(fence.cast())) };
+
+        ArmedFence {
+            fence,
+            deadlines: context.deadlines.clone(),
+        }
     }
 }
 
@@ -256,28 +283,40 @@ impl FenceAlloc {
 /// # Invariants
 ///
 /// The fence was made by [`FenceAlloc::arm`], and nothing else signals it.
-pub struct ArmedFence(ARef<Fence>);
+#[must_use = "the fence is cancelled if it is not signalled"]
+pub struct ArmedFence {
+    fence: ARef<Fence>,
+    /// Keeps alive the list that the fence points to until it has signalled.
+    deadlines: Option<Deadlines>,
+}
 
 impl ArmedFence {
-    /// The fence, for those who wait.
+    /// Returns the fence, to be shared with waiters.
     pub fn fence(&self) -> &Fence {
-        &self.0
+        &self.fence
+    }
+
+    /// Returns the earliest deadline set on the fence, if its timeline has [`Deadlines`].
+    pub fn deadline(&self) -> Option<Deadline> {
+        // SAFETY: By the type invariants the fence is the first field of a `FenceData`, which is
+        // valid as long as the fence is.
+        unsafe { &(*self.fence.as_raw().cast::<FenceData>()).node }.deadline()
     }
 
     /// Signals the fence.
     ///
     /// Can be called in any context. Runs the callbacks of the fence with interrupts disabled, so
-    /// no lock may be held that a callback of anybody takes.
+    /// the caller must not hold a lock that any callback takes.
     pub fn signal(self, result: Result) {
         let this = ManuallyDrop::new(self);
         this.complete(result);
-        // SAFETY: `this` is not used again and not dropped, so the reference is moved out of it.
-        drop(unsafe { ptr::read(&this.0) });
+        // SAFETY: `this` is neither used again nor dropped, so its fields can be moved out.
+        drop(unsafe { (ptr::read(&this.fence), ptr::read(&this.deadlines)) });
     }
 
-    /// Signals the fence. To be called once.
+    /// Signals the fence. Must be called only once.
     fn complete(&self, result: Result) {
-        let fence = self.0.as_raw();
+        let fence = self.fence.as_raw();
         if let Err(error) = result {
             // SAFETY: The fence is valid, and by the type invariants it was not signalled yet. The
             // value of an `Error` is in the range of error codes.
@@ -294,7 +333,7 @@ impl Drop for ArmedFence {
     }
 }
 
-/// A fence, one of ours or of any other driver.
+/// A fence, created here or by any other driver.
 ///
 /// # Invariants
 ///
@@ -321,87 +360,90 @@ unsafe impl AlwaysRefCounted for Fence {
 }
 
 impl Fence {
-    /// Makes a reference of a pointer.
+    /// Converts a raw pointer to a reference.
     ///
     /// # Safety
     ///
-    /// `ptr` must point to a valid fence, of which somebody holds a reference during `'a`.
+    /// `ptr` must point to a valid fence that is kept referenced for `'a`.
     pub unsafe fn from_raw<'a>(ptr: *mut bindings::dma_fence) -> &'a Self {
         // SAFETY: By the requirements; the type is transparent.
         unsafe { &*ptr.cast() }
     }
 
-    /// Makes an owned reference of a pointer, or nothing of NULL.
+    /// Takes ownership of a reference. Returns [`None`] for NULL.
     ///
     /// # Safety
     ///
-    /// `ptr` must be NULL or point to a valid fence, and the caller must own a reference to it, of
-    /// which it lets go here.
+    /// `ptr` must be NULL or point to a valid fence, and the caller must own a reference to it,
+    /// which is transferred to the result.
     pub(crate) unsafe fn from_raw_owned(ptr: *mut bindings::dma_fence) -> Option<ARef<Self>> {
         // SAFETY: By the requirements; the type is transparent.
         NonNull::new(ptr).map(|ptr| unsafe { ARef::from_raw(ptr.cast()) })
     }
 
-    /// The C fence.
+    /// Returns the C fence.
     pub fn as_raw(&self) -> *mut bindings::dma_fence {
         self.0.get()
     }
 
-    /// A fence that has signalled.
+    /// Returns a fence that has already signalled.
     pub fn stub() -> ARef<Self> {
         // SAFETY: The function returns a reference to a fence that always exists.
         unsafe { ARef::from_raw(NonNull::new_unchecked(bindings::dma_fence_get_stub()).cast()) }
     }
 
-    /// Whether the flag is set; orders what follows after it.
+    /// Returns whether the signalled flag is set. Later accesses are ordered after the check.
     fn signaled_flag(&self) -> bool {
         // SAFETY: The field is valid as long as the fence is, and all accesses to it are atomic.
         let flags = unsafe { Atomic::<usize>::from_ptr(&raw mut (*self.as_raw()).flags) };
         flags.load(Acquire) & (1 << bindings::dma_fence_flag_bits_DMA_FENCE_FLAG_SIGNALED_BIT) != 0
     }
 
-    /// Whether the fence has signalled.
+    /// Returns whether the fence has signalled.
     ///
-    /// Can be called in any context. A fence of another driver may be polled and then signalled by
-    /// this, which runs its callbacks.
+    /// Can be called in any context. On a fence of another driver, this may poll the hardware and
+    /// signal the fence, which runs its callbacks.
     pub fn is_signaled(&self) -> bool {
         // SAFETY: The fence is valid.
         self.signaled_flag() || unsafe { bindings::dma_fence_is_signaled(self.as_raw()) }
     }
 
-    /// How the fence was signalled, or `None` if it was not yet.
+    /// Returns the result with which the fence was signalled, or `None` if it has not signalled
+    /// yet.
     ///
-    /// Can be called wherever [`is_signaled`](Self::is_signaled) can, also in a callback.
+    /// Can be called wherever [`is_signaled`](Self::is_signaled) can, including in a callback.
     pub fn status(&self) -> Option<Result> {
-        // The second look orders the read below also if the fence was signalled just now.
+        // `is_signaled()` may have signalled the fence itself. Reading the flag again orders the
+        // read of the error below in that case as well.
         if !self.is_signaled() || !self.signaled_flag() {
             return None;
         }
-        // SAFETY: The fence is valid. The error was written before the flag, and it stays.
+        // SAFETY: The fence is valid. The error was written before the flag and does not change any
+        // more.
         let error = unsafe { (&raw const (*self.as_raw()).error).read_volatile() };
         Some(to_result(error))
     }
 
-    /// The error that the fence was signalled with, if it has signalled and if there was one.
+    /// Returns the error with which the fence was signalled, if any.
     pub fn error(&self) -> Option<Error> {
         self.status().and_then(Result::err)
     }
 
-    /// The id of the timeline.
+    /// Returns the id of the timeline.
     pub fn context(&self) -> u64 {
         // SAFETY: The fence is valid, and the field does not change.
         unsafe { (*self.as_raw()).context }
     }
 
-    /// The place on the timeline.
+    /// Returns the sequence number on the timeline.
     pub fn seqno(&self) -> u64 {
         // SAFETY: The fence is valid, and the field does not change.
         unsafe { (*self.as_raw()).seqno }
     }
 
-    /// Whether both are on the same timeline and `other` does not come after this one on it.
+    /// Returns whether both are on the same timeline and this fence is `other` or comes after it.
     ///
-    /// If so, whoever waits for this fence need not wait for the other.
+    /// If so, a waiter for this fence need not wait for `other`.
     pub fn is_later_or_same(&self, other: &Fence) -> bool {
         self.context() == other.context()
             // SAFETY: Both fences are valid and of the same context.
@@ -418,24 +460,31 @@ impl Fence {
 
     /// Waits until the fence has signalled, for `timeout` jiffies at most.
     ///
-    /// Sleeps, unless the fence has signalled. A `timeout` of zero only looks. Fails with
+    /// May sleep, whatever the `timeout`; a `timeout` of zero only polls. Fails with
     /// [`ERESTARTSYS`] if a signal is delivered to the task.
     pub fn wait_timeout(&self, timeout: Jiffies) -> Result<Waited> {
         self.wait_raw(true, clamp_timeout(timeout))
     }
 
-    /// Waits until the fence has signalled, for `timeout` jiffies at most, whatever signals there
-    /// are.
+    /// Waits until the fence has signalled, for `timeout` jiffies at most, without being
+    /// interrupted by signals.
     ///
-    /// Sleeps, unless the fence has signalled. A `timeout` of zero only looks.
+    /// May sleep, whatever the `timeout`; a `timeout` of zero only polls.
     pub fn wait_timeout_uninterruptible(&self, timeout: Jiffies) -> Waited {
-        // An error can only come from the wait operation of another driver; C callers take it for
-        // the end of the fence, too.
+        // Only the wait operation of another driver can return an error. C callers treat that as
+        // signalled as well.
         self.wait_raw(false, clamp_timeout(timeout))
             .unwrap_or(Waited::Signaled(1))
     }
 
+    /// Waits for at most `timeout` jiffies.
+    ///
+    /// Not inline, since [`might_wait`] uses a symbol that is not exported to modules.
+    #[inline(never)]
     fn wait_raw(&self, interruptible: bool, timeout: c_long) -> Result<Waited> {
+        // Check the context even if there is nothing to wait for this time.
+        might_wait();
+        // Do not touch the lock of a signalled fence: another driver may have freed it.
         if self.signaled_flag() {
             return Waited::from_ret(timeout.max(1));
         }
@@ -445,57 +494,53 @@ impl Fence {
         })
     }
 
-    /// Calls `callback` once the fence has signalled.
+    /// Calls `f` for each fence that this one stands for: the members of a container (an array, a
+    /// chain, or a chain of arrays), else the fence itself. Stops at the first error.
     ///
-    /// Initialising what this returns registers the callback, dropping it takes the callback back.
-    /// Fails with [`ENOENT`], without a call, if the fence has signalled already.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use kernel::dma_buf::fence::{
-    ///     Fence,
-    ///     FenceAlloc,
-    ///     FenceCallback,
-    ///     FenceContext, //
-    /// };
-    /// use kernel::sync::atomic::{
-    ///     Atomic,
-    ///     Relaxed, //
-    /// };
-    ///
-    /// struct Seen(Atomic<bool>);
-    ///
-    /// impl FenceCallback for Seen {
-    ///     fn signaled(&self, fence: &Fence) {
-    ///         self.0.store(fence.error() == Some(EIO), Relaxed);
-    ///     }
-    /// }
-    ///
-    /// let timeline = FenceContext::new(c"example", c"ring 0");
-    /// let armed = FenceAlloc::new(GFP_KERNEL)?.arm(&timeline);
-    /// let seen = Seen(Atomic::new(false));
-    /// let seen = KBox::pin_init(armed.fence().add_callback(seen), GFP_KERNEL)?;
-    ///
-    /// armed.signal(Err(EIO));
-    /// assert!(seen.0.load(Relaxed));
-    /// # Ok::<(), Error>(())
-    /// ```
-    pub fn add_callback<C: FenceCallback>(&self, callback: C) -> impl PinInit<FenceCb<C>, Error> {
-        FenceCb::new(self.into(), callback)
+    /// Process context. Signalled members of a chain may be skipped.
+    pub fn for_each_contained(&self, mut f: impl FnMut(&Fence) -> Result) -> Result {
+        let mut cursor = bindings::dma_fence_unwrap {
+            chain: ptr::null_mut(),
+            array: ptr::null_mut(),
+            index: 0,
+        };
+        // SAFETY: The fence is valid; the function initialises the cursor.
+        let mut next = unsafe { bindings::dma_fence_unwrap_first(self.as_raw(), &mut cursor) };
+        let mut result = Ok(());
+
+        while !next.is_null() {
+            // SAFETY: The cursor and `self` keep the fence alive until the cursor is advanced.
+            result = f(unsafe { Fence::from_raw(next) });
+            if result.is_err() {
+                break;
+            }
+            // SAFETY: The cursor was initialised above.
+            next = unsafe { bindings::dma_fence_unwrap_next(&mut cursor) };
+        }
+        // SAFETY: The cursor owns a reference to the current chain link, if any, and is not used
+        // any more.
+        unsafe { bindings::dma_fence_put(cursor.chain) };
+        result
+    }
+
+    /// Asks the driver of the fence to make sure that the fence gets signalled, which some drivers
+    /// only do on request. Adding a callback later is then cheap.
+    pub fn enable_signaling(&self) {
+        // SAFETY: The fence is valid.
+        unsafe { bindings::dma_fence_enable_signaling(self.as_raw()) };
     }
 }
 
-/// A section of code that some fence waits for.
+/// A section of code on which the signalling of a fence depends.
 ///
-/// Everything between making a fence known and signalling it belongs into such a section: the
-/// end of a submission, the interrupt handler, the worker that recovers from a hang. In there
-/// nothing may allocate in a way that waits for reclaim, lock a [`Resv`](super::resv::Resv) or
-/// wait for other fences. With `CONFIG_PROVE_LOCKING` lockdep checks that; otherwise this does
-/// nothing and costs nothing.
+/// Everything between publishing a fence and signalling it belongs in such a section: the end of a
+/// submission, the interrupt handler, the worker that recovers from a hang. In there nothing may
+/// allocate in a way that waits for reclaim, lock a [`Resv`](super::resv::Resv) or wait for other
+/// fences. With `CONFIG_PROVE_LOCKING` lockdep checks that; otherwise this does nothing and costs
+/// nothing.
 ///
-/// It belongs to an entry point rather than to a fence, and is handed down as a `&Signalling` to
-/// functions that have to be in such a section. Sections nest; the last one begun ends first.
+/// A section belongs to an entry point rather than to a fence, and is passed down as a
+/// `&Signalling` to functions that must run in one. Sections nest; the last one begun ends first.
 #[must_use = "the section ends when the guard is dropped"]
 pub struct Signalling {
     cookie: bool,
@@ -504,7 +549,8 @@ pub struct Signalling {
 }
 
 impl Signalling {
-    /// Begins a section, in any context. It ends when the guard is dropped.
+    /// Begins a section, in any context. It ends when the guard is dropped. In atomic context
+    /// nothing may sleep anyway, so lockdep records nothing.
     #[inline]
     pub fn begin() -> Self {
         Self {
@@ -515,10 +561,21 @@ impl Signalling {
     }
 }
 
+/// Tells lockdep that a fence may be waited for here, which is an error in a [`Signalling`]
+/// section.
+///
+/// Must be called before each wait that depends on a fence, even if there turns out to be nothing
+/// to wait for. May sleep.
+pub(crate) fn might_wait() {
+    might_sleep();
+    // SAFETY: There are no requirements.
+    unsafe { bindings::__dma_fence_might_wait() };
+}
+
 impl Drop for Signalling {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: The cookie is of the section that this task began.
+        // SAFETY: The cookie is that of the section which this task began.
         unsafe { bindings::dma_fence_end_signalling(self.cookie) };
     }
 }

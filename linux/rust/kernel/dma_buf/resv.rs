@@ -2,21 +2,21 @@
 
 //! Reservation objects.
 //!
-//! A reservation object, resv for short, holds the fences of a buffer, each with a [`Usage`], and the
-//! lock of the buffer. The lock is a wound/wait mutex: where several are needed at once, they are
-//! taken with [`drm::exec`](crate::drm::exec); one alone is taken with [`Resv::lock`] and its
-//! variants.
+//! A reservation object, resv for short, holds the fences of a buffer, each with a [`Usage`], and
+//! the lock of the buffer. The lock is a wound/wait mutex: several at once are taken with
+//! [`drm::exec`](crate::drm::exec), a single one with [`Resv::lock`] or [`Resv::try_lock`].
 //!
-//! Looking at the fences and waiting for them needs no lock. Adding one does, and is done in two
-//! steps, since it must not fail once the fence is armed: first a [`Slot`] is reserved, which
-//! allocates, then [`Slot::add_fence`] fills it.
+//! Testing and waiting for the fences needs no lock. Adding a fence does, and takes two steps,
+//! since it must not fail once the fence is armed: first a [`Slot`] is reserved, which allocates,
+//! then [`Slot::add_fence`] fills it.
 //!
-//! [`ResvLocked`] is the proof that the lock is held. It is what a function takes whose caller must
-//! hold it.
+//! [`ResvLocked`] is the proof that the lock is held. Functions whose caller must hold the lock
+//! take it as an argument.
 //!
 //! # Locking
 //!
-//! Code that a fence waits for must not lock a resv: fences are waited for with it held.
+//! Code on which the signalling of a fence depends must not lock a resv, since fences are waited
+//! for with resv locks held.
 //!
 //! C header: [`include/linux/dma-resv.h`](srctree/include/linux/dma-resv.h)
 
@@ -43,28 +43,28 @@ use core::{
     ptr, //
 };
 
-/// What the work behind a fence does to the buffer, and who has to wait for it.
+/// How the work behind a fence uses the buffer, and which accesses have to wait for it.
 ///
-/// Whoever asks for the fences of one usage gets those of the ones before it, too.
+/// A query for one usage also returns the fences of all usages listed before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum Usage {
-    /// The kernel moves or clears the memory. Everybody waits, always.
+    /// The kernel moves or clears the memory. Every access waits.
     Kernel = bindings::dma_resv_usage_DMA_RESV_USAGE_KERNEL,
 
-    /// The buffer is written. All that takes part in implicit synchronisation waits.
+    /// The buffer is written. Readers and writers that take part in implicit synchronisation wait.
     Write = bindings::dma_resv_usage_DMA_RESV_USAGE_WRITE,
 
     /// The buffer is read. Writers that take part in implicit synchronisation wait.
     Read = bindings::dma_resv_usage_DMA_RESV_USAGE_READ,
 
-    /// The buffer is in use, without implicit synchronisation. Only those wait who want to move
-    /// or free the memory.
+    /// The buffer is in use, without implicit synchronisation. Only moving or freeing the memory
+    /// waits.
     Bookkeep = bindings::dma_resv_usage_DMA_RESV_USAGE_BOOKKEEP,
 }
 
 impl Usage {
-    /// The usage whose fences an access with implicit synchronisation waits for.
+    /// Returns the usage whose fences an access with implicit synchronisation waits for.
     pub const fn implicit(write: bool) -> Self {
         if write {
             Self::Read
@@ -87,12 +87,12 @@ impl Usage {
 #[repr(transparent)]
 pub struct Resv(Opaque<bindings::dma_resv>);
 
-// SAFETY: Looking at the fences and taking the lock can be done by any thread; what needs the lock
-// takes a proof of it.
+// SAFETY: Any thread may test the fences and take the lock; methods that need the lock take a proof
+// of it.
 unsafe impl Sync for Resv {}
 
 impl Resv {
-    /// Makes a reference of a pointer.
+    /// Converts a raw pointer to a reference.
     ///
     /// # Safety
     ///
@@ -102,7 +102,7 @@ impl Resv {
         unsafe { &*ptr.cast() }
     }
 
-    /// The C object.
+    /// Returns the C object.
     pub fn as_raw(&self) -> *mut bindings::dma_resv {
         self.0.get()
     }
@@ -111,18 +111,18 @@ impl Resv {
     pub fn lock(&self) -> ResvGuard<'_> {
         // SAFETY: The object is valid. Without a context this cannot fail.
         unsafe { bindings::dma_resv_lock(self.as_raw(), ptr::null_mut()) };
-        // INVARIANT: Locked just now.
+        // INVARIANT: Locked above.
         ResvGuard::new(self)
     }
 
-    /// Takes the lock if nobody has it. Does not sleep.
+    /// Takes the lock if it is free. Does not sleep.
     pub fn try_lock(&self) -> Option<ResvGuard<'_>> {
         // SAFETY: The object is valid.
-        // INVARIANT: Locked just now.
+        // INVARIANT: Locked above.
         unsafe { bindings::dma_resv_trylock(self.as_raw()) }.then(|| ResvGuard::new(self))
     }
 
-    /// Whether all fences of `usage` have signalled. Needs no lock and does not sleep.
+    /// Returns whether all fences of `usage` have signalled. Needs no lock and does not sleep.
     pub fn test_signaled(&self, usage: Usage) -> bool {
         // SAFETY: The object is valid.
         unsafe { bindings::dma_resv_test_signaled(self.as_raw(), usage.as_raw()) }
@@ -130,21 +130,21 @@ impl Resv {
 
     /// Waits until all fences of `usage` have signalled, for `timeout` jiffies at most.
     ///
-    /// Needs no lock; fences that are added meanwhile may be waited for or not. Sleeps. A
-    /// `timeout` of zero only looks. Fails with [`ERESTARTSYS`] if a signal is delivered to the
+    /// Needs no lock; fences that are added in the meantime may or may not be waited for. Sleeps. A
+    /// `timeout` of zero only polls. Fails with [`ERESTARTSYS`] if a signal is delivered to the
     /// task.
     pub fn wait_timeout(&self, usage: Usage, timeout: Jiffies) -> Result<Waited> {
         self.wait_raw(usage, true, timeout)
     }
 
-    /// Waits until all fences of `usage` have signalled, for `timeout` jiffies at most, whatever
-    /// signals there are.
+    /// Waits until all fences of `usage` have signalled, for `timeout` jiffies at most, without
+    /// being interrupted by signals.
     ///
-    /// Needs no lock; fences that are added meanwhile may be waited for or not. Sleeps. A
-    /// `timeout` of zero only looks.
+    /// Needs no lock; fences that are added in the meantime may or may not be waited for. Sleeps. A
+    /// `timeout` of zero only polls.
     pub fn wait_timeout_uninterruptible(&self, usage: Usage, timeout: Jiffies) -> Waited {
-        // An error can only come from the wait operation of another driver; C callers take it for
-        // the end of the fence, too.
+        // Only the wait operation of another driver can return an error. C callers treat that as
+        // signalled as well.
         self.wait_raw(usage, false, timeout)
             .unwrap_or(Waited::Signaled(1))
     }
@@ -159,26 +159,27 @@ impl Resv {
     }
 }
 
-/// The lock of a resv is held.
+/// A proof that the lock of a resv is held.
 ///
-/// As long as this exists, the lock is held, and no fence is added or removed by others.
+/// As long as this exists, the lock stays held, and no fence is added or removed.
 ///
 /// # Invariants
 ///
-/// The lock is held by the task that has this, during `'a`.
+/// The lock is held by the current task for `'a`.
 #[derive(Clone, Copy)]
 pub struct ResvLocked<'a> {
     resv: &'a Resv,
-    /// It is the task that has the lock.
+    /// The lock is owned by a task.
     _not_send: NotThreadSafe,
 }
 
 impl<'a> ResvLocked<'a> {
-    /// Makes a proof.
+    /// Creates a proof.
     ///
     /// # Safety
     ///
-    /// The lock of `resv` must be held by the task during `'a`, and no fence be added or removed.
+    /// The lock of `resv` must be held by the current task for `'a`, and no fence may be added or
+    /// removed.
     pub(crate) unsafe fn new(resv: &'a Resv) -> Self {
         // INVARIANT: By the requirements.
         Self {
@@ -187,17 +188,17 @@ impl<'a> ResvLocked<'a> {
         }
     }
 
-    /// What is locked.
+    /// Returns the resv that is locked.
     pub fn resv(&self) -> &'a Resv {
         self.resv
     }
 
-    /// Whether it is `resv` that is locked.
+    /// Returns whether `resv` is the one that is locked.
     pub fn covers(&self, resv: &Resv) -> bool {
         ptr::eq(self.resv, resv)
     }
 
-    /// Calls `f` for each fence of `usage` that has not signalled, until it fails.
+    /// Calls `f` for each fence of `usage` that has not signalled. Stops at the first error.
     pub fn for_each_fence(&self, usage: Usage, mut f: impl FnMut(&Fence) -> Result) -> Result {
         let mut cursor = bindings::dma_resv_iter {
             obj: self.resv.as_raw(),
@@ -208,8 +209,8 @@ impl<'a> ResvLocked<'a> {
         // the lock is held.
         let mut next = unsafe { bindings::dma_resv_iter_first(&mut cursor) };
         while !next.is_null() {
-            // SAFETY: The resv has a reference to the fence, and as the lock is held, keeps it:
-            // whoever could replace it needs exclusive access to the owner of the lock.
+            // SAFETY: The resv has a reference to the fence and keeps it: to replace it takes the
+            // lock, which is held, and exclusive access to the guard.
             let fence = unsafe { Fence::from_raw(next) };
             if !fence.is_signaled() {
                 f(fence)?;
@@ -220,7 +221,7 @@ impl<'a> ResvLocked<'a> {
         Ok(())
     }
 
-    /// References to all fences of `usage` that have not signalled.
+    /// Returns references to all fences of `usage` that have not signalled.
     ///
     /// Allocates with `flags`; fails with [`ENOMEM`].
     pub fn fences(&self, usage: Usage, flags: Flags) -> Result<KVec<ARef<Fence>>> {
@@ -243,7 +244,7 @@ pub struct ResvGuard<'a> {
 }
 
 impl<'a> ResvGuard<'a> {
-    /// The lock must have been taken just now.
+    /// Creates a guard. The caller must have taken the lock.
     fn new(resv: &'a Resv) -> Self {
         Self {
             resv,
@@ -251,14 +252,14 @@ impl<'a> ResvGuard<'a> {
         }
     }
 
-    /// The proof that the lock is held.
+    /// Returns the proof that the lock is held.
     pub fn locked(&self) -> ResvLocked<'_> {
         // SAFETY: By the type invariants the lock is held, and neither released nor used to add a
         // fence while this is borrowed.
         unsafe { ResvLocked::new(self.resv) }
     }
 
-    /// Reserves the room for one fence. May sleep; fails with [`ENOMEM`].
+    /// Reserves room for one fence. May sleep; fails with [`ENOMEM`].
     pub fn reserve_fence(&mut self) -> Result<Slot<'_>> {
         // SAFETY: By the type invariants the lock is held.
         to_result(unsafe { bindings::dma_resv_reserve_fences(self.resv.as_raw(), 1) })?;
@@ -275,25 +276,25 @@ impl Drop for ResvGuard<'_> {
     }
 }
 
-/// Room for one fence in a resv that is locked.
+/// Reserved room for one fence in a locked resv.
 ///
 /// # Invariants
 ///
-/// During `'a` the lock of the resv is held by the task, and the resv has room for one fence more
-/// than there are other slots.
+/// For `'a`, the lock of the resv is held by the current task, and the resv has room for as many
+/// fences as there are slots, this one included.
 pub struct Slot<'a> {
     resv: *mut bindings::dma_resv,
     _lock: PhantomData<&'a mut Resv>,
-    /// It is the task that has the lock.
+    /// The lock is owned by a task.
     _not_send: NotThreadSafe,
 }
 
 impl Slot<'_> {
-    /// Makes a slot.
+    /// Creates a slot.
     ///
     /// # Safety
     ///
-    /// `resv` must be valid, and as the type invariants say.
+    /// `resv` must be valid and satisfy the type invariants.
     pub(crate) unsafe fn new(resv: *mut bindings::dma_resv) -> Self {
         // INVARIANT: By the requirements.
         Self {
@@ -303,7 +304,7 @@ impl Slot<'_> {
         }
     }
 
-    /// Adds `fence`. Takes a reference to it, does not allocate, sleep or fail.
+    /// Adds `fence`, taking a reference to it. Does not allocate, sleep or fail.
     ///
     /// It replaces fences that have signalled, and earlier ones of its timeline with the same or a
     /// weaker usage. It must be the fence of one piece of work, not an array or a chain of fences.
@@ -325,7 +326,7 @@ mod tests {
         workqueue, //
     };
 
-    /// A resv of its own.
+    /// A resv without a buffer.
     #[pin_data(PinnedDrop)]
     struct TestResv {
         #[pin]
@@ -344,7 +345,7 @@ mod tests {
         }
 
         fn get(&self) -> &Resv {
-            // SAFETY: It was initialised, and is as long as `self`.
+            // SAFETY: It was initialised, and lives as long as `self`.
             unsafe { Resv::from_raw(self.resv.get()) }
         }
     }
@@ -411,7 +412,7 @@ mod tests {
             assert_eq!(count(guard.locked(), usage)?, i + 1);
         }
 
-        // What has signalled is skipped.
+        // Fences that have signalled are skipped.
         let last = fences.pop();
         for armed in fences {
             armed.signal(Ok(()));

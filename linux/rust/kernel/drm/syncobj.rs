@@ -2,13 +2,13 @@
 
 //! Sync objects.
 //!
-//! A sync object is a container for a fence that user space has a handle for. What is in it can be
+//! A sync object is a container for a fence, to which user space has a handle. The fence can be
 //! replaced.
 //!
 //! # Locks and contexts
 //!
-//! Process context. [`SyncObj::replace_fence`] does not allocate and cannot fail, so it may come after
-//! the point of no return of a submission.
+//! Process context. [`SyncObj::replace_fence`] does not allocate and cannot fail, so it may come
+//! after the point of no return of a submission.
 //!
 //! C header: [`include/drm/drm_syncobj.h`](srctree/include/drm/drm_syncobj.h)
 
@@ -32,7 +32,7 @@ use core::ptr::{
     NonNull, //
 };
 
-/// Whether the device of `file` has sync objects, that is, whether `file` is set up for them.
+/// Checks that the device of `file` supports sync objects, that is, that `file` is set up for them.
 fn check_feature<F: DriverFile>(file: &File<F>) -> Result {
     // SAFETY: An open file has a minor with a device with a driver.
     let features = unsafe {
@@ -72,7 +72,7 @@ unsafe impl AlwaysRefCounted for SyncObj {
 }
 
 impl SyncObj {
-    /// Creates one, without a handle, that holds `fence`.
+    /// Creates a sync object that holds `fence`, without a handle.
     ///
     /// Sleeps; fails with [`ENOMEM`].
     pub fn new(fence: Option<&Fence>) -> Result<ARef<Self>> {
@@ -84,10 +84,10 @@ impl SyncObj {
         Ok(unsafe { ARef::from_raw(NonNull::new_unchecked(obj.cast())) })
     }
 
-    /// The sync object that has `handle` in `file`.
+    /// Returns the sync object that has `handle` in `file`.
     ///
-    /// Fails with [`ENOENT`] if there is none, and with [`EOPNOTSUPP`] if the driver has no sync
-    /// objects.
+    /// Fails with [`ENOENT`] if there is none, and with [`EOPNOTSUPP`] if the driver does not
+    /// support sync objects.
     pub fn lookup<F: DriverFile>(file: &File<F>, handle: u32) -> Result<ARef<Self>> {
         check_feature(file)?;
         // SAFETY: The file is open, and set up for sync objects. The function returns a reference
@@ -98,16 +98,16 @@ impl SyncObj {
         Ok(unsafe { ARef::from_raw(obj.cast()) })
     }
 
-    /// The fence at `point` of the sync object that has `handle` in `file`.
+    /// Returns the fence at `point` of the sync object that has `handle` in `file`.
     ///
-    /// `point` is zero for what is not a timeline. If the point has been reached, then the fence is
-    /// one that has signalled.
+    /// `point` is zero for a sync object that is not a timeline. If the point has been reached, the
+    /// returned fence has signalled.
     ///
     /// # Errors
     ///
     /// - [`ENOENT`]: there is no such handle.
     /// - [`EINVAL`]: there is no fence, or none for this point yet.
-    /// - [`EOPNOTSUPP`]: the driver has no sync objects.
+    /// - [`EOPNOTSUPP`]: the driver does not support sync objects.
     pub fn find_fence<F: DriverFile>(
         file: &File<F>,
         handle: u32,
@@ -123,13 +123,13 @@ impl SyncObj {
         unsafe { Fence::from_raw_owned(fence) }.ok_or(EINVAL)
     }
 
-    /// What is in it now.
+    /// Returns the current fence, if any.
     pub fn fence(&self) -> Option<ARef<Fence>> {
         // SAFETY: The object is valid. The function returns a reference or NULL.
         unsafe { Fence::from_raw_owned(bindings::drm_syncobj_fence_get(self.0.get())) }
     }
 
-    /// Replaces what is in it, and wakes those who wait for that.
+    /// Replaces the fence and wakes tasks that wait for a fence to be set.
     pub fn replace_fence(&self, fence: Option<&Fence>) {
         let fence = fence.map_or(ptr::null_mut(), Fence::as_raw);
         // SAFETY: The object is valid, and the fence is NULL or valid. The function takes its own

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Fences that announce themselves.
+//! Delivery of signalled fences to a queue.
 //!
-//! A queue of jobs waits for the fences of others. Their callbacks run under the locks of those
-//! fences, all of which are one class, hence under a lock that must not nest with the queue's
-//! own. So a callback does no work here: it pushes its preallocated node on the lock-free list of a
-//! [`Mailbox`], and if that was empty, kicks whoever empties it.
+//! A job queue waits for fences of others. Their callbacks run under the locks of those fences,
+//! which are all one lockdep class and must not nest with the queue's own fences. So a callback
+//! does no work here: it pushes its preallocated node on the lock-free list of a [`Mailbox`] and,
+//! if the list was empty, kicks its consumer.
 //!
 //! The node belongs to a [`FenceWatch`], which can be started on one fence after another without
 //! allocating, in a signalling section for instance.
@@ -13,10 +13,24 @@
 //! # Who owns a node
 //!
 //! The [`FenceWatch`] has one reference from its creation to its end, and one more is lent to the
-//! fence by [`FenceWatch::start`]. The callback moves that one into the list, and
-//! [`Mailbox::drain`] out of it. [`FenceWatch::stop`] takes it back from the fence instead. As
-//! the watch waits for a running callback before it lets go of its own reference, a callback never
-//! drops anything, and the mailbox, to which the watch has a reference, outlives it as well.
+//! fence by [`FenceWatch::start`]. The callback moves the lent reference into the list, and
+//! [`Mailbox::drain`] moves it out again. [`FenceWatch::stop`] takes it back from the fence
+//! instead. As the watch waits for a running callback before it lets go of its own reference, a
+//! callback never drops anything, and the mailbox, to which the watch has a reference, outlives it
+//! as well.
+//!
+//! # When a callback is over
+//!
+//! The last access of a callback to its node is to set `done`. [`FenceWatch::stop`] returns when it
+//! has seen that, or after it went through the lock of the fence, under which callbacks run. It
+//! does not take that lock if `done` is set: a fence may have its lock in memory of its driver,
+//! which frees it some time after the signal. Between the signal and the end of the callbacks, that
+//! lock is kept alive by RCU. The read-side critical section begins before `done` is read: if
+//! `done` is not set yet, signalling is still in progress, and the grace period that the driver
+//! waits for afterwards cannot end before the critical section does.
+//!
+//! A watch must not be forgotten, with `mem::forget` for instance, by a module that can be
+//! unloaded: the callback is code of that module.
 //!
 //! # Locks and contexts
 //!
@@ -51,13 +65,13 @@ use core::{
     ptr, //
 };
 
-/// How the one that empties a [`Mailbox`] is told that there is something in it.
+/// Wakes the consumer of a [`Mailbox`].
 pub trait Kick: Send + Sync + 'static {
-    /// The mailbox was empty and is not any more.
+    /// Tells the consumer that the mailbox is no longer empty.
     ///
-    /// Called in atomic context with interrupts disabled and the lock of some fence held: see
-    /// [`FenceCallback::signaled`](super::FenceCallback::signaled) for what that means. Queueing a
-    /// work item is what it is for.
+    /// Called in atomic context with interrupts disabled and the lock of some fence held. It must
+    /// not sleep, must not take a lock under which fences are signalled, must not signal a fence,
+    /// and must not drop a [`FenceWatch`]. Typically, it queues a work item.
     fn kick(&self);
 }
 
@@ -65,8 +79,8 @@ pub trait Kick: Send + Sync + 'static {
 ///
 /// # Invariants
 ///
-/// `head` is NULL or the first node of a list that ends with NULL. The list owns a reference to
-/// each of its nodes.
+/// `head` is NULL or the first node of a NULL-terminated list. The list owns a reference to each of
+/// its nodes.
 pub struct Mailbox<T: Send + Sync + 'static, K: Kick> {
     head: Atomic<*mut Node<T, K>>,
     kick: K,
@@ -75,20 +89,20 @@ pub struct Mailbox<T: Send + Sync + 'static, K: Kick> {
 /// One node, part of a [`FenceWatch`].
 struct Node<T: Send + Sync + 'static, K: Kick> {
     cb: Opaque<bindings::dma_fence_cb>,
-    /// The next node of the list. Belongs to who owns the reference that was lent: the callback
-    /// before it pushes the node, afterwards who drains the list.
+    /// The next node of the list. Accessed only by the owner of the lent reference: the callback
+    /// until it pushes the node, the consumer after it has taken the list.
     next: UnsafeCell<*mut Node<T, K>>,
-    /// Whether the fence has, or the list, what was lent by [`FenceWatch::start`].
+    /// Whether the reference lent by [`FenceWatch::start`] is with the fence or the list.
     lent: Atomic<bool>,
     /// Set as the last access of the callback to the node and to the mailbox.
     done: Atomic<bool>,
-    /// Valid as long as the watch is, to which the node belongs.
+    /// Valid as long as the watch that the node belongs to exists.
     mailbox: *const Mailbox<T, K>,
     data: T,
 }
 
-// SAFETY: `next` has one owner at a time, `mailbox` is only followed while it is valid, and what
-// both lead to may be used by any thread. The rest is `Send` by itself or synchronised by C.
+// SAFETY: `next` has one owner at a time, `mailbox` is only dereferenced while it is valid, and the
+// targets of both may be used by any thread. The rest is `Send` by itself or synchronised by C.
 unsafe impl<T: Send + Sync + 'static, K: Kick> Send for Node<T, K> {}
 // SAFETY: As above.
 unsafe impl<T: Send + Sync + 'static, K: Kick> Sync for Node<T, K> {}
@@ -103,28 +117,28 @@ impl<T: Send + Sync + 'static, K: Kick> Mailbox<T, K> {
         }
     }
 
-    /// What is kicked.
+    /// Returns the object that is kicked.
     pub fn kicker(&self) -> &K {
         &self.kick
     }
 
-    /// Whether there is nothing in it just now.
+    /// Returns whether the mailbox is currently empty.
     pub fn is_empty(&self) -> bool {
         self.head.load(Relaxed).is_null()
     }
 
-    /// Takes out all that is in it, in the order in which it came in.
+    /// Takes out all nodes, in the order in which they were added.
     ///
-    /// Several can do that at once; each node goes to one of them. The next node to come in kicks
+    /// Concurrent calls are fine; each node goes to one of them. The next node to be added kicks
     /// again.
     pub fn drain(&self) -> Drain<T, K> {
         if self.is_empty() {
             return Drain(ptr::null_mut());
         }
-        // Full ordering pairs with that of `push`: what the signaller did is visible here.
+        // Full ordering pairs with that of `push`: writes of the signaller are visible here.
         let mut rest = self.head.xchg(ptr::null_mut(), Full);
 
-        // The newest is the first; turn the list around.
+        // The newest node comes first; reverse the list.
         let mut first = ptr::null_mut();
         while !rest.is_null() {
             let node = rest;
@@ -147,13 +161,13 @@ impl<T: Send + Sync + 'static, K: Kick> Mailbox<T, K> {
         loop {
             // SAFETY: The node is valid, and we own its `next`.
             unsafe { *(*node).next.get() = head };
-            // INVARIANT: The list goes on with what it was.
+            // INVARIANT: The new head is followed by the previous list.
             match self.head.cmpxchg(head, node, Full) {
                 Ok(_) => break,
                 Err(current) => head = current,
             }
         }
-        // From here on the node may be drained, and be in use again.
+        // From here on the node may have been drained and be in use again.
         if head.is_null() {
             self.kick.kick();
         }
@@ -166,13 +180,14 @@ impl<T: Send + Sync + 'static, K: Kick> Drop for Mailbox<T, K> {
     }
 }
 
-/// What was in a [`Mailbox`], oldest first.
+/// The nodes taken out of a [`Mailbox`], oldest first.
 ///
-/// Dropping it drops the rest of it.
+/// Dropping it drops the remaining nodes.
 ///
 /// # Invariants
 ///
-/// NULL or the first node of a list that ends with NULL, with a reference to each of its nodes.
+/// The pointer is NULL or that of the first node of a NULL-terminated list. The list owns a
+/// reference to each of its nodes.
 pub struct Drain<T: Send + Sync + 'static, K: Kick>(*mut Node<T, K>);
 
 // SAFETY: This is a list of references, which are `Send` since `Node` is `Send` and `Sync`.
@@ -218,19 +233,19 @@ impl<T: Send + Sync + 'static, K: Kick> Deref for Mail<T, K> {
 
 /// Sends itself to a [`Mailbox`] when a fence signals.
 ///
-/// It watches one fence at a time, any number of them in turn. Dropping it stops it; that must not
-/// happen in a callback of the fence it watches, in [`Kick::kick`] for instance.
+/// A watch watches one fence at a time, and can be reused for any number of fences. Dropping it
+/// stops it, and must not happen in a callback of the watched fence, such as [`Kick::kick`].
 ///
 /// The data must not own the watch, or neither is ever freed.
 ///
 /// # Invariants
 ///
-/// If there is a fence, then `dma_fence_add_callback` had success for it and the node, and the
-/// callback was not removed.
+/// If there is a fence, then `dma_fence_add_callback` succeeded for it with the node's `cb`, and
+/// the callback was not removed.
 pub struct FenceWatch<T: Send + Sync + 'static, K: Kick> {
     node: Arc<Node<T, K>>,
     fence: Option<ARef<Fence>>,
-    /// Keeps the mailbox, to which the node has a pointer.
+    /// Keeps alive the mailbox that the node points to.
     _mailbox: Arc<Mailbox<T, K>>,
 }
 
@@ -256,19 +271,19 @@ impl<T: Send + Sync + 'static, K: Kick> FenceWatch<T, K> {
         })
     }
 
-    /// The data.
+    /// Returns the data.
     pub fn data(&self) -> &T {
         &self.node.data
     }
 
     /// Starts watching `fence`, after [stopping](Self::stop) with the one before.
     ///
-    /// Returns whether it does: `false` if the fence has signalled already, and then nothing is
-    /// delivered. Fails with [`EBUSY`] if an earlier fence was delivered and is still in the
-    /// mailbox. Does not allocate and does not sleep.
+    /// Returns `false` if the fence has already signalled; nothing is delivered then. Fails with
+    /// [`EBUSY`] if an earlier fence was delivered and is still in the mailbox. Does not allocate
+    /// and does not sleep.
     pub fn start(&mut self, fence: &Fence) -> Result<bool> {
         self.stop();
-        // Pairs with the store when the node was drained: `next` is ours after it.
+        // Pairs with the store when the node is drained: `next` is ours after that.
         if self.node.lent.load(Acquire) {
             return Err(EBUSY);
         }
@@ -277,12 +292,12 @@ impl<T: Send + Sync + 'static, K: Kick> FenceWatch<T, K> {
         self.node.done.store(false, Relaxed);
         let node = Arc::into_raw(self.node.clone());
         // SAFETY: The node is valid.
-        let cb = unsafe { (*node).cb.get() };
+        let cb = Opaque::cast_into(unsafe { &raw const (*node).cb });
         let ret = {
-            // The lock of a fence that signals just now.
+            // RCU keeps the lock of a concurrently signalling fence alive.
             let _rcu = rcu::read_lock();
-            // SAFETY: The fence is valid. `cb` is in no list: the last callback was stopped or has
-            // run, which removes it first. It stays valid until the callback has run or was
+            // SAFETY: The fence is valid. `cb` is in no list: the last callback was either removed,
+            // or unlinked before it ran. `cb` stays valid until the callback has run or was
             // removed, since a reference to the node was lent.
             unsafe {
                 bindings::dma_fence_add_callback(fence.as_raw(), cb, Some(Self::signaled_callback))
@@ -299,18 +314,18 @@ impl<T: Send + Sync + 'static, K: Kick> FenceWatch<T, K> {
         Ok(true)
     }
 
-    /// Stops watching, and if the callback runs just now, waits for it.
+    /// Stops watching. Waits for the callback if it is running.
     ///
-    /// Returns whether that came in time: nothing was and nothing will be delivered. Must not be
-    /// called in a callback of the fence.
+    /// Returns `true` if a fence was being watched and has not been and will not be delivered. Must
+    /// not be called in a callback of the fence.
     pub fn stop(&mut self) -> bool {
         // INVARIANT: The callback has run or is removed below.
         let Some(fence) = self.fence.take() else {
             return false;
         };
         let removed = {
-            // The lock of a fence that signals just now; to be held before the look at `done`, for
-            // the reason given in the module `callback`.
+            // RCU keeps the lock of a concurrently signalling fence alive. Must be taken before
+            // `done` is read, see the module documentation.
             let _rcu = rcu::read_lock();
             if self.node.done.load(Acquire) {
                 return false;
@@ -330,8 +345,8 @@ impl<T: Send + Sync + 'static, K: Kick> FenceWatch<T, K> {
     ///
     /// # Safety
     ///
-    /// `node` must be the one of `self`, with a reference lent to a fence that has no means any
-    /// more to give it on.
+    /// `node` must be the one of `self`, with a reference lent to a fence that can no longer pass
+    /// it on.
     unsafe fn take_back(&self, node: *const Node<T, K>) {
         self.node.lent.store(false, Relaxed);
         // SAFETY: By the requirements this reference is ours.
@@ -340,8 +355,8 @@ impl<T: Send + Sync + 'static, K: Kick> FenceWatch<T, K> {
 
     /// # Safety
     ///
-    /// To be called by the C side only, for the `cb` of a node to which it was lent a reference,
-    /// once.
+    /// Must only be called by the C side, once, for the `cb` of a node of which a reference was
+    /// lent.
     unsafe extern "C" fn signaled_callback(
         _fence: *mut bindings::dma_fence,
         cb: *mut bindings::dma_fence_cb,
@@ -350,8 +365,8 @@ impl<T: Send + Sync + 'static, K: Kick> FenceWatch<T, K> {
         let node = unsafe { crate::container_of!(Opaque::cast_from(cb), Node<T, K>, cb) };
         let node = node.cast_mut();
         // SAFETY:
-        // - The watch exists and has a reference to the node and to the mailbox: it waits for `done`
-        //   or for the lock of the fence before it lets go of them.
+        // - The watch exists and has a reference to the node and to the mailbox: it waits for
+        //   `done` or for the lock of the fence before it lets go of them.
         // - The node is in no list, and the reference is the one that was lent.
         unsafe { (*(*node).mailbox).push(node) };
         // SAFETY: As above.
@@ -414,7 +429,7 @@ mod tests {
         }
         assert!(mailbox.is_empty());
 
-        // The last one stays as it is.
+        // The last one stays pending.
         let pending = fences.pop();
         for armed in fences {
             armed.signal(Ok(()));
@@ -445,7 +460,7 @@ mod tests {
         assert!(!watch.stop());
         assert_eq!(kicks(&mailbox), 0);
 
-        // It can be used all the same.
+        // The watch can still be used.
         let armed = arm()?;
         assert!(watch.start(armed.fence())?);
         armed.signal(Ok(()));
@@ -528,28 +543,47 @@ mod tests {
         Ok(())
     }
 
-    /// The watch is stopped while the fence signals on another CPU.
+    /// The watch is stopped while the fence signals on another CPU, sooner or later.
     #[test]
     fn race() -> Result {
+        const ROUNDS: u32 = 200;
+        const PAUSES: u32 = 50;
+
         let mailbox = mailbox()?;
         let mut watch = FenceWatch::new(mailbox.clone(), (), GFP_KERNEL)?;
-        for round in 0..200 {
+        let pause = |rounds| {
+            for _ in 0..rounds * PAUSES {
+                core::hint::spin_loop();
+            }
+        };
+        let mut outcomes = [0_u32; 2];
+
+        for round in 0..ROUNDS {
             let armed = arm()?;
             let fence = ARef::from(armed.fence());
             let watching = watch.start(&fence)?;
             assert!(watching);
-            workqueue::system_dfl().try_spawn(GFP_KERNEL, move || armed.signal(Ok(())))?;
-            for _ in 0..round {
+            let begun = Arc::new(Atomic::new(false), GFP_KERNEL)?;
+            let there = begun.clone();
+            workqueue::system_dfl().try_spawn(GFP_KERNEL, move || {
+                there.store(true, Release);
+                pause(ROUNDS - round);
+                armed.signal(Ok(()));
+            })?;
+            while !begun.load(Acquire) {
                 core::hint::spin_loop();
             }
+            pause(round);
 
             // Either it was stopped or it was delivered.
             let stopped = watch.stop();
             let delivered = mailbox.drain().count();
-            assert_eq!(delivered, if stopped { 0 } else { 1 });
+            assert_eq!(delivered, usize::from(!stopped));
             fence.wait()?;
             assert!(mailbox.is_empty());
+            outcomes[usize::from(stopped)] += 1;
         }
+        assert!(outcomes[0] > 0 && outcomes[1] > 0);
         Ok(())
     }
 }
