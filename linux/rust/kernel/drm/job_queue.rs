@@ -1,67 +1,87 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Job queue for GPUs that take jobs through hardware slots.
+//! A job queue for GPUs that take jobs through hardware slots.
 //!
 //! A [`JobQueue`] lives as long as the device. Clients hold [`Context`]s; a context has one FIFO
 //! for each hardware slot. A job goes through these steps:
 //!
 //! 1. [`Context::admit`] waits until the context has room for one more job, and
-//!    [`Context::prepare`] allocates all that the job will ever need. This is the last step that can
-//!    fail.
-//! 2. [`Prepared::arm`] makes the job's fence real. The caller publishes [`Armed::fence`] wherever
-//!    user space or other drivers look for it. From here to the signalling of the fence nothing
-//!    may allocate blocking or wait for memory; [`Armed`] carries the fence-signalling annotation.
-//! 3. [`Armed::push`] puts the job at the end of its FIFO, and straight into the hardware when its
-//!    dependencies are met and the slot has room: no thread has to wake up for that.
+//!    [`Context::prepare`] allocates everything that the job will ever need. This is the last step
+//!    that can fail.
+//! 2. [`Prepared::arm`] arms the job's fence. The caller publishes [`Armed::fence`] wherever user
+//!    space or other drivers look for it. From here until the fence signals, nothing may block on
+//!    memory allocation; [`Armed`] carries the fence-signalling annotation.
+//! 3. [`Armed::push`] appends the job to its FIFO, and starts it right away if it is the first
+//!    there, its dependencies are met and the slot has room: no thread has to be woken for that.
 //! 4. The interrupt thread reports what the hardware has done through [`JobQueue::update`], and the
 //!    slot's next job is started in the same call.
-//! 5. The job's fence is signalled and the job goes to a list of retired jobs, from which the owner
-//!    drops it in an ordinary worker ([`JobQueue::take_retired`]), since that may sleep.
+//! 5. The job's fence is signalled and the job moves to a list of retired jobs. The owner takes it
+//!    from there ([`JobQueue::take_retired`]) and drops it in an ordinary worker, since dropping
+//!    may sleep.
 //!
 //! Each slot holds one job, or two when the hardware has a register set for the next job as well
-//! ([`Position::Next`]); that one begins to run when the first ends, without software.
+//! ([`Position::Next`]); the hardware starts that job by itself when the first ends.
 //!
-//! # What is guaranteed
+//! # Guarantees
 //!
-//! * The jobs of one context and slot run in the order of their pushing, and their fences signal in
-//!   that order, whatever happens: completion, failure, cancellation, reset, removal of the device.
-//!   (`dma_resv` replaces a fence by a later one of the same timeline, so a fence that signals
-//!   early would tell a waiter that an earlier job no longer uses its buffers.)
-//! * A job starts after all its dependencies have signalled. Their errors are not looked at.
-//! * Among contexts that have a job ready, the higher [`Priority`] goes first. Of those of the same
-//!   priority it is the turn of the one whose [`Share`] has used the slot for the least time; of those
-//!   that have used the same, the turn of the one that has waited for the longest time.
-//! * What is not used is not saved: a party that begins to submit has used as much as the one whose
-//!   turn it was last.
-//! * A context whose jobs run for too long again and again is closed: see [`Config::hang_limit`].
-//! * Every armed job's fence is signalled once: an [`Armed`] that is dropped counts as pushed and
-//!   cancelled; dropping the [`JobQueue`] fails what is left.
+//! * The jobs of one context and slot run in the order in which they were pushed, and their fences
+//!   always signal in that order, also after failure, cancellation, reset, or removal of the
+//!   device. (`dma_resv` replaces a fence by a later one of the same timeline, so a fence that
+//!   signals early would tell a waiter that an earlier job no longer uses its buffers.)
+//! * A job starts after all its dependencies have signalled. Errors of dependencies are ignored.
+//! * Among contexts that have a job ready, the higher [`Priority`] goes first. Starvation is
+//!   bounded: when jobs of higher priorities have occupied the slot for [`Config::patience_ns`]
+//!   while a lower priority had a job ready, one job of that priority gets a turn. It gets the next
+//!   one after another [`Config::patience_ns`] or 31 times as long as its last job took, whichever
+//!   is longer.
+//! * Among contexts of the same priority, the one whose [`Share`] has used the slot for the least
+//!   time goes first; if they have used the same time, the one that has waited longest.
+//! * A job that the first job of another FIFO waits for inherits that job's priority, if it is
+//!   higher. So do the jobs before it in its FIFO, and the jobs that those wait for.
+//! * A job whose fence has a deadline that is [near](Config::near_ns) is urgent, and so are the
+//!   jobs that it waits for. An urgent job goes out of turn, before others of the same priority,
+//!   but only one at a time: the next one may do so after others have had the slot in turn for as
+//!   long. An urgent job does not overtake a job whose [`Share`] has used the slot for
+//!   [`Config::lead_ns`] less than its own.
+//! * Unused time is not saved: a party that submits again is treated as if it had used at least as
+//!   much as the party that had the last turn. A party that submits for the first time is placed
+//!   behind that by the time that other parties have recently used with their first jobs, and by no
+//!   more than [`Config::lead_ns`]. So a client that creates a new party for each job cannot starve
+//!   the others.
+//! * A context whose jobs repeatedly run for too long is closed, see [`Config::hang_limit`].
+//! * The fence of every armed job is signalled exactly once: dropping an [`Armed`] pushes the job
+//!   and cancels it; dropping the [`JobQueue`] fails all remaining jobs.
 //! * A context has no more than [`Config::max_jobs`] jobs.
 //! * Nothing is allocated after [`Context::prepare`], and no entry point panics.
 //!
 //! # Engine
 //!
-//! The queue does not hold the hardware: every entry point that may need it takes an [`Engine`]
-//! from a caller who can prove that the hardware can be reached (an ioctl, an interrupt thread, a
-//! worker with a guard). The queue can therefore outlive the hardware.
+//! The queue does not own the hardware: every entry point that may need it takes an [`Engine`] from
+//! a caller that can prove that the hardware is accessible (an ioctl, an interrupt thread, a worker
+//! with a guard). The queue can therefore outlive the hardware.
 //!
 //! # Locks and contexts
 //!
 //! * One spinlock for each queue. It is taken in process context only and is held while the
-//!   [`Engine`]'s methods run; what these take nests inside.
-//! * A mutex for each context and slot, held from arming to pushing, makes the order of the fences'
-//!   sequence numbers the order of the FIFO. Nothing is allocated under it. All of them are one class
-//!   for lockdep: a task has one [`Armed`] at a time.
-//! * Fences are signalled without the spinlock, by one CPU at a time. [`Armed::push`] may signal with
-//!   the mutex held, which no callback can want, since that must not sleep.
+//!   [`Engine`]'s methods run; locks that these take nest inside it.
+//! * A mutex for each context and slot, held from arming to pushing, keeps the fences' sequence
+//!   numbers in FIFO order. Nothing is allocated under it. All of these mutexes are one lockdep
+//!   class, so a task can have only one [`Armed`] at a time.
+//! * Another spinlock, which the queue's spinlock nests in, is held while one fence is signalled;
+//!   the queue's spinlock is not. Clients' tasks do not signal fences, so that no fence has to wait
+//!   until such a task is scheduled: [`Kind::kick`] asks the owner to do so. Only after the queue
+//!   was killed do they signal fences themselves, possibly with the mutex held. No callback can
+//!   want that mutex, since callbacks must not sleep.
+//! * A deadline can be set on a job's fence in any context. That takes no lock: the fence puts
+//!   itself on a lock-free list, which the next entry into the queue processes.
 //! * The callback on a dependency takes no lock: it posts a preallocated node to a lock-free
-//!   mailbox and calls [`Kind::kick`]. The spinlock is held while a callback is added, so the
-//!   locks of fences nest inside it, and no fence's lock is ever held around it.
+//!   mailbox and calls [`Kind::kick`]. The spinlock is held while a callback is added, so the locks
+//!   of fences nest inside it, and it is never taken with a fence's lock held.
 //!
 //! # Dropping
 //!
-//! Contexts may outlive the [`JobQueue`]. Jobs keep their context's FIFOs alive, and these the
-//! shared part of the queue; the cycle ends when the queue is killed or dropped.
+//! Contexts may outlive the [`JobQueue`]. Jobs keep their context's FIFOs alive, which keep the
+//! shared part of the queue alive; this cycle is broken when the queue is killed or dropped.
 //!
 //! # Examples
 //!
@@ -129,6 +149,9 @@
 //!         timeout_ns: 500_000_000,
 //!         grace_ns: 50_000_000,
 //!         ladder: &[Stop::Hard],
+//!         patience_ns: 1_000_000_000,
+//!         near_ns: 100_000_000,
+//!         lead_ns: 100_000_000,
 //!         max_jobs: 1024,
 //!         hang_limit: 3,
 //!         forgive_after: 64,
@@ -164,6 +187,8 @@ use crate::{
 mod account;
 mod context;
 mod hardware;
+mod lending;
+mod look;
 mod queue;
 mod state;
 #[cfg(CONFIG_KUNIT = "y")]
@@ -178,6 +203,10 @@ pub use self::context::{
     Refused, //
 };
 pub use self::hardware::Hardware;
+pub use self::look::{
+    Look,
+    Whereabouts, //
+};
 pub use self::queue::{
     Expired,
     JobQueue,
@@ -185,10 +214,10 @@ pub use self::queue::{
 };
 pub use self::turns::Share;
 
-/// Most slots that a queue can have.
+/// The maximum number of slots of a queue.
 pub const MAX_SLOTS: usize = 4;
 
-/// Number of jobs that a slot's registers can hold.
+/// The number of jobs that a slot's registers can hold.
 const MAX_DEPTH: usize = 2;
 
 /// A hardware slot.
@@ -196,7 +225,7 @@ const MAX_DEPTH: usize = 2;
 pub struct Slot(u8);
 
 impl Slot {
-    /// The slot with this number; [`None`] from [`MAX_SLOTS`] on.
+    /// Returns the slot with this number, or [`None`] if it is not below [`MAX_SLOTS`].
     pub const fn new(index: usize) -> Option<Self> {
         if index < MAX_SLOTS {
             Some(Self(index as u8))
@@ -205,59 +234,69 @@ impl Slot {
         }
     }
 
-    /// Its number, less than [`MAX_SLOTS`].
+    /// Returns the slot's number, which is less than [`MAX_SLOTS`].
     #[inline]
     pub const fn index(self) -> usize {
-        // The mask changes nothing; it lets the compiler see that arrays are not overrun.
+        // The mask has no effect except to let the compiler elide bounds checks.
         self.0 as usize & (MAX_SLOTS - 1)
     }
 }
 
 const _: () = assert!(MAX_SLOTS.is_power_of_two());
 
-/// Which contexts go first. Strict: a lower one runs when no higher one has a job ready.
+/// The priority of a context: a lower one runs when no higher one has a job ready, or after it has
+/// been passed over for [`Config::patience_ns`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
     /// Before all others.
     High = 0,
-    /// The usual one.
+    /// The default.
     Medium = 1,
-    /// When nothing else is ready.
+    /// After all others.
     Low = 2,
 }
 
-/// Number of priorities.
+/// The number of priorities.
 const PRIORITIES: usize = 3;
 
-/// Where in a slot a job is.
+impl Priority {
+    /// All priorities, the highest first.
+    const ALL: [Self; PRIORITIES] = [Self::High, Self::Medium, Self::Low];
+}
+
+/// The position of a job in its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {
-    /// The job that the slot works on.
+    /// The job that the slot is executing.
     Current = 0,
     /// The job that the hardware starts when the current one ends.
     Next = 1,
 }
 
-/// How to end a job that is in the hardware.
+/// How to stop a job that is in the hardware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// At a point from which it can be continued.
+    /// At a point from which the job can be resumed.
     Soft,
-    /// Now, for good.
+    /// At once, without the possibility to resume.
     Hard,
 }
 
 /// Why [`Engine::start`] did not start a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartError {
-    /// Something that running jobs hold is missing. The job stays the first of its FIFO and is
-    /// tried again at the next entry into the queue, such as the next completion.
+    /// A resource that running jobs hold is missing, for this job and for any other. The job stays
+    /// the next one of the slot and is tried again at the next entry into the queue, such as the
+    /// next completion.
     Busy,
+    /// As [`Busy`](Self::Busy), but other jobs may not need the resource and are tried in the
+    /// meantime. The job is tried again when a job has left the hardware, in any slot.
+    Blocked,
     /// The job fails with this error, after the jobs before it have ended.
     Failed(Error),
 }
 
-/// What becomes of a job that was in the hardware when it was reset.
+/// The fate of a job that was in the hardware when the hardware was reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It runs again.
@@ -266,33 +305,37 @@ pub enum Verdict {
     Done(Result),
 }
 
-/// What a queue is made of besides its jobs: who is told when something has to be done.
+/// The owner's side of a queue: the type of its jobs, and notifications of work to do.
 ///
 /// The value lives as long as the queue's shared part, which may be longer than the [`JobQueue`].
 pub trait Kind: Sized + Send + Sync + 'static {
-    /// A job: what [`Engine::start`] needs to start it, and what must live until it has ended.
+    /// A job: everything that [`Engine::start`] needs to start it, and everything that must live
+    /// until it has ended.
     ///
-    /// It is dropped by whoever drops [`Retired`], or with a [`Prepared`] job.
+    /// It is dropped with the [`Retired`] jobs, or with a [`Prepared`] job.
     type Job: Send + Sync;
 
-    /// A dependency was met: [`JobQueue::run`] is to be called soon.
+    /// Asks for a call of [`JobQueue::run`]: a dependency was met, a client's task has ended jobs,
+    /// or an entry point has left work to do. Fences of any client depend on that call, so a worker
+    /// with a high priority should make it.
     ///
-    /// Called in any context, with the lock of some fence held and interrupts off: to queue a work
-    /// item is about all that may be done here.
+    /// Called in any context, possibly with interrupts disabled and with the lock of some fence or
+    /// the queue's spinlock held: this should only queue a work item.
     fn kick(&self);
 
-    /// [`JobQueue::take_retired`] has something to drop.
+    /// Asks for a call of [`JobQueue::take_retired`], which has jobs to return.
     ///
-    /// Called in process context, in a fence-signalling section, without the queue's spinlock.
+    /// Called in process context, without the queue's spinlocks, usually in a fence-signalling
+    /// section: it must not sleep.
     fn retire(&self);
 
-    /// [`JobQueue::expire`] is to be called at `deadline`, in the nanoseconds of [`Engine::now`],
-    /// instead of when it was to be called before.
+    /// Asks for a call of [`JobQueue::expire`] at `deadline`, in the nanoseconds of
+    /// [`Engine::now`], which replaces the time that was asked for before.
     ///
     /// Called when a job has begun to run, or is to be stopped, and no call of `expire` is
     /// outstanding or only a later one; and by `expire` itself for the next time. Called with the
-    /// queue's spinlock held, so that the latest call is the one that counts: to set the timer of a
-    /// work item is about all that may be done here.
+    /// queue's spinlock held, so that calls are ordered: this should only set the timer of a work
+    /// item.
     fn arm_timer(&self, deadline: u64);
 }
 
@@ -301,7 +344,7 @@ pub trait Kind: Sized + Send + Sync + 'static {
 /// All methods are called with the queue's spinlock held: they must not sleep, allocate, signal a
 /// fence or call the queue.
 pub trait Engine<K: Kind> {
-    /// Nanoseconds of a monotonic clock.
+    /// Returns the time of a monotonic clock in nanoseconds.
     fn now(&self) -> u64;
 
     /// Hands a job to the hardware.
@@ -310,14 +353,15 @@ pub trait Engine<K: Kind> {
     /// one is taken.
     fn start(&self, job: &Running<'_, K>) -> Result<(), StartError>;
 
-    /// A started job is no longer in the hardware. Undoes what [`start`](Self::start) took.
+    /// Releases everything that [`start`](Self::start) acquired. The job is no longer in the
+    /// hardware.
     fn finish(&self, job: &Running<'_, K>);
 
-    /// Asks the hardware to end a job. Its end is reported as any other, by [`Hardware::finish`] or
-    /// [`Hardware::requeue`].
+    /// Asks the hardware to stop a job. Its end is reported like any other, by [`Hardware::finish`]
+    /// or [`Hardware::requeue`].
     fn stop(&self, job: &Running<'_, K>, how: Stop);
 
-    /// Takes a job at [`Position::Next`] back. False when it has begun to run already.
+    /// Takes back a job at [`Position::Next`]. Returns `false` if it has already begun to run.
     fn withdraw(&self, job: &Running<'_, K>) -> bool;
 }
 
@@ -325,12 +369,16 @@ pub trait Engine<K: Kind> {
 pub struct Running<'a, K: Kind> {
     /// The slot.
     pub slot: Slot,
-    /// Where in the slot the queue believes it to be. The hardware may be one step ahead.
+    /// Its position in the slot, as far as the queue knows. The hardware may be one step ahead.
     pub position: Position,
-    /// Differs between one start and the next in the same slot, hence between its two jobs.
+    /// Differs between the two jobs of a slot, so that a stop can be directed at one of them.
     pub flag: bool,
-    /// How often [`JobQueue::expire`] or a cancellation has tried to stop it.
+    /// The number of attempts to stop it by [`JobQueue::expire`]; any other [`Stop::Hard`] counts
+    /// as the whole [`Config::ladder`].
     pub strikes: u8,
+    /// Nanoseconds that it ran before `started`, in turns that ended with a soft stop from which it
+    /// was resumed.
+    pub ran_ns: u64,
     /// When it began to run, in the time of [`Engine::now`]. For [`Position::Next`], when it was
     /// handed to the hardware.
     pub started: u64,
@@ -340,13 +388,13 @@ pub struct Running<'a, K: Kind> {
     pub job: &'a K::Job,
 }
 
-/// How a slot is called.
+/// The description of a slot.
 pub struct SlotConfig {
     /// The timeline name of its jobs' fences.
     pub name: &'static CStr,
 }
 
-/// What a queue needs to know of its hardware.
+/// Everything that a queue needs to know about its hardware.
 pub struct Config {
     /// The driver name of all fences.
     pub driver: &'static CStr,
@@ -357,49 +405,71 @@ pub struct Config {
     /// How long a job may run, in nanoseconds, before [`JobQueue::expire`] begins to stop it.
     /// The time it waits is not counted.
     pub timeout_ns: u64,
-    /// How long each attempt to stop a job may take, in nanoseconds.
+    /// How long each attempt to stop a job may take, in nanoseconds, before the next step is taken.
     pub grace_ns: u64,
-    /// What is tried on an overdue job, in this order, before a reset is asked for.
+    /// The steps taken to stop an overdue job, in this order, before a reset is asked for.
     pub ladder: &'static [Stop],
-    /// Most jobs that a context can have, be they waiting, running, or ended and not dropped yet.
+    /// For how long jobs of higher priorities may occupy a slot, in nanoseconds, while a job of a
+    /// lower priority is ready for it, before the latter gets a turn.
+    pub patience_ns: u64,
+    /// A job is urgent if its fence has a deadline that is at most this many nanoseconds from now.
+    pub near_ns: u64,
+    /// How much more time than the [`Share`] of the job whose turn it is, in nanoseconds, that of
+    /// an urgent job may have used to overtake that job. Also the maximum time by which a party
+    /// that submits for the first time is placed behind the party that had the last turn.
+    pub lead_ns: u64,
+    /// The maximum number of jobs of a context, be they waiting, running, or ended and not dropped
+    /// yet.
     pub max_jobs: u32,
-    /// How many jobs of a context may have to be stopped by [`JobQueue::expire`], or end with the reset
-    /// that it asks for. With the last one the context is closed: its waiting jobs fail with
-    /// `ECANCELED`, and no more are admitted.
+    /// The number of hung jobs with which a context is closed: its waiting jobs fail with
+    /// `ECANCELED`, and no more are admitted. A job counts as hung if [`JobQueue::expire`] has
+    /// tried to stop it and it ends with an error. Jobs of [`Priority::High`] do not count.
     pub hang_limit: u32,
-    /// How many jobs have to end well, with none that hangs between them, for one that has hung to be
-    /// forgotten.
+    /// The number of jobs that have to succeed, without a hang in between, for one hung job to be
+    /// forgiven.
     pub forgive_after: u32,
 }
 
 /// The fences that a job waits for.
 ///
 /// Signalled ones are left out, and of several fences of one timeline only the latest is kept.
+/// Containers are replaced by their members.
 ///
 /// # Invariants
 ///
-/// Sorted by timeline, each of which is there once.
+/// The fences are sorted by timeline, with at most one fence for each.
 #[derive(Default)]
 pub struct Dependencies(KVec<ARef<Fence>>);
 
 impl Dependencies {
-    /// Most timelines that a job can wait for: all of them may be looked at with the queue's lock
-    /// held.
+    /// The maximum number of timelines that a job can wait for. It is bounded because all of them
+    /// may be checked with the queue's lock held.
     pub const MAX: usize = 4096;
 
-    /// None yet.
+    /// Creates an empty set.
     pub const fn new() -> Self {
         // INVARIANT: It is empty.
         Self(KVec::new())
     }
 
-    /// Adds a fence. May sleep; fails with `ENOMEM`, also for more than [`MAX`](Self::MAX)
-    /// timelines. Takes O(log n) comparisons.
+    /// Adds a fence, or its members if it is a container.
+    ///
+    /// May sleep. Fails with `ENOMEM`, also for more than [`MAX`](Self::MAX) timelines; some
+    /// members of a container may have been added then. Takes O(log n) comparisons for each fence.
     pub fn add(&mut self, fence: &Fence) -> Result {
+        fence.for_each_contained(|fence| self.add_one(fence))
+    }
+
+    /// Adds a fence that is not a container.
+    fn add_one(&mut self, fence: &Fence) -> Result {
         if fence.is_signaled() {
             return Ok(());
         }
-        // INVARIANT: A known timeline keeps its place; a new one gets that which the search found.
+        // This may run arbitrary code of the fence's driver, which must not run under the queue's
+        // lock.
+        fence.enable_signaling();
+        // INVARIANT: A known timeline keeps its index; a new one is inserted at the index that the
+        // search found.
         match self
             .0
             .binary_search_by_key(&fence.context(), |known| known.context())
@@ -414,8 +484,8 @@ impl Dependencies {
             }
             Err(_) if self.0.len() >= Self::MAX => Err(ENOMEM),
             Err(index) => {
-                self.0.reserve(1, GFP_KERNEL)?;
-                // There is room, and the place is at most the end.
+                self.0.reserve(1, GFP_KERNEL_ACCOUNT)?;
+                // Cannot fail: there is room, and the index is not beyond the end.
                 self.0
                     .insert_within_capacity(index, ARef::from(fence))
                     .map_err(|_| ENOMEM)
@@ -423,19 +493,19 @@ impl Dependencies {
         }
     }
 
-    /// Number of fences to wait for.
+    /// Returns the number of fences to wait for.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is nothing to wait for.
+    /// Returns whether there is nothing to wait for.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Leaves out the fences of one timeline.
+    /// Returns the fences except that of one timeline.
     fn without(mut self, context: u64) -> KVec<ARef<Fence>> {
-        // INVARIANT: The order stays.
+        // INVARIANT: This keeps the order.
         self.0.retain(|fence| fence.context() != context);
         self.0
     }

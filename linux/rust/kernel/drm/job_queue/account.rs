@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a context answers for: how many jobs it has, and how they behave.
+//! Accounting for a context: how many jobs it has, and how they behave.
 //!
-//! One mutex, a leaf, is held by those who wait for a place and by those who wake them. Conduct is
-//! noted with the queue's lock held.
+//! One mutex, a leaf, is held by tasks that wait for a place and by those that wake them. The
+//! conduct of jobs is recorded with the queue's lock held.
 
 use super::{
     Config,
     CANCELLED, //
 };
 use crate::{
+    dma_buf::fence::might_wait,
     new_condvar, new_mutex,
     prelude::*,
     sync::{
@@ -26,14 +27,14 @@ use crate::{
     },
 };
 
-/// What the FIFOs of a context share.
+/// The part that the FIFOs of a context share.
 #[pin_data]
 pub(super) struct Account {
-    /// Most places.
+    /// The number of places.
     limit: u32,
-    /// Places that are taken.
+    /// The number of places that are taken.
     taken: Atomic<u32>,
-    /// Tasks that wait for a place.
+    /// The number of tasks that wait for a place.
     waiters: Atomic<u32>,
     #[pin]
     wait: Mutex<()>,
@@ -41,9 +42,9 @@ pub(super) struct Account {
     freed: CondVar,
     /// No job is started any more: the context was cancelled, or has hung too often.
     closed: Atomic<bool>,
-    /// Jobs that did not end by themselves, less those that were forgiven.
+    /// The number of hung jobs, less those that were forgiven.
     hangs: Atomic<u32>,
-    /// Jobs that have ended well since the last change of `hangs`.
+    /// The number of jobs that have succeeded since the last change of `hangs`.
     good: Atomic<u32>,
 }
 
@@ -65,18 +66,19 @@ impl Account {
         )
     }
 
-    /// Whether no job of the context is started any more.
+    /// Returns whether no job of the context is started any more.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Acquire)
     }
 
-    /// From here on no job is started.
+    /// Closes the account: no job is started from here on.
     pub(super) fn close(&self) {
         self.closed.store(true, Release);
     }
 
-    /// A job has left the hardware with this result. `hung`: it had to be stopped because it ran for
-    /// too long. Returns whether that was once too often, and closes the account.
+    /// Records that a job has left the hardware with this result. `hung` says that it ran for too
+    /// long and had to be stopped. If that was once too often, closes the account and returns
+    /// `true`.
     ///
     /// Called with the queue's lock held.
     pub(super) fn note(&self, config: &Config, hung: bool, result: Result) -> bool {
@@ -126,15 +128,16 @@ impl Account {
         }
 
         let mut guard = self.wait.lock();
-        // Ordered before the next look at `taken`: either that sees a place that is given up, or who
-        // gives it up sees us.
+        // Ordered before the next read of `taken`: either that read sees a place that is released,
+        // or `put()` sees this waiter.
         self.waiters.fetch_add(1, Full);
         let result = loop {
             if self.try_take() {
                 break Ok(());
             }
             if self.freed.wait_interruptible(&mut guard) {
-                // It may have been woken for a place as well, which is another one's then.
+                // This task may have been woken for a place as well. Pass that on to another
+                // waiter.
                 self.freed.notify_one();
                 break Err(ERESTARTSYS);
             }
@@ -143,7 +146,7 @@ impl Account {
         result
     }
 
-    /// Gives a place up. May sleep.
+    /// Releases a place. May sleep.
     fn put(&self) {
         self.taken.fetch_sub(1, Full);
         if self.waiters.load(Relaxed) > 0 {
@@ -153,33 +156,37 @@ impl Account {
     }
 }
 
-/// A place in a context: what it takes to have a job there.
+/// A place in a context, which each of its jobs needs.
 ///
-/// It is free again when this is dropped, or the job that was prepared with it. That may sleep.
+/// It is released when this, or the job that was prepared with it, is dropped. That may sleep.
 pub struct Place(Arc<Account>);
 
 impl Place {
-    /// See [`Context::admit`](super::Context::admit).
+    /// Implements [`Context::admit`](super::Context::admit). Not inline, since that is generic, and
+    /// [`might_wait`] uses a symbol that is not exported to modules.
+    #[inline(never)]
     pub(super) fn new(account: &Arc<Account>) -> Result<Self> {
+        // A place is released after a job has ended, so this is equivalent to waiting for a fence.
+        might_wait();
         if account.is_closed() {
             return Err(CANCELLED);
         }
         account.take()?;
 
         let place = Self(account.clone());
-        // It may have had to wait for a long time.
+        // The account may have been closed during the wait.
         if account.is_closed() {
             return Err(CANCELLED);
         }
         Ok(place)
     }
 
-    /// See [`Context::try_admit`](super::Context::try_admit).
+    /// Implements [`Context::try_admit`](super::Context::try_admit).
     pub(super) fn try_new(account: &Arc<Account>) -> Option<Self> {
         account.try_take().then(|| Self(account.clone()))
     }
 
-    /// Whether it is a place in that context.
+    /// Returns whether this is a place in that context.
     pub(super) fn is_of(&self, account: &Arc<Account>) -> bool {
         Arc::ptr_eq(&self.0, account)
     }

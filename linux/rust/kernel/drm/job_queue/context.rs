@@ -1,33 +1,42 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Contexts, their FIFOs, and a job's way into one.
+//! Contexts, their FIFOs, and how jobs get into them.
 //!
-//! Locks: an [`Entity`]'s `order` mutex, then the queue's spinlock. What is in a [`JobInner`]
-//! belongs to whoever has the job's [`ListArc`].
+//! Locks: an [`Entity`]'s `order` mutex, then the queue's spinlock. A [`JobInner`] is accessed
+//! through the job's [`ListArc`] only.
 
 use super::{
     account::{
         Account,
         Place, //
     },
+    lending::{
+        Blocker,
+        Lending, //
+    },
     queue::{
+        Deliver,
         LockClass,
         Shared,
         Watch, //
     },
     state::State,
     turns::{
+        End,
         Share,
+        Standing,
         Ticket,
         Turn, //
     },
+    Config,
     Dependencies,
     Engine,
     Kind,
     Priority,
     Slot,
     CANCELLED,
-    MAX_SLOTS, //
+    MAX_SLOTS,
+    PRIORITIES, //
 };
 use crate::{
     dma_buf::fence::{
@@ -49,9 +58,13 @@ use crate::{
         TryNewListArc, //
     },
     prelude::*,
+    rbtree::RBTreeNode,
     sync::{
         aref::ARef,
-        atomic::Atomic,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         lock::mutex::MutexGuard,
         static_lock_class,
         Arc,
@@ -68,15 +81,21 @@ use core::{
 /// One FIFO: a context's jobs for one slot.
 #[pin_data]
 pub(super) struct Entity<K: Kind> {
+    /// Links the list of entities with a job.
     #[pin]
     links: ListLinks,
     #[pin]
     tracker: AtomicTracker,
+    /// Links the list of entities whose first job has a priority to lend.
+    #[pin]
+    lending_links: ListLinks<1>,
+    #[pin]
+    lending_tracker: AtomicTracker<1>,
     /// Held from arming to pushing.
     #[pin]
     order: Mutex<()>,
     pub(super) shared: Arc<Shared<K>>,
-    /// The slot that it is for.
+    /// The slot that the jobs are for.
     pub(super) home: Slot,
     pub(super) priority: Priority,
     pub(super) share: Share,
@@ -95,19 +114,33 @@ impl_list_item! {
     impl{K: Kind} ListItem<0> for Entity<K> { using ListLinks { self.links }; }
 }
 
-/// What of an [`Entity`] the queue's lock protects.
+impl_list_arc_safe! {
+    impl{K: Kind} ListArcSafe<1> for Entity<K> {
+        tracked_by lending_tracker: AtomicTracker<1>;
+    }
+}
+
+impl_list_item! {
+    impl{K: Kind} ListItem<1> for Entity<K> { using ListLinks { self.lending_links }; }
+}
+
+/// The part of an [`Entity`] that the queue's lock protects.
 pub(super) struct EntityState<K: Kind> {
     /// Jobs that are not in the hardware, the oldest first.
     pub(super) fifo: List<Job<K>>,
-    /// Number of jobs in the hardware. All of them are older than those in the FIFO.
+    /// The number of jobs in the hardware. They are older than those in the FIFO.
     pub(super) in_hardware: usize,
-    /// What to stand in line with; there as long as the entity does not.
+    /// The memory needed to stand in line; present unless the entity stands in one.
     pub(super) ticket: Option<Ticket<K>>,
-    /// Where the entity stands in line, if it does.
-    pub(super) turn: Option<Turn>,
+    /// The entity's place in line, if it stands in one.
+    pub(super) turn: Option<(Standing, Turn)>,
+    /// For each priority, the sequence number of the last job to which it was lent.
+    pub(super) lent: [u64; PRIORITIES],
+    /// The sequence number of the last urgent job. All jobs before it are urgent, too.
+    pub(super) urgent: u64,
 }
 
-/// A job with all that the queue needs for it.
+/// A job with everything that the queue needs for it.
 #[pin_data]
 pub(super) struct Job<K: Kind> {
     #[pin]
@@ -115,9 +148,11 @@ pub(super) struct Job<K: Kind> {
     pub(super) entity: Arc<Entity<K>>,
     inner: ListArcField<JobInner<K>>,
     pub(super) payload: K::Job,
-    /// It hung, and with it its context was closed.
+    /// The sequence number of its fence, set when it is pushed.
+    pub(super) seqno: Atomic<u64>,
+    /// Whether its context was closed because it hung.
     pub(super) closing: Atomic<bool>,
-    // Given up when all of the job has gone.
+    // Released when the job is freed.
     _place: Place,
 }
 
@@ -133,34 +168,63 @@ impl<K: Kind> Job<K> {
     define_list_arc_field_getter! {
         pub(super) fn inner(&mut self<0>) -> &mut JobInner<K> { inner }
     }
+
+    /// Returns the mutable part of the job for reading.
+    ///
+    /// # Safety
+    ///
+    /// The caller must have shared access to the list that the job is in.
+    pub(super) unsafe fn inner_ref(&self) -> &JobInner<K> {
+        // SAFETY: By the safety requirements.
+        unsafe { self.inner.assert_ref() }
+    }
 }
 
-/// What of a [`Job`] changes.
+/// The mutable part of a [`Job`].
 pub(super) struct JobInner<K: Kind> {
     /// Taken when it is signalled.
     pub(super) fence: Option<ArmedFence>,
-    /// What it is or will be signalled with.
+    /// The result with which the fence is or will be signalled.
     pub(super) result: Result,
-    /// The job has its result and does not need the hardware; it waits for those before it.
+    /// Whether the job has its result and does not need the hardware; it only waits for the jobs
+    /// before it.
     pub(super) settled: bool,
-    /// Nanoseconds that it has run before it was stopped, such that it goes on from there.
+    /// Nanoseconds that it ran before it was stopped, if it will be resumed from there.
     pub(super) ran_ns: u64,
+    /// The part of `ran_ns` that belongs to its current turn.
+    pub(super) turn_ns: u64,
+    /// Where in line its FIFO is put for it.
+    pub(super) end: End,
+    pub(super) lending: Lending<K>,
     dependencies: KVec<ARef<Fence>>,
-    /// How many of `dependencies` are known to have signalled.
+    /// The number of `dependencies` that are known to have signalled.
     met: usize,
-    /// Waits for one dependency after the other. Present if there are any.
+    /// Watches one dependency after the other. Present if there are any.
     watch: Option<Watch<K>>,
 }
 
 impl<K: Kind> JobInner<K> {
-    /// Whether all dependencies have signalled; if not, the mailbox will hear of the next one.
+    /// Returns the first dependency that is not known to have signalled.
+    pub(super) fn unmet(&self) -> Option<&Fence> {
+        self.dependencies.get(self.met).map(|fence| &**fence)
+    }
+
+    /// Returns whether its fence has a deadline that is near.
+    pub(super) fn is_due(&self, config: &Config) -> bool {
+        let deadline = self.fence.as_ref().and_then(ArmedFence::deadline);
+
+        deadline.is_some_and(|deadline| deadline.is_within(config.near_ns))
+    }
+
+    /// Returns whether all dependencies have signalled. If not, the next one will be reported to
+    /// the mailbox.
     pub(super) fn poll(&mut self) -> bool {
         let Some(watch) = &mut self.watch else {
             return true;
         };
         while let Some(fence) = self.dependencies.get(self.met) {
-            // An error says that an earlier notice is still in the mailbox: whoever takes it from
-            // there polls again.
+            // An error says that an earlier notice is still in the mailbox. When it is taken from
+            // there, the job is polled again.
             if !matches!(watch.start(fence), Ok(false)) {
                 return false;
             }
@@ -181,7 +245,8 @@ pub struct Context<K: Kind> {
     entities: [Option<Arc<Entity<K>>>; MAX_SLOTS],
 }
 
-/// The class of a FIFO's mutex; see the queue's for why it is not made in place.
+/// Returns the lock class of a FIFO's mutex; see `lock_classes()` for why it is not created in
+/// place.
 #[inline(never)]
 fn order_class() -> LockClass {
     (c"JobQueue::order", static_lock_class!())
@@ -202,13 +267,19 @@ impl<K: Kind> Context<K> {
                 pin_init!(Entity {
                     links <- ListLinks::new(),
                     tracker <- AtomicTracker::new(),
+                    lending_links <- ListLinks::new(),
+                    lending_tracker <- AtomicTracker::new(),
                     order <- Mutex::new((), order_name, order_key),
                     shared: shared.clone(),
                     home,
                     priority,
                     share: share.share(),
                     account: shared_account,
-                    timeline: FenceContext::new(shared.config.driver, config.name),
+                    timeline: FenceContext::with_deadlines(
+                        shared.config.driver,
+                        config.name,
+                        &shared.deadlines,
+                    ),
                     state: LockedBy::new(
                         &shared.state,
                         EntityState {
@@ -216,17 +287,26 @@ impl<K: Kind> Context<K> {
                             in_hardware: 0,
                             ticket: Some(ticket),
                             turn: None,
+                            lent: [0; PRIORITIES],
+                            urgent: 0,
                         },
                     ),
                 }),
                 GFP_KERNEL,
             )?);
         }
-        Ok(Self {
+        let context = Self {
             shared: shared.clone(),
             account,
             entities,
-        })
+        };
+        for entity in context.entities() {
+            let node = RBTreeNode::new(entity.timeline.id(), entity.clone(), GFP_KERNEL)?;
+
+            // The id is unique, so this replaces nothing.
+            let _ = shared.timelines.lock().insert(node);
+        }
+        Ok(context)
     }
 
     fn entity(&self, slot: Slot) -> Option<&Arc<Entity<K>>> {
@@ -237,32 +317,34 @@ impl<K: Kind> Context<K> {
         self.entities.iter().flatten()
     }
 
-    /// Waits until the context has less than [`Config::max_jobs`](super::Config::max_jobs) jobs, and
-    /// takes a place for one more.
+    /// Waits until the context has less than [`Config::max_jobs`](super::Config::max_jobs) jobs,
+    /// and takes a place for one more.
     ///
-    /// Jobs count until they are dropped, so nothing may be held here that is in the way of
-    /// [`JobQueue::take_retired`](super::JobQueue::take_retired), nor a place of the same context.
-    /// Sleeps. Fails with `ECANCELED` if the context was cancelled or its jobs have hung too often,
-    /// with `ERESTARTSYS` if a signal is delivered to the task.
+    /// Jobs count until they are dropped, so the caller must not hold anything that prevents ended
+    /// jobs from being [taken](super::JobQueue::take_retired) and dropped, nor a place of the same
+    /// context. Sleeps. Fails with `ECANCELED` if the context was cancelled or its jobs have hung
+    /// too often, and with `ERESTARTSYS` if a signal is delivered to the task.
     pub fn admit(&self) -> Result<Place> {
         Place::new(&self.account)
     }
 
-    /// As [`admit`](Self::admit), but does not wait, nor care about what the context has done.
+    /// Takes a place like [`admit`](Self::admit), but without waiting, and even if the context is
+    /// closed.
     pub fn try_admit(&self) -> Option<Place> {
         Place::try_new(&self.account)
     }
 
-    /// Whether no job of the context is started any more: it was cancelled, or its jobs have hung too
-    /// often.
+    /// Returns whether no job of the context is started any more, because it was cancelled or its
+    /// jobs have hung too often.
     pub fn is_closed(&self) -> bool {
         self.account.is_closed()
     }
 
-    /// Allocates all that a job needs, up to its end.
+    /// Allocates everything that a job needs until its end.
     ///
-    /// May sleep. Fails with `ENOMEM`, or with `EINVAL` if the queue has no such slot or the place is
-    /// one in another context. The job comes back then, so that the caller can choose when to drop it.
+    /// May sleep. The memory is charged to the task's memory cgroup. Fails with `ENOMEM`, or with
+    /// `EINVAL` if the queue has no such slot or the place belongs to another context. The job is
+    /// returned with the error, so that the caller can choose when to drop it.
     pub fn prepare(
         &self,
         place: Place,
@@ -278,6 +360,7 @@ impl<K: Kind> Context<K> {
                     entity: parts.entity.clone(),
                     inner: ListArcField::new(parts.inner),
                     payload: job,
+                    seqno: Atomic::new(0),
                     closing: Atomic::new(false),
                     _place: place,
                 }));
@@ -291,7 +374,7 @@ impl<K: Kind> Context<K> {
         }
     }
 
-    /// What of [`prepare`](Self::prepare) can fail.
+    /// Implements the part of [`prepare`](Self::prepare) that can fail.
     fn allocate(
         &self,
         place: &Place,
@@ -302,7 +385,7 @@ impl<K: Kind> Context<K> {
         if !place.is_of(&self.account) {
             return Err(EINVAL);
         }
-        // The FIFO sees to the order of its own jobs.
+        // The FIFO already orders its own jobs.
         let dependencies = dependencies.without(entity.timeline.id());
         let watch = if dependencies.is_empty() {
             None
@@ -310,19 +393,31 @@ impl<K: Kind> Context<K> {
             Some(Watch::new(
                 self.shared.mailbox.clone(),
                 entity.clone(),
-                GFP_KERNEL,
+                GFP_KERNEL_ACCOUNT,
             )?)
         };
-        let fence = FenceAlloc::new(GFP_KERNEL)?;
+        let mut blockers = KVec::new();
+        for fence in &dependencies {
+            let blocker = self.shared.timelines.lock().get(&fence.context()).cloned();
+
+            if let Some(entity) = blocker {
+                let seqno = fence.seqno();
+                blockers.push(Blocker { entity, seqno }, GFP_KERNEL_ACCOUNT)?;
+            }
+        }
+        let fence = FenceAlloc::new(GFP_KERNEL_ACCOUNT)?;
 
         Ok(Parts {
             entity,
-            memory: UniqueArc::new_uninit(GFP_KERNEL)?,
+            memory: UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?,
             inner: JobInner {
                 fence: None,
                 result: Ok(()),
                 settled: false,
                 ran_ns: 0,
+                turn_ns: 0,
+                end: End::Fair,
+                lending: Lending::new(blockers),
                 dependencies,
                 met: 0,
                 watch,
@@ -331,10 +426,11 @@ impl<K: Kind> Context<K> {
         })
     }
 
-    /// Fails the jobs that have not started with `ECANCELED`, and all that are pushed later.
+    /// Fails all jobs that have not started, and all that are pushed later, with `ECANCELED`.
     ///
-    /// Those in the hardware go on; the fences of the others signal after theirs. Process context;
-    /// does not sleep.
+    /// Jobs in the hardware continue; the fences of the others signal after theirs. No fence is
+    /// signalled here: the queue's owner is asked to do so, with [`Kind::kick`], unless the queue
+    /// is dead. Process context; does not sleep.
     pub fn cancel(&self) {
         let _signalling = Signalling::begin();
         let mut state = self.shared.state.lock();
@@ -343,33 +439,44 @@ impl<K: Kind> Context<K> {
         for entity in self.entities() {
             state.cancel(entity);
         }
-        self.shared.deliver(state);
+        self.shared.deliver(state, Deliver::Nothing);
     }
 
-    /// As [`cancel`](Self::cancel), and stops the jobs that are in the hardware.
+    /// Cancels the context like [`cancel`](Self::cancel), and stops the jobs that are in the
+    /// hardware.
     ///
-    /// Does not wait for their end, which is reported as that of any other job.
+    /// Does not wait for their end, which is reported like that of any other job.
     pub fn cancel_running<E: Engine<K> + ?Sized>(&self, engine: &E) {
         let _signalling = Signalling::begin();
 
-        self.shared.enter(engine, |state, shared| {
-            self.account.close();
-            for entity in self.entities() {
-                state.cancel(entity);
-                state.stop(shared, engine, entity);
-            }
-        });
+        self.shared
+            .enter(engine, Deliver::Nothing, |state, shared| {
+                self.account.close();
+                for entity in self.entities() {
+                    state.cancel(entity);
+                    state.stop(shared, engine, entity);
+                }
+            });
     }
 }
 
 impl<K: Kind> Drop for Context<K> {
     fn drop(&mut self) {
-        // Without an owner nobody else drops what was pushed after the queue's end.
+        for entity in self.entities() {
+            let node = self
+                .shared
+                .timelines
+                .lock()
+                .remove_node(&entity.timeline.id());
+            // Dropped with the lock released.
+            drop(node);
+        }
+        // After the owner's end, nothing else drops jobs that were pushed since.
         self.shared.drain_orphans();
     }
 }
 
-/// What a job needs beside itself.
+/// The allocations for a job.
 struct Parts<'c, K: Kind> {
     entity: &'c Arc<Entity<K>>,
     memory: UniqueArc<MaybeUninit<Job<K>>>,
@@ -380,9 +487,9 @@ struct Parts<'c, K: Kind> {
 /// A job that [`Context::prepare`] could not prepare.
 #[derive(Debug)]
 pub struct Refused<J> {
-    /// Why.
+    /// The reason.
     pub error: Error,
-    /// The job.
+    /// Returns the job.
     pub job: J,
 }
 
@@ -392,9 +499,9 @@ impl<J> From<Refused<J>> for Error {
     }
 }
 
-/// A job that has all that it needs.
+/// A job that is ready to be armed.
 ///
-/// Dropping it leaves no trace, and drops the job.
+/// Dropping it drops the job and has no other effect.
 #[must_use = "the job is dropped if it is not armed and pushed"]
 pub struct Prepared<'c, K: Kind> {
     entity: &'c Arc<Entity<K>>,
@@ -403,15 +510,15 @@ pub struct Prepared<'c, K: Kind> {
 }
 
 impl<'c, K: Kind> Prepared<'c, K> {
-    /// The job.
+    /// Returns the job.
     pub fn job(&self) -> &K::Job {
         &self.job.payload
     }
 
-    /// Makes the job's fence real. The point of no return.
+    /// Arms the job's fence. This is the point of no return.
     ///
-    /// Waits for whoever is between arming and pushing in the same context and slot. The task must
-    /// not have another [`Armed`] job: with two, tasks could wait for each other.
+    /// Waits for tasks that are between arming and pushing in the same context and slot. The task
+    /// must not have another [`Armed`] job, or two tasks could deadlock.
     pub fn arm(self) -> Armed<'c, K> {
         let order = self.entity.order.lock();
         let signalling = Signalling::begin();
@@ -427,22 +534,22 @@ impl<'c, K: Kind> Prepared<'c, K> {
     }
 }
 
-/// A job whose fence may be published. It can only be pushed.
+/// A job whose fence may be published. It must be pushed.
 ///
-/// Dropping it is the same as pushing it after [`Context::cancel`], for this job alone.
+/// Dropping it has the effect of pushing it to a cancelled context, for this job alone.
 #[must_use = "an armed job has to be pushed"]
 pub struct Armed<'c, K: Kind> {
     /// Taken by `push` or `drop`.
     pending: Option<(ListArc<Job<K>>, ArmedFence)>,
     fence: ARef<Fence>,
     entity: &'c Arc<Entity<K>>,
-    // Dropped in this order: the section ends before the mutex is let go.
+    // Dropped in this order: the section ends before the mutex is released.
     _signalling: Signalling,
     _order: MutexGuard<'c, ()>,
 }
 
 impl<K: Kind> Armed<'_, K> {
-    /// The fence that signals when the job has ended.
+    /// Returns the fence that signals when the job has ended.
     pub fn fence(&self) -> &Fence {
         &self.fence
     }
@@ -450,10 +557,13 @@ impl<K: Kind> Armed<'_, K> {
     /// Queues the job and, if it can run at once, hands it to the hardware.
     pub fn push<E: Engine<K> + ?Sized>(mut self, engine: &E) {
         if let Some((mut job, fence)) = self.pending.take() {
+            job.seqno.store(fence.fence().seqno(), Relaxed);
             job.inner().fence = Some(fence);
-            self.entity.shared.enter(engine, |state, _| {
-                state.push(self.entity, job);
-            });
+            self.entity
+                .shared
+                .enter(engine, Deliver::Nothing, |state, _| {
+                    state.push(self.entity, job);
+                });
         }
     }
 }
@@ -462,6 +572,7 @@ impl<K: Kind> Drop for Armed<'_, K> {
     fn drop(&mut self) {
         if let Some((mut job, fence)) = self.pending.take() {
             let shared = &self.entity.shared;
+            job.seqno.store(fence.fence().seqno(), Relaxed);
             let inner = job.inner();
 
             inner.fence = Some(fence);
@@ -469,15 +580,15 @@ impl<K: Kind> Drop for Armed<'_, K> {
 
             let mut state = shared.state.lock();
             state.push(self.entity, job);
-            shared.deliver(state);
-            // There is no engine here to start what comes after it.
+            shared.deliver(state, Deliver::Nothing);
+            // There is no engine here to start the jobs behind it.
             shared.kind().kick();
         }
     }
 }
 
 impl<K: Kind> JobInner<K> {
-    /// Gives the job its result without the hardware.
+    /// Sets the job's result, unless it has one. It does not need the hardware any more.
     pub(super) fn settle(&mut self, result: Result) {
         if !self.settled {
             self.result = result;

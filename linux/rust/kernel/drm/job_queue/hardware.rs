@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The jobs in the slots: how they get in, are stopped, and get out.
+//! The jobs in the slots: how they are started and stopped, and how they leave.
 //!
 //! Everything here runs under the queue's spinlock.
 
@@ -14,11 +14,15 @@ use super::{
         Shared, //
     },
     state::State,
-    turns::End,
+    turns::{
+        End,
+        Standing, //
+    },
     Config,
     Engine,
     Kind,
     Position,
+    Priority,
     Running,
     Slot,
     StartError,
@@ -32,16 +36,35 @@ use crate::{
     sync::Arc, //
 };
 
+/// The entity whose turn it is.
+pub(super) struct Chosen<K: Kind> {
+    pub(super) entity: Arc<Entity<K>>,
+    /// The priority of its job.
+    pub(super) priority: Priority,
+    /// Whether it goes first because it was passed over for too long.
+    pub(super) favoured: bool,
+    /// Whether it goes out of turn because its job is urgent.
+    pub(super) jumped: bool,
+}
+
 /// A job in the hardware.
 pub(super) struct Loaded<K: Kind> {
     job: ListArc<Job<K>>,
     flag: bool,
     strikes: u8,
-    /// It was found to run for too long.
+    /// Nanoseconds that it ran before.
+    ran_ns: u64,
+    /// The priority that it had when its turn came.
+    priority: Priority,
+    /// Whether it went first because it had been passed over for too long.
+    favoured: bool,
+    /// Whether it went out of turn because it was urgent.
+    jumped: bool,
+    /// Whether it was found to run for too long.
     overdue: bool,
-    /// When it began to run, as far as known; meaningful for the current job.
+    /// When it began to run, as far as known; meaningful for the current job only.
     started: u64,
-    /// When it will be stopped; meaningful for the current job.
+    /// When it will be stopped; meaningful for the current job only.
     deadline: u64,
 }
 
@@ -52,18 +75,19 @@ impl<K: Kind> Loaded<K> {
             position,
             flag: self.flag,
             strikes: self.strikes,
+            ran_ns: self.ran_ns,
             started: self.started,
             timeline: self.job.entity.timeline.id(),
             job: &self.job.payload,
         }
     }
 
-    /// How long it may run from now on. What it has run before it was stopped counts, but it gets the
-    /// time for a stop at least.
+    /// Returns how long it may run from now on. The time that it ran earlier in this turn is
+    /// deducted, but it gets at least the time that a stop may take.
     fn time_left(&mut self, config: &Config) -> u64 {
         config
             .timeout_ns
-            .saturating_sub(self.job.inner().ran_ns)
+            .saturating_sub(self.job.inner().turn_ns)
             .max(config.grace_ns)
     }
 
@@ -77,24 +101,45 @@ impl<K: Kind> State<K> {
         self.slots[slot.index()].loaded[position as usize].as_ref()
     }
 
+    /// Returns whether a job of this priority is in the hardware out of turn.
+    pub(super) fn has_jumped(&self, slot: Slot, priority: Priority) -> bool {
+        self.slots[slot.index()]
+            .loaded
+            .iter()
+            .flatten()
+            .any(|loaded| loaded.jumped && loaded.priority == priority)
+    }
+
     pub(super) fn view(&self, slot: Slot, position: Position) -> Option<Running<'_, K>> {
         Some(self.loaded(slot, position)?.view(slot, position))
     }
 
-    /// A job has left the hardware.
-    fn unload(&mut self, job: &ListArc<Job<K>>, ran_ns: u64) {
-        let this = job.entity.state.access_mut(self);
+    /// Accounts for a job that has left the hardware after it ran for `ran_ns`.
+    fn unload(&mut self, config: &Config, loaded: &Loaded<K>, ran_ns: u64) {
+        let entity = &loaded.job.entity;
+        let this = entity.state.access_mut(self);
         this.in_hardware = this.in_hardware.saturating_sub(1);
-        job.entity.share.charge(job.entity.home, ran_ns);
+
+        let (slot, priority) = (entity.home, loaded.priority);
+        let line = self.line(slot, Standing::Ready(priority));
+        line.charge(&entity.share, slot, priority, ran_ns, config.lead_ns);
+        line.note_favour(loaded.favoured, ran_ns);
+        line.note_jump(loaded.jumped, ran_ns);
+
+        for lower in Priority::ALL {
+            if lower > priority {
+                self.line(slot, Standing::Ready(lower)).pass(ran_ns);
+            }
+        }
     }
 
-    /// What was at [`Position::Next`] moves up if the current position is free.
+    /// Moves the job at [`Position::Next`] up if the current position is free.
     fn shift<E: Engine<K> + ?Sized>(&mut self, shared: &Shared<K>, engine: &E, slot: Slot) {
         let loaded = &mut self.slots[slot.index()].loaded;
         if loaded[0].is_none() {
             if let Some(mut next) = loaded[1].take() {
                 next.started = engine.now();
-                // A job that somebody tries to stop already gets no more than the time for that.
+                // A job that is already being stopped gets only the time that a stop may take.
                 let time = match next.strikes {
                     0 => next.time_left(&shared.config),
                     _ => shared.config.grace_ns,
@@ -105,7 +150,7 @@ impl<K: Kind> State<K> {
         }
     }
 
-    /// The current job has ended.
+    /// Ends the current job. Returns `false` if there is none.
     fn finish<E: Engine<K> + ?Sized>(
         &mut self,
         shared: &Shared<K>,
@@ -119,26 +164,29 @@ impl<K: Kind> State<K> {
         engine.finish(&loaded.view(slot, Position::Current));
 
         let ran = engine.now().saturating_sub(loaded.started);
+        self.unload(&shared.config, &loaded, ran);
+
         let mut job = loaded.job;
         let entity = job.entity.clone();
-
-        self.unload(&job, ran);
         self.judge(&shared.config, &job, loaded.overdue, result);
         job.inner().settle(result);
         self.done.push_back(job);
         self.shift(shared, engine, slot);
         self.advance(&entity);
+        self.unblock();
         self.sweep();
         true
     }
 
-    /// A job in the hardware was stopped such that it can run again.
+    /// Puts a job that was stopped and can run again back to its FIFO. Returns `false` if there is
+    /// none, or if the next one would overtake it.
     fn requeue<E: Engine<K> + ?Sized>(
         &mut self,
         shared: &Shared<K>,
         engine: &E,
         slot: Slot,
         position: Position,
+        end: End,
     ) -> bool {
         let loaded = &mut self.slots[slot.index()].loaded;
         if position == Position::Current {
@@ -158,14 +206,21 @@ impl<K: Kind> State<K> {
             Position::Current => engine.now().saturating_sub(loaded.started),
             Position::Next => 0,
         };
-        loaded.job.inner().ran_ns += ran;
-        self.unload(&loaded.job, ran);
+        let inner = loaded.job.inner();
+        inner.ran_ns = inner.ran_ns.saturating_add(ran);
+        inner.turn_ns = match end {
+            // It continues with the same turn.
+            End::Front => inner.turn_ns.saturating_add(ran),
+            End::Fair | End::Back => 0,
+        };
+        self.unload(&shared.config, &loaded, ran);
         self.shift(shared, engine, slot);
-        self.put_back(loaded.job);
+        self.put_back(loaded.job, end);
+        self.unblock();
         true
     }
 
-    /// Stops what an entity has in the hardware.
+    /// Stops the jobs that an entity has in the hardware.
     pub(super) fn stop<E: Engine<K> + ?Sized>(
         &mut self,
         shared: &Shared<K>,
@@ -185,7 +240,7 @@ impl<K: Kind> State<K> {
         }
     }
 
-    /// Takes the next job back if it has not begun.
+    /// Takes back the next job if it has not begun to run.
     fn withdraw<E: Engine<K> + ?Sized>(
         &mut self,
         shared: &Shared<K>,
@@ -194,10 +249,10 @@ impl<K: Kind> State<K> {
     ) -> bool {
         self.view(slot, Position::Next)
             .is_some_and(|next| engine.withdraw(&next))
-            && self.requeue(shared, engine, slot, Position::Next)
+            && self.requeue(shared, engine, slot, Position::Next, End::Front)
     }
 
-    /// Stops a job, for which it has the usual time from now.
+    /// Asks the engine to stop a job, which has the grace period from now on to do so.
     fn stop_at<E: Engine<K> + ?Sized>(
         &mut self,
         shared: &Shared<K>,
@@ -211,13 +266,13 @@ impl<K: Kind> State<K> {
         };
         engine.stop(&loaded.view(slot, position), how);
         if how == Stop::Hard {
-            // What comes after that is a reset.
+            // The next step is a reset.
             loaded.strikes = loaded.strikes.max(shared.ladder_len());
         }
         loaded.deadline = engine.now().saturating_add(shared.config.grace_ns);
     }
 
-    /// Where the slot can take a job.
+    /// Returns the position where the slot can take a job.
     fn room(&self, shared: &Shared<K>, slot: Slot) -> Option<Position> {
         match &self.slots[slot.index()].loaded {
             [None, _] => Some(Position::Current),
@@ -237,16 +292,25 @@ impl<K: Kind> State<K> {
             return;
         }
         while let Some(position) = self.room(shared, slot) {
-            let Some(entity) = self.next_entity(slot) else {
+            let Some(chosen) = self.next_entity(&shared.config, slot) else {
                 return;
             };
-            let Some(job) = self.pop(&entity) else {
+            let entity = chosen.entity;
+            let Some(mut job) = self.pop(&entity) else {
                 continue;
             };
             let started = engine.now();
             let mut loaded = Loaded {
-                flag: !self.slots[slot.index()].flag,
+                // Derived from the current job rather than from the last start, which may have been
+                // taken back.
+                flag: self
+                    .loaded(slot, Position::Current)
+                    .is_some_and(|current| !current.flag),
                 strikes: 0,
+                ran_ns: job.inner().ran_ns,
+                priority: chosen.priority,
+                favoured: chosen.favoured,
+                jumped: chosen.jumped,
                 overdue: false,
                 started,
                 deadline: 0,
@@ -256,24 +320,23 @@ impl<K: Kind> State<K> {
             match engine.start(&loaded.view(slot, position)) {
                 Ok(()) => {
                     entity.state.access_mut(self).in_hardware += 1;
-                    let this = &mut self.slots[slot.index()];
-                    this.flag = loaded.flag;
-                    this.loaded[position as usize] = Some(loaded);
+                    self.slots[slot.index()].loaded[position as usize] = Some(loaded);
                     self.advance(&entity);
                 }
-                Err(StartError::Busy) => {
-                    return self.put_back(loaded.job);
+                Err(StartError::Blocked) if self.has_loaded() => self.block(loaded.job),
+                Err(StartError::Busy | StartError::Blocked) => {
+                    return self.put_back(loaded.job, End::Front);
                 }
                 Err(StartError::Failed(error)) => {
                     let mut job = loaded.job;
                     job.inner().settle(Err(error));
-                    self.put_back(job);
+                    self.put_back(job, End::Fair);
                 }
             }
         }
     }
 
-    /// The earliest time at which a job in the hardware is overdue.
+    /// Returns the earliest time at which a job in the hardware is overdue.
     pub(super) fn deadline(&self) -> Option<u64> {
         if self.parked {
             return None;
@@ -284,7 +347,7 @@ impl<K: Kind> State<K> {
             .min()
     }
 
-    /// Has the timer set if it would come too late.
+    /// Sets the timer if it is not armed or would fire too late.
     pub(super) fn check_timer(&mut self, kind: &K) {
         if let Some(deadline) = self.deadline() {
             if self.armed.is_none_or(|armed| deadline < armed) {
@@ -294,7 +357,7 @@ impl<K: Kind> State<K> {
         }
     }
 
-    /// Stops overdue jobs, each with the next means.
+    /// Stops overdue jobs, each with the next step of the ladder.
     pub(super) fn expire<E: Engine<K> + ?Sized>(
         &mut self,
         shared: &Shared<K>,
@@ -323,13 +386,13 @@ impl<K: Kind> State<K> {
                 loaded.deadline = now.saturating_add(shared.config.grace_ns);
             }
         }
-        // This was the call. The next one is asked for when the slots are filled.
+        // This call has been made. The next one is asked for after the slots were filled.
         self.armed = None;
         Expired { reset, stopped }
     }
 
-    /// Empties a slot. Its jobs are put back to their FIFOs, settled where `verdict` says so; the
-    /// entities are not lined up yet.
+    /// Empties a slot. Its jobs are put back to their FIFOs, settled where `verdict` says so.
+    /// Returns the entities, which are not put in line yet.
     pub(super) fn unload_slot(
         &mut self,
         config: &Config,
@@ -342,7 +405,11 @@ impl<K: Kind> State<K> {
             [(current, Position::Current), (next, Position::Next)].map(|(loaded, position)| {
                 let mut loaded = loaded?;
                 match verdict(&loaded.view(slot, position)) {
-                    Verdict::Requeue => loaded.job.inner().ran_ns = 0,
+                    // It starts from the beginning.
+                    Verdict::Requeue => {
+                        let inner = loaded.job.inner();
+                        (inner.ran_ns, inner.turn_ns) = (0, 0);
+                    }
                     Verdict::Done(result) => {
                         loaded.job.inner().settle(result);
                         self.judge(config, &loaded.job, loaded.overdue, result);
@@ -352,11 +419,11 @@ impl<K: Kind> State<K> {
                     Position::Current => now.saturating_sub(loaded.started),
                     Position::Next => 0,
                 };
-                self.unload(&loaded.job, ran);
+                self.unload(config, &loaded, ran);
                 Some(loaded.job)
             });
-        // Both may be of one entity, whose first job is then the current one.
-        [next, current].map(|job| Some(self.hold(job?)))
+        // Both may be of one entity: put the current one back last, so that it becomes the first.
+        [next, current].map(|job| Some(self.hold(job?, End::Front)))
     }
 
     /// Takes all jobs out of the hardware and lets jobs start again.
@@ -372,15 +439,16 @@ impl<K: Kind> State<K> {
                 verdict(running)
             });
             for entity in entities.iter().flatten() {
-                self.line_up(entity, End::Front);
+                self.advance(entity);
             }
         }
+        self.unblock();
         self.sweep();
         self.parked = false;
     }
 }
 
-/// The hardware's jobs, seen with the queue locked: what [`JobQueue::update`] works on.
+/// The jobs in the hardware, with the queue locked: what [`JobQueue::update`] works on.
 ///
 /// [`JobQueue::update`]: super::JobQueue::update
 pub struct Hardware<'a, K: Kind, E: Engine<K> + ?Sized> {
@@ -390,38 +458,56 @@ pub struct Hardware<'a, K: Kind, E: Engine<K> + ?Sized> {
 }
 
 impl<K: Kind, E: Engine<K> + ?Sized> Hardware<'_, K, E> {
-    /// The job at a position of a slot.
+    /// Returns the job at a position of a slot.
     pub fn get(&self, slot: Slot, position: Position) -> Option<Running<'_, K>> {
         self.state.view(slot, position)
     }
 
-    /// The slot's current job has ended. The next one becomes the current.
+    /// Reports that the slot's current job has ended. The next one becomes the current one.
     ///
-    /// False if there is no such job: the interrupt was spurious.
+    /// Returns `false` if there is no such job: the interrupt was spurious.
     pub fn finish(&mut self, slot: Slot, result: Result) -> bool {
         self.state.finish(self.shared, self.engine, slot, result)
     }
 
-    /// A job was stopped such that it can run again, or taken back before it ran. It becomes the
-    /// first of its FIFO, or fails if its context was cancelled.
+    /// Reports that a job was stopped and can run again, or was taken back before it ran. It
+    /// becomes the first of its FIFO, or fails if its context was closed.
     ///
-    /// False if there is no such job; and if it is the current one and the next is of the same
-    /// context, since that would overtake it: take the next one back first.
+    /// Returns `false` if there is no such job, or if it is the current one and the next one, which
+    /// would overtake it, is of the same context: take the next one back first.
     pub fn requeue(&mut self, slot: Slot, position: Position) -> bool {
-        self.state.requeue(self.shared, self.engine, slot, position)
+        self.state
+            .requeue(self.shared, self.engine, slot, position, End::Front)
     }
 
-    /// Takes the job at [`Position::Next`] back to its FIFO if it has not begun to run.
+    /// Requeues the current job like [`requeue`](Self::requeue), but ends its turn: it goes behind
+    /// all others of its priority that are ready for the slot now, whatever time they have used.
+    /// The strikes against it are forgotten, and in its next turn it may run for
+    /// [`Config::timeout_ns`](super::Config::timeout_ns) again.
     ///
-    /// If that worked, it is not started again before [`JobQueue::update`](super::JobQueue::update)
-    /// fills the slots, and not as long as the queue is parked.
+    /// This is how a job that takes long, but stops when it is told to, shares the slot with
+    /// others. The time that it has run is charged to its [`Share`](super::Share), and adds up in
+    /// [`Running::ran_ns`]. The caller decides how long it may run in all its turns, and ends it
+    /// with [`finish`](Self::finish) instead after that.
+    ///
+    /// Returns `false`, without any effect, where `requeue` does.
+    pub fn yield_turn(&mut self, slot: Slot) -> bool {
+        self.state
+            .requeue(self.shared, self.engine, slot, Position::Current, End::Back)
+    }
+
+    /// Takes the job at [`Position::Next`] back to its FIFO if it has not begun to run. Returns
+    /// whether that succeeded.
+    ///
+    /// The job is not started again before [`JobQueue::update`](super::JobQueue::update) fills the
+    /// slots, nor while the queue is parked.
     pub fn withdraw(&mut self, slot: Slot) -> bool {
         self.state.withdraw(self.shared, self.engine, slot)
     }
 
     /// Stops a job. If it has not ended after [`Config::grace_ns`](super::Config::grace_ns), then
-    /// [`JobQueue::expire`](super::JobQueue::expire) goes on with harder means, after
-    /// [`Stop::Hard`] with a reset.
+    /// [`JobQueue::expire`](super::JobQueue::expire) goes on with the next step of the ladder or,
+    /// after [`Stop::Hard`], asks for a reset.
     ///
     /// Does nothing if there is no such job.
     pub fn stop(&mut self, slot: Slot, position: Position, how: Stop) {
@@ -429,7 +515,7 @@ impl<K: Kind, E: Engine<K> + ?Sized> Hardware<'_, K, E> {
             .stop_at(self.shared, self.engine, slot, position, how);
     }
 
-    /// Whether nothing may be started; see [`JobQueue::park`](super::JobQueue::park).
+    /// Returns whether nothing may be started, see [`JobQueue::park`](super::JobQueue::park).
     pub fn is_parked(&self) -> bool {
         self.state.is_parked()
     }

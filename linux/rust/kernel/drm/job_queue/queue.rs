@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The queue's entry points. Each takes the lock, does its work, fills the slots, and then delivers
-//! what has ended: signals it without the lock.
+//! the jobs that have ended: it signals their fences without the lock.
 //!
-//! Only one CPU delivers at a time, and does so for the others as well. Fences thus signal in the
-//! order in which jobs have ended, whichever CPUs have seen that.
+//! A second spinlock is held while one job is taken from those that have ended and its fence is
+//! signalled. Fences thus signal in the order in which jobs have ended, on whichever CPUs that is
+//! noticed. No CPU waits for another for longer than one fence takes, since the holder of the lock
+//! is not preempted.
+//!
+//! A client's task may hardly ever be scheduled, so it delivers nothing and leaves that to the
+//! queue's owner. Thousands of jobs can end at once because their context was closed: these are
+//! delivered after all others, and in batches.
 
 use super::{
     context::{
@@ -27,11 +33,16 @@ use super::{
 use crate::{
     dma_buf::fence::{
         self,
+        Deadlines,
         Signalling, //
     },
     error::code,
-    list::List,
+    list::{
+        List,
+        ListArc, //
+    },
     prelude::*,
+    rbtree::RBTree,
     sync::{
         atomic::{
             Acquire,
@@ -56,7 +67,7 @@ impl<K: Kind> fence::Kick for Kick<K> {
     }
 }
 
-/// Where dependencies that were met leave the entity that waits for them.
+/// The mailbox to which met dependencies deliver the entity that waits for them.
 pub(super) type Mailbox<K> = fence::Mailbox<Arc<Entity<K>>, Kick<K>>;
 
 /// Waits for a dependency.
@@ -65,29 +76,58 @@ pub(super) type Watch<K> = fence::FenceWatch<Arc<Entity<K>>, Kick<K>>;
 /// The name and the key of a lock class.
 pub(super) type LockClass = (&'static CStr, Pin<&'static LockClassKey>);
 
-/// The lock classes of a queue: those of its state, and of the list of ended jobs.
+/// Returns the lock classes of a queue: those of its state, of delivery, of the list of ended jobs,
+/// and of the FIFOs by their timelines.
 ///
 /// Generic code has a copy of its literals in each crate that instantiates it, but one copy of its
-/// statics. Lockdep insists on one name for a key, so both have to come from here.
+/// statics. Lockdep requires one name for a key, so both have to come from here.
 #[inline(never)]
-fn lock_classes() -> (LockClass, LockClass) {
-    (
+fn lock_classes() -> [LockClass; 4] {
+    [
         (c"JobQueue::state", static_lock_class!()),
+        (c"JobQueue::delivery", static_lock_class!()),
         (c"JobQueue::retired", static_lock_class!()),
-    )
+        (c"JobQueue::timelines", static_lock_class!()),
+    ]
 }
 
-/// What contexts and jobs share with the queue.
+/// The maximum number of fences of closed contexts that are signalled before the queue looks for
+/// other work again.
+const BATCH: usize = 64;
+
+/// Which of the ended jobs a caller delivers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Deliver {
+    /// None: it is a client's task. The owner is asked to do it.
+    Nothing,
+    /// Those that did not end because their context was closed. The owner is asked to do the rest.
+    Done,
+    /// The same, and a batch of those of closed contexts.
+    Some,
+    /// All of them.
+    All,
+}
+
+/// The part that contexts and jobs share with the queue.
 #[pin_data]
 pub(super) struct Shared<K: Kind> {
     #[pin]
     pub(super) state: SpinLock<State<K>>,
-    /// Ended jobs. Its lock is taken with no other held.
+    /// Held while a job is taken from those that have ended and its fence is signalled. Taken
+    /// before the lock of the state.
+    #[pin]
+    delivery: SpinLock<()>,
+    /// Ended jobs. The lock is a leaf, taken with the one above held.
     #[pin]
     retired: SpinLock<List<Job<K>>>,
+    /// The FIFOs of all contexts, by the timelines of their fences. The lock is a leaf.
+    #[pin]
+    pub(super) timelines: SpinLock<RBTree<u64, Arc<Entity<K>>>>,
     pub(super) mailbox: Arc<Mailbox<K>>,
+    /// Collects the deadlines that are set on the fences of all jobs.
+    pub(super) deadlines: Deadlines,
     pub(super) config: Config,
-    /// The owner is gone: nobody asks for the retired jobs.
+    /// The owner is gone: nothing takes the retired jobs any more.
     orphaned: Atomic<bool>,
 }
 
@@ -96,12 +136,12 @@ impl<K: Kind> Shared<K> {
         &self.mailbox.kicker().0
     }
 
-    /// The slots of this queue.
+    /// Returns the slots of this queue.
     pub(super) fn slots(&self) -> impl Iterator<Item = Slot> {
         (0..self.config.slots.len()).map_while(Slot::new)
     }
 
-    /// Strikes after which all means to stop a job were tried.
+    /// Returns the number of strikes after which all steps to stop a job were taken.
     pub(super) fn ladder_len(&self) -> u8 {
         u8::try_from(self.config.ladder.len()).unwrap_or(u8::MAX)
     }
@@ -115,12 +155,13 @@ impl<K: Kind> Shared<K> {
         }
     }
 
-    /// Runs `f` with the lock held, fills the slots, and delivers what came of it.
+    /// Runs `f` with the lock held, fills the slots, and delivers the jobs that have ended.
     ///
-    /// The caller is in a signalling section.
+    /// The caller must be in a signalling section.
     pub(super) fn enter<E: Engine<K> + ?Sized, R>(
         &self,
         engine: &E,
+        deliver: Deliver,
         f: impl FnOnce(&mut State<K>, &Self) -> R,
     ) -> R {
         let mut guard = self.state.lock();
@@ -128,66 +169,117 @@ impl<K: Kind> Shared<K> {
 
         self.drain(state);
         let result = f(state, self);
+        let has_hints = state.heed_some(self);
+        state.lend_some();
         for slot in self.slots() {
             state.fill(self, engine, slot);
         }
+        // The jobs behind those that were started may wait for others.
+        if state.lend_some() || has_hints {
+            self.kind().kick();
+        }
         state.check_timer(self.kind());
-        self.deliver(guard);
+        self.deliver(guard, deliver);
         result
     }
 
-    /// Signals the fences of the jobs that have ended and hands the jobs to whoever drops them,
-    /// without the lock. If another CPU does that just now, it is left to go on with these.
+    /// Signals the fences of jobs that have ended and moves the jobs to the retired list. Releases
+    /// the lock of the state first.
     ///
-    /// The caller is in a signalling section.
-    pub(super) fn deliver<'a>(&'a self, mut state: SpinLockGuard<'a, State<K>>) {
-        if state.delivering {
+    /// The caller must be in a signalling section.
+    pub(super) fn deliver(&self, state: SpinLockGuard<'_, State<K>>, deliver: Deliver) {
+        let deliver = match deliver {
+            // A dead queue's owner is not asked any more.
+            Deliver::Nothing if state.is_dead() => Deliver::All,
+            deliver => deliver,
+        };
+        // With `Deliver::All`, the caller may depend on a fence that another CPU is signalling:
+        // wait for that below.
+        if !state.has_ended() && deliver != Deliver::All {
             return;
         }
-        while !state.done.is_empty() {
-            state.delivering = true;
-            let batch = core::mem::take(&mut state.done);
+        drop(state);
+
+        let mut cancelled = match deliver {
+            Deliver::Nothing => return self.kind().kick(),
+            Deliver::Done => 0,
+            Deliver::Some => BATCH,
+            Deliver::All => usize::MAX,
+        };
+        let mut retire = false;
+        let left = loop {
+            let _delivery = self.delivery.lock();
+            let mut state = self.state.lock();
+
+            let Some(job) = state.take_ended(&mut cancelled) else {
+                break state.has_ended();
+            };
             drop(state);
-            self.signal(batch);
-            state = self.state.lock();
-        }
-        state.delivering = false;
-    }
-
-    /// Signals jobs in their order. Each is on the list of those to drop before that, so that who
-    /// sees the fence signal can have them dropped. No lock is held.
-    fn signal(&self, mut batch: List<Job<K>>) {
-        let mut first = false;
-
-        while let Some(mut job) = batch.pop_front() {
-            let inner = job.inner();
-            let (fence, result) = (inner.fence.take(), inner.result);
-
-            {
-                let mut retired = self.retired.lock();
-                first |= retired.is_empty();
-                retired.push_back(job);
-            }
-            if let Some(fence) = fence {
-                fence.signal(result);
-            }
-        }
-        if first {
+            retire |= self.signal(job);
+        };
+        if retire {
             self.kind().retire();
         }
+        if left {
+            self.kind().kick();
+        }
+    }
+
+    /// Signals a job's fence. Adds the job to the retired list before that, so that it can be taken
+    /// as soon as the fence has signalled. Returns whether it is the first one there. Called
+    /// without the lock of the state.
+    fn signal(&self, mut job: ListArc<Job<K>>) -> bool {
+        let inner = job.inner();
+        let (fence, result) = (inner.fence.take(), inner.result);
+        let first = {
+            let mut retired = self.retired.lock();
+            let first = retired.is_empty();
+
+            retired.push_back(job);
+            first
+        };
+
+        if let Some(fence) = fence {
+            fence.signal(result);
+        }
+        first
+    }
+
+    /// Takes the ended jobs for which `f` returns `true`.
+    fn take_retired_where(&self, mut f: impl FnMut(&K::Job) -> bool) -> Retired<K> {
+        let mut all = core::mem::take(&mut *self.retired.lock());
+        let (mut taken, mut rest) = (List::new(), List::new());
+
+        while let Some(job) = all.pop_front() {
+            match f(&job.payload) {
+                true => taken.push_back(job),
+                false => rest.push_back(job),
+            }
+        }
+        if !rest.is_empty() {
+            {
+                let mut retired = self.retired.lock();
+                // They are older than those that were added in the meantime.
+                rest.push_all_back(&mut retired);
+                *retired = rest;
+            }
+            // Another caller may have found the list empty in the meantime.
+            self.kind().retire();
+        }
+        Retired(taken)
     }
 
     fn take_retired(&self) -> Retired<K> {
         Retired(core::mem::take(&mut *self.retired.lock()))
     }
 
-    /// Drops ended jobs and notices, when nobody else will do that any more. May sleep if there are
-    /// such.
+    /// Drops ended jobs and notices if the owner is gone. May sleep if there are any.
     pub(super) fn drain_orphans(&self) {
         if self.orphaned.load(Acquire) {
             drop(self.take_retired());
-            // Those of the jobs above are complete: with the jobs, their watches have stopped. A
-            // notice has a reference to an entity, which leads back to the mailbox.
+            // The jobs' watches were stopped when the jobs were dropped, so they add no more
+            // notices. A notice references an entity, which leads back to the mailbox: draining
+            // breaks the cycle.
             drop(self.mailbox.drain());
         }
     }
@@ -197,29 +289,29 @@ impl<K: Kind> Shared<K> {
         let mut state = self.state.lock();
 
         state.kill(self, error, gone);
-        self.deliver(state);
+        self.deliver(state, Deliver::All);
     }
 }
 
-/// What [`JobQueue::expire`] has found.
+/// The result of [`JobQueue::expire`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expired {
-    /// A job does not react to any means: the hardware has to be reset.
+    /// A job did not stop after all steps were taken: the hardware has to be reset.
     pub reset: bool,
-    /// How many jobs were told to stop.
+    /// The number of jobs that were told to stop.
     pub stopped: usize,
 }
 
-/// Jobs that have ended. Dropping it drops them, which may sleep if that of [`Kind::Job`] may.
-pub struct Retired<K: Kind>(List<Job<K>>);
+/// Jobs that have ended. Dropping it drops them, which may sleep.
+pub struct Retired<K: Kind>(pub(super) List<Job<K>>);
 
 impl<K: Kind> Retired<K> {
-    /// Whether there are none.
+    /// Returns whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Calls `f` for each job that hung once too often, so that its context was closed with it.
+    /// Calls `f` for each job whose hang caused its context to be closed.
     pub fn for_each_closing(&self, mut f: impl FnMut(&K::Job)) {
         for job in &self.0 {
             if job.closing.load(Relaxed) {
@@ -237,19 +329,23 @@ pub struct JobQueue<K: Kind> {
 }
 
 impl<K: Kind> JobQueue<K> {
-    /// Makes an empty queue. May sleep. Fails with `ENOMEM`, or with `EINVAL` for more than
-    /// [`MAX_SLOTS`] slots or none.
+    /// Creates an empty queue. May sleep. Fails with `ENOMEM`, or with `EINVAL` for no slots or
+    /// more than [`MAX_SLOTS`].
     pub fn new(config: Config, kind: K) -> Result<Self> {
         if config.slots.is_empty() || config.slots.len() > MAX_SLOTS {
             return Err(EINVAL);
         }
         let mailbox = Arc::new(Mailbox::new(Kick(kind)), GFP_KERNEL)?;
-        let ((state_name, state_key), (retired_name, retired_key)) = lock_classes();
+        let deadlines = Deadlines::new(GFP_KERNEL)?;
+        let [state_class, delivery_class, retired_class, timelines_class] = lock_classes();
         let shared = Arc::pin_init(
             pin_init!(Shared {
-                state <- SpinLock::new(State::new(), state_name, state_key),
-                retired <- SpinLock::new(List::new(), retired_name, retired_key),
+                state <- SpinLock::new(State::new(), state_class.0, state_class.1),
+                delivery <- SpinLock::new((), delivery_class.0, delivery_class.1),
+                retired <- SpinLock::new(List::new(), retired_class.0, retired_class.1),
+                timelines <- SpinLock::new(RBTree::new(), timelines_class.0, timelines_class.1),
                 mailbox,
+                deadlines,
                 config,
                 orphaned: Atomic::new(false),
             }),
@@ -258,25 +354,26 @@ impl<K: Kind> JobQueue<K> {
         Ok(Self { shared })
     }
 
-    /// What the queue was made with.
+    /// Returns the [`Kind`] that the queue was created with.
     pub fn kind(&self) -> &K {
         self.shared.kind()
     }
 
-    /// Makes a context of the party that `share` stands for. May sleep; fails with `ENOMEM`.
+    /// Creates a context of the party that `share` stands for. May sleep; fails with `ENOMEM`.
     pub fn context(&self, share: &Share, priority: Priority) -> Result<Context<K>> {
         Context::new(&self.shared, share, priority)
     }
 
-    /// Looks for jobs whose dependencies were met and starts them: what [`Kind::kick`] asks for.
+    /// Looks for jobs whose dependencies were met and starts them, and signals the fences that
+    /// clients' tasks have left to the owner. Called in response to [`Kind::kick`].
     ///
     /// Process context; does not sleep.
     pub fn run<E: Engine<K> + ?Sized>(&self, engine: &E) {
         let _signalling = Signalling::begin();
-        self.shared.enter(engine, |_, _| ());
+        self.shared.enter(engine, Deliver::Some, |_, _| ());
     }
 
-    /// Lets `f` tell what the hardware has done, then starts what can be started.
+    /// Lets `f` report what the hardware has done, then starts the jobs that can be started.
     ///
     /// `f` runs with the queue's lock held, so that no job is started while it reads the hardware's
     /// state. Process context, such as an interrupt thread; does not sleep.
@@ -286,7 +383,7 @@ impl<K: Kind> JobQueue<K> {
         f: impl FnOnce(&mut Hardware<'_, K, E>) -> R,
     ) -> R {
         let _signalling = Signalling::begin();
-        self.shared.enter(engine, |state, shared| {
+        self.shared.enter(engine, Deliver::Done, |state, shared| {
             f(&mut Hardware {
                 state,
                 shared,
@@ -295,68 +392,96 @@ impl<K: Kind> JobQueue<K> {
         })
     }
 
-    /// The earliest time at which a job is overdue, in that of [`Engine::now`].
+    /// Returns the earliest time at which a job is overdue, on the clock of [`Engine::now`].
     pub fn next_deadline(&self) -> Option<u64> {
         self.shared.state.lock().deadline()
     }
 
-    /// Stops the jobs that have run for too long: each time that one is found overdue, with the
-    /// next step of [`Config::ladder`]. Asks for the next call with [`Kind::arm_timer`].
+    /// Stops the jobs that have run for too long. Each time that a job is found overdue, the next
+    /// step of [`Config::ladder`] is taken. Asks for the next call with [`Kind::arm_timer`].
     ///
     /// Process context; does not sleep.
     pub fn expire<E: Engine<K> + ?Sized>(&self, engine: &E) -> Expired {
         let _signalling = Signalling::begin();
-        self.shared
-            .enter(engine, |state, shared| state.expire(shared, engine))
+        self.shared.enter(engine, Deliver::Done, |state, shared| {
+            state.expire(shared, engine)
+        })
     }
 
-    /// From here to [`restart`](Self::restart) no job is started.
+    /// Prevents jobs from being started until [`restart`](Self::restart).
     ///
-    /// Jobs can still be pushed, and what the hardware ends is still taken by
+    /// Jobs can still be pushed, and jobs that end are still reported through
     /// [`update`](Self::update). Does not wait for anything.
     pub fn park(&self) {
         self.shared.state.lock().park();
     }
 
-    /// Takes all jobs out of the hardware, which must not work on any of them any more, and lets
-    /// jobs start again.
+    /// Takes all jobs out of the hardware, which must have stopped working on them, and lets jobs
+    /// start again.
     ///
     /// [`Engine::finish`] is called for each of them, then `verdict` says whether it runs again.
-    /// Those that do keep their place. Process context; does not sleep.
+    /// Those that do keep their place in line. Process context; does not sleep.
     pub fn restart<E: Engine<K> + ?Sized>(
         &self,
         engine: &E,
         verdict: impl FnMut(&Running<'_, K>) -> Verdict,
     ) {
         let _signalling = Signalling::begin();
-        self.shared.enter(engine, |state, shared| {
+        self.shared.enter(engine, Deliver::Done, |state, shared| {
             state.restart(shared, engine, verdict);
         });
     }
 
-    /// Fails all jobs with `error`, now and in future. For hardware that is gone, or surely will
-    /// not work on any of them any more.
+    /// Fails all jobs with `error`, now and until [`revive`](Self::revive). Meant for hardware that
+    /// is gone, or that is known not to work on any of them any more.
     ///
-    /// `gone` is called for each job that was in the hardware, with the lock held. If another CPU
-    /// signals fences just now, then it goes on with these, perhaps after this has returned.
-    /// Process context; does not sleep.
+    /// `gone` is called for each job that was in the hardware, with the lock held. When this
+    /// returns, the fences of all jobs that were pushed before have signalled. Process context;
+    /// does not sleep.
     pub fn kill(&self, error: Error, gone: impl FnMut(&Running<'_, K>)) {
         self.shared.kill(error, gone);
     }
 
-    /// Whether [`kill`](Self::kill) was called.
+    /// Reverts [`kill`](Self::kill): jobs that are pushed from here on can run. Jobs that have
+    /// failed stay failed.
+    pub fn revive(&self) {
+        self.shared.state.lock().revive();
+    }
+
+    /// Returns whether [`kill`](Self::kill) was called and not reverted since.
     pub fn is_dead(&self) -> bool {
         self.shared.state.lock().is_dead()
     }
 
-    /// Whether no job waits or runs.
+    /// Returns whether no job waits or runs.
     pub fn is_idle(&self) -> bool {
         self.shared.state.lock().is_idle()
     }
 
-    /// The jobs that have ended since the last call: what [`Kind::retire`] asks for.
+    /// Takes the jobs that have ended since the last call. Called in response to [`Kind::retire`].
     pub fn take_retired(&self) -> Retired<K> {
         self.shared.take_retired()
+    }
+
+    /// Takes at most the oldest `most` of the ended jobs. If there are more, [`Kind::retire`] is
+    /// not called again for these.
+    pub fn take_some_retired(&self, most: usize) -> Retired<K> {
+        let mut taken = List::new();
+        let mut retired = self.shared.retired.lock();
+
+        for _ in 0..most {
+            let Some(job) = retired.pop_front() else {
+                break;
+            };
+            taken.push_back(job);
+        }
+        Retired(taken)
+    }
+
+    /// Takes the ended jobs for which `f` returns `true`. Walks all ended jobs. [`Kind::retire`] is
+    /// called again if others are left.
+    pub fn take_retired_where(&self, f: impl FnMut(&K::Job) -> bool) -> Retired<K> {
+        self.shared.take_retired_where(f)
     }
 }
 

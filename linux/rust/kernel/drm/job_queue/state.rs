@@ -1,23 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the queue's lock protects: the FIFOs, and who is next.
+//! The state that the queue's lock protects: the FIFOs and the lines for the slots.
 //!
-//! Everything here runs under the spinlock. Jobs that have ended are collected in a list, from which
-//! one CPU at a time delivers them without the lock.
+//! Everything here runs under the spinlock. Jobs that have ended are collected in lists, from which
+//! they are delivered without the lock.
 
 use super::{
     context::{
         Entity,
         Job, //
     },
-    hardware::Loaded,
+    hardware::{
+        Chosen,
+        Loaded, //
+    },
     queue::Shared,
     turns::{
         End,
-        Line, //
+        Line,
+        Standing, //
     },
     Config,
     Kind,
+    Priority,
     Running,
     Slot,
     Verdict,
@@ -27,6 +32,7 @@ use super::{
     PRIORITIES, //
 };
 use crate::{
+    dma_buf::fence::Hints,
     list::{
         List,
         ListArc, //
@@ -44,8 +50,8 @@ pub(super) struct SlotState<K: Kind> {
     pub(super) loaded: [Option<Loaded<K>>; MAX_DEPTH],
     /// Entities with a job ready, by priority.
     lines: [Line<K>; PRIORITIES],
-    /// The flag of the last start.
-    pub(super) flag: bool,
+    /// Entities whose job waits for another one to leave the hardware.
+    blocked: Line<K>,
 }
 
 /// The state of a queue.
@@ -53,18 +59,24 @@ pub(super) struct State<K: Kind> {
     pub(super) slots: [SlotState<K>; MAX_SLOTS],
     /// Entities with a job in their FIFO.
     busy: List<Entity<K>>,
-    /// The context of an entity in `busy` was closed for its conduct.
+    /// Entities whose first job waits and has a priority to lend.
+    pub(super) lending: List<Entity<K>, 1>,
+    /// Fences with a deadline that was not processed yet.
+    pub(super) hints: Hints,
+    /// Whether the context of an entity in `busy` may have been closed for its conduct.
     unswept: bool,
-    /// Nothing is started.
+    /// Whether nothing may be started.
     pub(super) parked: bool,
-    /// The queue has ended, with this error.
+    /// If set, all jobs fail with this error.
     pub(super) dead: Option<Error>,
-    /// For when [`Kind::arm_timer`] was last called, if `expire` was not called since.
+    /// The deadline of the last call of [`Kind::arm_timer`], unless `expire` was called since.
     pub(super) armed: Option<u64>,
-    /// Jobs that have ended, to signal and to retire, in this order.
+    /// Jobs that have ended, to be signalled and retired in this order.
     pub(super) done: List<Job<K>>,
-    /// Some CPU delivers what is in `done`, and goes on until that is empty.
-    pub(super) delivering: bool,
+    /// Jobs that have ended because their context was closed. They are delivered after those in
+    /// `done`, which keeps the order within each FIFO: earlier jobs of the same FIFO may be in
+    /// `done`, later ones cannot get there, as no job of a closed context is started.
+    pub(super) cancelled: List<Job<K>>,
 }
 
 impl<K: Kind> State<K> {
@@ -73,15 +85,17 @@ impl<K: Kind> State<K> {
             slots: core::array::from_fn(|_| SlotState {
                 loaded: [None, None],
                 lines: core::array::from_fn(|_| Line::new()),
-                flag: false,
+                blocked: Line::new(),
             }),
             busy: List::new(),
+            lending: List::new(),
+            hints: Hints::new(),
             unswept: false,
             parked: false,
             dead: None,
             armed: None,
             done: List::new(),
-            delivering: false,
+            cancelled: List::new(),
         }
     }
 
@@ -90,7 +104,12 @@ impl<K: Kind> State<K> {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.busy.is_empty() && self.slots.iter().all(|slot| slot.loaded[0].is_none())
+        self.busy.is_empty() && !self.has_loaded()
+    }
+
+    /// Returns whether any job is in the hardware.
+    pub(super) fn has_loaded(&self) -> bool {
+        self.slots.iter().any(|slot| slot.loaded[0].is_some())
     }
 
     pub(super) fn is_parked(&self) -> bool {
@@ -101,42 +120,81 @@ impl<K: Kind> State<K> {
         self.parked = true;
     }
 
-    /// The line in which an entity waits for its turn.
-    fn line(&mut self, entity: &Entity<K>) -> &mut Line<K> {
-        &mut self.slots[entity.home.index()].lines[entity.priority as usize]
-    }
+    /// Returns a line of a slot.
+    pub(super) fn line(&mut self, slot: Slot, standing: Standing) -> &mut Line<K> {
+        let slot = &mut self.slots[slot.index()];
 
-    /// Puts an entity into its line, unless it stands there already.
-    fn join_line(&mut self, entity: &Arc<Entity<K>>, end: End) {
-        // There is a ticket if, and only if, it does not.
-        if let Some(ticket) = entity.state.access_mut(self).ticket.take() {
-            let turn = self.line(entity).insert(entity, ticket, end);
-
-            entity.state.access_mut(self).turn = Some(turn);
+        match standing {
+            Standing::Ready(priority) => &mut slot.lines[priority as usize],
+            Standing::Blocked => &mut slot.blocked,
         }
     }
 
-    /// Takes an entity out of its line, if it stands there.
-    fn leave_line(&mut self, entity: &Entity<K>) {
-        if let Some(turn) = entity.state.access_mut(self).turn.take() {
-            let ticket = self.line(entity).remove(&turn);
+    /// Puts an entity into a line, unless it stands in one already.
+    fn join_line(&mut self, entity: &Arc<Entity<K>>, standing: Standing, end: End, urgent: bool) {
+        // The ticket is there if and only if the entity does not stand in a line.
+        if let Some(ticket) = entity.state.access_mut(self).ticket.take() {
+            let priority = match standing {
+                Standing::Ready(priority) => priority,
+                Standing::Blocked => entity.priority,
+            };
+            let turn = self
+                .line(entity.home, standing)
+                .insert(entity, priority, ticket, end, urgent);
+
+            entity.state.access_mut(self).turn = Some((standing, turn));
+        }
+    }
+
+    /// Takes an entity out of its line, if it stands in one.
+    pub(super) fn leave_line(&mut self, entity: &Entity<K>) {
+        if let Some((standing, turn)) = entity.state.access_mut(self).turn.take() {
+            let ticket = self.line(entity.home, standing).remove(&turn);
 
             entity.state.access_mut(self).ticket = ticket;
         }
     }
 
+    /// Puts a job that could not be started back to its FIFO, and lets its entity wait until
+    /// another job has left the hardware. A job that was to continue its turn still goes first
+    /// then.
+    pub(super) fn block(&mut self, mut job: ListArc<Job<K>>) {
+        let end = job.inner().end;
+        let entity = self.hold(job, end);
+
+        self.join_line(&entity, Standing::Blocked, End::Back, false);
+    }
+
+    /// Puts the entities that waited for a job to leave the hardware back in line.
+    pub(super) fn unblock(&mut self) {
+        for slot in 0..MAX_SLOTS {
+            while let Some(first) = self.slots[slot].blocked.pop(None) {
+                let this = first.entity.state.access_mut(self);
+
+                this.turn = None;
+                this.ticket = Some(first.ticket);
+                self.advance(&first.entity);
+            }
+        }
+    }
+
     /// Takes the entity off the list of those with a job.
     fn unlink_busy(&mut self, entity: &Entity<K>) {
-        // SAFETY: An entity is put on no other list than its queue's; while that is swept, it is on
-        // none when this is called.
+        // SAFETY: An entity is only ever put on its own queue's list. While that list is swept or
+        // killed, the entity was taken off it before this is called.
         drop(unsafe { self.busy.remove(entity) });
     }
 
-    /// Puts the entity on the list of those with a job, unless it is there.
+    /// Puts the entity on the list of those with a job, unless it already is.
     fn link_busy(&mut self, entity: &Arc<Entity<K>>) {
         if let Ok(link) = ListArc::try_from_arc(entity.clone()) {
             self.busy.push_back(link);
         }
+    }
+
+    /// Returns the entities with a job in their FIFO.
+    pub(super) fn busy(&self) -> &List<Entity<K>> {
+        &self.busy
     }
 
     /// Appends a job to its FIFO.
@@ -166,9 +224,9 @@ impl<K: Kind> State<K> {
         job
     }
 
-    /// Looks at the first job of a FIFO: ends it if it only waited for those before it, lines the
-    /// entity up if the job can run, or waits for the job's next dependency.
-    pub(super) fn line_up(&mut self, entity: &Arc<Entity<K>>, end: End) {
+    /// Examines the first job of a FIFO: ends it if it only waited for those before it, puts the
+    /// entity in line if the job can run, or waits for the job's next dependency.
+    pub(super) fn advance(&mut self, entity: &Arc<Entity<K>>) {
         loop {
             let this = entity.state.access_mut(self);
             let Some(mut job) = this.fifo.pop_front() else {
@@ -176,28 +234,50 @@ impl<K: Kind> State<K> {
             };
             if job.inner().settled {
                 if this.in_hardware == 0 {
-                    self.done.push_back(job);
+                    let ended = match entity.account.is_closed() {
+                        true => &mut self.cancelled,
+                        false => &mut self.done,
+                    };
+                    ended.push_back(job);
                     continue;
                 }
                 this.fifo.push_front(job);
                 return;
             }
 
-            let ready = job.inner().poll();
-            this.fifo.push_front(job);
-            if !ready {
-                return;
+            let (ready, end) = (job.inner().poll(), job.inner().end);
+            let seqno = job.seqno.load(Relaxed);
+            if job.inner().is_due(&entity.shared.config) {
+                this.urgent = this.urgent.max(seqno);
             }
-            return self.join_line(entity, end);
+            let urgent = this.urgent >= seqno;
+            this.fifo.push_front(job);
+            if ready {
+                let priority = self.priority_of(entity, seqno);
+                self.join_line(entity, Standing::Ready(priority), end, urgent);
+            } else {
+                self.lend_later(entity);
+            }
+            return;
         }
     }
 
-    /// As [`line_up`](Self::line_up), where its used time puts it.
-    pub(super) fn advance(&mut self, entity: &Arc<Entity<K>>) {
-        self.line_up(entity, End::Fair);
+    /// Returns whether there are ended jobs to be delivered.
+    pub(super) fn has_ended(&self) -> bool {
+        !self.done.is_empty() || !self.cancelled.is_empty()
     }
 
-    /// Gives all jobs of a FIFO a result.
+    /// Takes the next job that has ended. `cancelled` is the remaining number of jobs of closed
+    /// contexts that may be taken.
+    pub(super) fn take_ended(&mut self, cancelled: &mut usize) -> Option<ListArc<Job<K>>> {
+        if let Some(job) = self.done.pop_front() {
+            return Some(job);
+        }
+        *cancelled = cancelled.checked_sub(1)?;
+        self.cancelled.pop_front()
+    }
+
+    /// Sets the result of all jobs of a FIFO.
     fn settle_all(&mut self, entity: &Arc<Entity<K>>, result: Result) {
         self.leave_line(entity);
 
@@ -210,20 +290,25 @@ impl<K: Kind> State<K> {
         self.advance(entity);
     }
 
-    /// Fails what has not started. The account was closed, so nothing is started any more.
+    /// Fails all jobs that have not started. The account must be closed, so that no more are
+    /// started.
     pub(super) fn cancel(&mut self, entity: &Arc<Entity<K>>) {
         self.settle_all(entity, Err(CANCELLED));
     }
 
-    /// A job has left the hardware for good: what does that say about its context?
+    /// Records the conduct of a job that has left the hardware for good.
     pub(super) fn judge(&mut self, config: &Config, job: &Job<K>, overdue: bool, result: Result) {
-        if job.entity.account.note(config, overdue, result) {
+        // Contexts of high priority are exempt: that priority takes a privilege, and others depend
+        // on their work.
+        let hung = overdue && job.entity.priority != Priority::High;
+
+        if job.entity.account.note(config, hung, result) {
             job.closing.store(true, Relaxed);
             self.unswept = true;
         }
     }
 
-    /// Fails what waits in contexts that were closed for their conduct.
+    /// Fails the waiting jobs of contexts that were closed for their conduct.
     pub(super) fn sweep(&mut self) {
         if !core::mem::take(&mut self.unswept) {
             return;
@@ -236,16 +321,18 @@ impl<K: Kind> State<K> {
             if entity.account.is_closed() {
                 self.cancel(&entity);
             }
-            // What has a result may have to wait for what is in the hardware.
+            // Settled jobs may have to wait for those in the hardware.
             if !entity.state.access_mut(self).fifo.is_empty() {
                 self.link_busy(&entity);
             }
         }
     }
 
-    /// Makes a job that was in the hardware the first of its FIFO. The entity is not lined up yet.
-    pub(super) fn hold(&mut self, mut job: ListArc<Job<K>>) -> Arc<Entity<K>> {
+    /// Makes a job that was in the hardware, or about to be, the first of its FIFO, and records
+    /// where in line that is to be put for it. The entity is not put in line yet.
+    pub(super) fn hold(&mut self, mut job: ListArc<Job<K>>, end: End) -> Arc<Entity<K>> {
         let entity = job.entity.clone();
+        job.inner().end = end;
         if let Some(error) = self.dead {
             job.inner().settle(Err(error));
         } else if entity.account.is_closed() {
@@ -254,37 +341,63 @@ impl<K: Kind> State<K> {
 
         self.leave_line(&entity);
         entity.state.access_mut(self).fifo.push_front(job);
-        // It is there if there are other jobs behind this one.
+        // It already is on the list if there are jobs behind this one.
         self.link_busy(&entity);
         entity
     }
 
-    /// Makes a job that was in the hardware, or about to be, the next of its priority.
-    pub(super) fn put_back(&mut self, job: ListArc<Job<K>>) {
-        let entity = self.hold(job);
-        self.line_up(&entity, End::Front);
+    /// Makes a job that was in the hardware, or about to be, the first of its FIFO, and puts the
+    /// entity in line.
+    pub(super) fn put_back(&mut self, job: ListArc<Job<K>>, end: End) {
+        let entity = self.hold(job, end);
+        self.advance(&entity);
     }
 
-    /// The entity whose turn it is, taken out of its line.
-    pub(super) fn next_entity(&mut self, slot: Slot) -> Option<Arc<Entity<K>>> {
-        for priority in 0..PRIORITIES {
-            while let Some((turn, entity, ticket)) = self.slots[slot.index()].lines[priority].pop()
-            {
+    /// Takes the entity whose turn it is out of its line.
+    pub(super) fn next_entity(&mut self, config: &Config, slot: Slot) -> Option<Chosen<K>> {
+        let impatient = Priority::ALL.into_iter().find(|&priority| {
+            self.line(slot, Standing::Ready(priority))
+                .is_impatient(config.patience_ns)
+        });
+
+        // Fully qualified, as `PinInit` has a method `chain` as well.
+        for priority in Iterator::chain(impatient.into_iter(), Priority::ALL) {
+            let standing = Standing::Ready(priority);
+            // Only one job at a time goes out of turn.
+            let lead = (!self.has_jumped(slot, priority)).then_some(config.lead_ns);
+
+            while let Some(first) = self.line(slot, standing).pop(lead) {
+                let (turn, jumped, entity) = (first.turn, first.jumped, first.entity);
                 let this = entity.state.access_mut(self);
 
                 this.turn = None;
-                this.ticket = Some(ticket);
-                if self.line(&entity).has_turn(turn, &entity) {
-                    return Some(entity);
+                this.ticket = Some(first.ticket);
+                if self
+                    .line(slot, standing)
+                    .has_turn(turn, jumped, &entity, priority)
+                {
+                    return Some(Chosen {
+                        entity,
+                        priority,
+                        favoured: impatient == Some(priority),
+                        jumped,
+                    });
                 }
-                // This happens once to each, as the used time does not change meanwhile.
-                self.join_line(&entity, End::Fair);
+                // This terminates: it happens at most once to each entity, as the used time does
+                // not change here.
+                self.join_line(&entity, standing, End::Fair, turn.urgent);
             }
         }
         None
     }
 
-    /// Ends all jobs and the queue.
+    /// Lets the queue work again after [`kill`](Self::kill).
+    pub(super) fn revive(&mut self) {
+        self.dead = None;
+        self.parked = false;
+    }
+
+    /// Fails all jobs, now and until [`revive`](Self::revive).
     pub(super) fn kill(
         &mut self,
         shared: &Shared<K>,
@@ -301,6 +414,8 @@ impl<K: Kind> State<K> {
         while let Some(entity) = self.busy.pop_front() {
             self.settle_all(&entity.into_arc(), Err(error));
         }
+        self.lending = List::new();
+        self.hints = Hints::new();
         self.armed = None;
     }
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of the job queue against an engine and a clock that the tests move by hand.
+//! Tests of the job queue, with an engine and a clock that the tests advance.
 
 use super::*;
 use crate::{
     dma_buf::{
         fence::{
+            self,
             ArmedFence,
             FenceAlloc,
             FenceContext,
@@ -28,8 +29,10 @@ use crate::{
 };
 
 mod conduct;
+mod deadlines;
 mod delivery;
 mod ending;
+mod lending;
 mod starting;
 mod stopping;
 mod turns;
@@ -40,6 +43,10 @@ const S1: Slot = Slot(1);
 
 const TIMEOUT: u64 = 1000;
 const GRACE: u64 = 100;
+const PATIENCE: u64 = 10_000;
+/// An hour, as deadlines are in real time.
+const NEAR: u64 = 3_600_000_000_000;
+const LEAD: u64 = 1000;
 const MAX_JOBS: u32 = 600;
 const HANG_LIMIT: u32 = 3;
 const FORGIVE_AFTER: u32 = 5;
@@ -50,7 +57,7 @@ static SLOTS: [SlotConfig; 2] = [
 ];
 static LADDER: [Stop; 2] = [Stop::Soft, Stop::Hard];
 
-/// A job that has a number and counts itself.
+/// A job with a number, which is counted while it exists.
 struct TestJob {
     id: u32,
     alive: Arc<Atomic<i32>>,
@@ -62,12 +69,14 @@ impl Drop for TestJob {
     }
 }
 
-/// Counts what the queue asks for.
+/// Counts the requests of the queue.
 struct Owner {
     kicks: Atomic<u32>,
+    /// Kicks that were answered by [`Bench::work`].
+    answered: Atomic<u32>,
     retires: Atomic<u32>,
     deadline: Atomic<u64>,
-    /// To see whether it was dropped.
+    /// Tells whether it was dropped.
     _life: Arc<()>,
 }
 
@@ -95,20 +104,21 @@ enum Event {
     Withdraw(u32),
 }
 
-/// What the fake hardware does and has seen.
+/// The behaviour of the fake hardware, and a record of the calls.
 struct Log {
     now: u64,
     events: KVec<Event>,
     /// Every start fails with this.
     refuse: Option<StartError>,
+    /// The start of the job with this id fails with this.
+    refuse_job: (u32, StartError),
     /// The next job can be taken back.
     withdrawable: bool,
-    /// The flags of the last two starts of each slot.
-    flags: [[bool; 2]; MAX_SLOTS],
-    /// Two jobs of a slot had the same flag, or a position was taken twice.
+    /// The ids and flags of the jobs in each slot, in any order.
+    loaded: [[Option<(u32, bool)>; MAX_DEPTH]; MAX_SLOTS],
+    /// Set if two jobs of a slot had the same flag, a position was filled twice, or a job left a
+    /// slot that it was not in.
     broken: bool,
-    /// Number of jobs in each slot.
-    loaded: [usize; MAX_SLOTS],
 }
 
 #[pin_data]
@@ -127,33 +137,46 @@ impl Engine<Owner> for Fake {
         if let Some(error) = log.refuse {
             return Err(error);
         }
+        if job.job.id == log.refuse_job.0 {
+            return Err(log.refuse_job.1);
+        }
         let _ = log
             .events
             .push_within_capacity(Event::Start(job.job.id, job.position));
-        let slot = job.slot.index();
-        if job.position == Position::Next && log.flags[slot][1] == job.flag {
-            log.broken = true;
+        let loaded = &mut log.loaded[job.slot.index()];
+        let confused = loaded.iter().flatten().count() != job.position as usize
+            || loaded.iter().flatten().any(|(_, flag)| *flag == job.flag);
+        if let Some(free) = loaded.iter_mut().find(|entry| entry.is_none()) {
+            *free = Some((job.job.id, job.flag));
         }
-        log.flags[slot] = [log.flags[slot][1], job.flag];
-        log.broken |= log.loaded[slot] != job.position as usize;
-        log.loaded[slot] += 1;
+        log.broken |= confused;
         Ok(())
     }
 
     fn finish(&self, job: &Running<'_, Owner>) {
         let mut log = self.log.lock();
         let _ = log.events.push_within_capacity(Event::Finish(job.job.id));
-        let slot = job.slot.index();
-        log.broken |= log.loaded[slot] == 0;
-        log.loaded[slot] = log.loaded[slot].saturating_sub(1);
+        let this = Some((job.job.id, job.flag));
+        match log.loaded[job.slot.index()]
+            .iter_mut()
+            .find(|entry| **entry == this)
+        {
+            Some(entry) => *entry = None,
+            None => log.broken = true,
+        }
     }
 
     fn stop(&self, job: &Running<'_, Owner>, how: Stop) {
-        let _ = self
-            .log
-            .lock()
+        let mut log = self.log.lock();
+        let _ = log
             .events
             .push_within_capacity(Event::Stop(job.job.id, how));
+        // The hardware only knows the flag.
+        let hit = log.loaded[job.slot.index()].iter().flatten();
+        let missed = !hit
+            .filter(|(_, flag)| *flag == job.flag)
+            .eq([&(job.job.id, job.flag)]);
+        log.broken |= missed;
     }
 
     fn withdraw(&self, job: &Running<'_, Owner>) -> bool {
@@ -185,12 +208,16 @@ impl Bench {
                     timeout_ns: TIMEOUT,
                     grace_ns: GRACE,
                     ladder: &LADDER,
+                    patience_ns: PATIENCE,
+                    near_ns: NEAR,
+                    lead_ns: LEAD,
                     max_jobs: MAX_JOBS,
                     hang_limit: HANG_LIMIT,
                     forgive_after: FORGIVE_AFTER,
                 },
                 Owner {
                     kicks: Atomic::new(0),
+                    answered: Atomic::new(0),
                     retires: Atomic::new(0),
                     deadline: Atomic::new(0),
                     _life: life.clone(),
@@ -202,10 +229,10 @@ impl Bench {
                         now: 10,
                         events,
                         refuse: None,
+                        refuse_job: (u32::MAX, StartError::Busy),
                         withdrawable: true,
-                        flags: [[true, false]; MAX_SLOTS],
+                        loaded: [[None; MAX_DEPTH]; MAX_SLOTS],
                         broken: false,
-                        loaded: [0; MAX_SLOTS],
                     }),
                 }),
                 GFP_KERNEL,
@@ -215,14 +242,14 @@ impl Bench {
         })
     }
 
-    /// The usual one: with a context of medium priority.
+    /// Creates the usual bench, with a context of medium priority.
     fn with_context(two_deep: bool) -> Result<(Self, Context<Owner>)> {
         let bench = Self::new(two_deep)?;
         let context = bench.context(Priority::Medium)?;
         Ok((bench, context))
     }
 
-    /// A context of a party of its own.
+    /// Creates a context of a party of its own.
     fn context(&self, priority: Priority) -> Result<Context<Owner>> {
         self.queue.context(&Share::new()?, priority)
     }
@@ -269,7 +296,17 @@ impl Bench {
         self.push_after(context, S0, id, &[])
     }
 
-    /// The hardware ends the first slot's current job.
+    /// Does the work of the owner's worker, as long as it is kicked.
+    fn work(&self) {
+        let owner = self.queue.kind();
+
+        while owner.answered.load(Relaxed) != owner.kicks.load(Relaxed) {
+            owner.answered.store(owner.kicks.load(Relaxed), Relaxed);
+            self.queue.run(&*self.fake);
+        }
+    }
+
+    /// Ends the first slot's current job.
     fn end(&self, result: Result) -> bool {
         self.end_in(S0, result)
     }
@@ -285,7 +322,7 @@ impl Bench {
         })
     }
 
-    /// Both jobs of a slot.
+    /// Returns both jobs of a slot.
     fn ids(&self, slot: Slot) -> (Option<u32>, Option<u32>) {
         (
             self.id(slot, Position::Current),
@@ -297,7 +334,7 @@ impl Bench {
         self.fake.log.lock().now += ns;
     }
 
-    /// Ends jobs until a fence has signalled.
+    /// Ends jobs until the fence has signalled.
     fn work_until(&self, fence: &Fence) {
         while fence.wait_timeout_uninterruptible(1) == Waited::TimedOut {
             self.queue.run(&*self.fake);
@@ -305,8 +342,8 @@ impl Bench {
         }
     }
 
-    /// Jobs of a context in the first slot run for too long, one after the other, until they are
-    /// stopped. The slot has no other jobs.
+    /// Lets jobs of a context in the first slot run for too long, one after the other, until they
+    /// are stopped. The slot must have no other jobs.
     fn hang(&self, context: &Context<Owner>, times: u32) -> Result {
         for id in 0..times {
             self.push(context, 1000 + id)?;
@@ -317,8 +354,8 @@ impl Bench {
         Ok(())
     }
 
-    /// The hardware ends the first of three jobs, of which the second has failed with `EIO`. Whether it
-    /// is told so now, the third runs, and nothing is left in the end.
+    /// Ends the first of three jobs, of which the second has failed with `EIO`. Returns whether
+    /// that is reported now, the third job runs, and nothing is left in the end.
     fn ends_around_failure(&self, [a, b, c]: [&Fence; 3]) -> bool {
         self.end(Ok(()));
         let told = a.status() == OK && b.status() == failed(EIO);
@@ -327,8 +364,8 @@ impl Bench {
         told && runs && c.status() == OK && self.alive() == 0
     }
 
-    /// Drops the queue and its one context, in either order. Whether nothing is left of them and their
-    /// jobs.
+    /// Drops the queue and its one context, in either order. Returns whether nothing is left of
+    /// them and their jobs.
     fn ends_clean(self, context: Context<Owner>, context_first: bool) -> bool {
         let Self {
             queue, alive, life, ..
@@ -343,12 +380,12 @@ impl Bench {
         alive.load(Relaxed) == 0 && Arc::into_unique_or_drop(life).is_some()
     }
 
-    /// Whether the last events are these.
+    /// Returns whether these are the last events.
     fn ends_with(&self, events: &[Event]) -> bool {
         self.fake.log.lock().events.ends_with(events)
     }
 
-    /// The ids of all starts, in their order.
+    /// Returns the ids of all started jobs, in order.
     fn started(&self, ids: &[u32]) -> bool {
         let log = self.fake.log.lock();
         let starts = log.events.iter().filter_map(|event| match event {
@@ -358,7 +395,7 @@ impl Bench {
         starts.eq(ids.iter().copied())
     }
 
-    /// Drops retired jobs; the number of jobs that still exist.
+    /// Drops retired jobs. Returns the number of jobs that still exist.
     fn alive(&self) -> i32 {
         drop(self.queue.take_retired());
         self.alive.load(Relaxed)
@@ -369,7 +406,7 @@ impl Bench {
     }
 }
 
-/// A fence that the test signals.
+/// Creates a fence that the test signals.
 fn foreign() -> Result<ArmedFence> {
     let timeline = FenceContext::new(c"foreign", c"foreign");
     Ok(FenceAlloc::new(GFP_KERNEL)?.arm(&timeline))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Contexts whose jobs hang.
+//! Tests of contexts whose jobs hang.
 
 use super::*;
 
@@ -32,13 +32,17 @@ mod suite {
         });
         assert!(context.is_closed());
         assert!(context.admit().is_err_and(|error| error == ECANCELED));
+        bench.work();
         assert!(ready.status() == failed(ECANCELED));
-        // What runs in another slot has done nothing; what waits behind it fails in its turn.
+        // The job that runs in another slot is not to blame; the jobs that wait behind it fail when
+        // it ends.
         assert!(runs.status().is_none() && waits.status().is_none());
         bench.end_in(S1, Ok(()));
         assert!(runs.status() == OK);
+        bench.work();
         assert!(waits.status() == failed(ECANCELED) && behind.status() == failed(ECANCELED));
         let late = bench.push(&context, 7)?;
+        bench.work();
         assert!(late.status() == failed(ECANCELED));
 
         assert!(!other.is_closed());
@@ -65,7 +69,7 @@ mod suite {
             }
         }
         assert!(!context.is_closed());
-        // One job too few does not.
+        // One hung job less does not close it.
         for _ in 0..HANG_LIMIT {
             bench.hang(&context, 1)?;
             for id in 1..FORGIVE_AFTER {
@@ -86,14 +90,14 @@ mod suite {
             bench.push(&context, id)?;
             bench.end(Err(EINVAL));
         }
-        // Nor are jobs that end well after all.
+        // Nor do jobs that succeed after all count.
         for id in 0..10 {
             bench.push(&context, id)?;
             bench.advance_clock(TIMEOUT);
             bench.queue.expire(&*bench.fake);
             bench.end(Ok(()));
         }
-        // Nor those that the owner stops.
+        // Nor do jobs that the owner stops.
         for id in 0..10 {
             bench.push(&context, id)?;
             bench.queue.update(&*bench.fake, |hw| {
@@ -102,6 +106,18 @@ mod suite {
             bench.end(Err(ECANCELED));
         }
         assert!(!context.is_closed());
+        Ok(())
+    }
+
+    #[test]
+    fn high_priority_is_never_closed() -> Result {
+        let bench = Bench::new(true)?;
+        let context = bench.context(Priority::High)?;
+        bench.hang(&context, 3 * HANG_LIMIT)?;
+        assert!(!context.is_closed());
+        let fence = bench.push(&context, 1)?;
+        bench.end(Ok(()));
+        assert!(fence.status() == OK);
         Ok(())
     }
 
@@ -133,6 +149,7 @@ mod suite {
             bench.end_in(S1, Ok(()));
         }
         assert!(guilty.is_closed() && !innocent.is_closed());
+        bench.work();
         assert_eq!(bench.alive(), 0);
         assert!(bench.is_sound());
         Ok(())
@@ -146,15 +163,15 @@ mod suite {
         bench
             .queue
             .update(&*bench.fake, |hw| hw.requeue(S0, Position::Current));
-        // It goes on at once.
+        // It is resumed at once.
         assert_eq!(bench.queue.next_deadline(), Some(610 + TIMEOUT - 600));
         bench.advance_clock(390);
         bench
             .queue
             .update(&*bench.fake, |hw| hw.requeue(S0, Position::Current));
-        // Not less than the time to stop it.
+        // It gets at least the time for a stop.
         assert_eq!(bench.queue.next_deadline(), Some(1000 + GRACE));
-        // What begins anew has all of it.
+        // A job that starts from the beginning has all of the time.
         bench.queue.park();
         bench.queue.restart(&*bench.fake, |_| Verdict::Requeue);
         assert_eq!(bench.queue.next_deadline(), Some(1000 + TIMEOUT));

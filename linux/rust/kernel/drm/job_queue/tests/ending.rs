@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Jobs, contexts and queues end, in any state.
+//! Tests of jobs, contexts and queues that end in any state.
 
 use super::*;
 
@@ -23,19 +23,22 @@ mod suite {
         assert!(late.status().is_none());
         bench.end(Ok(()));
         assert!(a.status() == OK);
+        bench.work();
         assert!(b.status() == failed(ECANCELED));
         assert!(c.status() == failed(ECANCELED));
         assert!(late.status() == failed(ECANCELED));
         assert!(bench.ids(S0) == (Some(4), None));
         bench.end(Ok(()));
         assert!(d.status() == OK);
-        // Nothing runs any more: at once.
+        // Nothing runs any more, so it ends at once.
         let later = bench.push(&context, 6)?;
+        bench.work();
         assert!(later.status() == failed(ECANCELED));
         assert_eq!(bench.alive(), 0);
         // The callback was removed with its job.
+        let kicks = bench.queue.kind().kicks.load(Relaxed);
         never.signal(Ok(()));
-        assert_eq!(bench.queue.kind().kicks.load(Relaxed), 0);
+        assert_eq!(bench.queue.kind().kicks.load(Relaxed), kicks);
         Ok(())
     }
 
@@ -50,13 +53,14 @@ mod suite {
         assert!(bench.ids(S0) == (Some(1), Some(3)));
         assert!(a.status().is_none() && b.status().is_none());
         assert_eq!(bench.queue.next_deadline(), Some(10 + GRACE));
-        // Earlier than what was asked for when it started.
+        // Earlier than the time that was asked for when it started.
         assert_eq!(bench.queue.kind().deadline.load(Relaxed), 10 + GRACE);
         bench.end(Err(ECANCELED));
+        bench.work();
         assert!(a.status() == failed(ECANCELED) && b.status() == failed(ECANCELED));
         assert!(bench.ids(S0) == (Some(3), None));
 
-        // A job that does not stop: a reset.
+        // A job that does not stop leads to a reset.
         bench.push(&other, 4)?;
         bench.fake.log.lock().withdrawable = false;
         other.cancel_running(&*bench.fake);
@@ -71,7 +75,36 @@ mod suite {
         bench.queue.restart(&*bench.fake, |_| Verdict::Requeue);
         // Cancelled jobs do not run again, whatever the verdict.
         assert!(bench.queue.is_idle());
+        bench.work();
         assert_eq!(bench.alive(), 0);
+        assert!(bench.is_sound());
+        Ok(())
+    }
+
+    /// Contexts come and go behind a running job, which is not affected.
+    #[test]
+    fn ends_nothing_of_others() -> Result {
+        let (bench, context) = Bench::with_context(true)?;
+        let runs = bench.push(&context, 1)?;
+        for id in 2..10 {
+            let other = bench.context(Priority::Medium)?;
+            let fence = bench.push(&other, id)?;
+            assert!(bench.ids(S0) == (Some(1), Some(id)));
+            // Every second job cannot be taken back, and is stopped in place.
+            bench.fake.log.lock().withdrawable = id % 2 == 0;
+            other.cancel_running(&*bench.fake);
+            if id % 2 == 1 {
+                assert!(bench.ends_with(&[Event::Withdraw(id), Event::Stop(id, Stop::Hard)]));
+                bench
+                    .queue
+                    .update(&*bench.fake, |hw| hw.requeue(S0, Position::Next));
+            }
+            bench.queue.run(&*bench.fake);
+            assert!(fence.status() == failed(ECANCELED));
+            assert!(bench.ids(S0) == (Some(1), None));
+        }
+        bench.end(Ok(()));
+        assert!(runs.status() == OK);
         assert!(bench.is_sound());
         Ok(())
     }
@@ -99,9 +132,17 @@ mod suite {
         let fence = ARef::from(armed.fence());
         armed.push(&*bench.fake);
         assert!(fence.status() == failed(ENODEV));
+        // And it continues.
+        bench.queue.revive();
+        assert!(!bench.queue.is_dead());
+        let runs = bench.push(&context, 8)?;
+        assert!(bench.ids(S0) == (Some(8), None));
+        bench.end(Ok(()));
+        assert!(runs.status() == OK);
+
         bench.queue.kill(EIO, |_| ());
         bench.queue.restart(&*bench.fake, |_| Verdict::Requeue);
-        assert!(bench.started(&[1, 2, 5]));
+        assert!(bench.started(&[1, 2, 5, 8]));
         assert_eq!(bench.alive(), 0);
         Ok(())
     }
@@ -118,9 +159,9 @@ mod suite {
         let b = ARef::from(armed.fence());
         drop(armed);
         let c = bench.push(&context, 4)?;
-        // In its turn.
+        // It fails in its turn.
         assert!(b.status().is_none());
-        assert_eq!(bench.queue.kind().kicks.load(Relaxed), 1);
+        assert!(bench.queue.kind().kicks.load(Relaxed) > 0);
         bench.end(Ok(()));
         assert!(a.status() == OK && b.status() == failed(ECANCELED));
         assert!(bench.ids(S0) == (Some(4), None));
@@ -130,6 +171,7 @@ mod suite {
         let armed = bench.prepare(&context, S0, 5, &[])?.arm();
         let d = ARef::from(armed.fence());
         drop(armed);
+        bench.work();
         assert!(d.status() == failed(ECANCELED));
         assert_eq!(bench.alive(), 0);
         Ok(())
@@ -181,7 +223,8 @@ mod suite {
         Ok(())
     }
 
-    /// Whatever happens: in each FIFO the signalled fences are the first ones, and all end.
+    /// In random sequences of events, the signalled fences of each FIFO are the first ones, and all
+    /// signal in the end.
     #[test]
     fn any_order_of_events() -> Result {
         let mut seed: u32 = 0x1234_5678;
@@ -260,9 +303,10 @@ mod suite {
                         });
                     }
                     14 => {
-                        bench.fake.log.lock().refuse = match random(3) {
+                        bench.fake.log.lock().refuse = match random(4) {
                             0 => Some(StartError::Busy),
                             1 => Some(StartError::Failed(EIO)),
+                            2 => Some(StartError::Blocked),
                             _ => None,
                         };
                     }
@@ -284,7 +328,7 @@ mod suite {
             assert!(ordered);
             assert!(bench.is_sound());
 
-            // To the end, by work or by force.
+            // Finish, by work or by force.
             bench.fake.log.lock().refuse = None;
             if round % 4 == 3 {
                 bench.queue.kill(ENODEV, |_| ());
@@ -301,6 +345,7 @@ mod suite {
                 }
             }
             assert!(bench.queue.is_idle());
+            bench.work();
             assert!(fences
                 .iter()
                 .flatten()
@@ -320,7 +365,7 @@ mod suite {
             bench.push_after(&context, S0, id, &[gate.fence()])?;
         }
         assert!(context.try_admit().is_none());
-        // A place of one context is none of another.
+        // A place of one context cannot be used in another.
         let place = other.admit()?;
         let refused = context.prepare(place, S0, bench.job(0), Dependencies::new());
         assert!(refused.is_err_and(|refused| refused.error == EINVAL && refused.job.id == 0));
@@ -338,6 +383,7 @@ mod suite {
         context.cancel_running(&*bench.fake);
         assert!(context.admit().is_err_and(|error| error == ECANCELED));
         bench.end(Ok(()));
+        bench.work();
         assert_eq!(bench.alive(), 0);
         assert!(context.try_admit().is_some());
         Ok(())
@@ -368,7 +414,7 @@ mod suite {
         Ok(())
     }
 
-    /// What state the queue is in when it ends.
+    /// The state of the queue when it ends.
     #[derive(Clone, Copy)]
     enum When {
         Running,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Jobs enter the slots, in their order, and leave them.
+//! Tests of starting jobs in order.
 
 use super::*;
 
@@ -83,8 +83,27 @@ mod suite {
         let (bench, context) = Bench::with_context(true)?;
         bench.fake.log.lock().refuse = Some(StartError::Failed(EIO));
         let a = bench.push(&context, 1)?;
+        bench.work();
         assert!(a.status() == failed(EIO));
         assert!(bench.queue.is_idle());
+        Ok(())
+    }
+
+    /// Jobs that fail to start do not delay those of other contexts.
+    #[test]
+    fn failed_start_is_a_turn() -> Result {
+        let bench = Bench::new(false)?;
+        let a = bench.context(Priority::Medium)?;
+        let b = bench.context(Priority::Medium)?;
+        bench.queue.park();
+        let first = bench.push(&a, 1)?;
+        let second = bench.push(&a, 2)?;
+        bench.push(&b, 11)?;
+        bench.fake.log.lock().refuse_job = (1, StartError::Failed(EIO));
+        bench.queue.restart(&*bench.fake, |_| Verdict::Requeue);
+        bench.queue.run(&*bench.fake);
+        assert!(first.status() == failed(EIO) && second.status().is_none());
+        assert!(bench.ids(S0) == (Some(11), None));
         Ok(())
     }
 
@@ -100,6 +119,62 @@ mod suite {
         bench.queue.run(&*bench.fake);
         assert!(bench.ids(S0) == (Some(1), Some(2)));
         assert!(bench.started(&[1, 2]));
+        Ok(())
+    }
+
+    /// A blocked job does not hold up jobs that do not need the missing resource.
+    #[test]
+    fn others_pass_one_that_is_blocked() -> Result {
+        let bench = Bench::new(true)?;
+        let blocked = bench.context(Priority::High)?;
+        let other = bench.context(Priority::Medium)?;
+        bench.push_after(&other, S1, 21, &[])?;
+        bench.fake.log.lock().refuse_job = (1, StartError::Blocked);
+        let a = bench.push(&blocked, 1)?;
+        let b = bench.push(&blocked, 2)?;
+        for id in 11..15 {
+            bench.push(&other, id)?;
+        }
+        assert!(bench.ids(S0) == (Some(11), Some(12)));
+        // Tried again, without success.
+        bench.end(Ok(()));
+        assert!(bench.ids(S0) == (Some(12), Some(13)));
+
+        // It is tried when a job has left any slot, and not before.
+        bench.fake.log.lock().refuse_job.0 = u32::MAX;
+        bench.queue.run(&*bench.fake);
+        bench.end_in(S1, Ok(()));
+        bench.end(Ok(()));
+        assert!(bench.ids(S0) == (Some(13), Some(1)));
+
+        // A blocked job can be cancelled, too.
+        bench.fake.log.lock().refuse_job = (2, StartError::Blocked);
+        bench.end(Ok(()));
+        bench.end(Ok(()));
+        assert!(a.status() == OK && bench.ids(S0) == (Some(14), None));
+        blocked.cancel();
+        bench.queue.run(&*bench.fake);
+        assert!(b.status() == failed(ECANCELED));
+        while bench.end(Ok(())) {}
+        assert!(bench.queue.is_idle());
+        assert_eq!(bench.alive(), 0);
+        assert!(bench.is_sound());
+        Ok(())
+    }
+
+    /// A blocked job is tried again when a job has left the hardware, and not before.
+    #[test]
+    fn blocked_waits_for_an_end() -> Result {
+        let bench = Bench::new(true)?;
+        let context = bench.context(Priority::Medium)?;
+        bench.push_after(&context, S1, 21, &[])?;
+        bench.fake.log.lock().refuse_job = (1, StartError::Blocked);
+        bench.push(&context, 1)?;
+        bench.fake.log.lock().refuse_job.0 = u32::MAX;
+        bench.queue.run(&*bench.fake);
+        assert!(bench.ids(S0) == (None, None));
+        bench.end_in(S1, Ok(()));
+        assert!(bench.ids(S0) == (Some(1), None));
         Ok(())
     }
 
@@ -132,6 +207,38 @@ mod suite {
         bench.push(&context, 3)?;
         bench.end(Ok(()));
         assert_eq!(bench.queue.kind().retires.load(Relaxed), 2);
+        Ok(())
+    }
+
+    /// Ended jobs can be taken in parts and by a condition.
+    #[test]
+    fn retired_in_parts() -> Result {
+        let (bench, context) = Bench::with_context(true)?;
+        for id in 0..10 {
+            bench.push(&context, id)?;
+            bench.end(Ok(()));
+        }
+        let ids = |retired: &Retired<Owner>| {
+            let mut sum = 0;
+            for job in &retired.0 {
+                sum = sum * 10 + job.payload.id;
+            }
+            sum
+        };
+        let retires = || bench.queue.kind().retires.load(Relaxed);
+        let before = retires();
+        let even = bench.queue.take_retired_where(|job| job.id % 2 == 0);
+        assert!(ids(&even) == 2468 && retires() == before + 1);
+        bench.push(&context, 10)?;
+        bench.end(Ok(()));
+        assert_eq!(ids(&bench.queue.take_some_retired(2)), 13);
+        assert!(bench.queue.take_retired_where(|job| job.id > 10).is_empty());
+        assert_eq!(ids(&bench.queue.take_retired()), 5800);
+        assert!(bench.queue.take_some_retired(1).is_empty());
+        let after = retires();
+        assert!(bench.queue.take_retired_where(|_| true).is_empty() && retires() == after);
+        drop(even);
+        assert_eq!(bench.alive(), 0);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Timeouts, stops, restarts.
+//! Tests of timeouts, stops and restarts.
 
 use super::*;
 
@@ -32,7 +32,7 @@ mod suite {
         bench.queue.expire(&*bench.fake);
         assert_eq!(bench.queue.kind().deadline.load(Relaxed), 910 + TIMEOUT);
         assert_eq!(share.used_ns(S0), 1000);
-        // It is asked for anew.
+        // It is asked for again.
         bench.push(&context, 4)?;
         assert_eq!(bench.queue.kind().deadline.load(Relaxed), 1010 + TIMEOUT);
         Ok(())
@@ -63,7 +63,7 @@ mod suite {
         bench.advance_clock(GRACE);
         assert!(bench.queue.expire(&*bench.fake).reset);
 
-        // The guilty one fails, the innocent one runs again.
+        // The guilty job fails, the innocent one runs again.
         bench.queue.park();
         assert_eq!(bench.queue.next_deadline(), None);
         bench.queue.restart(&*bench.fake, |running| {
@@ -106,6 +106,47 @@ mod suite {
             }
         }
         assert!(ordered);
+        Ok(())
+    }
+
+    /// The FIFO that caused the reset has had its turn: its waiting jobs do not go before others.
+    #[test]
+    fn restart_is_no_turn_for_the_guilty() -> Result {
+        let bench = Bench::new(true)?;
+        let guilty = bench.context(Priority::Medium)?;
+        let innocent = bench.context(Priority::Medium)?;
+        bench.push(&guilty, 1)?;
+        bench.push(&innocent, 11)?;
+        bench.push(&guilty, 2)?;
+        bench.push(&guilty, 3)?;
+        bench.advance_clock(TIMEOUT + 2 * GRACE);
+        for withdraw in [true, false] {
+            bench.queue.park();
+            bench
+                .queue
+                .update(&*bench.fake, |hw| withdraw && hw.withdraw(S0));
+            bench
+                .queue
+                .restart(&*bench.fake, |running| match running.job.id {
+                    1 => Verdict::Done(Err(ECANCELED)),
+                    _ => Verdict::Requeue,
+                });
+            assert!(bench.ids(S0) == (Some(11), Some(2)));
+        }
+        // The jobs that were in the hardware keep their place, although their party has used the
+        // most time.
+        bench.end(Ok(()));
+        assert!(bench.ids(S0) == (Some(2), Some(3)));
+        bench.queue.park();
+        bench.push(&innocent, 12)?;
+        bench
+            .queue
+            .restart(&*bench.fake, |running| match running.job.id {
+                2 => Verdict::Done(Err(ECANCELED)),
+                _ => Verdict::Requeue,
+            });
+        assert!(bench.ids(S0) == (Some(3), Some(12)));
+        assert!(bench.is_sound());
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whose turn it is.
+//! Tests of the order of turns.
 
 use super::*;
 
@@ -45,7 +45,7 @@ mod suite {
         Ok(())
     }
 
-    /// Lets the first slot end a number of jobs. Those with an id below `few` take 10 ns, the others
+    /// Ends a number of jobs in the first slot. Those with an id below `few` take 10 ns, the others
     /// 100.
     fn work(bench: &Bench, jobs: u32, few: u32) {
         for _ in 0..jobs {
@@ -109,7 +109,7 @@ mod suite {
             bench.push(&a, id)?;
         }
         work(&bench, 30, 1000);
-        // It has used nothing yet, and does not get all of it now.
+        // The newcomer has not used any time, but does not get all of it now.
         for id in 0..10 {
             bench.push(&b, 100 + id)?;
         }
@@ -123,6 +123,186 @@ mod suite {
         Ok(())
     }
 
+    /// A client that creates a new party for each job does not starve a party that has used the
+    /// slot before, and gets its share itself.
+    #[test]
+    fn new_parties_do_not_go_first_for_ever() -> Result {
+        for two_deep in [true, false] {
+            let bench = Bench::new(two_deep)?;
+            let steady = Share::new()?;
+            let a = bench.queue.context(&steady, Priority::Medium)?;
+            for id in 0..100 {
+                bench.push(&a, id)?;
+            }
+            work(&bench, 10, 0);
+            let before = steady.used_ns(S0);
+            let mut fresh = KVec::new();
+            for id in 1000..1064 {
+                let context = bench.context(Priority::Medium)?;
+                bench.push(&context, id)?;
+                fresh.push(context, GFP_KERNEL)?;
+                // Four jobs wait at first. From then on, one job ends for each that is pushed.
+                if id >= 1004 {
+                    work(&bench, 1, 0);
+                }
+            }
+            let used = steady.used_ns(S0) - before;
+            assert!((2000..=4000).contains(&used));
+        }
+        Ok(())
+    }
+
+    /// A job that takes long yields the slot to others, even to those that have used it for longer.
+    #[test]
+    fn long_job_yields_its_turn() -> Result {
+        let bench = Bench::new(true)?;
+        let (long, other) = (Share::new()?, Share::new()?);
+        let a = bench.queue.context(&long, Priority::Medium)?;
+        let b = bench.queue.context(&other, Priority::Medium)?;
+        bench.push(&b, 10)?;
+        bench.advance_clock(5 * TIMEOUT);
+        bench.push(&a, 1)?;
+        bench.end(Ok(()));
+        bench.push(&a, 2)?;
+        bench.push(&b, 11)?;
+        assert!(bench.ids(S0) == (Some(1), Some(2)));
+
+        for turn in 1..=3 {
+            bench.advance_clock(TIMEOUT);
+            bench.queue.expire(&*bench.fake);
+            assert!(bench.ends_with(&[Event::Stop(1, Stop::Soft)]));
+            let yielded = bench.queue.update(&*bench.fake, |hw| {
+                // Refused as long as the next job would overtake it.
+                (turn > 1 || !hw.yield_turn(S0))
+                    && hw.requeue(S0, Position::Next)
+                    && hw.yield_turn(S0)
+                    && !hw.yield_turn(S0)
+            });
+            assert!(yielded);
+            assert_eq!(long.used_ns(S0), turn * TIMEOUT);
+            assert!(bench.ids(S0) == (Some(10 + turn as u32), Some(1)));
+            bench.push(&b, 11 + turn as u32)?;
+            bench.advance_clock(10);
+            bench.end(Ok(()));
+
+            // It has the slot, all of its time, and no strikes.
+            let (strikes, ran_ns) = bench.queue.update(&*bench.fake, |hw| {
+                hw.get(S0, Position::Current)
+                    .map_or((9, 0), |running| (running.strikes, running.ran_ns))
+            });
+            assert!(strikes == 0 && ran_ns == turn * TIMEOUT);
+            let now = bench.fake.log.lock().now;
+            assert_eq!(bench.queue.next_deadline(), Some(now + TIMEOUT));
+        }
+        // A job that starts from the beginning has not run.
+        bench.queue.park();
+        bench.queue.restart(&*bench.fake, |_| Verdict::Requeue);
+        let ran_ns = bench.queue.update(&*bench.fake, |hw| {
+            hw.get(S0, Position::Current).map(|running| running.ran_ns)
+        });
+        assert_eq!(ran_ns, Some(0));
+        assert!(!a.is_closed());
+        while bench.end(Ok(())) {}
+        assert_eq!(bench.alive(), 0);
+        assert!(bench.is_sound());
+        Ok(())
+    }
+
+    /// Time that a party is attributed in a line that was busy for long counts in that line only.
+    #[test]
+    fn priorities_are_shared_one_by_one() -> Result {
+        let bench = Bench::new(false)?;
+        let low = bench.context(Priority::Low)?;
+        for id in 0..100 {
+            bench.push(&low, id)?;
+        }
+        work(&bench, 100, 0);
+        let share = Share::new()?;
+        let x_low = bench.queue.context(&share, Priority::Low)?;
+        let x = bench.queue.context(&share, Priority::Medium)?;
+        let z = bench.context(Priority::Medium)?;
+        bench.push(&x_low, 100)?;
+        work(&bench, 1, 0);
+        assert!(bench.queue.is_idle());
+        bench.fake.log.lock().events.clear();
+
+        bench.queue.park();
+        for id in 1..=5 {
+            bench.push(&x, id)?;
+            bench.push(&z, 10 + id)?;
+        }
+        bench.queue.restart(&*bench.fake, |_| Verdict::Requeue);
+        work(&bench, 10, 0);
+        assert!(bench.started(&[1, 11, 2, 12, 3, 13, 4, 14, 5, 15]));
+        assert!(bench.queue.is_idle() && share.used_ns(S0) == 600);
+        Ok(())
+    }
+
+    /// A job of low priority gets its turn although there always is one of a higher priority.
+    #[test]
+    fn nobody_starves() -> Result {
+        let bench = Bench::new(false)?;
+        let high = bench.context(Priority::High)?;
+        let medium = bench.context(Priority::Medium)?;
+        let low = bench.context(Priority::Low)?;
+        bench.push(&high, 0)?;
+        bench.push(&high, 1)?;
+        for id in 0..3 {
+            bench.push(&medium, 1000 + id)?;
+            bench.push(&low, 2000 + id)?;
+        }
+        let finished = |id| {
+            let log = bench.fake.log.lock();
+            log.events.contains(&Event::Finish(id))
+        };
+        let mut ended = 0;
+        let mut until = |id| -> Result<u64> {
+            let before = ended;
+            while !finished(id) {
+                work(&bench, 1, 0);
+                bench.push(&high, 2 + ended as u32)?;
+                ended += 1;
+            }
+            Ok(ended - before)
+        };
+        // Jobs of 100 ns. The first ones have waited for the same time; then each gets one in 32.
+        assert_eq!(until(1000)?, PATIENCE / 100 + 1);
+        assert_eq!(until(2000)?, 1);
+        // The next ones get theirs after `PATIENCE` again, as 31 times 100 ns are less.
+        assert_eq!(until(1001)?, PATIENCE / 100 + 1);
+        assert_eq!(until(2001)?, 1);
+        Ok(())
+    }
+
+    /// A line whose favoured job took long has to wait for longer the next time.
+    #[test]
+    fn favours_are_a_small_share() -> Result {
+        let bench = Bench::new(false)?;
+        let high = bench.context(Priority::High)?;
+        let low = bench.context(Priority::Low)?;
+        let mut used = [0, 0];
+        for id in 0..2 {
+            bench.push(&high, id)?;
+        }
+        for id in 0..20 {
+            bench.push(&low, 10_000 + id)?;
+        }
+        for id in 2..2000 {
+            let is_low = bench
+                .id(S0, Position::Current)
+                .is_some_and(|id| id >= 10_000);
+            let time = if is_low { 900 } else { 100 };
+            used[usize::from(is_low)] += time;
+            bench.advance_clock(time);
+            bench.end(Ok(()));
+            bench.push(&high, id)?;
+            drop(bench.queue.take_retired());
+        }
+        // The first came after `PATIENCE`, each other after 31 times 900 ns.
+        assert_eq!(used[1] / 900, 1 + (used[0] - PATIENCE) / (31 * 900));
+        Ok(())
+    }
+
     #[test]
     fn slots_are_shared_one_by_one() -> Result {
         let bench = Bench::new(false)?;
@@ -131,7 +311,7 @@ mod suite {
         bench.push_after(&a, S1, 1, &[])?;
         bench.advance_clock(500);
         bench.end_in(S1, Ok(()));
-        // What was used there says nothing here.
+        // The time used there does not count here.
         bench.queue.park();
         bench.push(&a, 2)?;
         bench.push(&b, 3)?;

@@ -1,12 +1,51 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Jobs wait for fences.
+//! Tests of jobs that wait for fences.
 
 use super::*;
 
 #[kunit_tests(rust_drm_job_queue_waiting)]
 mod suite {
     use super::*;
+
+    #[test]
+    fn looks_at_all_jobs() -> Result {
+        let (bench, context) = Bench::with_context(true)?;
+        let never = foreign()?;
+        for id in 1..=3 {
+            bench.push(&context, id)?;
+        }
+        bench.push_after(&context, S1, 4, &[never.fence()])?;
+        bench.push(&context, 5)?;
+
+        let mut seen = KVec::with_capacity(8, GFP_KERNEL)?;
+        let count = bench.queue.look(&mut seen, |look| {
+            let at = match look.at {
+                Whereabouts::Loaded(position) => position as u64,
+                Whereabouts::Ready => 10,
+                Whereabouts::Queued => 11,
+                Whereabouts::WaitsFor(fence) => 100 + fence.seqno(),
+            };
+            (look.slot.index(), look.job.id, at)
+        });
+        assert_eq!(count, Some(5));
+        for expected in [
+            (0, 1, 0),
+            (0, 2, 1),
+            (0, 3, 10),
+            (0, 5, 11),
+            (1, 4, 100 + never.fence().seqno()),
+        ] {
+            assert!(seen.iter().any(|&found| found == expected));
+        }
+        // There may be fewer positions.
+        let mut one = KVec::with_capacity(1, GFP_KERNEL)?;
+        let room = one.capacity();
+        assert_eq!(bench.queue.look(&mut one, |look| look.timeline), Some(5));
+        assert_eq!(one.len(), room.min(5));
+        while bench.end(Ok(())) {}
+        Ok(())
+    }
 
     #[test]
     fn waits_for_every_dependency() -> Result {
@@ -59,6 +98,49 @@ mod suite {
         Ok(())
     }
 
+    /// The members of a container count, not the container.
+    #[test]
+    fn containers_are_taken_apart() -> Result {
+        let (x, y) = (foreign()?, foreign()?);
+        let array = fence::tests::array(&[x.fence(), y.fence()])?;
+        let mut dependencies = Dependencies::new();
+        dependencies.add(x.fence())?;
+        dependencies.add(&array)?;
+        assert!(dependencies.len() == 2);
+        assert!(dependencies
+            .0
+            .iter()
+            .all(|fence| fence.context() != array.context()));
+
+        let (bench, context) = Bench::with_context(true)?;
+        bench.push_after(&context, S0, 1, &[&array])?;
+        x.signal(Ok(()));
+        bench.queue.run(&*bench.fake);
+        assert!(bench.ids(S0) == (None, None));
+        y.signal(Ok(()));
+        bench.queue.run(&*bench.fake);
+        assert!(bench.ids(S0) == (Some(1), None));
+        Ok(())
+    }
+
+    /// The maximum number of timelines, and one more in a container.
+    #[test]
+    fn dependencies_are_bounded() -> Result {
+        let mut fences = KVec::new();
+        let mut dependencies = Dependencies::new();
+        for _ in 0..Dependencies::MAX {
+            let fence = foreign()?;
+            dependencies.add(fence.fence())?;
+            fences.push(fence, GFP_KERNEL)?;
+        }
+        let more = foreign()?;
+        assert_eq!(dependencies.add(more.fence()), Err(ENOMEM));
+        let array = fence::tests::array(&[fences[0].fence(), more.fence()])?;
+        assert_eq!(dependencies.add(&array), Err(ENOMEM));
+        assert_eq!(dependencies.len(), Dependencies::MAX);
+        Ok(())
+    }
+
     #[test]
     fn dependency_between_slots() -> Result {
         let (bench, context) = Bench::with_context(true)?;
@@ -98,14 +180,14 @@ mod suite {
         bench.push_after(&context, S0, 1, &[some.fence()])?;
         some.signal(Ok(()));
         context.cancel();
-        assert_eq!(bench.alive(), 0);
         drop(context);
-        bench.queue.run(&*bench.fake);
+        bench.work();
+        assert_eq!(bench.alive(), 0);
         assert!(bench.started(&[]));
         Ok(())
     }
 
-    /// A dependency that signals when nobody looks into the mailbox any more.
+    /// A dependency that signals when the mailbox is no longer drained.
     #[test]
     fn notice_left_behind() -> Result {
         for context_first in [true, false] {
