@@ -85,6 +85,21 @@ rust_helper_dma_sync_single_for_device(struct device *dev, dma_addr_t addr,
 	dma_sync_single_for_device(dev, addr, size, dir);
 }
 
+__rust_helper void
+rust_helper_dma_sync_sgtable_for_cpu(struct device *dev, struct sg_table *sgt,
+				     enum dma_data_direction dir)
+{
+	dma_sync_sgtable_for_cpu(dev, sgt, dir);
+}
+
+__rust_helper void
+rust_helper_dma_sync_sgtable_for_device(struct device *dev,
+					struct sg_table *sgt,
+					enum dma_data_direction dir)
+{
+	dma_sync_sgtable_for_device(dev, sgt, dir);
+}
+
 #ifdef CONFIG_MMU
 __rust_helper unsigned int rust_helper_pmd_order(void)
 {

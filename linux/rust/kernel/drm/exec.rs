@@ -2,13 +2,13 @@
 
 //! Locking many GEM objects at once.
 //!
-//! The locks of GEM objects, their reservation objects, are wound/wait mutexes. A task may take any
-//! number of them in any order. If that runs into a deadlock with another task, one of the two is
-//! told to release all of its locks and to begin anew. [`Exec`] does that: the closure given to
-//! [`Exec::lock_all`] locks what is needed, and is called again if it has to.
+//! The locks of GEM objects, in their reservation objects, are wound/wait mutexes. A task may take
+//! any number of them in any order. If that would deadlock with another task, one of the two is
+//! told to release all of its locks and to start over. [`Exec`] does that: the closure given to
+//! [`Exec::lock_all`] locks the objects, and is called again if necessary.
 //!
-//! What comes out is a [`Locked`], with which fences can be looked at and added, in two steps:
-//! [`Locked::reserve_fences`] allocates and can fail, and what it returns cannot.
+//! The result is a [`Locked`], through which fences can be read, and added in two steps:
+//! [`Locked::reserve_fences`] allocates and can fail; using the slots that it returns cannot.
 //!
 //! # Locks and contexts
 //!
@@ -16,7 +16,7 @@
 //!
 //! The objects are referenced as long as they are locked. If such a reference happens to be the
 //! last one, then the object is freed while others are still locked. If the code that frees it
-//! takes locks, then the caller must have a reference of its own that lives longer.
+//! takes locks, the caller must hold a reference of its own for longer.
 //!
 //! C header: [`include/drm/drm_exec.h`](srctree/include/drm/drm_exec.h)
 //!
@@ -54,7 +54,7 @@
 //!         Ok(())
 //!     })?;
 //!
-//!     // What is to be waited for before.
+//!     // The fences that the job has to wait for.
 //!     locked.for_each_fence(Usage::implicit(true), |_, fence| {
 //!         Ok(deps.push(kernel::sync::aref::ARef::from(fence), GFP_KERNEL)?)
 //!     })?;
@@ -103,10 +103,10 @@ mod tests;
 pub struct Flags(u32);
 
 impl Flags {
-    /// Waiting for a lock ends if a signal is delivered to the task.
+    /// Waiting for a lock is interrupted by signals.
     pub const INTERRUPTIBLE: Self = Self(bindings::DRM_EXEC_INTERRUPTIBLE_WAIT);
 
-    /// Locking twice is no error. Without this it is [`EALREADY`].
+    /// Locking an object twice is not an error. Without this flag it fails with [`EALREADY`].
     pub const IGNORE_DUPLICATES: Self = Self(bindings::DRM_EXEC_IGNORE_DUPLICATES);
 }
 
@@ -120,7 +120,7 @@ impl BitOr for Flags {
 
 /// Locks many GEM objects.
 ///
-/// To be pinned on the stack, for example; it belongs to the task that uses it.
+/// It can be pinned on the stack, for example, and belongs to the task that uses it.
 ///
 /// # Invariants
 ///
@@ -139,7 +139,7 @@ pub struct Exec {
 impl Exec {
     /// Prepares to lock about `hint` objects, which may be zero if that is not known.
     pub fn new(flags: Flags, hint: usize) -> impl PinInit<Self> {
-        // More than that is not allocated in advance; the array grows by itself.
+        // No more than this is allocated in advance; the array grows by itself.
         const MAX_HINT: u32 = 4096;
 
         // INVARIANT: Not active.
@@ -152,13 +152,14 @@ impl Exec {
         })
     }
 
-    /// Locks all that `f` locks.
+    /// Locks all objects that `f` locks.
     ///
-    /// `f` is called with nothing locked. If two tasks get into each other's way, it is called
-    /// again, again with nothing locked. It may lock other objects then, and should return the
-    /// errors that it gets from [`Pass::lock`].
+    /// `f` is called with nothing locked except for an object that an earlier call contended for,
+    /// if any. In case of contention it is called again, and may lock other objects then. It should
+    /// return the errors that it gets from [`Pass::lock`].
     ///
-    /// Sleeps. Fails as `f` does, and if waiting for the other task does: with [`EINTR`].
+    /// Sleeps. Returns the error of `f`, or [`EINTR`] if waiting for the other task was
+    /// interrupted.
     pub fn lock_all(
         mut self: Pin<&mut Self>,
         mut f: impl FnMut(&mut Pass<'_>) -> Result,
@@ -169,8 +170,8 @@ impl Exec {
         // Releases everything if there is an error.
         let locked = Locked { exec: self };
 
-        // SAFETY: `exec` was initialised above. This begins the next pass, with nothing locked, or
-        // says that everything is locked.
+        // SAFETY: `exec` was initialised above. This either begins the next pass, with all locks
+        // released, or says that everything is locked.
         while unsafe { bindings::drm_exec_cleanup(exec) } {
             // Wait for the object that was in the way, even if `f` does not lock it this time.
             // SAFETY: `exec` is initialised, and the array is empty.
@@ -189,13 +190,13 @@ impl Exec {
         Ok(locked)
     }
 
-    /// Makes it active.
+    /// Initialises `exec` and makes it active.
     fn init(self: Pin<&mut Self>) {
         // SAFETY: Nothing is moved.
         let this = unsafe { self.get_unchecked_mut() };
         // SAFETY: The memory is pinned, and is not initialised or was released.
         unsafe { bindings::drm_exec_init(this.exec.get(), this.flags.0, this.hint) };
-        // INVARIANT: Initialised just now.
+        // INVARIANT: Initialised above.
         this.active = true;
     }
 
@@ -223,7 +224,8 @@ impl PinnedDrop for Exec {
 ///
 /// # Invariants
 ///
-/// `exec` is active, and in its loop. `contended` says whether this pass has run into a deadlock.
+/// `exec` is active, and in its loop. `contended` says whether this pass has to be abandoned
+/// because of contention.
 pub struct Pass<'a> {
     exec: *mut bindings::drm_exec,
     contended: bool,
@@ -233,14 +235,14 @@ pub struct Pass<'a> {
 impl Pass<'_> {
     /// Locks `obj`.
     ///
-    /// Returns whether there is one more [`Resv`] locked now, which then has the next index in
-    /// [`Locked`]. If not, then it was locked before in this pass, with this object or with another
-    /// one that shares it.
+    /// Returns `true` if this has locked another [`Resv`], which gets the next index in [`Locked`].
+    /// Returns `false` if the [`Resv`] was already locked in this pass, through this object or
+    /// another one that shares it.
     ///
     /// # Errors
     ///
-    /// - [`EDEADLK`]: everything has to be released and locked anew. The closure should return;
-    ///   further calls fail with this error, too.
+    /// - [`EDEADLK`]: everything has to be released and locked again. The closure should return;
+    ///   further calls in this pass fail with this error, too.
     /// - [`EALREADY`]: the [`Resv`] was locked before in this pass, and the flags do not have
     ///   [`Flags::IGNORE_DUPLICATES`].
     /// - [`EINTR`]: a signal was delivered to the task, and the flags have
@@ -254,8 +256,8 @@ impl Pass<'_> {
         // SAFETY: By the type invariants.
         let before = unsafe { (*self.exec).num_objects };
 
-        // SAFETY: By the type invariants; the object is valid. The last pass may have left an object
-        // to wait for, but `lock_all` did so; and this one was not contended yet.
+        // SAFETY: By the type invariants; the object is valid. There is no contended object left to
+        // wait for: `lock_all` waited for that of the last pass, and this pass has none yet.
         let ret = unsafe { bindings::drm_exec_lock_obj(self.exec, obj) };
         if ret == EDEADLK.to_errno() {
             self.contended = true;
@@ -275,14 +277,14 @@ impl Pass<'_> {
 
     /// Makes sure that a duplicate stays locked.
     ///
-    /// The object that was in the way of the last pass is locked already, but C releases it in the
-    /// end if it was not asked for. That would leave another one unlocked that shares its resv and
-    /// was a duplicate for this reason only.
+    /// The object that the last pass contended for is locked already, but the C side releases it in
+    /// the end if it was not locked in this pass. That would unlock the resv of another object that
+    /// shares it, and that was a duplicate for this reason only.
     fn keep_prelocked(&mut self, obj: *mut bindings::drm_gem_object) -> Result<bool> {
         // SAFETY: By the type invariants.
         let prelocked = unsafe { (*self.exec).prelocked };
-        // SAFETY: `exec` has a reference to this object if it is not NULL; the other one is valid by
-        // the type invariants of what the caller has.
+        // SAFETY: `exec` has a reference to this object if it is not NULL; the other one is valid,
+        // as the caller has a reference to it.
         if prelocked.is_null() || unsafe { (*prelocked).resv != (*obj).resv } {
             return Ok(false);
         }
@@ -299,22 +301,22 @@ impl Pass<'_> {
     }
 }
 
-/// All is locked.
+/// All objects are locked.
 ///
-/// Each [`Resv`] that was locked has an index: they count from zero, in the order in which they were
-/// locked, without duplicates.
+/// Each locked [`Resv`] has an index, counted from zero in the order of locking, without
+/// duplicates.
 ///
-/// Dropping it releases everything.
+/// Dropping it releases all locks.
 ///
 /// # Invariants
 ///
-/// `exec` is active and done with its loop: all its objects are locked, and each has another resv.
+/// `exec` is active and done with its loop: all its objects are locked, and no two share a resv.
 pub struct Locked<'a> {
     exec: Pin<&'a mut Exec>,
 }
 
 impl Locked<'_> {
-    /// The objects by which the resvs were locked.
+    /// Returns the objects through which the resvs were locked.
     fn objects(&self) -> &[*mut bindings::drm_gem_object] {
         let exec = self.exec.exec.get();
         // SAFETY: By the type invariants. The array does not change any more.
@@ -334,22 +336,22 @@ impl Locked<'_> {
     unsafe fn locked(&self, obj: *mut bindings::drm_gem_object) -> ResvLocked<'_> {
         // SAFETY: `exec` has a reference to the object, which keeps its resv.
         let resv = unsafe { Resv::from_raw((*obj).resv) };
-        // SAFETY: By the type invariants it is locked. To release it or to add a fence to it an
-        // exclusive borrow is needed.
+        // SAFETY: By the type invariants it is locked. To release it or to add a fence to it takes
+        // an exclusive borrow.
         unsafe { ResvLocked::new(resv) }
     }
 
-    /// How many were locked.
+    /// Returns the number of resvs that were locked.
     pub fn len(&self) -> usize {
         self.objects().len()
     }
 
-    /// Whether nothing was locked.
+    /// Returns whether nothing was locked.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The proof that the one with this index is locked.
+    /// Returns the proof that the resv with this index is locked.
     pub fn get(&self, index: usize) -> Option<ResvLocked<'_>> {
         self.objects().get(index).map(|&obj| {
             // SAFETY: This is one of the objects.
@@ -357,7 +359,7 @@ impl Locked<'_> {
         })
     }
 
-    /// The proofs for all, by index.
+    /// Returns the proofs for all resvs, by index.
     pub fn iter(&self) -> impl Iterator<Item = ResvLocked<'_>> {
         self.objects().iter().map(|&obj| {
             // SAFETY: This is one of the objects.
@@ -365,23 +367,23 @@ impl Locked<'_> {
         })
     }
 
-    /// The proof that the resv of `obj` is locked, if it is one of these.
+    /// Returns the proof that the resv of `obj` is locked, if it is one of these.
     ///
-    /// Takes the same time however many there are.
+    /// Takes constant time.
     pub fn of<'b, O: IntoGEMObject>(&'b self, obj: &'b O) -> Option<ResvLocked<'b>> {
         let resv = obj.resv();
-        // SAFETY: The resv is valid. Others may change the field just now, but it is only this task
-        // that sets it to our ticket or, then, to something else.
+        // SAFETY: The resv is valid. Others may change the field concurrently, but only this task
+        // sets it to our ticket, or from our ticket to something else.
         let ctx = unsafe { (&raw const (*resv.as_raw()).lock.ctx).read_volatile() };
         // SAFETY: Takes an address only.
         let ticket = unsafe { &raw mut (*self.exec.exec.get()).ticket };
-        // SAFETY: It was locked with our ticket, and is still. To release it or to add a fence to it
-        // an exclusive borrow is needed. `obj` keeps its resv.
+        // SAFETY: It was locked with our ticket, and still is. To release it or to add a fence to
+        // it takes an exclusive borrow. `obj` keeps its resv.
         (ctx == ticket).then(|| unsafe { ResvLocked::new(resv) })
     }
 
-    /// Calls `f` with index and fence for each fence of `usage` that has not signalled, until it
-    /// fails.
+    /// Calls `f` with index and fence for each fence of `usage` that has not signalled. Stops at
+    /// the first error.
     pub fn for_each_fence(
         &self,
         usage: Usage,
@@ -393,7 +395,7 @@ impl Locked<'_> {
         Ok(())
     }
 
-    /// Reserves the room for `N` fences in each.
+    /// Reserves room for `N` fences in each resv.
     ///
     /// May sleep; fails with [`ENOMEM`].
     pub fn reserve_fences<const N: usize>(&mut self) -> Result<Reserved<'_, N>> {
@@ -419,30 +421,30 @@ impl Drop for Locked<'_> {
     }
 }
 
-/// All is locked and has room for `N` fences each.
+/// All objects are locked and have room for `N` fences each.
 ///
 /// # Invariants
 ///
-/// A [`Locked`] is borrowed exclusively, each of its resvs has room for `N` fences, and there is no
-/// slot of it.
+/// A [`Locked`] is borrowed exclusively, each of its resvs has room for `N` fences, and no slots of
+/// it exist.
 pub struct Reserved<'l, const N: usize> {
     objects: &'l [*mut bindings::drm_gem_object],
     _locked: PhantomData<&'l mut ()>,
 }
 
 impl<'l, const N: usize> Reserved<'l, N> {
-    /// The slots, by index.
+    /// Returns the slots, by index.
     pub fn slots(self) -> impl Iterator<Item = [Slot<'l>; N]> {
         self.objects.iter().map(|&obj| {
-            // SAFETY: By the type invariants the object is valid, its resv is locked, and has the
-            // room for the `N` fences of these slots. Each object has another resv.
+            // SAFETY: By the type invariants the object is valid, and its resv is locked and has
+            // room for the `N` fences of these slots. No two objects share a resv.
             core::array::from_fn(|_| unsafe { Slot::new((*obj).resv) })
         })
     }
 }
 
 impl Reserved<'_, 1> {
-    /// Adds `fence` to each, with the usage that `usage` says for its index.
+    /// Adds `fence` to each resv, with the usage that `usage` returns for its index.
     ///
     /// Does not allocate, sleep or fail.
     pub fn add_fence(self, fence: &Fence, mut usage: impl FnMut(usize) -> Usage) {

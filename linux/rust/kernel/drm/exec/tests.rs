@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! Tests of locking on objects without a device.
+//! Tests of locking, with objects that have no device.
 
 use super::*;
 
@@ -37,8 +37,7 @@ mod suite {
                 GFP_KERNEL,
             )?;
             let obj = KBox::into_raw(obj);
-            // SAFETY: The object is zeroed and nobody else knows of it. The device is only
-            // stored.
+            // SAFETY: The object is zeroed and not shared yet. The device is only stored.
             unsafe {
                 let raw = (*obj).0.get();
                 (*raw).funcs = &Self::FUNCS;
@@ -53,7 +52,7 @@ mod suite {
 
         /// # Safety
         ///
-        /// To be called by the C side only, for the last reference of a valid `Self`.
+        /// Must only be called by the C side, when the last reference of a valid `Self` is dropped.
         unsafe extern "C" fn free_callback(obj: *mut bindings::drm_gem_object) {
             // SAFETY: Nobody has a reference any more.
             unsafe { bindings::drm_gem_private_object_fini(obj) };
@@ -122,7 +121,7 @@ mod suite {
         assert!(locked.of(&*a).is_some_and(|l| l.covers(a.resv())));
         assert!(locked.of(&*c).is_none());
 
-        // Locked, but by somebody else.
+        // Locked, but not by this `Exec`.
         let guard = c.resv().try_lock();
         assert!(guard.is_some());
         assert!(locked.of(&*c).is_none());
@@ -166,7 +165,7 @@ mod suite {
                     .lock_all(|pass| pass.lock(&*object).map(|_| ()))?,
             );
             assert!(is_locked(&object));
-            // Begins anew.
+            // Starts over.
             core::mem::forget(exec.lock_all(|pass| pass.lock(&*object).map(|_| ()))?);
             assert!(is_locked(&object));
         }
@@ -227,7 +226,7 @@ mod suite {
                 Ok(())
             })?;
 
-            // What is there from the round before.
+            // The fences of the previous round.
             let mut seen = [0; 2];
             locked.for_each_fence(Usage::Bookkeep, |index, fence| {
                 assert_eq!(fence.as_raw(), first.fence().as_raw());
@@ -276,7 +275,8 @@ mod suite {
     }
 
     // Two contexts in one task: the older one has the lock, so the younger one has to back off. To
-    // let it go on, the older one releases its locks in the meantime. Lockdep does not like that.
+    // let it go on, the older one releases its locks in the meantime. Lockdep would complain about
+    // that.
     #[cfg(not(CONFIG_PROVE_LOCKING))]
     #[test]
     fn contention() -> Result {
@@ -292,7 +292,7 @@ mod suite {
             let ret = pass.lock(&*b);
             if passes == 1 {
                 assert_eq!(ret, Err(EDEADLK));
-                // It is no use to go on.
+                // Further calls fail.
                 assert_eq!(pass.lock(&*b), Err(EDEADLK));
                 drop(older.take());
                 // Not even the error has to be returned.
@@ -308,8 +308,8 @@ mod suite {
         Ok(())
     }
 
-    /// An older context has `b`, so the first pass, which locks `a` and `b`, has to back off, and the
-    /// older one lets go. `second` is the second pass, `look` sees what is locked then.
+    /// An older context holds `b`, so the first pass, which locks `a` and `b`, has to back off, and
+    /// the older context releases it. `second` is the second pass; `look` inspects the result.
     #[cfg(not(CONFIG_PROVE_LOCKING))]
     fn after_contention(
         flags: Flags,
@@ -358,7 +358,8 @@ mod suite {
         })
     }
 
-    // Duplicates are errors, but what only waited for its turn is none.
+    // Duplicates are errors, but an object that was locked because of contention is not a
+    // duplicate.
     #[cfg(not(CONFIG_PROVE_LOCKING))]
     #[test]
     fn contention_is_no_duplicate() -> Result {

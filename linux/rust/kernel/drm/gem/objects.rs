@@ -23,14 +23,14 @@ use core::{
     slice, //
 };
 
-/// References to the objects of an array of handles, in its order.
+/// References to the objects of an array of handles, in the same order.
 ///
-/// The lock of the file's handles is taken once for all of them.
+/// The file's handle lock is taken only once for all of them.
 ///
 /// # Invariants
 ///
 /// `objects` points to `count` pointers to objects of type `T`, each with a reference that is ours,
-/// in memory from `kvmalloc()`. It dangles if `count` is 0.
+/// in memory from `kvmalloc()`, which is ours as well. It dangles if `count` is 0.
 pub struct Objects<T: IntoGEMObject> {
     objects: NonNull<*mut bindings::drm_gem_object>,
     count: usize,
@@ -40,11 +40,11 @@ pub struct Objects<T: IntoGEMObject> {
 // SAFETY: References to GEM objects may be used and released by any thread.
 unsafe impl<T: IntoGEMObject + Send + Sync> Send for Objects<T> {}
 
-// SAFETY: Shared, it gives out shared references to the objects only.
+// SAFETY: A shared reference only gives access to shared references to the objects.
 unsafe impl<T: IntoGEMObject + Send + Sync> Sync for Objects<T> {}
 
 impl<T: IntoGEMObject> Objects<T> {
-    /// Looks up the objects of the `count` handles at `handles`, which are numbers of 32 bits. Sleeps.
+    /// Looks up the objects of the `count` handles at `handles`, which are 32-bit numbers. Sleeps.
     ///
     /// # Errors
     ///
@@ -60,7 +60,8 @@ impl<T: IntoGEMObject> Objects<T> {
         let mut objects = ptr::null_mut();
 
         // SAFETY: The file is valid. The function checks what it reads from user space, and sets
-        // `objects` to an array that is ours, or leaves it if there is an error or no handle.
+        // `objects` to an array that is ours, or leaves it unchanged if there is an error or no
+        // handle.
         to_result(unsafe {
             bindings::drm_gem_objects_lookup(
                 file.as_raw().cast(),
@@ -70,7 +71,8 @@ impl<T: IntoGEMObject> Objects<T> {
             )
         })?;
 
-        // INVARIANT: What the function returns. The objects of the file's driver are of type `T`.
+        // INVARIANT: The function has returned such an array. The objects of the file's driver are
+        // of type `T`.
         Ok(Self {
             objects: NonNull::new(objects).unwrap_or(NonNull::dangling()),
             count: usize::try_from(count)?,
@@ -86,7 +88,7 @@ impl<T: IntoGEMObject> Objects<T> {
     /// Returns the objects.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &T> {
         self.pointers().iter().map(|&obj| {
-            // SAFETY: By the type invariants, and there is a reference for as long as `self` is there.
+            // SAFETY: By the type invariants; the references live as long as `self`.
             unsafe { T::from_raw(obj) }
         })
     }

@@ -2,9 +2,9 @@
 
 //! A GEM object without memory.
 //!
-//! Some things have a reservation object and no buffer: an address space has one, which collects
-//! the fences of all the jobs that run in it. [`drm::exec`](crate::drm::exec) locks GEM objects, so
-//! such a thing has a GEM object that is nothing but a resv.
+//! Some structures have a reservation object but no buffer: that of an address space, for instance,
+//! collects the fences of all jobs that run in it. As [`drm::exec`](crate::drm::exec) locks GEM
+//! objects, such a structure uses a GEM object that only provides the resv.
 
 use super::IntoGEMObject;
 use crate::{
@@ -21,7 +21,7 @@ use core::ptr::NonNull;
 
 /// A GEM object that has a [`Resv`](crate::dma_buf::resv::Resv), but no pages and no handle.
 ///
-/// It keeps its device. The last reference must not be dropped in atomic context.
+/// It has a reference to its device. Its last reference must not be dropped in atomic context.
 ///
 /// # Invariants
 ///
@@ -54,15 +54,15 @@ impl ResvObject {
         rss: None,
     };
 
-    /// Allocates one. Sleeps; fails with [`ENOMEM`].
+    /// Allocates an object. Sleeps; fails with [`ENOMEM`].
     pub fn new<T: drm::Driver, C: DeviceContext>(dev: &drm::Device<T, C>) -> Result<ARef<Self>> {
         let obj = KBox::new(
             Self(Opaque::new(bindings::drm_gem_object::default())),
             GFP_KERNEL,
         )?;
         let obj = KBox::into_raw(obj);
-        // SAFETY: The object is zeroed and nobody else knows of it. The device is valid; the object
-        // gets a reference to it.
+        // SAFETY: The object is zeroed and not shared yet. The device is valid; the object gets a
+        // reference to it.
         unsafe {
             let raw = (*obj).0.get();
             (*raw).funcs = &Self::FUNCS;
@@ -76,11 +76,11 @@ impl ResvObject {
 
     /// # Safety
     ///
-    /// To be called by the C side only, for the last reference of a valid `Self`.
+    /// Must only be called by the C side, when the last reference of a valid `Self` is dropped.
     unsafe extern "C" fn free_callback(obj: *mut bindings::drm_gem_object) {
         // SAFETY: By the type invariants.
         let dev = unsafe { (*obj).dev };
-        // SAFETY: Nobody has a reference any more, the device still exists.
+        // SAFETY: There are no references any more, and the device still exists.
         unsafe { bindings::drm_gem_object_release(obj) };
         // SAFETY: By the type invariants it was allocated as a `KBox<Self>`; the type is
         // transparent.

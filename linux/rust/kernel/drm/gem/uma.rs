@@ -2,30 +2,35 @@
 
 //! GEM objects in system memory, with pages that come and go.
 //!
-//! For devices that share the system's memory (UMA). An [`Object`] is a `struct drm_gem_object` with
-//! its shmem file, and the driver's data. Its pages are brought in when they are needed and can be
-//! given back to shmem, which may swap them out, or be dropped for good, as long as nobody holds
-//! them:
+//! For devices that share the system's memory (UMA). An [`Object`] is a `struct drm_gem_object`
+//! with its shmem file, and the driver's data. Its pages are brought in when they are needed. While
+//! they are not held, they can be given back to shmem, which may swap them out, or be dropped
+//! permanently. The holders are:
 //!
-//! - The device has them for as long as there is a [`Pinned`], which also is the only way to get at
-//!   the DMA addresses.
-//! - Other drivers have them for as long as they are attached to the exported dma-buf.
-//! - User space maps them by page faults, also through a dma-buf; its mappings are taken away before
-//!   the pages go.
+//! - The device, as long as there is a [`Pinned`], which also is the only way to get the DMA
+//!   addresses.
+//! - Other drivers, as long as they are attached to the exported dma-buf.
+//! - Mappings of the kernel.
 //!
-//! An imported dma-buf is an [`Object`] like any other, with data that the driver makes for it
-//! ([`ObjectOps::import_args()`]); its memory is the exporter's and always there.
+//! User space maps pages by page faults, also through a dma-buf. Its mappings do not hold the
+//! pages: they are removed before the pages go.
 //!
-//! Objects without a file ([`Config::backed`]) have no pages of their own at all. With the [`Chunk`]s
-//! of this module a driver can build buffers that grow where blocking is not possible.
+//! An imported dma-buf is an [`Object`] like any other, with data that the driver creates for it
+//! ([`ObjectOps::import_args()`]); its memory belongs to the exporter and is always present.
 //!
-//! Where the pages of an object are is its [`State`]. For reclaim, all objects of a device are in the
-//! lists of [`Lru`]: [`Object::reclaimable()`] tells how much is to be had, [`Object::scan()`] finds the
-//! objects to give to [`Object::purge()`] and [`Object::evict()`].
+//! Objects without a file ([`Config::backed`]) have no pages of their own. With the [`Chunk`]s of
+//! this module a driver can build buffers that grow where blocking is not possible.
 //!
-//! Nothing here takes the reservation lock of an object that was not imported. Lock order: mmap lock
-//! or reservation lock, then the lock of the object's pages, then those of shmem and DMA. The lock of
-//! the lists is the innermost, and the only one that reclaim may wait for.
+//! The [`State`] of an object says where its content is. For reclaim, all objects of a device are
+//! in the lists of [`Lru`]: [`Object::reclaimable()`] returns how much can be reclaimed,
+//! [`Object::scan()`] finds the objects to pass to [`Object::purge()`] and [`Object::evict()`].
+//! Each control group has lists of its own: with [`DmaSpace::set_shrinker()`], memory management
+//! can reclaim from one group.
+//!
+//! The reservation lock of an object that was not imported is taken here only for cache maintenance
+//! that users of its dma-buf request. Lock order: mmap lock or reservation lock, then the lock of
+//! the object's pages, then those of shmem and DMA. The lock of the lists and, in it, that of the
+//! control groups are the innermost, and the only ones that reclaim may wait for.
 //!
 //! C header: [`include/drm/drm_gem.h`](srctree/include/drm/drm_gem.h)
 
@@ -56,26 +61,35 @@ use core::{
         NonNull, //
     }, //
 };
+use groups::Membership;
 
+mod backing;
 mod base;
 mod callbacks;
 mod chunk;
 mod dma;
+mod export;
+mod groups;
+mod holders;
 mod lru;
 mod mmap;
 mod pinned;
 mod reclaim;
 mod state;
+mod sync;
 #[cfg(CONFIG_KUNIT = "y")]
 mod tests;
 
 pub use chunk::{
     Chunk,
     ChunkMem,
-    Chunks, //
+    ChunkSpace,
+    Chunks,
+    Partial, //
 };
 pub use dma::DmaSpace;
 pub use lru::{
+    Limit,
     Lru,
     Scanned, //
 };
@@ -86,25 +100,25 @@ pub use state::{
     State, //
 };
 
-/// How the CPU maps the pages of an object, in user space and in the kernel.
+/// The caching mode in which the CPU maps the pages of an object, in user space and in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caching {
-    /// Write-combined: what is written reaches a device that is not coherent.
+    /// Write-combined, so that writes reach a device that is not coherent.
     WriteCombined,
-    /// Cached: the device is coherent, or user space does the maintenance itself.
+    /// Cached, for a coherent device, or if user space requests cache maintenance itself.
     Cached,
 }
 
 /// Properties of a new object.
 pub struct Config<'a, T: ObjectOps> {
-    /// How the CPU maps the pages.
+    /// The caching mode in which the CPU maps the pages.
     pub caching: Caching,
     /// Whether the object has a shmem file. Without one it cannot be pinned, mapped or exported.
     pub backed: bool,
-    /// Use the reservation object of this one, which lives at least as long as the new object then.
+    /// An object whose reservation object to use. It is kept alive by the new object.
     ///
-    /// Such an object cannot be exported. Dropping the last reference to it may drop the last one to
-    /// the parent: do not do that with the reservation locked.
+    /// Such an object cannot be exported. Dropping its last reference may drop the last one to the
+    /// parent, so do not do that with the reservation locked.
     pub parent_resv: Option<&'a Object<T>>,
 }
 
@@ -118,12 +132,12 @@ impl<T: ObjectOps> Default for Config<'_, T> {
     }
 }
 
-/// What a driver that uses [`Object`] implements in addition to [`DriverObject`].
+/// The operations that a driver with this [`Object`] implements in addition to [`DriverObject`].
 #[vtable]
 pub trait ObjectOps: DriverObject {
     /// Returns the space in which the DMA mappings of objects of `dev` are kept.
     ///
-    /// It must have been made for the parent device of `dev`.
+    /// It must have been created for the parent device of `dev`.
     fn dma_space(dev: &drm::Device<Self::Driver>) -> &DmaSpace;
 
     /// Returns the arguments for [`DriverObject::new()`] of an imported buffer of `size` bytes.
@@ -148,7 +162,7 @@ pub trait ObjectOps: DriverObject {
 
     /// Returns the bytes of memory that `obj` occupies, for statistics. Atomic context.
     ///
-    /// Without this it is the size if the pages are there, else 0.
+    /// If not implemented, the size is counted if the pages are present, else 0.
     fn resident_size(_obj: &Object<Self>) -> usize {
         0
     }
@@ -160,7 +174,7 @@ pub trait ObjectOps: DriverObject {
 ///
 /// - `base` is initialized, except while the object is created or freed.
 /// - `dev` is the DRM device of the GEM object.
-/// - If `parent` is there, the GEM object uses its reservation object.
+/// - If there is a `parent`, the GEM object uses its reservation object.
 #[repr(C)]
 #[pin_data]
 pub struct Object<T: ObjectOps> {
@@ -207,9 +221,9 @@ impl<T: ObjectOps> Object<T> {
     ///
     /// # Errors
     ///
-    /// `EINVAL` if `size` is 0, or the [`DmaSpace`] is that of another device or in use by another DRM
-    /// device; `EOVERFLOW` if `size` cannot be rounded up; `ENOMEM`; what [`DriverObject::new()`]
-    /// returns.
+    /// `EINVAL` if `size` is 0, or if the [`DmaSpace`] is for another device or in use by another
+    /// DRM device; `EOVERFLOW` if `size` cannot be rounded up; `ENOMEM`; the errors of
+    /// [`DriverObject::new()`].
     pub fn new(
         dev: &drm::Device<T::Driver>,
         size: usize,
@@ -234,34 +248,34 @@ impl<T: ObjectOps> Object<T> {
 
         let new = KBox::try_pin_init(
             try_pin_init!(Self {
-                // INVARIANT: The device of `space` is the parent and the lists are those of `dev`, as was
-                // checked.
-                base <- Base::new(space.clone(), config.caching),
+                // INVARIANT: The device of `space` is the parent of `dev`, and its lists and groups
+                // are those of `dev`, as was checked above.
+                base <- Base::new(space.clone(), Membership::new(space)?, config.caching),
                 inner <- T::new(dev, size, args),
                 parent: config.parent_resv.map(ARef::from),
                 dev: dev.into(),
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )?;
 
         let resv = config
             .parent_resv
             .map_or(ptr::null_mut(), |parent| parent.raw_dma_resv());
 
-        // SAFETY: Nobody else has seen the object. `dev` is valid and kept alive by the object, as is
+        // SAFETY: The object is not shared yet. `dev` is valid and kept alive by the object, as is
         // the parent. `size` is a multiple of the page size.
         unsafe {
             new.base
                 .init(dev.as_raw(), &Self::FUNCS, resv, size, config.backed)
         }?;
 
-        // Puts it into the list where it belongs.
+        // Adds the object to the list where it belongs.
         new.base.update(|_| ());
 
         // SAFETY: The object is never moved out of its box from here on.
         let new = KBox::into_raw(unsafe { Pin::into_inner_unchecked(new) });
 
-        // SAFETY: `new` is not null; we own the reference that `init()` made.
+        // SAFETY: `new` is not null; we own the reference that `init()` has created.
         Ok(unsafe { ARef::from_raw(NonNull::new_unchecked(new)) })
     }
 
@@ -270,50 +284,52 @@ impl<T: ObjectOps> Object<T> {
         &self.dev
     }
 
-    /// Returns how the CPU maps the pages.
+    /// Returns the caching mode in which the CPU maps the pages.
     pub fn caching(&self) -> Caching {
         self.base.caching
     }
 
-    /// Returns whether the memory is another driver's.
+    /// Returns whether the memory belongs to another driver.
     pub fn is_imported(&self) -> bool {
         self.base.is_imported()
     }
 
-    /// Returns whether the object has pages right now. Needs no lock: the answer may be outdated.
+    /// Returns whether the object currently has pages. Takes no lock, so the answer may be
+    /// outdated.
     pub fn is_resident(&self) -> bool {
         self.base.is_resident()
     }
 
-    /// Returns where the pages of an object with a file or of an imported one are. Needs no lock: the
-    /// answer may be outdated, but for [`State::Purged`], which lasts.
+    /// Returns the state of an object that has a file or was imported. Takes no lock, so the answer
+    /// may be outdated, except for [`State::Purged`], which is final.
     pub fn state(&self) -> State {
         self.base.holders.state()
     }
 
-    /// Returns how many [`Pinned`]s there are. Needs no lock: the answer may be outdated.
+    /// Returns the number of [`Pinned`]s. Takes no lock, so the answer may be outdated.
     pub fn maps(&self) -> usize {
         self.base.holders.maps.load(Relaxed)
     }
 
-    /// Returns whether others than the device have the pages. Needs no lock: the answer may be outdated.
+    /// Returns whether the pages are held by anything but the device. Takes no lock, so the answer
+    /// may be outdated.
     pub fn is_shared(&self) -> bool {
         self.base.holders.pins.load(Relaxed) != 0
     }
 }
 
-/// Makes the shmem files of all objects of `dev` that are created from now on use huge pages where
-/// they fit.
+/// Makes the shmem files of all objects of `dev` that are created later use huge pages where they
+/// fit.
 ///
-/// Returns whether there are huge pages: if the kernel is built without, the answer is no.
+/// Returns whether there are huge pages: `false` if the kernel is built without support for them.
 ///
 /// # Errors
 ///
-/// Those of mounting tmpfs with this option. The device can be used all the same.
+/// Those of mounting tmpfs with this option. The device can be used nevertheless.
 pub fn use_huge_pages<T: drm::Driver>(dev: &drm::UnregisteredDevice<T>) -> Result<bool> {
     let raw = dev.as_raw();
 
-    // SAFETY: The device is valid, and nobody else uses it yet.
+    // SAFETY: The device is valid, and not registered yet.
     to_result(unsafe { bindings::drm_gem_huge_mnt_create(raw, c"within_size".as_char_ptr()) })?;
 
     // SAFETY: The device is valid.

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How DRM and PRIME call the objects of this class.
+//! The callbacks of DRM and PRIME for objects of this class.
 
 use super::{
     base::Base,
     dma,
+    export,
     mmap,
     Caching,
     Config,
+    Event,
     Object,
-    ObjectOps,
-    State, //
+    ObjectOps, //
 };
 use crate::{
     bindings,
@@ -50,7 +51,7 @@ impl<T: ObjectOps> Object<T> {
         mmap: Some(Self::mmap_callback),
         status: Some(Self::status_callback),
         rss: Some(Self::rss_callback),
-        vm_ops: &raw const mmap::VM_OPS,
+        vm_ops: mmap::VM_OPS,
         evict: None,
     };
 
@@ -61,8 +62,8 @@ impl<T: ObjectOps> Object<T> {
         // SAFETY: DRM calls this with no reference left.
         unsafe { (*this).base.release() };
 
-        // SAFETY: Objects come from `KBox::into_raw()` in `new()`. The GEM object was released; what
-        // it needed of `parent` and `dev` is still there.
+        // SAFETY: Objects come from `KBox::into_raw()` in `new()`. The GEM object was released;
+        // `parent` and `dev`, which that needed, are only dropped here.
         drop(unsafe { KBox::from_raw(this.cast_mut()) });
     }
 
@@ -89,8 +90,7 @@ impl<T: ObjectOps> Object<T> {
         })();
 
         match ret {
-            // SAFETY: The object is valid.
-            Ok(()) => unsafe { bindings::drm_gem_prime_export(obj, flags) },
+            Ok(()) => this.base.export(flags),
             Err(err) => err.to_ptr(),
         }
     }
@@ -177,6 +177,13 @@ where
     ) -> *mut bindings::drm_gem_object {
         let mut idx = 0;
 
+        // SAFETY: DRM calls this with a valid dma-buf.
+        if let Some(obj) = unsafe { export::exported_by(dev, dma_buf) } {
+            // SAFETY: The dma-buf has a reference to the object, so its count is not zero.
+            unsafe { bindings::drm_gem_object_get(obj) };
+            return obj;
+        }
+
         // The buffer is mapped for the parent device, which hence must be bound.
         //
         // SAFETY: DRM calls this with a valid device.
@@ -184,8 +191,7 @@ where
             return ENODEV.to_ptr();
         }
 
-        // SAFETY: DRM calls this with a valid device and a valid dma-buf. If the dma-buf was exported
-        // by this device, then from an object with a handle, which is one of this type.
+        // SAFETY: DRM calls this with a valid device and a valid dma-buf.
         let obj = unsafe { bindings::drm_gem_prime_import(dev, dma_buf) };
 
         // SAFETY: `idx` is what `drm_dev_enter()` returned.
@@ -217,12 +223,10 @@ where
             };
             let obj = Self::new(dev, size, config, args)?;
 
-            // SAFETY: The attachment is mapped with this table. When we return successfully, the
-            // caller leaves the mapping to us and the attachment to the object, which drops the
-            // mapping first.
+            // SAFETY: The attachment is mapped with this table. On success, the caller transfers
+            // the mapping to us and the attachment to the object, which drops the mapping first.
             obj.base.backing.lock().dma = Some(unsafe { dma.link() }?);
-            obj.base
-                .update(|holders| holders.set_state(State::Imported));
+            obj.base.update(|holders| holders.apply(Event::Import))?;
 
             Ok(obj)
         })();
@@ -231,7 +235,7 @@ where
             Ok(obj) => {
                 let obj = ARef::into_raw(obj);
 
-                // SAFETY: We own a reference to the object, which goes to the caller.
+                // SAFETY: We own a reference to the object, which is transferred to the caller.
                 unsafe { obj.as_ref() }.as_raw()
             }
             Err(err) => err.to_ptr(),

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory in pieces of 2 MiB that belongs to no file: for buffers that grow on demand.
+//! Memory in units of 2 MiB without a file, for buffers that grow on demand.
 //!
-//! A buffer that grows while a job waits for the memory cannot use shmem: there is no way to ask it
-//! for a page without the risk of waiting for reclaim, which may wait for the job. A [`Chunk`] is
-//! allocated with the flags of the caller, `GFP_NOWAIT` included. It comes with the memory that is
-//! needed to map it, so that who has a chunk can map it without waiting for memory.
+//! A buffer that grows while a job waits for the memory cannot use shmem: allocating a page there
+//! may always wait for reclaim, which may wait for the job. A [`Chunk`] is allocated with the flags
+//! of the caller, which may be `GFP_NOWAIT`. It includes the memory that is needed to map it, so
+//! that a chunk can be mapped without waiting for memory. [`Chunks`] keeps chunks by index, and
+//! [`Partial`] allocates one chunk in several steps.
+//!
+//! The memory is counted as `GPUActive` in meminfo. Allocating it does not charge any control
+//! group, as the allocating thread may not belong to the one that should pay: see [`Chunk::pay()`].
 
 use crate::{
     alloc::Flags,
@@ -14,34 +18,47 @@ use crate::{
         Bound,
         Device, //
     },
-    devres::Devres,
     dma::{
         DataDirection,
         DmaAddress, //
     },
     iommu::pgtable::TablePage,
-    page::PAGE_SHIFT,
+    mm::memcg::Charge,
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
     prelude::*,
-    sizes::SZ_2M,
-    sync::aref::ARef, //
+    sizes::SZ_2M, //
 };
 use core::{
-    cell::UnsafeCell,
     mem::ManuallyDrop,
     ptr::NonNull, //
 };
 
-/// Orders of the blocks that a chunk is made of: at best it is one.
+mod table;
+
+pub use table::{
+    ChunkSpace,
+    Chunks,
+    Partial, //
+};
+
+/// The orders of the blocks that a chunk is made of: ideally, it is a single block.
 const ORDERS: [u32; 3] = {
     let top = SZ_2M.ilog2() - PAGE_SHIFT as u32;
     [top, if top > 4 { 4 } else { 0 }, 0]
 };
 
-/// `1 << order` pages that follow each other, zeroed and mapped for DMA.
+/// The number of pages of a chunk.
+const PAGES: usize = SZ_2M >> PAGE_SHIFT;
+
+/// `1 << order` contiguous pages, zeroed at first and mapped for DMA.
 ///
 /// # Invariants
 ///
-/// `page` is the first of `1 << order` pages that we own; `dma` is their mapping, both directions.
+/// `page` is the first of `1 << order` pages that we own; `dma` is their mapping, for both
+/// directions.
 struct Block {
     page: NonNull<bindings::page>,
     dma: DmaAddress,
@@ -55,8 +72,12 @@ unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
 impl Block {
+    const fn pages(&self) -> usize {
+        1 << self.order
+    }
+
     const fn len(&self) -> usize {
-        1 << (self.order as usize + PAGE_SHIFT)
+        self.pages() << PAGE_SHIFT
     }
 
     fn new(dev: &Device<Bound>, order: u32, flags: Flags) -> Result<Self> {
@@ -84,7 +105,24 @@ impl Block {
         }
 
         // INVARIANT: Allocated and mapped above.
-        Ok(Self { page, dma, order })
+        let this = Self { page, dma, order };
+        this.count(1);
+        Ok(this)
+    }
+
+    /// Adds the pages to the statistics of the node, or removes them if `sign` is negative.
+    ///
+    /// Does not use `mod_lruvec_page_state()`, which warns about statistics that control groups do
+    /// not have.
+    fn count(&self, sign: c_long) {
+        // SAFETY: By the type invariants the page is valid.
+        unsafe {
+            bindings::mod_node_page_state(
+                bindings::page_pgdat(self.page.as_ptr()),
+                bindings::node_stat_item_NR_GPU_ACTIVE,
+                sign << self.order,
+            )
+        };
     }
 
     /// Unmaps and frees the pages.
@@ -93,6 +131,7 @@ impl Block {
     ///
     /// `dev` must be the device that was given to [`Block::new()`], and be bound.
     unsafe fn free(self, dev: &Device) {
+        self.count(-1);
         // SAFETY: By the type invariants and the safety requirements.
         unsafe {
             bindings::dma_unmap_page_attrs(
@@ -107,44 +146,98 @@ impl Block {
     }
 }
 
-/// The memory of a [`Chunk`], seen by those who do not own it.
+/// A list of blocks that allocates no more than a page at a time to grow.
+#[derive(Default)]
+struct BlockList {
+    parts: KVec<KVec<Block>>,
+    /// The number of pages of all blocks.
+    pages: usize,
+}
+
+impl BlockList {
+    /// The number of blocks of a part.
+    const PART: usize = PAGE_SIZE / size_of::<Block>();
+
+    /// Makes room for one more block.
+    fn reserve(&mut self, flags: Flags) -> Result {
+        if self
+            .parts
+            .last()
+            .is_none_or(|part| part.len() == part.capacity())
+        {
+            let part = KVec::with_capacity(Self::PART, flags)?;
+
+            self.parts.push(part, flags)?;
+        }
+        Ok(())
+    }
+
+    /// Allocates blocks of `order` until another one would exceed `pages` pages. Blocks that were
+    /// allocated before an error are kept.
+    fn fill(&mut self, dev: &Device<Bound>, order: u32, pages: usize, flags: Flags) -> Result {
+        while self.pages + (1 << order) <= pages {
+            // Reserve first, so that the block can always be added.
+            self.reserve(flags)?;
+            let part = self.parts.last_mut().ok_or(ENOMEM)?;
+            let block = Block::new(dev, order, flags)?;
+
+            self.pages += block.pages();
+            part.push_within_capacity(block).map_err(|_| ENOMEM)?;
+        }
+        Ok(())
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Block> {
+        self.parts.iter().flat_map(|part| part.iter())
+    }
+}
+
+/// The memory of a [`Chunk`], without ownership.
 ///
-/// Its blocks together have [`Chunk::SIZE`] bytes.
+/// Together, its blocks have [`Chunk::SIZE`] bytes, unless the chunk is incomplete.
 pub struct ChunkMem {
     blocks: Blocks,
-    /// For the table that maps the blocks, if it takes one.
+    /// Memory for the page table that maps the blocks, if one is needed.
     table: Option<TablePage>,
+    /// The charge for the memory.
+    charge: Option<Charge>,
 }
 
 enum Blocks {
     One(Block),
-    Many(KVec<Block>),
+    Many(BlockList),
 }
 
 impl ChunkMem {
     /// Returns the DMA address and the length in bytes of each block, in order.
     ///
-    /// Each address is a multiple of its length unless an IOMMU is in between.
+    /// Each address is a multiple of the length, unless there is an IOMMU.
     pub fn segments(&self) -> impl Iterator<Item = (DmaAddress, usize)> + '_ {
-        self.blocks().iter().map(|b| (b.dma, b.len()))
+        let (one, many) = match &self.blocks {
+            Blocks::One(block) => (Some(block), None),
+            Blocks::Many(list) => (None, Some(list.iter())),
+        };
+
+        Iterator::chain(one.into_iter(), many.into_iter().flatten()).map(|b| (b.dma, b.len()))
     }
 
-    fn blocks(&self) -> &[Block] {
+    /// Returns the number of pages, which is [`PAGES`] unless the chunk is incomplete.
+    fn pages(&self) -> usize {
         match &self.blocks {
-            Blocks::One(block) => core::slice::from_ref(block),
-            Blocks::Many(blocks) => blocks,
+            Blocks::One(block) => block.pages(),
+            Blocks::Many(list) => list.pages,
         }
     }
 
     /// # Safety
     ///
-    /// As [`Block::free()`].
+    /// The requirements of [`Block::free()`].
     unsafe fn free(self, dev: &Device) {
         match self.blocks {
             // SAFETY: By the safety requirements.
             Blocks::One(block) => unsafe { block.free(dev) },
-            Blocks::Many(blocks) => {
-                for block in blocks {
+            Blocks::Many(list) => {
+                for block in list.parts.into_iter().flatten() {
                     // SAFETY: By the safety requirements.
                     unsafe { block.free(dev) };
                 }
@@ -153,9 +246,9 @@ impl ChunkMem {
     }
 }
 
-/// 2 MiB of zeroed memory that is mapped for DMA by a bound device.
+/// 2 MiB of memory, zeroed at first, that is mapped for DMA by a bound device.
 ///
-/// Dropping it unmaps and frees the memory; that does not sleep.
+/// Dropping it unmaps and frees the memory, which does not sleep.
 pub struct Chunk<'a> {
     mem: ManuallyDrop<ChunkMem>,
     dev: &'a Device<Bound>,
@@ -167,65 +260,79 @@ impl<'a> Chunk<'a> {
 
     /// Allocates a chunk.
     ///
-    /// Tries for one block, then for 64 KiB blocks, then for pages. With `GFP_NOWAIT` it never
-    /// sleeps; 2 MiB have to be cleared all the same.
+    /// Tries to get one block, then blocks of 16 pages, then single pages. With `GFP_NOWAIT` it
+    /// never sleeps, but still takes the time to clear 2 MiB.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
     pub fn new(dev: &'a Device<Bound>, flags: Flags) -> Result<Self> {
-        let large = flags | __GFP_NORETRY | __GFP_NOWARN;
-
-        if let Ok(block) = Block::new(dev, ORDERS[0], large) {
-            return Ok(Self {
-                mem: ManuallyDrop::new(ChunkMem {
-                    blocks: Blocks::One(block),
-                    table: None,
-                }),
-                dev,
-            });
+        if let Some(this) = Self::in_one(dev, flags) {
+            return Ok(this);
         }
 
         // From here on, dropping `this` frees what was allocated so far.
-        let mut this = Self {
-            mem: ManuallyDrop::new(ChunkMem {
-                blocks: Blocks::Many(KVec::new()),
-                table: Some(TablePage::new(flags)?),
-            }),
-            dev,
-        };
-        let Blocks::Many(blocks) = &mut this.mem.blocks else {
-            return Err(EINVAL);
-        };
-
-        let mut left = Self::SIZE >> PAGE_SHIFT;
-        for (i, order) in ORDERS.into_iter().enumerate().skip(1) {
-            let last = i == ORDERS.len() - 1;
-            let flags = if last { flags } else { large };
-
-            // Room first, so that no block is without an owner.
-            blocks.reserve(left >> order, flags)?;
-
-            while left >> order != 0 {
-                match Block::new(dev, order, flags) {
-                    Ok(block) => blocks.push_within_capacity(block).map_err(|_| ENOMEM)?,
-                    Err(err) if last => return Err(err),
-                    Err(_) => break,
-                }
-                left -= 1 << order;
-            }
-        }
-
+        let mut this = Self::begin(dev, flags)?;
+        this.fill(PAGES, flags)?;
         Ok(this)
     }
 
-    /// Takes the memory for the table that is needed to map the chunk. [`None`] if it has one block,
-    /// which needs no table, or it was taken before.
+    fn with(dev: &'a Device<Bound>, blocks: Blocks, table: Option<TablePage>) -> Self {
+        Self {
+            mem: ManuallyDrop::new(ChunkMem {
+                blocks,
+                table,
+                charge: None,
+            }),
+            dev,
+        }
+    }
+
+    /// Allocates a chunk as one block, if that is possible without much effort.
+    fn in_one(dev: &'a Device<Bound>, flags: Flags) -> Option<Self> {
+        let block = Block::new(dev, ORDERS[0], flags | __GFP_NORETRY | __GFP_NOWARN).ok()?;
+
+        Some(Self::with(dev, Blocks::One(block), None))
+    }
+
+    /// Creates an empty chunk that will have many blocks. Incomplete chunks are only used within
+    /// this module.
+    fn begin(dev: &'a Device<Bound>, flags: Flags) -> Result<Self> {
+        let table = TablePage::new(flags)?;
+
+        Ok(Self::with(
+            dev,
+            Blocks::Many(BlockList::default()),
+            Some(table),
+        ))
+    }
+
+    /// Allocates blocks until an incomplete chunk has `pages` pages. Blocks that were allocated
+    /// before an error are kept.
+    fn fill(&mut self, pages: usize, flags: Flags) -> Result {
+        let dev = self.dev;
+        let Blocks::Many(list) = &mut self.mem.blocks else {
+            return Ok(());
+        };
+
+        // Larger blocks are optional.
+        let _ = list.fill(dev, ORDERS[1], pages, flags | __GFP_NORETRY | __GFP_NOWARN);
+        list.fill(dev, ORDERS[2], pages, flags)
+    }
+
+    /// Sets the charge for the memory. It is dropped when the memory is freed, or with the next
+    /// call. The charge of a leaked chunk is never dropped.
+    pub fn pay(&mut self, charge: Option<Charge>) {
+        self.mem.charge = charge;
+    }
+
+    /// Takes the memory for the page table that is needed to map the chunk. Returns [`None`] if the
+    /// chunk is one block, which needs no table, or if the memory was already taken.
     pub fn take_table(&mut self) -> Option<TablePage> {
         self.mem.table.take()
     }
 
-    /// Gives back what [`Self::take_table()`] has taken.
+    /// Returns the memory taken with [`Self::take_table()`].
     pub fn put_table(&mut self, table: TablePage) {
         self.mem.table = Some(table);
     }
@@ -248,164 +355,16 @@ impl core::ops::Deref for Chunk<'_> {
 
 impl Drop for Chunk<'_> {
     fn drop(&mut self) {
-        // SAFETY: `mem` is not used after this; `dev` is the device it was made for, and bound.
+        // SAFETY: `mem` is not used after this; `dev` is the device that it was allocated for, and
+        // bound.
         unsafe { ManuallyDrop::take(&mut self.mem).free(self.dev) };
-    }
-}
-
-/// The slots of a [`Chunks`], as long as the device is bound.
-struct Table {
-    slots: KVVec<UnsafeCell<Option<ChunkMem>>>,
-    dev: ARef<Device>,
-}
-
-// SAFETY: `Table` owns its memory, which belongs to no thread.
-unsafe impl Send for Table {}
-
-// SAFETY: Slots are written by `Chunks` through exclusive references only, or with no reference to
-// the table left.
-unsafe impl Sync for Table {}
-
-impl Drop for Table {
-    fn drop(&mut self) {
-        for slot in self.slots.iter_mut() {
-            if let Some(mem) = slot.get_mut().take() {
-                // SAFETY: All memory of the table was made for `dev`; this runs on unbind at the
-                // latest, before the device is unbound.
-                unsafe { mem.free(&self.dev) };
-            }
-        }
-    }
-}
-
-/// Chunks by index: the memory of a buffer of which any 2 MiB may be there or not.
-///
-/// When the device is unbound, all memory is unmapped and freed. As long as it is bound, which the
-/// caller proves, the memory stays where it is.
-pub struct Chunks {
-    table: Devres<Table>,
-    filled: usize,
-}
-
-impl Chunks {
-    /// Makes room for `slots` chunks. Sleeps.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
-    pub fn new(dev: &Device<Bound>, slots: usize) -> Result<Self> {
-        let mut table = KVVec::with_capacity(slots, GFP_KERNEL)?;
-        for _ in 0..slots {
-            table.push(UnsafeCell::new(None), GFP_KERNEL)?;
-        }
-
-        Ok(Self {
-            table: Devres::new(
-                dev,
-                Table {
-                    slots: table,
-                    dev: dev.into(),
-                },
-            )?,
-            filled: 0,
-        })
-    }
-
-    /// Returns the table.
-    ///
-    /// `dev` is bound, but maybe again: then what it had the first time is gone, which
-    /// [`Devres::access()`] does not look for. `ENODEV` if so.
-    fn table<'a>(table: &'a Devres<Table>, dev: &'a Device<Bound>) -> Result<&'a Table> {
-        if table.try_access().is_none() {
-            return Err(ENODEV);
-        }
-        table.access(dev)
-    }
-
-    /// Returns the number of slots that are filled.
-    pub fn filled(&self) -> usize {
-        self.filled
-    }
-
-    /// Returns the chunk in slot `index`, or [`None`] if there is none.
-    pub fn get<'a>(&'a self, dev: &'a Device<Bound>, index: usize) -> Option<&'a ChunkMem> {
-        let slot = Self::table(&self.table, dev).ok()?.slots.get(index)?;
-
-        // SAFETY: Slots are only written through `&mut self`.
-        unsafe { (*slot.get()).as_ref() }
-    }
-
-    /// Puts `chunk` into slot `index`. Does not sleep.
-    ///
-    /// # Errors
-    ///
-    /// The chunk is freed, and the result is `EEXIST` if the slot is filled, `EINVAL` if there is no
-    /// such slot or the chunk is another device's, and `ENODEV` if the device was unbound meanwhile.
-    pub fn fill(&mut self, dev: &Device<Bound>, index: usize, chunk: Chunk<'_>) -> Result {
-        let table = Self::table(&self.table, dev)?;
-        if chunk.dev.as_raw() != dev.as_raw() {
-            return Err(EINVAL);
-        }
-        let slot = table.slots.get(index).ok_or(EINVAL)?;
-
-        // SAFETY: We have `&mut self`.
-        let slot = unsafe { &mut *slot.get() };
-        if slot.is_some() {
-            return Err(EEXIST);
-        }
-
-        *slot = Some(chunk.into_mem());
-        self.filled += 1;
-        Ok(())
-    }
-
-    /// Returns the numbers of the slots that are filled, in ascending order.
-    pub fn indices<'a>(&'a self, dev: &'a Device<Bound>) -> impl Iterator<Item = usize> + 'a {
-        let slots = match Self::table(&self.table, dev) {
-            Ok(table) => table.slots.as_slice(),
-            Err(_) => &[],
-        };
-
-        slots
-            .iter()
-            .enumerate()
-            // SAFETY: Slots are only written through `&mut self`.
-            .filter(|(_, slot)| unsafe { (*slot.get()).is_some() })
-            .map(|(index, _)| index)
-    }
-
-    /// Puts `chunk` on top of a stack of chunks: slots that were never used in another way.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::fill()`]; `EINVAL` if the stack is full.
-    pub fn push(&mut self, dev: &Device<Bound>, chunk: Chunk<'_>) -> Result {
-        self.fill(dev, self.filled, chunk)
-    }
-
-    /// Takes the chunk from the top of a stack of chunks.
-    pub fn pop<'a>(&mut self, dev: &'a Device<Bound>) -> Option<Chunk<'a>> {
-        self.take(dev, self.filled.checked_sub(1)?)
-    }
-
-    /// Takes the chunk out of slot `index`.
-    pub fn take<'a>(&mut self, dev: &'a Device<Bound>, index: usize) -> Option<Chunk<'a>> {
-        let slot = Self::table(&self.table, dev).ok()?.slots.get(index)?;
-
-        // SAFETY: We have `&mut self`.
-        let mem = unsafe { &mut *slot.get() }.take()?;
-
-        self.filled -= 1;
-        Some(Chunk {
-            mem: ManuallyDrop::new(mem),
-            dev,
-        })
     }
 }
 
 #[macros::kunit_tests(rust_drm_gem_uma_chunk)]
 mod tests {
     use super::*;
+    use crate::faux;
 
     #[test]
     fn orders_fill_a_chunk() {
@@ -414,5 +373,106 @@ mod tests {
         for order in ORDERS {
             assert_eq!(Chunk::SIZE % (1 << (order as usize + PAGE_SHIFT)), 0);
         }
+    }
+
+    /// Returns the device, prepared for DMA.
+    fn device(faux: &faux::Registration) -> &Device<Bound> {
+        let dev: &Device<Bound> = faux.as_ref().as_ref();
+
+        // SAFETY: The device is valid, and not used for DMA yet.
+        unsafe {
+            let dev = dev.as_raw();
+
+            (*dev).coherent_dma_mask = u64::MAX;
+            (*dev).dma_mask = &raw mut (*dev).coherent_dma_mask;
+        }
+        dev
+    }
+
+    #[test]
+    fn partial_chunks_keep_what_they_have() -> Result {
+        let faux = faux::Registration::new(c"rust_uma_chunk_kunit", None)?;
+        let dev = device(&faux);
+        let space = ChunkSpace::new(dev)?;
+        let mut partial = Partial::new(&space, dev)?;
+
+        for step in 1..PAGES / 16 {
+            assert!(partial.grow(dev, 16, GFP_KERNEL)?.is_none());
+            assert_eq!(partial.pages(dev), step * 16);
+        }
+        let chunk = partial.grow(dev, 16, GFP_KERNEL)?.ok_or(EINVAL)?;
+        assert_eq!(
+            chunk.segments().map(|(_, len)| len).sum::<usize>(),
+            Chunk::SIZE
+        );
+        assert_eq!(partial.pages(dev), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn chunks_go_with_the_device() -> Result {
+        let faux = faux::Registration::new(c"rust_uma_chunk_kunit", None)?;
+        let dev = device(&faux);
+        let space = ChunkSpace::new(dev)?;
+        let mut chunks = Chunks::new(&space, dev, 3)?;
+
+        chunks.fill(dev, 2, Chunk::new(dev, GFP_KERNEL)?)?;
+        assert!(chunks.get(dev, 2).is_some());
+        drop(faux);
+
+        let faux = faux::Registration::new(c"rust_uma_chunk_kunit", None)?;
+        let dev = device(&faux);
+        assert!(chunks.get(dev, 2).is_none());
+        assert!(chunks.fill(dev, 0, Chunk::new(dev, GFP_KERNEL)?).is_err());
+        Ok(())
+    }
+
+    /// Returns the number of pages in the statistics of GPU memory, without the pending per-CPU
+    /// differences.
+    fn active() -> isize {
+        let item = bindings::node_stat_item_NR_GPU_ACTIVE as usize;
+
+        // SAFETY: The array has an entry for each item, which is only written atomically.
+        unsafe { (&raw const bindings::vm_node_stat[item].counter).read_volatile() as isize }
+    }
+
+    #[test]
+    fn leaked_chunks_stay() -> Result {
+        const COUNT: usize = 4;
+        let faux = faux::Registration::new(c"rust_uma_chunk_kunit", None)?;
+        let dev = device(&faux);
+        let space = ChunkSpace::new(dev)?;
+        let before = active();
+
+        for leak in [false, true] {
+            let mut chunks = Chunks::new(&space, dev, COUNT)?;
+            let mut copies = KVec::with_capacity(COUNT, GFP_KERNEL)?;
+
+            for _ in 0..COUNT {
+                chunks.push(dev, Chunk::new(dev, GFP_KERNEL)?)?;
+            }
+            assert!(active() - before > ((COUNT - 1) * PAGES) as isize);
+            if leak {
+                for index in 0..COUNT {
+                    let mem = chunks.get(dev, index).ok_or(EINVAL)?;
+
+                    // SAFETY: The pointer is valid. The original is leaked, so only the copy is
+                    // freed.
+                    let copy = unsafe { core::ptr::read(mem) };
+                    copies.push(ManuallyDrop::new(copy), GFP_KERNEL)?;
+                }
+                chunks.leak(dev);
+            }
+            drop(chunks);
+
+            let stayed = active() - before > ((COUNT - 1) * PAGES) as isize;
+            assert_eq!(stayed, leak);
+            for copy in copies {
+                // SAFETY: The memory was leaked, so it is still allocated, for this device.
+                unsafe { ManuallyDrop::into_inner(copy).free(dev) };
+            }
+            assert!(active() - before < PAGES as isize);
+        }
+        Ok(())
     }
 }

@@ -1,18 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! DMA mappings of buffers, undone when the device is unbound or when their owner is done with
-//! them, whichever comes first.
+//! DMA mappings of buffers, which are undone on unbind or when their owner drops them, whichever
+//! comes first.
 //!
-//! A [`Devres`](kernel::devres::Devres) for each buffer would do the same, but its removal walks the
-//! list of all resources of the device: with ten thousand buffers, freeing them would take time
+//! A [`Devres`](kernel::devres::Devres) for each buffer would do the same, but its removal walks
+//! the list of all resources of the device: with ten thousand buffers, freeing them would take time
 //! proportional to the square of that. Here each device has one list ([`DmaSpace`]) from which a
 //! mapping removes itself in constant time, and one resource that empties the list on unbind.
 //!
-//! Locks: that of one mapping, held while the mapping is undone, and the list's spinlock, held for
-//! no more than linking. Whoever unlinks a mapping undoes it first, so that unbind either still finds
-//! it in the list and waits for its lock, or has nothing left to do.
+//! Undoing a mapping for a device that is not coherent drops the CPU's cache lines of the pages. To
+//! keep the content, these are written back first, and the CPU must not write in between: its
+//! mappings are removed before that, and kept from coming back.
+//!
+//! Locks: that of an object's pages, then that of one mapping, held while the mapping is undone,
+//! and the list's spinlock, held only for linking and unlinking. The owner of a mapping undoes it
+//! before unlinking it, so that unbind either still finds it in the list and waits for its lock, or
+//! has nothing left to do.
 
-use super::lru::Lrus;
+use super::{
+    base::Base,
+    groups::Groups,
+    lru::Lrus,
+    Caching, //
+};
 use crate::{
     bindings,
     device::{
@@ -29,6 +39,7 @@ use crate::{
         ListArc,
         ListLinks, //
     },
+    mm::shrinker,
     new_mutex,
     new_spinlock,
     page::PAGE_SHIFT,
@@ -48,14 +59,14 @@ use crate::{
 
 /// The DMA mappings of the buffers of one device.
 ///
-/// A driver makes one in `probe()`, before the first buffer, and hands it to each buffer of one DRM
-/// device by [`ObjectOps::dma_space()`](super::ObjectOps::dma_space). When the device is unbound, every DMA
-/// mapping and every mapping of an imported buffer that still exists is undone before the device's
-/// resources are gone.
+/// A driver creates one in `probe()`, before the first buffer, and provides it to the buffers of
+/// one DRM device through [`ObjectOps::dma_space()`](super::ObjectOps::dma_space). When the device
+/// is unbound, all remaining DMA mappings and mappings of imported buffers are undone before the
+/// device's resources are released.
 pub struct DmaSpace(Arc<Space>);
 
 impl DmaSpace {
-    /// Creates the empty space of `dev`.
+    /// Creates an empty space for `dev`.
     ///
     /// # Errors
     ///
@@ -81,25 +92,31 @@ impl DmaSpace {
         Ok(Self(space))
     }
 
+    /// Makes memory management call a shrinker, which must be aware of control groups, when memory
+    /// of a control group is wanted that has buffers here.
+    pub fn set_shrinker(&self, shrinker: shrinker::Id) {
+        self.0.groups().set_shrinker(shrinker);
+    }
+
     pub(super) fn inner(&self) -> &Arc<Space> {
         &self.0
     }
 
-    /// Does what unbind does.
+    /// Undoes all mappings, as unbind does.
     #[cfg(CONFIG_KUNIT = "y")]
     pub(super) fn undo_all(&self) {
         drop(Teardown(self.0.clone()));
     }
 }
 
-/// What a [`DmaSpace`] and the mappings in it share.
+/// The part that a [`DmaSpace`] and the mappings in it share.
 #[pin_data]
 pub(super) struct Space {
     /// The device that the mappings are for.
     dev: ARef<Device>,
     #[pin]
     maps: SpinLock<Maps>,
-    /// The buffers whose mappings these are.
+    /// The lists of the buffers that the mappings belong to.
     #[pin]
     lrus: Lrus,
 }
@@ -107,7 +124,7 @@ pub(super) struct Space {
 /// The list of mappings.
 struct Maps {
     list: List<DmaMap>,
-    /// The device is being unbound: nothing may be added.
+    /// Whether the device is being unbound, so that nothing may be added.
     closed: bool,
 }
 
@@ -115,6 +132,11 @@ impl Space {
     /// Returns the device that the mappings are for.
     pub(super) fn dev(&self) -> &Device {
         &self.dev
+    }
+
+    /// Returns the control groups that pay for the buffers.
+    pub(super) fn groups(&self) -> &Groups {
+        &self.lrus.groups
     }
 
     /// Returns the lists of the buffers.
@@ -137,18 +159,62 @@ impl Space {
     }
 
     fn remove(&self, item: &DmaMap) {
-        // SAFETY: A `DmaMap` is linked by `Space::add()` only, and only into the space that its
-        // `DmaMapping` names, which is the one that calls this.
+        // SAFETY: Only `Space::add()` links a `DmaMap`, and only into the space of its
+        // `DmaMapping`, which is the caller.
         let item = unsafe { self.maps.lock().list.remove(item) };
 
-        // The last reference may be this one: it goes after the lock.
+        // This may be the last reference: drop it after the lock was released.
         drop(item);
     }
 
-    fn pop(&self) -> Option<ListArc<DmaMap>> {
+    /// Takes a mapping out of the list, with a reference to the object whose pages it maps, unless
+    /// that is already being freed or the mapping is an import. Nothing can be added afterwards.
+    fn pop(&self) -> Option<(ListArc<DmaMap>, Option<Owner>)> {
         let mut maps = self.maps.lock();
         maps.closed = true;
-        maps.list.pop_front()
+        let map = maps.list.pop_front()?;
+        let owner = match &map.table {
+            // SAFETY: The memory of the object is valid: before it is freed, its mapping is removed
+            // from the list, which takes the lock that we hold.
+            Table::Pages(_, obj) => unsafe { Owner::get(*obj) },
+            Table::Import { .. } => None,
+        };
+
+        Some((map, owner))
+    }
+}
+
+/// A reference to the object whose pages are mapped.
+///
+/// # Invariants
+///
+/// The pointer is to the GEM object of a [`Base`], and the reference is ours.
+struct Owner(*mut bindings::drm_gem_object);
+
+impl Owner {
+    /// Takes a reference, unless the last one was dropped.
+    ///
+    /// # Safety
+    ///
+    /// `obj` must be the GEM object of a [`Base`], the memory of which is valid.
+    unsafe fn get(obj: *mut bindings::drm_gem_object) -> Option<Self> {
+        // SAFETY: By the safety requirements.
+        let got = unsafe { bindings::kref_get_unless_zero(&raw mut (*obj).refcount) } != 0;
+
+        // INVARIANT: The reference was taken above.
+        got.then_some(Self(obj))
+    }
+
+    fn base(&self) -> &Base {
+        // SAFETY: By the type invariants.
+        unsafe { Base::from_raw(self.0) }
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants.
+        unsafe { bindings::drm_gem_object_put(self.0) };
     }
 }
 
@@ -157,7 +223,18 @@ struct Teardown(Arc<Space>);
 
 impl Drop for Teardown {
     fn drop(&mut self) {
-        while let Some(map) = self.0.pop() {
+        while let Some((map, owner)) = self.0.pop() {
+            // While this lock is held, page faults cannot restore the CPU mappings of user space.
+            // They will later.
+            let _backing = owner.as_ref().map(|owner| {
+                let backing = owner.base().backing.lock();
+
+                if owner.base().caching == Caching::Cached {
+                    owner.base().zap();
+                    map.clean(&self.0);
+                }
+                backing
+            });
             map.unmap(&self.0);
         }
     }
@@ -172,17 +249,18 @@ struct PageTable(Opaque<bindings::sg_table>);
 
 impl Drop for PageTable {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants, the table is valid. It is not mapped: the owner of the
-        // mapping is dropped before.
+        // SAFETY: By the type invariants, the table is valid. It is not mapped: the mapping is
+        // undone first.
         unsafe { bindings::sg_free_table(self.0.get()) };
     }
 }
 
-/// What is mapped.
+/// The memory that is mapped.
 enum Table {
-    /// Pages of our own.
-    Pages(PageTable),
-    /// A dma-buf of somebody else; the table is the exporter's and exists while it is mapped.
+    /// Pages of the object with this GEM object.
+    Pages(PageTable, *mut bindings::drm_gem_object),
+    /// A dma-buf of another driver; the table belongs to the exporter and exists while it is
+    /// mapped.
     Import {
         attach: *mut bindings::dma_buf_attachment,
         sgt: *mut bindings::sg_table,
@@ -193,14 +271,14 @@ enum Table {
 ///
 /// # Invariants
 ///
-/// While `mapped` is true, the table is mapped for the device of the space that the `DmaMap` was made
-/// for; for `Table::Import`, `attach` and `sgt` are valid.
+/// While `mapped` is true, the table is mapped for the device of the space that the `DmaMap` was
+/// created for; for `Table::Import`, `attach` and `sgt` are valid.
 #[pin_data]
 struct DmaMap {
     #[pin]
     links: ListLinks,
-    /// Written under `undo`. Read without: as long as the device is bound, it turns false only when
-    /// the owner lets go.
+    /// Written under `undo`, but also read without it: as long as the device is bound, only the
+    /// owner clears it, when it is dropped.
     mapped: Atomic<bool>,
     /// Held while the mapping is undone.
     #[pin]
@@ -218,7 +296,7 @@ impl_list_item! {
 // SAFETY: The pointers are to objects that can be used from any thread, and are used under a lock.
 unsafe impl Send for DmaMap {}
 
-// SAFETY: All shared access to what is mutable is under a lock.
+// SAFETY: All shared access to mutable fields is atomic or under a lock.
 unsafe impl Sync for DmaMap {}
 
 impl DmaMap {
@@ -231,18 +309,34 @@ impl DmaMap {
                 undo <- undo,
                 table,
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
     }
 
     fn sgt(&self) -> *mut bindings::sg_table {
         match &self.table {
-            Table::Pages(sgt) => sgt.0.get(),
+            Table::Pages(sgt, _) => sgt.0.get(),
             Table::Import { sgt, .. } => *sgt,
         }
     }
 
-    /// Undoes the mapping if that was not done yet.
+    /// Writes back the CPU's cache lines of the pages, if they are still mapped.
+    fn clean(&self, space: &Space) {
+        let _undo = self.undo.lock();
+
+        if let (Table::Pages(sgt, _), true) = (&self.table, self.mapped.load(Relaxed)) {
+            // SAFETY: As in `unmap()`. The table is mapped for both directions.
+            unsafe {
+                bindings::dma_sync_sgtable_for_device(
+                    space.dev.as_raw(),
+                    sgt.0.get(),
+                    DataDirection::ToDevice.into(),
+                )
+            };
+        }
+    }
+
+    /// Undoes the mapping, unless that was already done.
     fn unmap(&self, space: &Space) {
         let _undo = self.undo.lock();
         if !self.mapped.xchg(false, Relaxed) {
@@ -252,7 +346,7 @@ impl DmaMap {
         match &self.table {
             // SAFETY: By the type invariants, the table is mapped for this device. The device is
             // bound: unbind waits for `undo`, which we hold, before it ends.
-            Table::Pages(sgt) => unsafe {
+            Table::Pages(sgt, _) => unsafe {
                 bindings::dma_unmap_sgtable(
                     space.dev.as_raw(),
                     sgt.0.get(),
@@ -272,7 +366,7 @@ impl DmaMap {
     }
 }
 
-/// Owner of a DMA mapping: dropping it undoes the mapping, unless unbind did so before.
+/// The owner of a DMA mapping. Dropping it undoes the mapping, unless unbind already did.
 ///
 /// Dropping may sleep.
 pub(super) struct DmaMapping {
@@ -281,18 +375,19 @@ pub(super) struct DmaMapping {
 }
 
 impl DmaMapping {
-    /// Maps `count` pages of system memory for `dev`, both directions.
+    /// Maps the pages of an object for `dev`, for both directions.
     ///
     /// # Safety
     ///
-    /// `pages` must point to an array of `count` valid pages, which stay so for as long as the
-    /// returned object lives.
+    /// `pages` must point to an array of as many valid pages as `base` has, which stay valid as
+    /// long as the returned mapping exists. The mapping must be dropped before `base` is.
     pub(super) unsafe fn new(
-        space: &Arc<Space>,
+        base: &Base,
         dev: &Device<Bound>,
         pages: *mut *mut bindings::page,
-        count: usize,
     ) -> Result<Self> {
+        let (space, count) = (&base.space, base.count());
+
         if count == 0 || !space.is_for(dev) {
             return Err(EINVAL);
         }
@@ -314,17 +409,18 @@ impl DmaMapping {
                 0,
                 count << PAGE_SHIFT,
                 max_segment,
-                // As for the pages: it is no reason to kill.
-                (GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN).as_raw(),
+                // As for the pages, do not invoke the OOM killer.
+                (GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN).as_raw(),
             )
         })?;
 
-        // INVARIANT: The table was just made.
+        // INVARIANT: The table was created above.
         let sgt = PageTable(sgt);
 
-        // The class differs from that of imported buffers: there the exporter's reservation lock
-        // nests inside, here this lock may nest inside of our own.
-        let item = DmaMap::new(Table::Pages(sgt), new_mutex!((), "uma::DmaMap::undo"))?;
+        // The lock class differs from that of imported buffers: the exporter's reservation lock
+        // nests inside the latter, while this one may nest inside our own reservation lock.
+        let table = Table::Pages(sgt, base.obj.get());
+        let item = DmaMap::new(table, new_mutex!((), "uma::DmaMap::undo"))?;
 
         // SAFETY: The table is valid and not mapped, `dev` is bound.
         to_result(unsafe {
@@ -335,7 +431,7 @@ impl DmaMapping {
                 0,
             )
         })?;
-        // INVARIANT: The table was just mapped for the device of `space`.
+        // INVARIANT: The table was mapped above for the device of `space`.
         item.mapped.store(true, Relaxed);
 
         Self::link(space, item)
@@ -379,15 +475,23 @@ impl DmaMapping {
     }
 }
 
+impl DmaMapping {
+    /// Writes back the CPU's cache lines of the pages, so that undoing the mapping does not lose
+    /// them. May sleep.
+    pub(super) fn clean(&self) {
+        self.map.clean(&self.space);
+    }
+}
+
 impl Drop for DmaMapping {
     fn drop(&mut self) {
-        // In this order: see the head of this file.
+        // The order matters, see the module documentation.
         self.map.unmap(&self.space);
         self.space.remove(&self.map);
     }
 }
 
-/// All memory that the owner of an imported mapping needs, before it owns it.
+/// The memory for an imported mapping whose ownership was not taken over yet.
 pub(super) struct Unlinked {
     item: ListArc<DmaMap>,
     space: Arc<Space>,
@@ -398,16 +502,18 @@ impl Unlinked {
     ///
     /// # Errors
     ///
-    /// `ENODEV` if the device is being unbound; the mapping is still the caller's then.
+    /// `ENODEV` if the device is being unbound. The caller keeps ownership of the mapping then.
     ///
     /// # Safety
     ///
     /// The attachment must be mapped, with the table given to [`DmaMapping::prepare_import()`], and
-    /// live until the returned object was dropped. The caller gives the mapping away.
+    /// live until the returned object was dropped. On success, the caller transfers ownership of
+    /// the mapping.
     pub(super) unsafe fn link(self) -> Result<DmaMapping> {
         let map = self.item.clone_arc();
 
-        // From when unbind finds it in the list, it must be one to undo; until then, it must not.
+        // Once unbind can find the mapping in the list, it must undo it; if adding fails, it must
+        // not be undone. Holding `undo` makes both changes appear at once.
         let undo = map.undo.lock();
         self.space.add(self.item).map_err(|_| ENODEV)?;
         // INVARIANT: By the safety requirements.

@@ -1,31 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which objects could give up their pages, in the order of their last use.
+//! Lists of objects by reclaimability, in the order of their last use.
 //!
-//! Each object is in one of the lists of [`Lru`], chosen by where its pages are, who holds them and
-//! what user space said about them. All of these change under the lock of the lists, the mutex that
-//! DRM has for this in each device, and the object moves at the same time. Nothing is allocated and
-//! no other lock is taken under it, so reclaim may wait for it, and so may those who signal fences.
+//! Each object is in one of the lists of [`Lru`], depending on its state, the holders of its pages
+//! and the advice of user space; each control group has its own lists. All of these change under
+//! the lock of the lists, the mutex that DRM has for this in each device, and the object is moved
+//! at the same time. Nothing is allocated under it, and the only lock that nests inside it is the
+//! spinlock of the control groups. So reclaim may wait for it, and so may code that signals fences.
 //!
-//! The lists know an object for as long as the object knows its [`Space`](super::dma::Space), which
-//! they are a part of.
+//! An object keeps its [`Group`](super::groups::Group), and so the lists, alive for as long as it
+//! is in one of them.
 
 use super::{
     base::Base,
-    state::State, //
+    groups::Groups,
+    holders::Holders, //
 };
 use crate::{
     bindings,
+    mm::memcg::MemCgroup,
     page::PAGE_SHIFT,
     prelude::*,
     sync::atomic::{
         Atomic,
         Relaxed, //
     },
-    types::{
-        NotThreadSafe,
-        Opaque, //
-    }, //
+    types::NotThreadSafe, //
 };
 use core::{
     marker::PhantomData,
@@ -36,11 +36,11 @@ use core::{
 /// The lists that objects are in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lru {
-    /// The object has no file: its memory is of no concern here.
+    /// The object has no file: its memory is not managed here.
     Foreign,
     /// There are no pages: never used, evicted, or purged.
     Unbacked,
-    /// Somebody other than the object's device has the pages.
+    /// The pages are held by something other than the object's device.
     Pinned,
     /// Pages with content that is needed. They can be evicted.
     WillNeed,
@@ -49,7 +49,7 @@ pub enum Lru {
 }
 
 impl Lru {
-    /// All of them.
+    /// All lists.
     pub const ALL: [Self; 5] = [
         Self::Foreign,
         Self::Unbacked,
@@ -59,44 +59,30 @@ impl Lru {
     ];
 }
 
-/// The lists of one device.
+/// The lists of one device, and the device.
 ///
 /// # Invariants
 ///
-/// The lists are initialised. All objects in them are [`Base`]s, of the DRM device at the address
-/// `drm`, that keep the space which this is a part of.
+/// All objects in the lists of `groups` are [`Base`]s, of the DRM device at the address `drm`.
 #[pin_data]
 pub(super) struct Lrus {
     #[pin]
-    lists: Opaque<[bindings::drm_gem_lru; Lru::ALL.len()]>,
-    /// Address of the DRM device, 0 before there is one.
+    pub(super) groups: Groups,
+    /// The address of the DRM device, or 0 before the first object is created.
     drm: Atomic<usize>,
 }
 
-// SAFETY: The lists belong to no thread.
-unsafe impl Send for Lrus {}
-
-// SAFETY: The lists are changed under the device's lock; their counts can be read at any time.
-unsafe impl Sync for Lrus {}
-
 impl Lrus {
-    /// Empty lists.
+    /// Creates empty lists.
     pub(super) fn new() -> impl PinInit<Self> {
-        // INVARIANT: The lists are initialised here, and there is no device.
+        // INVARIANT: There are no objects.
         pin_init!(Self {
-            lists <- Opaque::ffi_init(|lists: *mut [bindings::drm_gem_lru; Lru::ALL.len()]| {
-                for index in 0..Lru::ALL.len() {
-                    // SAFETY: The memory is pinned, and `index` within the array.
-                    unsafe {
-                        bindings::drm_gem_lru_init(lists.cast::<bindings::drm_gem_lru>().add(index))
-                    };
-                }
-            }),
+            groups <- Groups::new(),
             drm: Atomic::new(0),
         })
     }
 
-    /// Makes this the lists of `dev`. False if they are another device's.
+    /// Claims the lists for `dev`. Returns `false` if they belong to another device.
     pub(super) fn claim(&self, dev: *mut bindings::drm_device) -> bool {
         match self.drm.cmpxchg(0, dev as usize, Relaxed) {
             Ok(_) => true,
@@ -104,31 +90,13 @@ impl Lrus {
         }
     }
 
-    /// Whether these are the lists of `dev`.
+    /// Returns whether these are the lists of `dev`.
     pub(super) fn belong_to(&self, dev: *mut bindings::drm_device) -> bool {
         self.drm.load(Relaxed) == dev as usize
     }
-
-    fn list(&self, lru: Lru) -> *mut bindings::drm_gem_lru {
-        // SAFETY: The number of a list is within the array.
-        unsafe {
-            self.lists
-                .get()
-                .cast::<bindings::drm_gem_lru>()
-                .add(lru as usize)
-        }
-    }
-
-    /// Returns the pages of the objects in a list. Takes no lock.
-    pub(super) fn pages(&self, lru: Lru) -> usize {
-        // SAFETY: The list is initialised. A count that changes meanwhile is read in one piece.
-        let pages = unsafe { (&raw const (*self.list(lru)).count).read_volatile() };
-
-        usize::try_from(pages).unwrap_or(0)
-    }
 }
 
-/// The lock of the lists is held.
+/// A guard for the lock of the lists.
 pub(super) struct LruGuard<'a> {
     mutex: *mut bindings::mutex,
     _dev: PhantomData<&'a ()>,
@@ -141,7 +109,7 @@ impl<'a> LruGuard<'a> {
     ///
     /// # Safety
     ///
-    /// `dev` must be a valid DRM device during `'a`.
+    /// `dev` must be a valid DRM device for `'a`.
     pub(super) unsafe fn lock(dev: *mut bindings::drm_device) -> Self {
         // SAFETY: By the safety requirements.
         let mutex = unsafe { &raw mut (*dev).gem_lru_mutex };
@@ -155,11 +123,11 @@ impl<'a> LruGuard<'a> {
         }
     }
 
-    /// Takes the lock if nobody has it.
+    /// Takes the lock if it is free.
     ///
     /// # Safety
     ///
-    /// As [`LruGuard::lock()`].
+    /// As for [`LruGuard::lock()`].
     unsafe fn try_lock(dev: *mut bindings::drm_device) -> Option<Self> {
         // SAFETY: By the safety requirements.
         let mutex = unsafe { &raw mut (*dev).gem_lru_mutex };
@@ -167,7 +135,7 @@ impl<'a> LruGuard<'a> {
         // SAFETY: As above.
         let locked = unsafe { bindings::mutex_trylock(mutex) } != 0;
 
-        // Not made without the lock, which dropping it would release.
+        // Created lazily, since dropping a guard releases the lock.
         locked.then(|| Self {
             mutex,
             _dev: PhantomData,
@@ -179,8 +147,8 @@ impl<'a> LruGuard<'a> {
     ///
     /// # Safety
     ///
-    /// The object must be initialised, and of the device whose lock this is; `list` must be valid for
-    /// as long as the object is in it.
+    /// The object must be initialised and belong to the device whose lock this is; `list` must be
+    /// valid for as long as the object is in it.
     unsafe fn move_to(&self, list: *mut bindings::drm_gem_lru, obj: *mut bindings::drm_gem_object) {
         // SAFETY: By the safety requirements.
         unsafe { bindings::drm_gem_lru_move_tail_locked(list, obj) };
@@ -189,83 +157,16 @@ impl<'a> LruGuard<'a> {
 
 impl Drop for LruGuard<'_> {
     fn drop(&mut self) {
-        // SAFETY: This task has the lock.
+        // SAFETY: The current task holds the lock.
         unsafe { bindings::mutex_unlock(self.mutex) };
     }
 }
 
-/// Who holds the pages of an object, and what user space says of them.
-///
-/// Changed under the lock of the lists only, by [`Base::update()`].
-pub(super) struct Holders {
-    /// How often the device has the pages mapped.
-    pub(super) maps: Atomic<usize>,
-    /// How often others have them.
-    pub(super) pins: Atomic<usize>,
-    /// The content was given up. Never if it was exported.
-    pub(super) dont_need: Atomic<bool>,
-    /// There was a dma-buf once: others may know the content.
-    pub(super) exported: Atomic<bool>,
-    /// The number of the [`State`]. Changed with the lock of the pages held, too.
-    state: Atomic<u32>,
-}
-
-impl Holders {
-    pub(super) fn new() -> Self {
-        Self {
-            maps: Atomic::new(0),
-            pins: Atomic::new(0),
-            dont_need: Atomic::new(false),
-            exported: Atomic::new(false),
-            state: Atomic::new(State::None.index()),
-        }
-    }
-
-    pub(super) fn state(&self) -> State {
-        State::from_index(self.state.load(Relaxed))
-    }
-
-    pub(super) fn set_state(&self, state: State) {
-        self.state.store(state.index(), Relaxed);
-    }
-
-    /// Whether nobody holds the pages.
-    pub(super) fn none(&self) -> bool {
-        self.maps.load(Relaxed) == 0 && self.pins.load(Relaxed) == 0
-    }
-
-    /// The list for an object that has a file.
-    fn lru(&self) -> Lru {
-        if self.state() != State::Resident {
-            Lru::Unbacked
-        } else if self.pins.load(Relaxed) != 0 {
-            Lru::Pinned
-        } else if self.dont_need.load(Relaxed) {
-            Lru::DontNeed
-        } else {
-            Lru::WillNeed
-        }
-    }
-}
-
-/// Changes a counter by one.
-pub(super) fn count(counter: &Atomic<usize>, up: bool) {
-    let old = counter.load(Relaxed);
-
-    counter.store(
-        match up {
-            true => old.saturating_add(1),
-            false => old.saturating_sub(1),
-        },
-        Relaxed,
-    );
-}
-
 impl Base {
-    /// Calls `f`, which changes the [`Holders`], and moves the object to the end of the list where it
-    /// belongs then, if it is not there yet.
+    /// Calls `f`, which changes the [`Holders`], and moves the object to the end of the list where
+    /// it belongs afterwards, unless it already is in that list.
     ///
-    /// Allocates nothing, and takes no lock but that of the lists.
+    /// Does not allocate, and takes only the lock of the lists.
     pub(super) fn update<R>(&self, f: impl FnOnce(&Holders) -> R) -> R {
         let obj = self.obj.get();
 
@@ -273,13 +174,13 @@ impl Base {
         let (guard, has_file) = unsafe { (LruGuard::lock((*obj).dev), !(*obj).filp.is_null()) };
         let ret = f(&self.holders);
         let lru = match has_file {
-            true => self.holders.lru(),
+            true => self.holders.facts().lru(),
             false => Lru::Foreign,
         };
-        let list = self.space.lrus().list(lru);
+        let list = self.membership.group().list(lru);
 
-        // SAFETY: As above. The lists are valid as long as `space` is, which the object has a
-        // reference to; it leaves them when it is released.
+        // SAFETY: As above. The lists are valid as long as the group, to which the object has a
+        // reference; it is removed from them when it is released.
         unsafe {
             if (*obj).lru != list {
                 guard.move_to(list, obj);
@@ -289,18 +190,18 @@ impl Base {
     }
 }
 
-/// Returns the time in ticks of the scheduler's clock.
+/// Returns the time in jiffies.
 fn ticks() -> usize {
-    // SAFETY: The counter is always there. It changes at any time, but is read as a whole.
+    // SAFETY: The counter always exists. It may change concurrently, but is read as a whole.
     unsafe { ptr::read_volatile(&raw const bindings::jiffies) }
 }
 
-/// Tells that the objects were used just now: they go to the end of their lists. Those that went there
-/// in this tick stay where they are. Takes the lock for a few at a time.
+/// Marks objects as recently used by moving them to the end of their lists, except those that were
+/// already moved in this tick. Takes the lock once for each batch of objects.
 ///
 /// # Safety
 ///
-/// `dev` must be a valid DRM device, and all objects be initialised, and its own.
+/// `dev` must be a valid DRM device, and all objects must be initialised and belong to it.
 pub(super) unsafe fn touch<'a>(
     dev: *mut bindings::drm_device,
     bases: impl Iterator<Item = &'a Base>,
@@ -321,7 +222,7 @@ pub(super) unsafe fn touch<'a>(
             let obj = base.obj.get();
 
             base.touched.store(now, Relaxed);
-            // SAFETY: By the safety requirements. Whatever list the object is in, it may be there.
+            // SAFETY: By the safety requirements. The object stays in the list that it is in.
             unsafe {
                 if !(*obj).lru.is_null() {
                     guard.move_to((*obj).lru, obj);
@@ -336,7 +237,7 @@ pub(super) unsafe fn touch<'a>(
 ///
 /// # Safety
 ///
-/// The list must be valid, and its lock be held.
+/// The list must be valid, and its lock must be held.
 unsafe fn first(list: *mut bindings::drm_gem_lru) -> Option<*mut bindings::drm_gem_object> {
     // SAFETY: By the safety requirements.
     let (head, next) = unsafe { (&raw mut (*list).list, (*list).list.next) };
@@ -350,23 +251,33 @@ fn object_of(node: *mut bindings::list_head) -> *mut bindings::drm_gem_object {
         .cast()
 }
 
-/// What has come of an [`Object::scan()`](super::Object::scan).
+/// The result of an [`Object::scan()`](super::Object::scan).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scanned {
-    /// Pages that were taken.
+    /// The number of pages that were released.
     pub taken: usize,
-    /// Pages of all objects that were come by.
+    /// The number of pages of all objects that were visited.
     pub seen: usize,
 }
 
-/// Goes through the objects of a list, from the one that was not used for the longest time on, and calls
-/// `f` with those that `skip` does not want to skip, until the pages that it returns add up to `target`,
-/// it returns [`None`], or `looks` objects were come by. Each goes to the end of the list before that,
-/// and is come by once if nobody else scans.
+/// How far to go in a [`scan()`].
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    /// The number of pages to release.
+    pub target: usize,
+    /// The number of objects to visit.
+    pub looks: usize,
+}
+
+/// Walks the objects of a list that `of` pays for, the least recently used first, and calls `f` for
+/// those for which `skip` returns `false`. Stops when the numbers of pages that `f` returned add up
+/// to the target of `limit`, when `f` returns [`None`], or when as many objects were visited as
+/// `limit` permits. Each visited object is moved to the end of the list first, and is visited at
+/// most once unless others scan concurrently.
 ///
 /// `skip` is called with the lock held, and must neither wait for locks nor take references. `f` is
-/// called without the lock, with a reference to the object; it should not wait for locks under which
-/// memory is allocated, as this is for reclaim.
+/// called without the lock, with a reference to the object; in reclaim, it must not wait for locks
+/// under which memory is allocated.
 ///
 /// # Safety
 ///
@@ -374,58 +285,69 @@ pub struct Scanned {
 pub(super) unsafe fn scan(
     lrus: &Lrus,
     dev: *mut bindings::drm_device,
-    lru: Lru,
-    (target, mut looks): (usize, usize),
+    (of, lru): (Option<&MemCgroup>, Lru),
+    mut limit: Limit,
     mut skip: impl FnMut(*mut bindings::drm_gem_object) -> bool,
     mut f: impl FnMut(*mut bindings::drm_gem_object) -> Option<usize>,
 ) -> Scanned {
-    let list = lrus.list(lru);
     let mut scanned = Scanned::default();
 
     // SAFETY: By the safety requirements.
     let mut guard = unsafe { LruGuard::lock(dev) };
-    let all = lrus.pages(lru);
 
-    while scanned.taken < target && scanned.seen < all && looks != 0 {
-        // SAFETY: The list is valid and its lock held.
-        let Some(obj) = (unsafe { first(list) }) else {
+    for _ in 0..lrus.groups.count(of) {
+        if scanned.taken >= limit.target || limit.looks == 0 {
+            break;
+        }
+        let Some(group) = lrus.groups.turn(of) else {
             break;
         };
+        let list = group.list(lru);
+        let all = scanned.seen.saturating_add(group.pages(lru));
 
-        looks -= 1;
-        // SAFETY: Objects leave the lists before they are gone. The list is valid.
-        unsafe {
-            scanned.seen += (*obj).size >> PAGE_SHIFT;
-            guard.move_to(list, obj);
-        }
-        // SAFETY: As above. One without references waits for the lock, to leave the lists.
-        if skip(obj) || unsafe { bindings::kref_get_unless_zero(&raw mut (*obj).refcount) } == 0 {
-            continue;
-        }
-        drop(guard);
+        while scanned.taken < limit.target && scanned.seen < all && limit.looks != 0 {
+            // SAFETY: The list is valid and its lock held.
+            let Some(obj) = (unsafe { first(list) }) else {
+                break;
+            };
 
-        let pages = f(obj);
+            limit.looks -= 1;
+            // SAFETY: Objects are removed from the lists before they are freed. The list is valid.
+            unsafe {
+                scanned.seen += (*obj).size >> PAGE_SHIFT;
+                guard.move_to(list, obj);
+            }
+            // SAFETY: As above. Releasing an object whose last reference was dropped waits for the
+            // lock.
+            if skip(obj) || unsafe { bindings::kref_get_unless_zero(&raw mut (*obj).refcount) } == 0
+            {
+                continue;
+            }
+            drop(guard);
 
-        // SAFETY: The reference from above.
-        unsafe { bindings::drm_gem_object_put(obj) };
-        match pages {
-            Some(pages) => scanned.taken = scanned.taken.saturating_add(pages),
-            None => return scanned,
+            let pages = f(obj);
+
+            // SAFETY: This drops the reference taken above.
+            unsafe { bindings::drm_gem_object_put(obj) };
+            match pages {
+                Some(pages) => scanned.taken = scanned.taken.saturating_add(pages),
+                None => return scanned,
+            }
+            // SAFETY: By the safety requirements.
+            guard = unsafe { LruGuard::lock(dev) };
         }
-        // SAFETY: By the safety requirements.
-        guard = unsafe { LruGuard::lock(dev) };
     }
     scanned
 }
 
-/// Calls `f` with all objects of all lists, with the lock held. `f` must not wait for locks, nor drop
-/// a reference to an object.
+/// Calls `f` for all objects of all lists, with the lock held. `f` must not wait for locks, nor
+/// drop a reference to an object.
 ///
-/// Fails with `EBUSY` if the lock is taken.
+/// Fails with `EBUSY` if the lock is contended.
 ///
 /// # Safety
 ///
-/// As [`scan()`].
+/// As for [`scan()`].
 pub(super) unsafe fn for_each(
     lrus: &Lrus,
     dev: *mut bindings::drm_device,
@@ -434,17 +356,20 @@ pub(super) unsafe fn for_each(
     // SAFETY: By the safety requirements.
     let _guard = unsafe { LruGuard::try_lock(dev) }.ok_or(EBUSY)?;
 
-    for lru in Lru::ALL {
-        let list = lrus.list(lru);
-        // SAFETY: The list is valid and its lock held.
-        let head = unsafe { &raw mut (*list).list };
-        // SAFETY: As above.
-        let mut node = unsafe { (*head).next };
+    lrus.groups.begin_walk();
+    while let Some(group) = lrus.groups.next_unseen() {
+        for lru in Lru::ALL {
+            let list = group.list(lru);
+            // SAFETY: The list is valid and its lock held.
+            let head = unsafe { &raw mut (*list).list };
+            // SAFETY: As above.
+            let mut node = unsafe { (*head).next };
 
-        while !ptr::eq(node, head) {
-            f(lru, object_of(node));
-            // SAFETY: As above; `node` is in the list.
-            node = unsafe { (*node).next };
+            while !ptr::eq(node, head) {
+                f(lru, object_of(node));
+                // SAFETY: As above; `node` is in the list.
+                node = unsafe { (*node).next };
+            }
         }
     }
     Ok(())

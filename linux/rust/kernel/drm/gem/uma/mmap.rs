@@ -2,17 +2,18 @@
 
 //! CPU mappings by user space.
 //!
-//! The pages of a mapping are inserted by frame number, without a reference: whoever takes the pages
-//! away zaps the mappings first, under the lock of the backing, which is also held here while a page
-//! is inserted. A fault that finds no pages brings them in.
+//! The pages of a mapping are inserted by frame number, without a reference: before pages are taken
+//! away, the mappings are zapped, under the lock of the backing, which is also held here while a
+//! page is inserted. A fault that finds no pages brings them in.
 //!
 //! Lock order: mmap lock or VMA lock, then the backing, then shmem's and the page tables' locks.
-//! When the lock of the backing is taken or pages have to come in, the fault lock is dropped where
-//! the caller allows that, so that other faults of the process do not wait for reclaim.
+//! When the lock of the backing is contended or pages have to be brought in, the fault lock is
+//! dropped if the caller permits that, so that other faults of the process do not wait for reclaim.
+//! It is also dropped while a fault waits after an allocation has failed.
 
-use super::base::{
-    Backing,
-    Base, //
+use super::{
+    backing::Backing,
+    base::Base, //
 };
 use crate::{
     bindings,
@@ -21,21 +22,27 @@ use crate::{
         PAGE_SHIFT,
         PAGE_SIZE, //
     },
-    prelude::*, //
+    prelude::*,
+    time::{
+        delay::fsleep,
+        Delta, //
+    }, //
 };
 
-/// Number of pages that one fault maps when they are there: what the page cache does by default,
-/// 64 KiB.
+/// The number of pages that one fault maps if they are present: 64 KiB, like the default of the
+/// page cache.
 const FAULT_AROUND: usize = 65536 / PAGE_SIZE;
+
+/// The pause before an access that found no memory is retried, in milliseconds.
+const RETRY_MS: i64 = 10;
 
 const NOPAGE: bindings::vm_fault_t = bindings::vm_fault_reason_VM_FAULT_NOPAGE;
 const RETRY: bindings::vm_fault_t = bindings::vm_fault_reason_VM_FAULT_RETRY;
-const OOM: bindings::vm_fault_t = bindings::vm_fault_reason_VM_FAULT_OOM;
 const SIGBUS: bindings::vm_fault_t = bindings::vm_fault_reason_VM_FAULT_SIGBUS;
 const FALLBACK: bindings::vm_fault_t = bindings::vm_fault_reason_VM_FAULT_FALLBACK;
 
-/// Operations of a VMA that maps an object of this class.
-pub(super) static VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+/// The operations of a VMA that maps an object of this class.
+pub(super) const VM_OPS: &bindings::vm_operations_struct = &bindings::vm_operations_struct {
     open: Some(bindings::drm_gem_vm_open),
     close: Some(bindings::drm_gem_vm_close),
     fault: Some(fault),
@@ -45,13 +52,13 @@ pub(super) static VM_OPS: bindings::vm_operations_struct = bindings::vm_operatio
 };
 
 impl Base {
-    /// Returns the page of the file offset space at which the object begins.
+    /// Returns the page offset of the object in the fake offset space.
     fn mmap_start(&self) -> usize {
         // SAFETY: By the type invariants, the object is initialized.
         unsafe { bindings::drm_vma_node_start(&raw const (*self.obj.get()).vma_node) }
     }
 
-    /// Sets up a mapping of user space.
+    /// Sets up a mapping in user space.
     ///
     /// # Safety
     ///
@@ -92,17 +99,17 @@ impl Base {
         Ok(())
     }
 
-    /// Maps `vma` to an imported buffer, by way of its exporter.
+    /// Maps an imported buffer, through its exporter.
     ///
     /// # Safety
     ///
-    /// `vma` must be a valid VMA that is being set up for this object, and the object be imported.
+    /// `vma` must be a valid VMA that is being set up for this object, which must be imported.
     pub(super) unsafe fn mmap_imported(&self, vma: *mut bindings::vm_area_struct) -> c_int {
         let obj = self.obj.get();
 
         // SAFETY: `vma` is valid. The attachment of an imported object lives as long as the object.
         let ret = unsafe {
-            // The exporter need not set these, and ours would be wrong.
+            // The exporter may leave these unset, and ours would be wrong.
             (*vma).vm_private_data = core::ptr::null_mut();
             (*vma).vm_ops = core::ptr::null();
 
@@ -118,7 +125,27 @@ impl Base {
     }
 }
 
-/// Inserts what the fault asks for.
+/// Inserts a block of pages as one entry, on architectures that support it.
+///
+/// # Safety
+///
+/// `vmf` must be a fault on a VMA that contains the block of the page `pfn`. The pages must stay
+/// valid until they are removed from the VMA.
+unsafe fn insert_block(
+    vmf: *mut bindings::vm_fault,
+    pfn: usize,
+    write: bool,
+) -> bindings::vm_fault_t {
+    #[cfg(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP)]
+    // SAFETY: By the safety requirements.
+    let ret = unsafe { bindings::vmf_insert_pfn_pmd(vmf, pfn, write) };
+    #[cfg(not(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP))]
+    let (ret, _) = (FALLBACK, (vmf, pfn, write));
+
+    ret
+}
+
+/// Inserts the pages for a fault.
 ///
 /// # Safety
 ///
@@ -161,12 +188,11 @@ unsafe fn insert(
             base.is_write_combined(backing) == (base.caching == super::Caching::WriteCombined);
 
         return match backing.block(first, count, order) {
-            #[cfg(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP)]
             Some(pfn) if fits && same_prot => {
                 let write = flags & bindings::fault_flag_FAULT_FLAG_WRITE != 0;
 
-                // SAFETY: `vmf` is valid; the block is, as long as the backing is locked.
-                unsafe { bindings::vmf_insert_pfn_pmd(vmf, pfn, write) }
+                // SAFETY: `vmf` is valid; the block stays valid as long as the backing is locked.
+                unsafe { insert_block(vmf, pfn, write) }
             }
             _ => FALLBACK,
         };
@@ -189,12 +215,12 @@ unsafe fn insert(
             break;
         };
 
-        // SAFETY: The address is within the VMA, and the page valid as long as the backing is
+        // SAFETY: The address is within the VMA, and the page stays valid as long as the backing is
         // locked.
         let one =
             unsafe { bindings::vmf_insert_pfn_prot(vma, address + (i << PAGE_SHIFT), pfn, prot) };
 
-        // Only the first was asked for.
+        // The fault is for the first page; the others are optional.
         if i == 0 {
             ret = one;
         }
@@ -206,7 +232,7 @@ unsafe fn insert(
     ret
 }
 
-/// Handles a fault of `1 << order` pages.
+/// Handles a fault for `1 << order` pages.
 ///
 /// # Safety
 ///
@@ -240,11 +266,12 @@ unsafe fn any_fault(vmf: *mut bindings::vm_fault, order: u32) -> bindings::vm_fa
             return RETRY;
         }
 
-        // Without the lock, the VMA may go, and with it its references: to the object, and to the
-        // file, which keeps the module of the driver, whose code frees the object.
+        // Once the lock is released, the VMA may go away, with its references to the object and to
+        // the file. The file pins the driver's module, whose code frees the object.
         //
-        // SAFETY: The VMA is valid until the lock is released, and one that maps an object has a
-        // file. The object is valid; the fault lock is held and given up with `RETRY`.
+        // SAFETY: The VMA is valid until the lock is released, and has a file, as it maps an
+        // object. The object is valid. The fault lock is held; returning `RETRY` says that it was
+        // released.
         let file = unsafe {
             let file = bindings::get_file((*(*vmf).__bindgen_anon_1.vma).vm_file);
             bindings::drm_gem_object_get(obj);
@@ -252,10 +279,15 @@ unsafe fn any_fault(vmf: *mut bindings::vm_fault, order: u32) -> bindings::vm_fa
             file
         };
 
-        // If this fails, the retry fails as well, and may say so.
-        let _ = base.prepare_cpu(&mut base.backing.lock());
+        // If this fails, the retry fails as well and reports the error. It cannot sleep without the
+        // fault lock, though, so wait for memory here.
+        let prepared = base.prepare_cpu(&mut base.backing.lock());
 
-        // SAFETY: We took these references; the file's is the last to go. `vmf` is not used any
+        if prepared == Err(ENOMEM) {
+            fsleep(Delta::from_millis(RETRY_MS));
+        }
+
+        // SAFETY: We took these references. That of the file is dropped last. `vmf` is not used any
         // more.
         unsafe {
             bindings::drm_gem_object_put(obj);
@@ -268,8 +300,10 @@ unsafe fn any_fault(vmf: *mut bindings::vm_fault, order: u32) -> bindings::vm_fa
     match base.prepare_cpu(&mut backing) {
         // SAFETY: By the safety requirements and the checks above.
         Ok(()) => unsafe { insert(vmf, order, base, &backing, index) },
-        // The content is not lost: the process makes the access again until there is memory.
-        Err(ENOMEM) => OOM,
+        // The content is not lost: retry the access until there is memory, or the process is
+        // killed. `VM_FAULT_OOM` would invoke the OOM killer at once, and fail the kernel's own
+        // accesses with `EFAULT`.
+        Err(ENOMEM) => NOPAGE,
         Err(_) => SIGBUS,
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the device has of an object, as long as it needs it.
+//! Holding the pages of an object for the device.
 
 use super::{
     Caching,
@@ -19,15 +19,15 @@ use crate::{
 };
 
 impl<T: ObjectOps> Object<T> {
-    /// Brings the pages in, maps them for `dev`, and keeps them until the result is dropped.
+    /// Brings the pages in, maps them for `dev`, and holds them until the result is dropped.
     ///
     /// May sleep and reclaim memory; takes no reservation lock.
     ///
     /// # Errors
     ///
-    /// `EINVAL` if `dev` is not the parent device, the object has no file, or was purged; `ENODEV` if unbind has
-    /// undone the object's mapping, which takes a device that was bound again since; `ENOMEM`; what
-    /// DMA mapping returns.
+    /// `EINVAL` if `dev` is not the parent device, the object has no file, or was purged; `ENODEV`
+    /// if unbind has undone the object's mapping and the device was bound again since; `ENOMEM`;
+    /// the errors of DMA mapping.
     pub fn pin(&self, dev: &Device<Bound>) -> Result<Pinned<T>> {
         if !self.base.space.is_for(dev) {
             return Err(EINVAL);
@@ -45,15 +45,16 @@ impl<T: ObjectOps> Object<T> {
         }
         self.base.hold_map(&backing);
 
-        // INVARIANT: The pages are mapped and are held for this.
+        // INVARIANT: The pages are mapped, and the hold was counted above.
         Ok(Pinned { obj: self.into() })
     }
 
-    /// Writes back, and drops if `invalidate`, what the CPU's caches hold of the `len` bytes from
-    /// `offset` on.
+    /// Writes back the CPU's cache lines of the `len` bytes from `offset` on, and drops them if
+    /// `invalidate`.
     ///
     /// For user space that maps the pages [`Caching::Cached`] although the device is not coherent.
-    /// Does nothing for other objects, or if the device has not seen the pages yet. May sleep.
+    /// Does nothing for other objects, or if the pages were not mapped for the device yet. May
+    /// sleep.
     ///
     /// # Errors
     ///
@@ -74,25 +75,25 @@ impl<T: ObjectOps> Object<T> {
 
 /// Keeps the pages of an object where they are, and mapped for its device.
 ///
-/// Dropping it takes no lock but that of the lists, unless it drops the last reference to the object:
-/// then it may sleep.
+/// Dropping it takes only the lock of the lists, a mutex, unless it drops the last reference to the
+/// object.
 ///
 /// # Invariants
 ///
-/// `obj` has its pages mapped, and counts this as one of the device's holds on them.
+/// `obj` has its pages mapped, and counts this as one of the device's mappings.
 pub struct Pinned<T: ObjectOps> {
     obj: ARef<Object<T>>,
 }
 
 impl<T: ObjectOps> Pinned<T> {
-    /// Returns the pages as DMA addresses of `dev`.
+    /// Returns the table of the pages' DMA addresses for `dev`.
     ///
     /// The table of an imported buffer may cover less than the object's size.
     ///
     /// # Errors
     ///
-    /// `EINVAL` if `dev` is not the parent device. `ENODEV` if unbind has undone the mapping, which
-    /// takes a device that was bound again since.
+    /// `EINVAL` if `dev` is not the parent device. `ENODEV` if unbind has undone the mapping and
+    /// the device was bound again since.
     pub fn sg_table<'a>(&'a self, dev: &'a Device<Bound>) -> Result<&'a SGTable> {
         if !self.obj.base.space.is_for(dev) {
             return Err(EINVAL);
@@ -105,9 +106,9 @@ impl<T: ObjectOps> Pinned<T> {
             .and_then(|dma| dma.sgt())
             .ok_or(ENODEV)?;
 
-        // SAFETY: By the type invariants, the mapping stays where it is as long as `self` lives,
-        // unless the device is unbound, which the borrow of `dev` excludes. Nobody writes to the
-        // table.
+        // SAFETY: By the type invariants, the mapping stays in place as long as `self` lives,
+        // unless the device is unbound, which the borrow of `dev` excludes. The table is not
+        // written to.
         Ok(unsafe { SGTable::from_raw(sgt) })
     }
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which objects can give up their pages, and how they do.
+//! Reclaim of the pages of objects.
 
 use super::{
     lru::{
         self,
+        Limit,
         Scanned, //
     },
     Event,
@@ -18,11 +19,12 @@ use crate::{
         self,
         gem::IntoGEMObject, //
     },
+    mm::memcg::MemCgroup,
     prelude::*,
     sync::atomic::Relaxed, //
 };
 
-/// What [`Object::for_each()`] tells of an object.
+/// The information that [`Object::for_each()`] provides about an object.
 pub struct Info<'a, T> {
     /// The driver's data.
     pub data: &'a T,
@@ -30,26 +32,29 @@ pub struct Info<'a, T> {
     pub size: usize,
     /// The list that it is in.
     pub lru: Lru,
-    /// Where the pages are.
+    /// Where the content is.
     pub state: State,
-    /// How often the device has the pages.
+    /// The number of device mappings.
     pub maps: usize,
-    /// How often others have them.
+    /// The number of other holders of the pages.
     pub pins: usize,
     /// Whether user space gave up the content.
     pub dont_need: bool,
-    /// Handles that all files have for it.
+    /// The number of handles in all files.
     pub handles: usize,
 }
 
 impl<T: ObjectOps> Object<T> {
-    /// Takes the word of user space on whether the content is needed. Returns whether it is still there,
-    /// as far as the pages of the object's file are concerned.
+    /// Records user space's advice on whether the content is needed. Returns whether it is still
+    /// present, as far as the pages of the object's file are concerned.
     ///
-    /// If it is needed and there, then it stays. So it does if the object was ever exported: its user
-    /// here cannot speak for the others.
+    /// Needed content that is present will be kept. So is that of an object that was ever exported,
+    /// since one user cannot decide for the others. Content that is not needed and was evicted is
+    /// dropped at once, rather than kept in swap for nothing.
+    ///
+    /// May sleep.
     pub fn advise(&self, needed: bool) -> bool {
-        self.base.update(|holders| {
+        let there = self.base.update(|holders| {
             let there = holders.state() != State::Purged;
 
             if there {
@@ -58,59 +63,72 @@ impl<T: ObjectOps> Object<T> {
                 holders.dont_need.store(given_up, Relaxed);
             }
             there
-        })
+        });
+
+        // The purge fails if the pages are locked. The content may stay then.
+        if there && !needed && self.state() == State::Evicted {
+            return self.purge().is_err() || self.state() != State::Purged;
+        }
+        there
     }
 
-    /// Returns whether user space gave up the content. Needs no lock: the answer may be outdated.
+    /// Returns whether user space gave up the content. Takes no lock, so the answer may be
+    /// outdated.
     pub fn is_given_up(&self) -> bool {
         self.base.holders.dont_need.load(Relaxed)
     }
 
-    /// Drops the pages and their content, if user space gave it up. Does not wait for the object's lock.
+    /// Drops the content if user space gave it up: the pages, or the content of an evicted object
+    /// in shmem. Does not wait for the object's lock.
     ///
-    /// Returns the number of pages. They never come back: [`Object::pin()`] and page faults fail from now
-    /// on.
+    /// Returns the number of pages that were present. They never come back: [`Object::pin()`] and
+    /// page faults fail from now on.
     ///
     /// # Errors
     ///
-    /// `EBUSY` if the content is needed, or the pages are held or being worked on.
+    /// `EBUSY` if the content is needed, or the pages are held or locked.
     pub fn purge(&self) -> Result<usize> {
         self.base.try_drop_pages(Event::Purge)
     }
 
-    /// Leaves the pages to shmem, which may swap them out. Does not wait for the object's lock.
+    /// Gives the pages back to shmem, which may swap them out. Does not wait for the object's lock.
     ///
     /// Returns the number of pages. They come back with the next [`Object::pin()`] or page fault.
     ///
     /// # Errors
     ///
-    /// `EBUSY` if the pages are held or being worked on.
+    /// `EBUSY` if the pages are held or locked.
     pub fn evict(&self) -> Result<usize> {
         self.base.try_drop_pages(Event::Evict)
     }
 
-    /// Returns the pages of all objects of `dev` that are in a list. Takes no lock.
-    pub fn reclaimable(dev: &drm::Device<T::Driver>, lru: Lru) -> usize {
+    /// Returns the number of pages of all objects of `dev` that are in a list and that the control
+    /// group `of` pays for; [`None`] stands for all groups. Takes a spinlock and sums up one number
+    /// for each control group.
+    pub fn reclaimable(dev: &drm::Device<T::Driver>, of: Option<&MemCgroup>, lru: Lru) -> usize {
         let lrus = T::dma_space(dev).inner().lrus();
 
         match lrus.belong_to(dev.as_raw()) {
-            true => lrus.pages(lru),
+            true => lrus.groups.pages(of, lru),
             false => 0,
         }
     }
 
-    /// Goes through the objects of `dev` in a list, beginning with the one that was not used for the
-    /// longest time, each once if nobody else scans, and calls `f` with those that `skip` does not want
-    /// to skip; until the numbers of pages that it returns add up to `target`, it returns [`None`], or
-    /// `looks` objects were come by. The next scan goes on behind them.
+    /// Walks the objects of `dev` in a list that the control group `of` pays for, the least
+    /// recently used first, and calls `f` for those for which `skip` returns `false`. Visits each
+    /// object at most once, unless others scan concurrently. Stops when the numbers of pages that
+    /// `f` returned add up to the target of `limit`, when `f` returns [`None`], or when as many
+    /// objects were visited as `limit` permits. The next scan continues behind them.
     ///
-    /// For reclaim: waits for no lock but that of the lists. That is not held while `f` is called, but
-    /// it is for `skip`, which must wait for no other.
+    /// If `of` is [`None`], the groups are scanned in turn.
+    ///
+    /// Suitable for reclaim: the only lock that this waits for is that of the lists. It is not held
+    /// while `f` is called, but it is for `skip`, which must not wait for any other lock.
     pub fn scan(
         dev: &drm::Device<T::Driver>,
+        of: Option<&MemCgroup>,
         lru: Lru,
-        target: usize,
-        looks: usize,
+        limit: Limit,
         mut skip: impl FnMut(&T) -> bool,
         mut f: impl FnMut(&Self) -> Option<usize>,
     ) -> Scanned
@@ -119,44 +137,45 @@ impl<T: ObjectOps> Object<T> {
     {
         let lrus = T::dma_space(dev).inner().lrus();
 
-        // Even if there are no objects yet: it may be lockdep that is to see the lock.
+        // Go on even if there are no objects yet, so that the lock can be shown to lockdep early.
         if !lrus.claim(dev.as_raw()) {
             return Scanned::default();
         }
-        // SAFETY: `dev` is the device of the lists. All objects in them are of `dev`, and those of its
-        // driver are of this type. For `f` there is a reference. For `skip` that may be gone, but then
-        // the object waits for the lock to leave the list, and its data goes after that.
+        // SAFETY: `dev` is the device of the lists. All objects in them are of `dev`, and those of
+        // its driver are of this type. `f` is called with a reference. For `skip`, the last
+        // reference may be gone, but releasing the object waits for the lock to remove it from the
+        // list, and its data is freed after that.
         unsafe {
             lru::scan(
                 lrus,
                 dev.as_raw(),
-                lru,
-                (target, looks),
+                (of, lru),
+                limit,
                 |obj| skip(&Self::from_raw(obj).inner),
                 |obj| f(Self::from_raw(obj)),
             )
         }
     }
 
-    /// Tells that objects of `dev` are used just now: reclaim is to come to them last. Waits for no lock
-    /// but that of the lists.
+    /// Marks objects of `dev` as recently used, so that reclaim considers them last. The only lock
+    /// that this waits for is that of the lists.
     pub fn touch<'a>(dev: &drm::Device<T::Driver>, objects: impl Iterator<Item = &'a Self>) {
         let bases = objects
             .filter(|obj| core::ptr::eq(obj.dev().as_raw(), dev.as_raw()))
             .map(|obj| &obj.base);
 
-        // SAFETY: `dev` is valid, and the objects are its own.
+        // SAFETY: `dev` is valid, and the objects belong to it.
         unsafe { lru::touch(dev.as_raw(), bases) };
     }
 
-    /// Calls `f` with all objects of `dev`. For debugging.
+    /// Calls `f` for all objects of `dev`. For debugging.
     ///
-    /// The lock of the lists is held all the time, which keeps reclaim waiting: `f` must not wait for
+    /// The lock of the lists is held throughout, which reclaim may wait for: `f` must not wait for
     /// any lock.
     ///
     /// # Errors
     ///
-    /// `EBUSY` if the lock is taken: this does not wait for it.
+    /// `EBUSY` if the lock is contended: this does not wait for it.
     pub fn for_each(dev: &drm::Device<T::Driver>, mut f: impl FnMut(Info<'_, T>)) -> Result
     where
         T::Driver: drm::Driver<Object = Self>,
@@ -169,9 +188,10 @@ impl<T: ObjectOps> Object<T> {
         // SAFETY: `dev` is the device of the lists.
         unsafe {
             lru::for_each(lrus, dev.as_raw(), |lru, obj| {
-                // SAFETY: All objects in the lists are of `dev`, and those of its driver are of this
-                // type. Its last reference may be gone, but then it waits for the lock to leave the
-                // list, and the data goes after that. `Info` gives no way to get a reference.
+                // SAFETY: All objects in the lists are of `dev`, and those of its driver are of
+                // this type. The last reference may be gone, but releasing the object waits for the
+                // lock to remove it from the list, and its data is freed after that. `Info` gives
+                // no way to get a reference.
                 let this = Self::from_raw(obj);
                 let holders = &this.base.holders;
 
@@ -184,7 +204,7 @@ impl<T: ObjectOps> Object<T> {
                     maps: holders.maps.load(Relaxed),
                     pins: holders.pins.load(Relaxed),
                     dont_need: holders.dont_need.load(Relaxed),
-                    // SAFETY: As above; a count that changes meanwhile is read in one piece.
+                    // SAFETY: As above; the count may change concurrently, but is read as a whole.
                     handles: (&raw const (*obj).handle_count).read_volatile() as usize,
                 });
             })

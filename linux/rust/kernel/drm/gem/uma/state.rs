@@ -2,52 +2,68 @@
 
 //! The life of a buffer's pages, as a table.
 //!
-//! What happens to pages is decided here and nowhere else: who wants to bring pages in, let a buffer
-//! grow, or take pages away asks [`State::after`] first, under the lock that guards the state. The
-//! table knows nothing of pages, locks or hardware, and the tests at the end compare all of it with
-//! a second one.
+//! All transitions are defined here: code that brings pages in, lets a buffer grow, or takes pages
+//! away calls [`State::after`] first, under the lock that protects the state. The table does not
+//! depend on pages, locks or hardware, and the tests at the end compare it with a second one.
 
 use crate::prelude::*;
 
 /// Where the content of a buffer is.
 ///
-/// An [`Object`](super::Object) keeps the state of its file itself. Those without one, whose memory
-/// the driver provides, have it with the driver.
+/// An [`Object`](super::Object) keeps the state of its file itself. For an object without a file,
+/// whose memory the driver provides, the driver does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Nowhere: the buffer was never used. It reads as zeros.
+    /// Nowhere: the buffer has no content and reads as zeros. Left when it is populated, grows, or
+    /// is found to be an import.
     None,
-    /// In pages, all of them.
+    /// In pages, all of which are present. Left when the buffer is purged or evicted.
     Resident,
-    /// In those parts that were asked for so far: a buffer that grows.
+    /// In the parts that a growing buffer has been given so far. Left when the last part is given
+    /// back.
     Partial,
-    /// Lost, as user space allowed. For good.
+    /// Lost, as user space permitted. Final.
     Purged,
-    /// With shmem, in memory or swap. It comes back on demand.
+    /// With shmem, in memory or swap. Left when the buffer is populated again, or purged.
     Evicted,
-    /// With the driver that exported it.
+    /// With the driver that exported it, which keeps the pages as long as the import lasts. Final.
     Imported,
-    /// With the process whose memory it is.
+    /// With the process whose memory it is. Final.
     User,
 }
 
-/// What can happen to the pages of a buffer.
+/// An event in the life of a buffer's pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// All pages are brought in, and kept as long as somebody holds them.
+    /// All pages are brought in.
     Populate,
     /// A part of a buffer gets memory.
     Grow,
-    /// The last part gives its memory back.
+    /// The last part of a buffer gives back its memory.
     Empty,
-    /// Pages are dropped with their content.
+    /// The content is dropped, be it in pages or with shmem.
     Purge,
-    /// Pages are left to shmem.
+    /// The pages are given back to shmem.
     Evict,
+    /// The buffer is found to belong to another driver.
+    Import,
+}
+
+impl Event {
+    /// All events, for exhaustive tests.
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(super) const ALL: [Self; 6] = [
+        Self::Populate,
+        Self::Grow,
+        Self::Empty,
+        Self::Purge,
+        Self::Evict,
+        Self::Import,
+    ];
 }
 
 impl State {
-    const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::None,
         Self::Resident,
         Self::Partial,
@@ -61,22 +77,24 @@ impl State {
     ///
     /// # Errors
     ///
-    /// `EINVAL` if the event makes no sense in this state: nothing may be done then.
+    /// `EINVAL` if the event is not possible in this state. The caller must not touch the pages
+    /// then.
     pub fn after(self, event: Event) -> Result<Self> {
         match (self, event) {
             (Self::None | Self::Resident | Self::Evicted, Event::Populate) => Ok(Self::Resident),
             (Self::None | Self::Partial, Event::Grow) => Ok(Self::Partial),
             (Self::Partial, Event::Empty) => Ok(Self::None),
-            (Self::Resident, Event::Purge) => Ok(Self::Purged),
+            (Self::Resident | Self::Evicted, Event::Purge) => Ok(Self::Purged),
             (Self::Resident, Event::Evict) => Ok(Self::Evicted),
-            // The exporter keeps the pages in as long as the import lasts, the notifier of the
-            // process's memory tells when they change. Neither is ours to drop.
+            (Self::None, Event::Import) => Ok(Self::Imported),
+            // The exporter keeps the pages as long as the import lasts; the notifier of the
+            // process's memory says when they change. Neither may be dropped by us.
             (Self::Imported | Self::User, Event::Populate) => Ok(self),
             _ => Err(EINVAL),
         }
     }
 
-    /// The state with this number.
+    /// Returns the state with this number.
     pub(super) fn from_index(index: u32) -> Self {
         usize::try_from(index)
             .ok()
@@ -84,7 +102,7 @@ impl State {
             .unwrap_or(Self::None)
     }
 
-    /// The number of the state.
+    /// Returns the number of the state.
     pub(super) const fn index(self) -> u32 {
         self as u32
     }
@@ -94,29 +112,21 @@ impl State {
 mod tests {
     use super::*;
 
-    const EVENTS: [Event; 5] = [
-        Event::Populate,
-        Event::Grow,
-        Event::Empty,
-        Event::Purge,
-        Event::Evict,
-    ];
-
     /// Row: state, column: event, both in the order above; the number of the next state, or -1.
-    const TABLE: [[i8; 5]; 7] = [
-        [1, 2, -1, -1, -1],
-        [1, -1, -1, 3, 4],
-        [-1, 2, 0, -1, -1],
-        [-1, -1, -1, -1, -1],
-        [1, -1, -1, -1, -1],
-        [5, -1, -1, -1, -1],
-        [6, -1, -1, -1, -1],
+    const TABLE: [[i8; 6]; 7] = [
+        [1, 2, -1, -1, -1, 5],
+        [1, -1, -1, 3, 4, -1],
+        [-1, 2, 0, -1, -1, -1],
+        [-1, -1, -1, -1, -1, -1],
+        [1, -1, -1, 3, -1, -1],
+        [5, -1, -1, -1, -1, -1],
+        [6, -1, -1, -1, -1, -1],
     ];
 
     #[test]
     fn every_transition() {
         for (state, row) in State::ALL.iter().zip(TABLE) {
-            for (event, next) in EVENTS.iter().zip(row) {
+            for (event, next) in Event::ALL.iter().zip(row) {
                 let expected = State::ALL.get(usize::try_from(next).unwrap_or(usize::MAX));
                 assert_eq!(state.after(*event).ok(), expected.copied());
             }
@@ -125,7 +135,7 @@ mod tests {
 
     #[test]
     fn purged_is_for_good() {
-        for event in EVENTS {
+        for event in Event::ALL {
             assert!(State::Purged.after(event).is_err());
         }
     }

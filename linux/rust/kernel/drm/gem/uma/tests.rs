@@ -8,6 +8,7 @@ use crate::{
         self,
         Bound, //
     },
+    dma::DataDirection,
     drm::{
         gem::BaseObject,
         UnregisteredDevice, //
@@ -87,7 +88,7 @@ fn device() -> Result<(faux::Registration, UnregisteredDevice<TestDriver>)> {
     Ok((reg, drm))
 }
 
-/// Brings the pages of an object in.
+/// Brings in the pages of an object.
 fn populate(obj: &Object<TestObject>) -> Result {
     obj.base.get_pages(&mut obj.base.backing.lock())
 }
@@ -99,10 +100,15 @@ fn scan(
     target: usize,
     f: impl FnMut(&Object<TestObject>) -> Option<usize>,
 ) -> usize {
-    Object::<TestObject>::scan(drm, lru, target, usize::MAX, |_| false, f).taken
+    let limit = Limit {
+        target,
+        looks: usize::MAX,
+    };
+
+    Object::<TestObject>::scan(drm, None, lru, limit, |_| false, f).taken
 }
 
-/// The tags of the objects in a list.
+/// Returns the tags of the objects in a list.
 fn tags(drm: &drm::Device<TestDriver>, lru: Lru) -> Result<KVec<u32>> {
     let mut tags = KVec::new();
     let mut ret = Ok(());
@@ -146,17 +152,17 @@ mod suite {
         assert_eq!(obj.evict()?, 5);
         assert_eq!(obj.state(), State::Evicted);
 
-        // Who holds the pages keeps them, be it the device or others.
+        // Held pages stay, be it the device or others that hold them.
         populate(&obj)?;
         assert!(obj.advise(false));
         for counter in [&obj.base.holders.maps, &obj.base.holders.pins] {
-            obj.base.update(|_| lru::count(counter, true));
+            obj.base.update(|_| holders::count(counter, true));
             assert_eq!(obj.purge(), Err(EBUSY));
             assert_eq!(obj.evict(), Err(EBUSY));
-            obj.base.update(|_| lru::count(counter, false));
+            obj.base.update(|_| holders::count(counter, false));
         }
 
-        // Purged is what user space gave up only.
+        // Only content that user space gave up is purged.
         assert!(obj.advise(true));
         assert_eq!(obj.purge(), Err(EBUSY));
         assert!(obj.advise(false));
@@ -164,6 +170,74 @@ mod suite {
         assert_eq!(obj.state(), State::Purged);
         assert!(!obj.advise(true));
         assert!(populate(&obj).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn evicted_content_can_be_given_up() -> Result {
+        let (_reg, drm) = device()?;
+        let new = || Object::<TestObject>::new(&drm, 5 * PAGE_SIZE, Config::default(), 0);
+        let (obj, busy) = (new()?, new()?);
+
+        populate(&obj)?;
+        assert_eq!(obj.evict()?, 5);
+        assert!(obj.advise(true));
+        assert_eq!(obj.purge(), Err(EBUSY));
+        // At once and permanently.
+        assert!(!obj.advise(false));
+        assert_eq!(obj.state(), State::Purged);
+        assert!(!obj.advise(true));
+        assert!(populate(&obj).is_err());
+
+        // The lock of the pages is not waited for: the content is dropped later, when it has no
+        // pages.
+        populate(&busy)?;
+        assert_eq!(busy.evict()?, 5);
+        let backing = busy.base.backing.lock();
+        assert!(busy.advise(false));
+        drop(backing);
+        assert_eq!(busy.state(), State::Evicted);
+        assert_eq!(busy.purge()?, 0);
+        assert_eq!(busy.state(), State::Purged);
+        Ok(())
+    }
+
+    #[test]
+    fn dma_buf_of_an_object() -> Result {
+        let (_reg, drm) = device()?;
+        let config = Config {
+            caching: Caching::Cached,
+            ..Config::default()
+        };
+        let obj = Object::<TestObject>::new(&drm, PAGE_SIZE, config, 0)?;
+        let export = Object::<TestObject>::FUNCS.export.ok_or(EINVAL)?;
+
+        populate(&obj)?;
+        // SAFETY: The object is valid. The dma-buf is ours.
+        let dma_buf = crate::error::from_err_ptr(unsafe { export(obj.as_raw(), 0) })?;
+        let to_device = DataDirection::ToDevice.into();
+
+        // SAFETY: The dma-buf is valid until it is put.
+        let (here, there, begin, end, hooks) = unsafe {
+            let ops = (*dma_buf).ops;
+
+            (
+                export::exported_by(drm.as_raw(), dma_buf),
+                export::exported_by(ptr::null_mut(), dma_buf),
+                bindings::dma_buf_begin_cpu_access(dma_buf, to_device),
+                bindings::dma_buf_end_cpu_access(dma_buf, to_device),
+                ((*ops).begin_cpu_access, (*ops).end_cpu_access),
+            )
+        };
+        // SAFETY: As above.
+        unsafe { bindings::dma_buf_put(dma_buf) };
+
+        // The object is found for its own device only.
+        assert!(here == Some(obj.as_raw()) && there.is_none());
+        assert_eq!((begin, end), (0, 0));
+        // The dma-buf has operations to bracket CPU accesses.
+        assert!(hooks.0.is_some() && hooks.1.is_some());
+        assert_eq!(obj.evict()?, 1);
         Ok(())
     }
 
@@ -205,14 +279,14 @@ mod suite {
     fn lists() -> Result {
         let (_reg, drm) = device()?;
         let new = |tag| {
-            // To be mapped by the CPU without the device.
+            // Mapped by the CPU without the device.
             let config = Config {
                 caching: Caching::Cached,
                 ..Config::default()
             };
             Object::<TestObject>::new(&drm, 3 * PAGE_SIZE, config, tag)
         };
-        let pages = |lru| Object::<TestObject>::reclaimable(&drm, lru);
+        let pages = |lru| Object::<TestObject>::reclaimable(&drm, None, lru);
         let (a, b) = (new(1)?, new(2)?);
 
         assert_eq!(tags(&drm, Lru::Unbacked)?.as_slice(), &[1, 2]);
@@ -222,7 +296,7 @@ mod suite {
         assert_eq!(pages(Lru::WillNeed), 6);
         assert_eq!(pages(Lru::DontNeed), 0);
 
-        // What was used last comes last.
+        // The most recently used object comes last.
         Object::<TestObject>::touch(&drm, [&*b].into_iter());
         assert_eq!(tags(&drm, Lru::WillNeed)?.as_slice(), &[1, 2]);
 
@@ -252,16 +326,19 @@ mod suite {
             populate(&obj)?;
             objects.push(obj, GFP_KERNEL)?;
         }
-        // One that cannot go does not hold up the others.
+        // An object that cannot be released does not block the others.
         objects[0]
             .base
-            .update(|holders| lru::count(&holders.maps, true));
+            .update(|holders| holders::count(&holders.maps, true));
         let evict = |obj: &Object<TestObject>| Some(obj.evict().unwrap_or(0));
         assert_eq!(scan(&drm, Lru::WillNeed, 3, evict), 4);
         assert_eq!(tags(&drm, Lru::Unbacked)?.as_slice(), &[1, 2]);
-        assert_eq!(Object::<TestObject>::reclaimable(&drm, Lru::WillNeed), 4);
+        assert_eq!(
+            Object::<TestObject>::reclaimable(&drm, None, Lru::WillNeed),
+            4
+        );
 
-        // Nobody is asked twice, however little comes of it.
+        // Each object is visited once, however few pages are released.
         let mut asked = 0;
         assert_eq!(
             scan(&drm, Lru::WillNeed, 3, |obj| {
@@ -275,14 +352,14 @@ mod suite {
         );
         assert_eq!(asked, 2);
 
-        // Nor does one with which it is to end.
+        // Nor is another object visited after `f` has returned `None`.
         assert_eq!(scan(&drm, Lru::WillNeed, 3, |_| None), 0);
 
-        // The last reference goes while it is looked at.
+        // The last reference is dropped while the object is visited.
         let mut last = objects.pop();
         objects[0]
             .base
-            .update(|holders| lru::count(&holders.maps, false));
+            .update(|holders| holders::count(&holders.maps, false));
         assert_eq!(
             scan(&drm, Lru::WillNeed, 100, |obj| {
                 if obj.tag == 3 {
@@ -311,9 +388,12 @@ mod suite {
         for expected in [(4, 0), (4, 2), (4, 0)] {
             let scanned = Object::<TestObject>::scan(
                 &drm,
+                None,
                 Lru::WillNeed,
-                100,
-                2,
+                Limit {
+                    target: 100,
+                    looks: 2,
+                },
                 |data| data.tag == 3,
                 |obj| {
                     // Should there be no memory, the comparison below fails.
@@ -358,7 +438,7 @@ mod suite {
         drop(a);
         assert_eq!(list()?, (2, 0));
 
-        // Who has the lock is not waited for.
+        // A lock that is held is not waited for.
         let ret = Object::<TestObject>::for_each(&drm, |_| {
             assert_eq!(list(), Err(EBUSY));
         });
@@ -393,7 +473,7 @@ mod suite {
         assert_eq!(read()?, 0xa5);
         assert!(obj.advise(false));
         assert_eq!(obj.purge()?, 1);
-        // Nobody gets another content for the lost one.
+        // Lost content is never replaced by other content.
         assert!(read().is_err());
         Ok(())
     }
@@ -443,7 +523,7 @@ mod suite {
         assert!(mapped.pin(dev)?.sg_table(dev).is_ok());
         let pinned = mapped.pin(dev)?;
 
-        // What unbind does, after which the device could be bound again.
+        // Undo the mappings as unbind does, after which the device could be bound again.
         drm.space.undo_all();
         assert_eq!(pinned.sg_table(dev).err(), Some(ENODEV));
         assert_eq!(mapped.pin(dev).err(), Some(ENODEV));
