@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
+#include <linux/device.h>
+#include <linux/dma-map-ops.h>
 #include <linux/hmm.h>
 #include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
+#include <linux/pagemap.h>
+#include <linux/secretmem.h>
+#include <linux/swiotlb.h>
+#include <linux/uaccess.h>
 
 #ifdef CONFIG_RUST_HMM_MIRROR
 __rust_helper bool
@@ -29,6 +35,39 @@ rust_helper_mmu_interval_read_retry(struct mmu_interval_notifier *interval_sub,
 __rust_helper struct page *rust_helper_hmm_pfn_to_page(unsigned long hmm_pfn)
 {
 	return hmm_pfn_to_page(hmm_pfn);
+}
+
+__rust_helper phys_addr_t rust_helper_hmm_pfn_to_phys(unsigned long hmm_pfn)
+{
+	return hmm_pfn_to_phys(hmm_pfn);
+}
+
+__rust_helper bool rust_helper_dev_is_dma_coherent(struct device *dev)
+{
+	return dev_is_dma_coherent(dev);
+}
+
+__rust_helper void rust_helper_dev_assign_dma_coherent(struct device *dev,
+							bool value)
+{
+	dev_assign_dma_coherent(dev, value);
+}
+
+__rust_helper bool rust_helper_is_swiotlb_force_bounce(struct device *dev)
+{
+	return is_swiotlb_force_bounce(dev);
+}
+
+__rust_helper bool rust_helper_page_is_secretmem(struct page *page)
+{
+	struct address_space *mapping = folio_mapping(page_folio(page));
+
+	return mapping && secretmem_mapping(mapping);
+}
+
+__rust_helper unsigned long rust_helper_untagged_addr(unsigned long addr)
+{
+	return untagged_addr(addr);
 }
 
 __rust_helper bool rust_helper_is_pci_p2pdma_page(const struct page *page)

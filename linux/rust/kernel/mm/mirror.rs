@@ -1,30 +1,39 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory of a process that a device works on, without pinning it.
+//! Device access to the memory of a process, without pinning it.
 //!
 //! A [`Range`] is a part of the memory of a process. Its pages are faulted in, mapped for DMA and
-//! shown to the device when they are needed, and taken from the device whenever the process or the
-//! memory management changes something about them: then an MMU interval notifier says so, and the
-//! change waits. Nothing is pinned, so the memory can be swapped, migrated and unmapped at any time.
+//! made available to the device when they are needed, and taken from the device when the process or
+//! memory management is about to change their mapping: an MMU interval notifier announces the
+//! change, which waits until the device has lost the pages. Nothing is pinned, so the memory can be
+//! swapped, migrated and unmapped at any time.
 //!
 //! Ranges that are used together belong to one [`Mirror`], with one lock. A range is *valid* while
-//! the device has its pages, and *stale* otherwise. Work that uses ranges is given to the device like
-//! this:
+//! the device has its pages, and *stale* otherwise. Work that uses ranges is submitted to the
+//! device as follows:
 //!
-//! 1. [`Mirror::validate()`] makes all ranges valid. It faults pages in, and so must be called with
-//!    no lock held that is taken inside of `mmap_lock`, reservation locks above all.
+//! 1. [`Mirror::validate()`] makes all ranges valid. It faults pages in, so the caller must not
+//!    hold any lock that nests inside `mmap_lock`, reservation locks in particular.
 //! 2. Take the locks and allocate the memory that the work needs.
 //! 3. [`Mirror::lock_valid()`] returns a guard if all ranges are still valid. If not, release
-//!    everything and begin anew.
+//!    everything and start over.
 //! 4. Publish the fence of the work where [`Device::quiesce()`] finds it, and drop the guard. From
-//!    then on a change of the memory waits for the work.
+//!    then on, changes of the memory wait for the work.
 //!
 //! # Locks
 //!
-//! The lock of a mirror is taken by the notifier, which may be called from reclaim. So nothing may be
-//! allocated under it that waits for reclaim, no `mmap_lock` and no reservation lock be taken, and
-//! the device's work must not depend on it. Lock order: reservation locks, then this one. A change
-//! waits for the device's work with the lock released, so nobody has it for long.
+//! The lock of a mirror is taken by the notifier, which may be called from reclaim. So code that
+//! holds it must not allocate memory in a way that waits for reclaim, nor take `mmap_lock` or a
+//! reservation lock, and the device's work must not depend on it. Lock order: reservation locks,
+//! then this one. A change of the memory waits for the device's work with the lock released, so it
+//! is never held for long.
+//!
+//! # Coherence
+//!
+//! The process may access its memory at any time while the device has it. So the device must be
+//! coherent with the CPU's caches, and bounce buffers cannot be used: a change of the memory would
+//! otherwise lose what the CPU has written since the pages were mapped. [`supported()`] tells
+//! whether a device meets these conditions; mirrors cannot be created for others.
 //!
 //! # Unbind
 //!
@@ -43,7 +52,8 @@
 //!         Access,
 //!         MapError,
 //!         Mirror, //
-//!     }, //
+//!     },
+//!     time::Delta, //
 //! };
 //!
 //! /// A device that does nothing with the memory.
@@ -61,12 +71,18 @@
 //!     fn unmap(&self) -> Result {
 //!         Ok(())
 //!     }
+//!
+//!     fn keep(&self, pages: mirror::LostPages<Self>) {
+//!         // Never called, as `unmap()` does not fail.
+//!         core::mem::forget(pages);
+//!     }
 //! }
 //!
-//! /// Runs `publish` while the device has the memory of all ranges of `mirror`.
+//! /// Runs `publish` while the device has the memory of all ranges of `mirror`. A real driver
+//! /// limits the number of attempts.
 //! fn with_memory(mirror: &Mirror<Idle>, mut publish: impl FnMut()) -> Result {
 //!     loop {
-//!         mirror.validate()?;
+//!         mirror.validate(Delta::from_secs(10))?;
 //!         // Locks and allocations go here.
 //!         if let Some(_valid) = mirror.lock_valid() {
 //!             publish();
@@ -82,7 +98,10 @@ use crate::{
         self,
         Bound, //
     },
-    devres::Devres,
+    devres::{
+        DevresItem,
+        DevresList, //
+    },
     dma::{
         DataDirection,
         DmaAddress, //
@@ -91,13 +110,17 @@ use crate::{
     ffi::c_ulong,
     page::{
         PAGE_MASK,
-        PAGE_SHIFT,
-        PAGE_SIZE, //
+        PAGE_SHIFT, //
     },
     prelude::*,
     sync::{
         Arc,
         MutexGuard, //
+    },
+    time::{
+        Delta,
+        Instant,
+        Monotonic, //
     }, //
 };
 use core::{
@@ -111,24 +134,29 @@ use node::{
     Shared, //
 };
 
+mod lost;
 mod node;
 #[cfg(CONFIG_KUNIT = "y")]
 mod tests;
 
+pub use lost::LostPages;
+
 /// The device's side of a [`Range`].
 ///
-/// All of this is called with the lock of the [`Mirror`] held, see the [module](self), but for
-/// [`Device::quiesce()`] when that may block.
+/// All methods are called with the lock of the [`Mirror`] held, see the [module](self), except for
+/// [`Device::quiesce()`] when it may block.
 pub trait Device: Send + Sync + 'static {
     /// Returns whether the device is done with all work that may use the range.
     ///
-    /// Waits for that if `may_block`; then the lock is not held, but no work is published. The device
-    /// loses the range after that in any case; if the result is `false`, it loses all ranges of the
-    /// [`Mirror`], so that the work is waited for only once. If not `may_block` it must not sleep; if the
-    /// result is `false`, the change of the memory is put off.
+    /// If `may_block`, waits for that work. The lock is not held then, but no new work is
+    /// published. The range is taken from the device afterwards in any case; if the result is
+    /// `false`, all ranges of the [`Mirror`] are, so that stuck work is waited for only once. If
+    /// not `may_block`, must not sleep. If the result is `false` then, the change is refused for
+    /// now.
     fn quiesce(&self, may_block: bool) -> bool;
 
-    /// Shows the device the pages of the range, each with [`PAGE_SIZE`] bytes at the given address.
+    /// Gives the device access to the pages of the range, each with `PAGE_SIZE` bytes at the given
+    /// address.
     ///
     /// Must not allocate memory in a way that waits for reclaim. After an error the device does not
     /// have the pages, unless [`MapError::leak`] is set.
@@ -136,29 +164,40 @@ pub trait Device: Send + Sync + 'static {
 
     /// Takes the pages from the device, whether or not work uses them. Must not sleep or allocate.
     ///
-    /// After an error the device may still access the pages. They are leaked then, on purpose.
+    /// After an error the device may still access the pages, which are passed to
+    /// [`Device::keep()`].
     fn unmap(&self) -> Result;
+
+    /// Keeps the pages of the range, which the device may still access, until the driver is sure
+    /// that it no longer does.
+    ///
+    /// The range does not become valid again before that. Must not sleep, nor drop `pages` right
+    /// away. A driver that can never be sure leaks them.
+    fn keep(&self, pages: LostPages<Self>)
+    where
+        Self: Sized;
 }
 
-/// Why the device could not be shown the pages.
+/// The error of [`Device::map()`].
 pub struct MapError {
-    /// What has failed.
+    /// The error code.
     pub error: Error,
-    /// The device may access the pages all the same.
+    /// Whether the device may access the pages nevertheless, so that they are passed to
+    /// [`Device::keep()`].
     pub leak: bool,
 }
 
-/// What a device may do with the memory of a range.
+/// The access that a device has to the memory of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Read it.
+    /// Read only.
     Read,
-    /// Read and write it.
+    /// Read and write.
     ReadWrite,
 }
 
 impl Access {
-    /// What a page has to be.
+    /// Returns the flags with which HMM is asked for each page.
     fn request(self) -> c_ulong {
         let fault = bindings::hmm_pfn_flags_HMM_PFN_REQ_FAULT as c_ulong;
 
@@ -176,52 +215,88 @@ impl Access {
     }
 }
 
-/// Memory of one process that one device works on: any number of [`Range`]s, with one lock.
-pub struct Mirror<T: Device> {
-    shared: Arc<Shared<T>>,
-    /// Dropping it ends what is valid.
-    _teardown: Devres<Teardown<T>>,
+/// Returns whether `dev` can access the memory of processes: it must be coherent with the CPU's
+/// caches and reach all memory without bounce buffers. Does not sleep.
+pub fn supported(dev: &device::Device<Bound>) -> bool {
+    let dev = dev.as_raw();
+
+    // SAFETY: The device is valid and bound.
+    unsafe {
+        bindings::dev_is_dma_coherent(dev)
+            && !bindings::is_swiotlb_force_bounce(dev)
+            && !bindings::dma_addressing_limited(dev)
+    }
 }
 
-impl<T: Device> Mirror<T> {
-    /// Makes a mirror for `dev`, without ranges. Sleeps.
+/// The list of all mirrors of a device, which are torn down on unbind. A driver creates it in
+/// `probe()`.
+pub struct Mirrors<T: Device>(DevresList<Teardown<T>>);
+
+impl<T: Device> Mirrors<T> {
+    /// Creates an empty list for `dev`. Sleeps.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
     pub fn new(dev: &device::Device<Bound>) -> Result<Self> {
+        Ok(Self(DevresList::new(dev)?))
+    }
+}
+
+/// Memory of one process that one device accesses: any number of [`Range`]s, with one lock.
+pub struct Mirror<T: Device> {
+    shared: Arc<Shared<T>>,
+    /// Dropping it makes all valid ranges stale.
+    _teardown: DevresItem<Teardown<T>>,
+}
+
+impl<T: Device> Mirror<T> {
+    /// Creates a mirror without ranges for `dev`, whose list of mirrors is `all`. Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` unless the device is [`supported()`]; `EINVAL` if `all` is the list of another
+    /// device, `ENODEV` if the device was unbound since `all` was created, `ENOMEM`.
+    pub fn new(all: &Mirrors<T>, dev: &device::Device<Bound>) -> Result<Self> {
+        if !supported(dev) {
+            return Err(EOPNOTSUPP);
+        }
         let shared = Shared::new(dev)?;
 
         Ok(Self {
-            _teardown: Devres::new(dev, Teardown(shared.clone()))?,
+            _teardown: all.0.add(dev, Teardown(shared.clone()))?,
             shared,
         })
     }
 
-    /// Adds the `size` bytes of the current process from `address` on. The range is stale at first.
+    /// Adds the `size` bytes of the current process that start at `address`. The range is stale at
+    /// first.
     ///
-    /// Sleeps, and takes `mmap_lock`.
+    /// The address may be tagged, as user-space pointers can be. Sleeps, and takes `mmap_lock`.
     ///
     /// # Errors
     ///
-    /// `EINVAL` if these are not whole pages, none, or more than there are addresses; `EFAULT` if
-    /// the task has no memory of its own; `EPERM` if there are ranges of another process; `ENODEV` if
-    /// the device is being unbound; `ENOMEM`.
+    /// `EINVAL` if the range is empty, not page aligned, or wraps around; `EFAULT` if the task has
+    /// no address space; `EPERM` if the mirror has ranges of another process; `ENODEV` if the
+    /// device is being unbound; `ENOMEM`.
     pub fn add(&self, address: usize, size: usize, access: Access, data: T) -> Result<Range<T>> {
+        // SAFETY: No preconditions.
+        let address = unsafe { bindings::untagged_addr(address) };
+
         if size == 0 || (address | size) & !PAGE_MASK != 0 {
             return Err(EINVAL);
         }
-        // The end is one of the addresses of the last page.
-        address.checked_add(size - 1).ok_or(EINVAL)?;
+        // The end of the range must be representable as well.
+        address.checked_add(size).ok_or(EINVAL)?;
 
         let task = kernel::current!();
         let mm = task.mm().ok_or(EFAULT)?;
         let shared = &self.shared;
         let item = Node::new(shared, address, size >> PAGE_SHIFT, access, data)?;
 
-        // SAFETY: The memory is zeroed and will not move, and `Range` removes the notifier before the
-        // node goes. The process is the current one, thus has users. The callback is for notifiers
-        // that are in a `Node<T>`.
+        // SAFETY: The memory is zeroed and will not move, and `Range` removes the notifier before
+        // the node is freed. `mm` is that of the current task, so it has users. The callback
+        // expects notifiers embedded in a `Node<T>`, as this one is.
         to_result(unsafe {
             bindings::mmu_interval_notifier_insert(
                 item.sub.get(),
@@ -231,7 +306,7 @@ impl<T: Device> Mirror<T> {
                 &Node::<T>::OPS,
             )
         })?;
-        // INVARIANT: Inserted just now. From here on, an error removes it.
+        // INVARIANT: Inserted above. Errors from here on remove it by dropping `range`.
         let range = Range(item.clone_arc());
 
         let mut lists = shared.lists.lock();
@@ -250,20 +325,26 @@ impl<T: Device> Mirror<T> {
         Ok(range)
     }
 
-    /// Makes all ranges valid: faults in what is not there, and shows it to the device.
+    /// Makes all ranges valid: faults in their pages and gives the device access to them.
     ///
-    /// Sleeps, takes `mmap_lock`, and waits for changes that wait for the device's work and for whoever
-    /// has to provide the memory, which may be user space. The range may be stale again when this
-    /// returns: see [`Mirror::lock_valid()`].
+    /// Sleeps, takes `mmap_lock`, and waits for changes in progress, which may wait for the
+    /// device's work, and for page faults, which user space may have to handle. Ranges may be stale
+    /// again when this returns, see [`Mirror::lock_valid()`].
+    ///
+    /// Gives up if ranges keep becoming stale while others are faulted in, and still do after
+    /// `patience`.
     ///
     /// # Errors
     ///
-    /// `EPERM` if the memory is not the current process's; `EFAULT` if something of it is gone, does
-    /// not allow the access, or is no memory but a device; `EIO` if the device could not be stopped
-    /// once; `ENODEV` if it is being unbound; `EAGAIN` if the memory changes all the time; `EINTR` and
-    /// `ERESTARTSYS` for signals; `ENOMEM`; what [`Device::map()`] returns.
-    pub fn validate(&self) -> Result {
+    /// `EPERM` if the memory is not that of the current process; `EFAULT` if some of it is
+    /// unmapped, does not permit the access, is secret, or belongs to a device; `EIO` as long as a
+    /// range is lost, see [`LostPages`]; `ENODEV` if the device is being unbound; `EINTR` and
+    /// `ERESTARTSYS` for signals; `ENOMEM`, also if there is not enough memory for all ranges at
+    /// once, or if it keeps changing; the errors of [`Device::map()`].
+    pub fn validate(&self, patience: Delta) -> Result {
         let task = kernel::current!();
+        let mut tried = 0;
+        let mut setback: Option<Instant<Monotonic>> = None;
 
         loop {
             let node: Arc<Node<T>> = {
@@ -284,15 +365,27 @@ impl<T: Device> Mirror<T> {
                     }
                     continue;
                 }
+                // As many attempts as ranges: one that was valid has become stale again.
+                let again = tried >= lists.len;
                 let mut cursor = lists.stale.cursor_front();
                 match cursor.peek_next() {
-                    Some(next) => next.arc().into(),
                     None => return Ok(()),
+                    Some(_)
+                        if again
+                            && setback.get_or_insert_with(Instant::now).elapsed() >= patience =>
+                    {
+                        return Err(ENOMEM);
+                    }
+                    Some(next) => next.arc().into(),
                 }
             };
+            tried += 1;
 
-            let result = task.mm().ok_or(EPERM).and_then(|mm| node.populate(mm));
-            // It is nobody's business any more that it could not be made valid.
+            let result = task
+                .mm()
+                .ok_or(EPERM)
+                .and_then(|mm| node.populate(mm, patience));
+            // Ignore the error of a range that was revoked in the meantime.
             let revoked = {
                 let mut lists = self.shared.lists.lock();
                 node.state.access_mut(&mut lists).revoked
@@ -303,27 +396,25 @@ impl<T: Device> Mirror<T> {
         }
     }
 
-    /// Returns a guard if all ranges are valid, which they are until it is dropped.
+    /// Returns a guard if all ranges are valid. They stay valid until it is dropped.
     ///
-    /// [`None`] also while a range changes: [`Mirror::validate()`] waits for that.
+    /// Also returns [`None`] while a change of a range waits for the device; [`Mirror::validate()`]
+    /// waits for that to end.
     pub fn lock_valid(&self) -> Option<ValidGuard<'_, T>> {
         let lists = self.shared.lists.lock();
-
-        // Without ranges, what is lost is nobody's any more, and only unbind has a use for it.
-        let valid = lists.len == 0
-            || lists.changing == 0 && lists.stale.is_empty() && lists.lost.is_empty();
+        let valid = lists.changing == 0 && lists.stale.is_empty() && lists.lost.is_empty();
 
         valid.then_some(ValidGuard { _lists: lists })
     }
 }
 
-/// As long as this exists, all ranges of a [`Mirror`] are valid.
+/// A guard during whose life all ranges of a [`Mirror`] are valid.
 #[must_use = "the ranges may become stale when the guard is dropped"]
 pub struct ValidGuard<'a, T: Device> {
     _lists: MutexGuard<'a, Lists<T>>,
 }
 
-/// Undoes everything when the device is unbound.
+/// Takes all pages from the device when it is unbound.
 struct Teardown<T: Device>(Arc<Shared<T>>);
 
 impl<T: Device> Drop for Teardown<T> {
@@ -334,24 +425,25 @@ impl<T: Device> Drop for Teardown<T> {
         while let Some(node) = Node::first(&mut lists.valid) {
             node.take_away(&mut lists);
         }
-        // There is nobody left to reach these; the pages stay leaked.
+        // The driver keeps the pages of these. They may have been removed from their files, so it
+        // is too late to mark them dirty.
         while let Some(node) = Node::first(&mut lists.lost) {
             node.unmap_dma(&mut lists);
-            let place = match node.state.access_mut(&mut lists).revoked {
-                true => Place::Nowhere,
-                false => Place::Stale,
-            };
-            node.move_to(&mut lists, place);
+            node.move_to(&mut lists, Place::Stale);
+        }
+        while let Some(node) = Node::first(&mut lists.abandoned) {
+            node.unmap_dma(&mut lists);
+            node.move_to(&mut lists, Place::Nowhere);
         }
     }
 }
 
-/// A part of the memory of a process, for a device. Dereferences to the driver's data.
+/// A part of the memory of a process that a device can access. Dereferences to the driver's data.
 ///
-/// Dropping it ends the device's access and waits for changes of the memory that are under way, be
-/// they in this range or anywhere else in the memory of the process: so not within [`Device`]'s
-/// methods, and not with a lock held that these take. Who must not be held up that long calls
-/// [`Range::revoke()`], and has a work item drop it.
+/// Dropping it ends the device's access and waits for notifier calls in progress, be they for this
+/// range or for any other memory of the process. So it must not be dropped in [`Device`]'s methods,
+/// nor with a lock held that these take. To avoid the wait, call [`Range::revoke()`] and drop the
+/// range from a work item.
 ///
 /// # Invariants
 ///
@@ -379,29 +471,29 @@ impl<T: Device> Range<T> {
         self.0.state.access_mut(&mut lists).place == Place::Valid
     }
 
-    /// Makes this range valid, as [`Mirror::validate()`] does with all. One that was revoked stays as
-    /// it is.
+    /// Makes this range valid, as [`Mirror::validate()`] does with all. A range that was revoked or
+    /// is lost stays as it is.
     ///
     /// # Errors
     ///
-    /// Those of [`Mirror::validate()`].
-    pub fn validate(&self) -> Result {
+    /// Those of [`Mirror::validate()`], except `EIO`.
+    pub fn validate(&self, patience: Delta) -> Result {
         let task = kernel::current!();
 
-        self.0.populate(task.mm().ok_or(EPERM)?)
+        self.0.populate(task.mm().ok_or(EPERM)?, patience)
     }
 
-    /// Takes the pages from the device, for good. May sleep, but does not wait for the device's work,
-    /// nor for a change that does.
+    /// Takes the pages from the device permanently. May sleep, but does not wait for the device's
+    /// work, nor for a change that does.
     pub fn revoke(&self) {
         let node = &self.0;
-        // Freed with the lock released.
+        // Declared before the guard, so that it is freed with the lock released.
         let _arrays;
         let mut lists = node.shared.lists.lock();
         let state = node.state.access_mut(&mut lists);
         let place = state.place;
 
-        // It was not added, because that has failed.
+        // Revoked already, or never added because `Mirror::add()` has failed.
         if mem::replace(&mut state.revoked, true) || place == Place::Nowhere {
             return;
         }
@@ -409,77 +501,31 @@ impl<T: Device> Range<T> {
             node.take_away(&mut lists);
         }
         lists.len -= 1;
-        // Nobody has to wait for these any more.
+        // Changes of this range do not have to be waited for any more.
         let changes = mem::take(&mut node.state.access_mut(&mut lists).changing);
         node.shared.settle(&mut lists, changes);
-        // What is lost stays where unbind finds it.
-        if node.state.access_mut(&mut lists).place == Place::Stale {
+        // Keep a lost range on a list where unbind finds it, but where it does not keep others from
+        // being valid.
+        if node.state.access_mut(&mut lists).place == Place::Lost {
+            node.move_to(&mut lists, Place::Abandoned);
+        } else {
             node.move_to(&mut lists, Place::Nowhere);
             let state = node.state.access_mut(&mut lists);
-            _arrays = (
-                mem::replace(&mut state.pfns, KVVec::new()),
-                mem::replace(&mut state.dma, KVVec::new()),
-            );
+            let pfns = match state.kept {
+                // `LostPages` needs them to release the pages.
+                true => KVVec::new(),
+                false => mem::replace(&mut state.pfns, KVVec::new()),
+            };
+            _arrays = (pfns, mem::replace(&mut state.dma, KVVec::new()));
         }
-    }
-
-    /// Writes back, and drops if `invalidate`, what the CPU's caches hold of the `len` bytes from
-    /// `offset` on, as far as the device has the pages: the others are written back when it gets
-    /// them. May sleep.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL` if this is not within the range.
-    pub fn sync(&self, offset: usize, len: usize, invalidate: bool) -> Result {
-        let end = offset.checked_add(len).ok_or(EINVAL)?;
-        if end > self.size() {
-            return Err(EINVAL);
-        }
-
-        let mut lists = self.0.shared.lists.lock();
-        let state = self.0.state.access_mut(&mut lists);
-        if state.place != Place::Valid || len == 0 {
-            return Ok(());
-        }
-        let dev = self.0.shared.dev.as_raw();
-        let pages = offset >> PAGE_SHIFT..end.div_ceil(PAGE_SIZE);
-        for (index, &address) in state
-            .dma
-            .iter()
-            .enumerate()
-            .take(pages.end)
-            .skip(pages.start)
-        {
-            let at = index << PAGE_SHIFT;
-            let from = offset.max(at) - at;
-            let to = end.min(at + PAGE_SIZE) - at;
-
-            // SAFETY: The page is mapped for the device, which thus is bound.
-            unsafe {
-                bindings::dma_sync_single_for_device(
-                    dev,
-                    address + from as DmaAddress,
-                    to - from,
-                    DataDirection::ToDevice.into(),
-                );
-                if invalidate && self.0.access == Access::ReadWrite {
-                    bindings::dma_sync_single_for_cpu(
-                        dev,
-                        address + from as DmaAddress,
-                        to - from,
-                        DataDirection::FromDevice.into(),
-                    );
-                }
-            }
-        }
-        Ok(())
     }
 }
 
 impl<T: Device> Drop for Range<T> {
     fn drop(&mut self) {
         self.revoke();
-        // SAFETY: By the type invariants it is registered. No lock is held that the callback takes.
+        // SAFETY: By the type invariants the notifier is registered. No lock is held that the
+        // callback takes.
         unsafe { bindings::mmu_interval_notifier_remove(self.0.sub.get()) };
     }
 }

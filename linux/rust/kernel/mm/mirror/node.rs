@@ -2,14 +2,16 @@
 
 //! A range as the notifier and the lists of its mirror know it.
 //!
-//! All that happens to the pages of a range happens here, under the lock of the mirror.
+//! Everything that changes the pages of a range is here, and runs under the lock of the mirror.
 
 use super::{
+    lost::LostPages,
     Access,
     Device,
     MapError, //
 };
 use crate::{
+    alloc::Flags,
     bindings,
     device::{
         self,
@@ -40,7 +42,12 @@ use crate::{
         LockedBy,
         Mutex, //
     },
-    time::msecs_to_jiffies,
+    time::{
+        msecs_to_jiffies,
+        Delta,
+        Instant,
+        Monotonic, //
+    },
     types::Opaque, //
 };
 use core::{
@@ -48,35 +55,54 @@ use core::{
     ptr, //
 };
 
-/// Several ranges may have the same page, and each maps it.
-const ATTRS: c_ulong = bindings::DMA_ATTR_DEBUGGING_IGNORE_CACHELINES as c_ulong;
+/// The CPU keeps using the pages while the device has them, so the mapping must not need cache
+/// maintenance or bounce buffers. Several ranges may contain the same page, and each maps it.
+const ATTRS: c_ulong = (bindings::DMA_ATTR_REQUIRE_COHERENT
+    | bindings::DMA_ATTR_DEBUGGING_IGNORE_CACHELINES) as c_ulong;
 
-/// What a range is, and in which list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// In none: not added yet, or removed.
-    Nowhere,
-    /// In `stale`: the device does not have the pages.
-    Stale,
-    /// In `valid`: it does.
-    Valid,
-    /// In `lost`: it does, or may, and cannot be stopped. The pages have been leaked.
-    Lost,
+/// Returns the allocation flags for arrays with an entry for each page of a range.
+///
+/// User space chooses their size, and may have far less memory in the range: charge them to the
+/// caller, and fail rather than invoke the OOM killer.
+fn array_flags() -> Flags {
+    GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN
 }
 
-/// What the lock of a mirror guards. Every range but those which are nowhere is in one list.
+/// The number of pages that are faulted in at once.
+const PIECE: usize = 1024;
+
+/// The state of a range, which is also the list that it is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In no list: not added yet, or revoked.
+    Nowhere,
+    /// In `stale`: the device does not have the pages. Left by validation or revocation.
+    Stale,
+    /// In `valid`: the device has the pages. Left when the memory changes, when the range is
+    /// revoked, and on unbind.
+    Valid,
+    /// In `lost`: the device may still have the pages, which could not be taken from it. There are
+    /// [`LostPages`]. Left when these are dropped, when the range is revoked, and on unbind.
+    Lost,
+    /// In `abandoned`: lost and revoked. Left when the [`LostPages`] are dropped, and on unbind.
+    Abandoned,
+}
+
+/// The state that the lock of a mirror protects. Every range is in one list, except those that are
+/// [`Place::Nowhere`].
 pub(super) struct Lists<T: Device> {
-    /// The device is being unbound.
+    /// Whether the device is being unbound.
     pub(super) closed: bool,
-    /// Whose memory the ranges are. Only compared; the ranges keep it.
+    /// The process whose memory this is. Only compared; the notifiers of the ranges keep it alive.
     pub(super) owner: *mut bindings::mm_struct,
-    /// Number of ranges.
+    /// The number of ranges that were not revoked.
     pub(super) len: usize,
-    /// Number of changes of ranges that wait for the device.
+    /// The number of changes of ranges that wait for the device.
     pub(super) changing: usize,
     pub(super) stale: List<Node<T>>,
     pub(super) valid: List<Node<T>>,
     pub(super) lost: List<Node<T>>,
+    pub(super) abandoned: List<Node<T>>,
 }
 
 // SAFETY: `owner` is not dereferenced, and the rest can be sent.
@@ -89,26 +115,27 @@ impl<T: Device> Lists<T> {
             Place::Stale => Some(&mut self.stale),
             Place::Valid => Some(&mut self.valid),
             Place::Lost => Some(&mut self.lost),
+            Place::Abandoned => Some(&mut self.abandoned),
         }
     }
 }
 
-/// The name and the key of the class of [`Shared::lists`].
+/// Returns the name and the key of the class of [`Shared::lists`].
 ///
 /// Generic code has a copy of its literals in each crate that instantiates it, but one copy of its
-/// statics. Lockdep insists on one name for a key.
+/// statics. Lockdep requires one name for a key.
 #[inline(never)]
 fn lists_class() -> (&'static CStr, Pin<&'static LockClassKey>) {
     (c"mm::Mirror", static_lock_class!())
 }
 
-/// The same of [`Shared::settled`].
+/// Returns the name and the key of the class of [`Shared::settled`].
 #[inline(never)]
 fn settled_class() -> (&'static CStr, Pin<&'static LockClassKey>) {
     (c"mm::Mirror::settled", static_lock_class!())
 }
 
-/// What a [`Mirror`] and its ranges share.
+/// The part that a [`Mirror`](super::Mirror) and its ranges share.
 #[pin_data]
 pub(super) struct Shared<T: Device> {
     pub(super) dev: ARef<device::Device>,
@@ -136,6 +163,7 @@ impl<T: Device> Shared<T> {
                         stale: List::new(),
                         valid: List::new(),
                         lost: List::new(),
+                        abandoned: List::new(),
                     },
                     name,
                     key,
@@ -146,7 +174,7 @@ impl<T: Device> Shared<T> {
         )
     }
 
-    /// Takes so many changes from those that wait.
+    /// Removes `changes` from the number of those that wait.
     pub(super) fn settle(&self, lists: &mut Lists<T>, changes: usize) {
         lists.changing -= changes;
         if lists.changing == 0 {
@@ -155,16 +183,18 @@ impl<T: Device> Shared<T> {
     }
 }
 
-/// What the lock of its mirror guards of a range.
+/// The state of a range that the lock of its mirror protects.
 pub(super) struct State {
     pub(super) place: Place,
-    /// Nobody wants it any more.
+    /// Whether it was revoked.
     pub(super) revoked: bool,
-    /// Number of its changes that wait for the device.
+    /// The number of its changes that wait for the device.
     pub(super) changing: usize,
-    /// The pages, as HMM knows them, while the range is valid or lost.
+    /// Whether there are [`LostPages`] of the range.
+    pub(super) kept: bool,
+    /// The pages, as HMM knows them, while the range is valid or there are [`LostPages`].
     pub(super) pfns: KVVec<c_ulong>,
-    /// Their DMA addresses, while the range is valid or lost.
+    /// Their DMA addresses, while the range is valid, lost or abandoned.
     pub(super) dma: KVVec<DmaAddress>,
 }
 
@@ -174,7 +204,8 @@ pub(super) struct State {
 ///
 /// - While the range is valid, the pages in `state` are those of the process, which thus are not
 ///   freed, and they are mapped for `shared.dev`. The notifier ends that before they change.
-/// - While it is lost, they are mapped, too, and have a reference that is never dropped.
+/// - While it is lost or abandoned, they are mapped, too. While there are [`LostPages`], each has a
+///   reference owned by the node.
 /// - `state.place` says which list of `shared` the node is in.
 #[pin_data]
 pub(super) struct Node<T: Device> {
@@ -211,7 +242,7 @@ impl<T: Device> Node<T> {
             invalidate_finish: None,
         };
 
-    /// Makes a node that is nowhere, without a notifier.
+    /// Creates a node that is in no list, with its notifier not registered.
     pub(super) fn new(
         shared: &Arc<Shared<T>>,
         start: usize,
@@ -223,8 +254,9 @@ impl<T: Device> Node<T> {
             place: Place::Nowhere,
             revoked: false,
             changing: 0,
+            kept: false,
             pfns: KVVec::new(),
-            dma: KVVec::from_elem(0, count, GFP_KERNEL)?,
+            dma: KVVec::from_elem(0, count, array_flags())?,
         };
 
         ListArc::pin_init(
@@ -242,76 +274,100 @@ impl<T: Device> Node<T> {
         )
     }
 
-    /// The first node of a list.
+    /// Returns the first node of a list.
     pub(super) fn first(list: &mut List<Self>) -> Option<Arc<Self>> {
         list.cursor_front()
             .peek_next()
             .map(|next| next.arc().into())
     }
 
-    /// Moves the node from the list that it is in to another.
-    pub(super) fn move_to(&self, lists: &mut Lists<T>, place: Place) {
+    /// Takes the node out of its list. The caller must add it to that of `place`.
+    fn take_out(&self, lists: &mut Lists<T>, place: Place) -> Option<ListArc<Self>> {
         let old = mem::replace(&mut self.state.access_mut(lists).place, place);
 
-        let item = match lists.list(old) {
+        match lists.list(old) {
             // SAFETY: By the type invariants it is in this list.
             Some(list) => unsafe { list.remove(self) },
             None => None,
-        };
+        }
+    }
+
+    /// Moves the node from its list to that of `place`.
+    pub(super) fn move_to(&self, lists: &mut Lists<T>, place: Place) {
+        let item = self.take_out(lists, place);
+
         if let (Some(item), Some(list)) = (item, lists.list(place)) {
             list.push_back(item);
         }
         // A node that leaves the lists is not freed here: the caller has a reference.
     }
 
-    /// Undoes the DMA mapping of a range that is valid or lost.
+    /// Undoes the DMA mapping of a range that is valid, lost or abandoned.
     pub(super) fn unmap_dma(&self, lists: &mut Lists<T>) {
         let state = self.state.access_mut(lists);
 
-        self.unmap_pages(&state.pfns, &state.dma);
+        self.unmap_pages(&state.dma);
     }
 
-    /// Undoes the DMA mapping of these pages, which `Node::map_page()` has made.
-    fn unmap_pages(&self, pfns: &[c_ulong], dma: &[DmaAddress]) {
-        for (&pfn, &address) in pfns.iter().zip(dma) {
-            // SAFETY: The page is mapped, so the device is bound, and the page was not freed.
+    /// Undoes the DMA mapping of these pages, which `Node::map_page()` has created.
+    fn unmap_pages(&self, dma: &[DmaAddress]) {
+        for &address in dma {
+            // SAFETY: The page is mapped, so the device is bound.
             unsafe {
-                bindings::dma_unmap_page_attrs(
+                bindings::dma_unmap_phys(
                     self.shared.dev.as_raw(),
                     address,
                     PAGE_SIZE,
                     self.access.direction().into(),
                     ATTRS,
                 );
-                // The CPU's page tables do not know what the device has written. Not blocking, as
-                // when an entry of theirs is cleared.
-                if self.access == Access::ReadWrite {
-                    bindings::set_page_dirty(bindings::hmm_pfn_to_page(pfn));
-                }
             }
+        }
+    }
+
+    /// Marks the pages of a range dirty that is valid, or about to be, since the CPU's page tables
+    /// do not record writes of the device.
+    fn mark_dirty(&self, lists: &mut Lists<T>) {
+        if self.access != Access::ReadWrite {
+            return;
+        }
+        for &pfn in self.state.access_mut(lists).pfns.iter() {
+            // SAFETY: The page belongs to the process: it was neither freed nor removed from its
+            // file, which the notifier would have announced. This does not sleep; it is called in
+            // the same way when a page table entry is cleared.
+            unsafe { bindings::set_page_dirty(bindings::hmm_pfn_to_page(pfn)) };
         }
     }
 
     /// Maps a page for DMA.
     ///
+    /// # Errors
+    ///
+    /// `EFAULT` if a device must not access it; `ENOMEM`.
+    ///
     /// # Safety
     ///
-    /// `pfn` must be what HMM says of a page that is not freed before it is unmapped. The device must
-    /// be bound until then.
+    /// `pfn` must be the HMM entry of a page that is not freed before it is unmapped. The device
+    /// must be bound until then.
     unsafe fn map_page(&self, pfn: c_ulong) -> Result<DmaAddress> {
         // SAFETY: By the safety requirements.
         unsafe {
             let page = bindings::hmm_pfn_to_page(pfn);
 
-            // The memory of another device.
+            // Memory of another device.
             if bindings::is_pci_p2pdma_page(page) {
                 return Err(EFAULT);
             }
+            // Memory that is hidden from everything but the process, even from the kernel. The
+            // folio keeps its mapping as long as the page is current.
+            if bindings::page_is_secretmem(page) {
+                return Err(EFAULT);
+            }
+
             let dev = self.shared.dev.as_raw();
-            let address = bindings::dma_map_page_attrs(
+            let address = bindings::dma_map_phys(
                 dev,
-                page,
-                0,
+                bindings::hmm_pfn_to_phys(pfn),
                 PAGE_SIZE,
                 self.access.direction().into(),
                 ATTRS,
@@ -324,9 +380,13 @@ impl<T: Device> Node<T> {
         }
     }
 
-    /// Takes the pages of a valid range from the device: it is stale then, or lost.
+    /// Takes the pages of a valid range from the device. Afterwards the range is stale, or lost if
+    /// that fails.
     pub(super) fn take_away(&self, lists: &mut Lists<T>) {
-        if self.data.unmap().is_err() {
+        let result = self.data.unmap();
+
+        self.mark_dirty(lists);
+        if result.is_err() {
             self.lose(lists);
         } else {
             self.unmap_dma(lists);
@@ -334,78 +394,118 @@ impl<T: Device> Node<T> {
         }
     }
 
-    /// Leaks the pages, which the device may access for ever.
+    /// Passes the pages, which the device may still access, to the driver to keep.
     fn lose(&self, lists: &mut Lists<T>) {
-        for &pfn in self.state.access_mut(lists).pfns.iter() {
+        let state = self.state.access_mut(lists);
+
+        for &pfn in state.pfns.iter() {
             // SAFETY: The range is valid, or about to be, so the page was not freed.
             unsafe { bindings::get_page(bindings::hmm_pfn_to_page(pfn)) };
         }
-        self.move_to(lists, Place::Lost);
+        state.kept = true;
+        if let Some(item) = self.take_out(lists, Place::Lost) {
+            let pages = LostPages::new(item.clone_arc());
+
+            lists.lost.push_back(item);
+            self.data.keep(pages);
+        }
     }
 
     /// Makes a stale range valid. `mm` must be that of the range.
-    pub(super) fn populate(&self, mm: &MmWithUser) -> Result {
+    ///
+    /// Also returns `ENOMEM` if the memory keeps changing for longer than `patience`.
+    pub(super) fn populate(&self, mm: &MmWithUser, patience: Delta) -> Result {
         // SAFETY: Written before the node was shared.
         if unsafe { (*self.sub.get()).mm } != mm.as_raw() {
             return Err(EPERM);
         }
 
-        let mut pfns = KVVec::from_elem(0, self.count, GFP_KERNEL)?;
+        let mut pfns = KVVec::from_elem(0, self.count, array_flags())?;
+        let mut setback = None;
         loop {
-            let mut range = bindings::hmm_range {
-                notifier: self.sub.get(),
-                notifier_seq: 0,
-                start: self.start,
-                end: self.start + (self.count << PAGE_SHIFT),
-                hmm_pfns: pfns.as_mut_ptr(),
-                default_flags: self.access.request(),
-                pfn_flags_mask: 0,
-                dev_private_owner: ptr::null_mut(),
-            };
-            let timeout = msecs_to_jiffies(bindings::HMM_RANGE_DEFAULT_TIMEOUT);
+            if let Some(seq) = self.fault_in(&mut pfns)? {
+                let mut lists = self.shared.lists.lock();
 
-            // SAFETY: The notifier is registered for this range of `mm`, which has users, and the
-            // array has an entry for each page.
-            to_result(unsafe { bindings::hmm_range_fault_unlocked_timeout(&mut range, timeout) })
-                .map_err(|e| match e {
-                // It may be read, but not written.
-                EPERM => EFAULT,
-                EBUSY => EAGAIN,
-                e => e,
-            })?;
-
-            let mut lists = self.shared.lists.lock();
-            if lists.closed {
-                return Err(ENODEV);
+                if lists.closed {
+                    return Err(ENODEV);
+                }
+                if self.state.access_mut(&mut lists).place != Place::Stale {
+                    return Ok(());
+                }
+                // SAFETY: The callback takes the same lock.
+                if !unsafe { bindings::mmu_interval_read_retry(self.sub.get(), seq) } {
+                    return self.show(&mut lists, &mut pfns);
+                }
             }
-            if self.state.access_mut(&mut lists).place != Place::Stale {
-                return Ok(());
-            }
-            // SAFETY: The callback takes the same lock.
-            if !unsafe { bindings::mmu_interval_read_retry(self.sub.get(), range.notifier_seq) } {
-                return self.show(&mut lists, &mut pfns);
-            }
-            drop(lists);
 
             if kernel::current!().signal_pending() {
                 return Err(ERESTARTSYS);
             }
+            // If the first pages are always reclaimed while the last are faulted in, there is not
+            // enough memory.
+            let setback: &mut Instant<Monotonic> = setback.get_or_insert_with(Instant::now);
+            if setback.elapsed() >= patience {
+                return Err(ENOMEM);
+            }
         }
     }
 
-    /// Shows the device the pages of a stale range, which are current.
+    /// Faults in all pages. Returns the sequence number of the notifier for which they are current,
+    /// or [`None`] if something has changed in the meantime.
+    ///
+    /// The caller must be in the process of the range.
+    fn fault_in(&self, pfns: &mut [c_ulong]) -> Result<Option<c_ulong>> {
+        let timeout = msecs_to_jiffies(bindings::HMM_RANGE_DEFAULT_TIMEOUT);
+        let mut start = self.start;
+        let mut seq = None;
+
+        for piece in pfns.chunks_mut(PIECE) {
+            // Cannot overflow: this is within the range, which does not wrap.
+            let end = start + (piece.len() << PAGE_SHIFT);
+            let mut range = bindings::hmm_range {
+                notifier: self.sub.get(),
+                notifier_seq: 0,
+                start,
+                end,
+                hmm_pfns: piece.as_mut_ptr(),
+                default_flags: self.access.request(),
+                pfn_flags_mask: 0,
+                dev_private_owner: ptr::null_mut(),
+            };
+
+            // SAFETY: The notifier is registered for a range of the process's memory that contains
+            // this one, and the array has an entry for each page.
+            match to_result(unsafe {
+                bindings::hmm_range_fault_unlocked_timeout(&mut range, timeout)
+            }) {
+                Ok(()) => (),
+                Err(EBUSY) => return Ok(None),
+                // The memory may be read, but not written.
+                Err(EPERM) => return Err(EFAULT),
+                Err(e) => return Err(e),
+            }
+            // The earlier pieces may be outdated.
+            if *seq.get_or_insert(range.notifier_seq) != range.notifier_seq {
+                return Ok(None);
+            }
+            start = end;
+        }
+        Ok(seq)
+    }
+
+    /// Gives the device access to the pages of a stale range, which must be current.
     fn show(&self, lists: &mut Lists<T>, pfns: &mut KVVec<c_ulong>) -> Result {
         let State { pfns: own, dma, .. } = self.state.access_mut(lists);
 
-        // What was there before is freed by the caller, with the lock released.
+        // The caller frees the old array, with the lock released.
         mem::swap(own, pfns);
         for (index, &pfn) in own.iter().enumerate() {
-            // SAFETY: The page is current, and the notifier needs our lock before that changes.
-            // Unbind does as well before it ends, and has not had it yet.
+            // SAFETY: The page is current, and the notifier needs our lock before that changes. The
+            // device is bound: unbind needs our lock as well, and has not had it yet.
             let address = match unsafe { self.map_page(pfn) } {
                 Ok(address) => address,
                 Err(e) => {
-                    self.unmap_pages(own, dma.get(..index).unwrap_or_default());
+                    self.unmap_pages(dma.get(..index).unwrap_or_default());
                     return Err(e);
                 }
             };
@@ -420,29 +520,30 @@ impl<T: Device> Node<T> {
                 self.move_to(lists, Place::Valid);
                 Ok(())
             }
-            Err(MapError { error, leak: true }) => {
-                self.lose(lists);
-                Err(error)
-            }
-            Err(MapError { error, leak: false }) => {
-                self.unmap_dma(lists);
+            Err(MapError { error, leak }) => {
+                // Earlier work may already have written to the pages.
+                self.mark_dirty(lists);
+                match leak {
+                    true => self.lose(lists),
+                    false => self.unmap_dma(lists),
+                }
                 Err(error)
             }
         }
     }
 
-    /// The memory changes. Returns whether it may.
+    /// Handles a change of the memory. Returns whether it may proceed.
     ///
     /// # Safety
     ///
-    /// To be called by the notifier of a node, with valid arguments.
+    /// Must only be called by the C side, for the notifier of a node, with valid arguments.
     unsafe extern "C" fn invalidate_callback(
         sub: *mut bindings::mmu_interval_notifier,
         range: *const bindings::mmu_notifier_range,
         cur_seq: c_ulong,
     ) -> bool {
-        // SAFETY: The notifier is in a node, which is not freed before the notifier was removed, and
-        // that waits for us.
+        // SAFETY: The notifier is embedded in a node, which is not freed before the notifier was
+        // removed. Removal waits for this callback.
         let this = unsafe { &*crate::container_of!(Opaque::cast_from(sub), Self, sub) };
         // SAFETY: The range is valid.
         let may_block = unsafe { bindings::mmu_notifier_range_blockable(range) };
@@ -454,7 +555,8 @@ impl<T: Device> Node<T> {
             return false;
         };
 
-        // SAFETY: This is the notifier's number, and the lock is that of `populate()`.
+        // SAFETY: This is the notifier's sequence number, and the lock is the one under which
+        // `populate()` reads it.
         unsafe { bindings::mmu_interval_set_seq(sub, cur_seq) };
         if this.state.access_mut(&mut lists).place != Place::Valid {
             return true;
@@ -467,7 +569,7 @@ impl<T: Device> Node<T> {
             return false;
         }
 
-        // Nothing is published meanwhile, and the range cannot become valid anew.
+        // While a change is counted, no work is published.
         this.state.access_mut(&mut lists).changing += 1;
         lists.changing += 1;
         drop(lists);
@@ -479,13 +581,13 @@ impl<T: Device> Node<T> {
             state.changing -= 1;
             this.shared.settle(&mut lists, 1);
         }
-        // It may have been taken away by somebody else.
+        // Another thread may have taken the pages away.
         if this.state.access_mut(&mut lists).place != Place::Valid {
             return true;
         }
         this.take_away(&mut lists);
         if !done {
-            // The change of the next range would wait as long, for the same work.
+            // A change of any other range would wait as long, for the same work.
             while let Some(node) = Self::first(&mut lists.valid) {
                 node.take_away(&mut lists);
             }

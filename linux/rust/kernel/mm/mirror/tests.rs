@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of the mirrors on memory of the test's own thread, and a device that counts.
+//! Tests of mirrors of the test thread's own memory, with a device that counts calls.
 
 use super::*;
 use crate::{
     faux,
+    page::PAGE_SIZE,
     sync::atomic::{
         Atomic,
         Relaxed, //
@@ -13,7 +14,7 @@ use crate::{
 };
 use core::ptr;
 
-// Those of asm-generic, which all architectures with Rust have.
+// The values of asm-generic, which all architectures with Rust support use.
 const PROT_READ: u32 = 1;
 const PROT_WRITE: u32 = 2;
 const MAP_PRIVATE: u32 = 0x02;
@@ -21,20 +22,23 @@ const MAP_FIXED: u32 = 0x10;
 const MAP_ANONYMOUS: u32 = 0x20;
 const RW: u32 = PROT_READ | PROT_WRITE;
 
-/// A device that counts.
+/// Long enough, as nothing changes the memory concurrently in these tests.
+const PATIENCE: Delta = Delta::from_secs(10);
+
+/// A device that counts calls.
 struct Counter {
     mapped: Atomic<usize>,
     unmapped: Atomic<usize>,
     waited: Atomic<usize>,
-    /// Work is under way, and ends when it is waited for.
+    /// Work is in progress, and ends when it is waited for.
     busy: Atomic<bool>,
     /// That work does not end.
     endless: Atomic<bool>,
-    /// Does not answer.
+    /// Does not respond.
     stuck: Atomic<bool>,
-    /// Looked at while the work is waited for.
+    /// Checked while the work is waited for.
     shared: SetOnce<Arc<Shared<Counter>>>,
-    /// What was seen: others could have the lock, and would have seen a change.
+    /// Whether the lock was free then, and a change was visible.
     open: Atomic<bool>,
 }
 
@@ -85,21 +89,44 @@ impl Device for Counter {
             false => Ok(()),
         }
     }
+
+    fn keep(&self, pages: LostPages<Self>) {
+        // The test finds it, or leaks it.
+        mem::forget(pages);
+    }
 }
 
-fn mirror() -> Result<(Mirror<Counter>, faux::Registration)> {
+/// Returns the pages that [`Counter::keep()`] was given.
+///
+/// # Safety
+///
+/// It must have been given the pages of this node, and they must not have been taken before.
+unsafe fn kept(node: &Arc<Node<Counter>>) -> LostPages<Counter> {
+    // SAFETY: It is a reference to the node that was forgotten, by the safety requirements.
+    LostPages::new(unsafe { Arc::from_raw(Arc::as_ptr(node)) })
+}
+
+/// Returns a device that is coherent and reaches all memory.
+fn device() -> Result<faux::Registration> {
     let reg = faux::Registration::new(c"kunit-mirror", None)?;
     let dev: &device::Device<Bound> = reg.as_ref().as_ref();
     // SAFETY: Nobody else uses the device, and it lives longer than the pointer to its field.
     unsafe {
         let dev = dev.as_raw();
         (*dev).dma_mask = &raw mut (*dev).coherent_dma_mask;
+        bindings::dev_assign_dma_coherent(dev, true);
         to_result(bindings::dma_set_mask_and_coherent(dev, u64::MAX))?;
     }
+    Ok(reg)
+}
+
+fn mirror() -> Result<(Mirror<Counter>, faux::Registration)> {
+    let reg = device()?;
+    let dev: &device::Device<Bound> = reg.as_ref().as_ref();
     // SAFETY: Gives the thread of the test memory, once.
     to_result(unsafe { bindings::kunit_attach_mm() })?;
 
-    Ok((Mirror::new(dev)?, reg))
+    Ok((Mirror::new(&Mirrors::new(dev)?, dev)?, reg))
 }
 
 /// Gives the thread memory with this protection, at `address` if that is not 0.
@@ -133,6 +160,19 @@ fn munmap(address: usize, pages: usize) -> Result {
     to_result(unsafe { bindings::vm_munmap(address, pages << PAGE_SHIFT) })
 }
 
+/// Returns whether a page that is not freed is dirty.
+fn references(page: *mut bindings::page) -> i32 {
+    // SAFETY: The caller says that it is a page.
+    unsafe { (&raw const (*page)._refcount.counter).read_volatile() }
+}
+
+fn is_dirty(page: *mut bindings::page) -> bool {
+    // SAFETY: The caller says that it is a page.
+    let flags = unsafe { (*page).flags.f };
+
+    flags & (1 << bindings::pageflags_PG_dirty) != 0
+}
+
 #[macros::kunit_tests(rust_mm_mirror)]
 mod suite {
     use super::*;
@@ -147,7 +187,7 @@ mod suite {
         };
         let ranges = [add(0)?, add(4)?];
 
-        mirror.validate()?;
+        mirror.validate(PATIENCE)?;
         for range in &ranges {
             range.busy.store(true, Relaxed);
             range.endless.store(true, Relaxed);
@@ -166,12 +206,12 @@ mod suite {
         let range = mirror.add(at, 4 * PAGE_SIZE, Access::ReadWrite, Counter::new())?;
 
         assert!(mirror.lock_valid().is_none());
-        mirror.validate()?;
+        mirror.validate(PATIENCE)?;
         assert!(mirror.lock_valid().is_some());
         assert!(range.is_valid());
         assert_eq!(range.mapped.load(Relaxed), 4);
         // It is valid already.
-        mirror.validate()?;
+        mirror.validate(PATIENCE)?;
         assert_eq!(range.mapped.load(Relaxed), 4);
 
         // A part of it is enough.
@@ -179,19 +219,19 @@ mod suite {
         assert!(!range.is_valid());
         assert_eq!(range.unmapped.load(Relaxed), 1);
         assert!(mirror.lock_valid().is_none());
-        assert_eq!(mirror.validate(), Err(EFAULT));
+        assert_eq!(mirror.validate(PATIENCE), Err(EFAULT));
 
-        // What comes into its place is found.
+        // New memory at the same address is found.
         mmap(at + PAGE_SIZE, 1, RW)?;
-        mirror.validate()?;
+        mirror.validate(PATIENCE)?;
         assert_eq!(range.mapped.load(Relaxed), 8);
 
-        // Nothing happens to a range that is not looked at any more.
+        // A change does not affect a range that is not valid.
         range.revoke();
         assert_eq!(range.unmapped.load(Relaxed), 2);
         munmap(at, 4)?;
         assert_eq!(range.unmapped.load(Relaxed), 2);
-        mirror.validate()
+        mirror.validate(PATIENCE)
     }
 
     #[test]
@@ -200,7 +240,7 @@ mod suite {
         let at = mmap(0, 1, RW)?;
         let range = mirror.add(at, PAGE_SIZE, Access::ReadWrite, Counter::new())?;
 
-        mirror.validate()?;
+        mirror.validate(PATIENCE)?;
         range.busy.store(true, Relaxed);
         munmap(at, 1)?;
         assert_eq!(range.waited.load(Relaxed), 1);
@@ -214,7 +254,7 @@ mod suite {
         let at = mmap(0, 1, RW)?;
         let range = mirror.add(at, PAGE_SIZE, Access::ReadWrite, Counter::new())?;
 
-        mirror.validate()?;
+        mirror.validate(PATIENCE)?;
         range.busy.store(true, Relaxed);
         range.shared.populate(mirror.shared.clone());
         munmap(at, 1)?;
@@ -229,11 +269,11 @@ mod suite {
         let at = mmap(0, 1, PROT_READ)?;
 
         let range = mirror.add(at, PAGE_SIZE, Access::ReadWrite, Counter::new())?;
-        assert_eq!(mirror.validate(), Err(EFAULT));
+        assert_eq!(mirror.validate(PATIENCE), Err(EFAULT));
         drop(range);
 
         let range = mirror.add(at, PAGE_SIZE, Access::Read, Counter::new())?;
-        mirror.validate()?;
+        mirror.validate(PATIENCE)?;
         assert!(range.is_valid());
         drop(range);
         munmap(at, 1)
@@ -253,6 +293,8 @@ mod suite {
         assert_eq!(add(at, 1), Some(EINVAL));
         assert_eq!(add(at + 1, PAGE_SIZE), Some(EINVAL));
         assert_eq!(add(usize::MAX & PAGE_MASK, 2 * PAGE_SIZE), Some(EINVAL));
+        // Its end is no address.
+        assert_eq!(add(usize::MAX & PAGE_MASK, PAGE_SIZE), Some(EINVAL));
         munmap(at, 1)
     }
 
@@ -263,7 +305,7 @@ mod suite {
         let range = mirror.add(at, PAGE_SIZE, Access::Read, Counter::new())?;
         let owner = mem::replace(&mut mirror.shared.lists.lock().owner, ptr::null_mut());
 
-        assert_eq!(mirror.validate(), Err(EPERM));
+        assert_eq!(mirror.validate(PATIENCE), Err(EPERM));
         assert_eq!(
             mirror
                 .add(at, PAGE_SIZE, Access::Read, Counter::new())
@@ -271,13 +313,13 @@ mod suite {
             Some(EPERM)
         );
         mirror.shared.lists.lock().owner = owner;
-        mirror.validate()?;
+        mirror.validate(PATIENCE)?;
 
         // Once all are gone, the next may be another's.
         drop(range);
         mirror.shared.lists.lock().owner = ptr::null_mut();
         let range = mirror.add(at, PAGE_SIZE, Access::Read, Counter::new())?;
-        mirror.validate()?;
+        mirror.validate(PATIENCE)?;
         drop(range);
         munmap(at, 1)
     }
@@ -288,11 +330,11 @@ mod suite {
         let at = mmap(0, 2, RW)?;
         let range = mirror.add(at, PAGE_SIZE, Access::ReadWrite, Counter::new())?;
 
-        mirror.validate()?;
-        // What unbind does.
+        mirror.validate(PATIENCE)?;
+        // Tear the mirrors down as unbind does.
         drop(Teardown(mirror.shared.clone()));
         assert_eq!(range.unmapped.load(Relaxed), 1);
-        assert_eq!(mirror.validate(), Err(ENODEV));
+        assert_eq!(mirror.validate(PATIENCE), Err(ENODEV));
         assert_eq!(
             mirror
                 .add(at, PAGE_SIZE, Access::Read, Counter::new())
@@ -309,10 +351,10 @@ mod suite {
         let range = mirror.add(at, 2 * PAGE_SIZE, Access::ReadWrite, Counter::new())?;
 
         range.stuck.store(true, Relaxed);
-        assert_eq!(mirror.validate(), Err(EIO));
+        assert_eq!(mirror.validate(PATIENCE), Err(EIO));
         assert!(!range.is_valid());
         range.stuck.store(false, Relaxed);
-        mirror.validate()?;
+        mirror.validate(PATIENCE)?;
         assert!(range.is_valid());
         drop(range);
         munmap(at, 2)
@@ -321,28 +363,119 @@ mod suite {
     #[test]
     fn device_that_does_not_stop_keeps_the_pages() -> Result {
         let (mirror, _reg) = mirror()?;
-        let at = mmap(0, 1, RW)?;
-        let range = mirror.add(at, PAGE_SIZE, Access::ReadWrite, Counter::new())?;
+        let at = mmap(0, 2, RW)?;
+        let add = |page: usize| {
+            let at = at + page * PAGE_SIZE;
+            mirror.add(at, PAGE_SIZE, Access::ReadWrite, Counter::new())
+        };
+        let (range, other) = (add(0)?, add(1)?);
 
-        mirror.validate()?;
-        range.stuck.store(true, Relaxed);
-        munmap(at, 1)?;
-        assert_eq!(mirror.validate(), Err(EIO));
-
-        let pfn = {
+        mirror.validate(PATIENCE)?;
+        let page = {
             let mut lists = mirror.shared.lists.lock();
             let state = range.0.state.access_mut(&mut lists);
+            let pfn = state.pfns.first().copied().ok_or(EINVAL)?;
 
-            assert_eq!(state.place, Place::Lost);
-            state.pfns.first().copied().ok_or(EINVAL)?
+            // SAFETY: It is what HMM says of a page of the range.
+            unsafe { bindings::hmm_pfn_to_page(pfn) }
         };
+        assert!(!is_dirty(page));
+        range.stuck.store(true, Relaxed);
+        munmap(at, 1)?;
+        assert_eq!(mirror.validate(PATIENCE), Err(EIO));
+        assert!(mirror.lock_valid().is_none());
+        {
+            let mut lists = mirror.shared.lists.lock();
+            assert_eq!(range.0.state.access_mut(&mut lists).place, Place::Lost);
+        }
+        // The device may have written to them until then.
+        assert!(is_dirty(page));
+
+        // The revoked range does not matter any more, and the other one, or a new one, can be used.
+        let node = range.0.clone();
         drop(range);
-        // It is nobody's concern any more.
-        mirror.validate()?;
+        mirror.validate(PATIENCE)?;
         assert!(mirror.lock_valid().is_some());
+        assert!(other.is_valid());
+        let at_same = mmap(at, 1, RW)?;
+        let again = mirror.add(at_same, PAGE_SIZE, Access::ReadWrite, Counter::new())?;
+        mirror.validate(PATIENCE)?;
+        assert!(mirror.lock_valid().is_some());
+        drop((again, other));
+        assert!(mirror.lock_valid().is_some());
+        assert_eq!(mirror.shared.lists.lock().len, 0);
+        {
+            let mut lists = mirror.shared.lists.lock();
+            let state = node.state.access_mut(&mut lists);
+            assert_eq!((state.place, state.kept), (Place::Abandoned, true));
+        }
+        // SAFETY: The page has a reference, as it was lost.
+        unsafe { bindings::get_page(page) };
+        let before = references(page);
+        // SAFETY: The range was lost once.
+        drop(unsafe { kept(&node) });
+        assert_eq!(references(page), before - 1);
+        // SAFETY: The reference was taken above.
+        unsafe { bindings::put_page(page) };
         drop(mirror);
-        // SAFETY: The page has the reference that was leaked, which is given up here.
-        unsafe { bindings::put_page(bindings::hmm_pfn_to_page(pfn)) };
+        munmap(at, 2)
+    }
+
+    #[test]
+    fn lost_pages_come_back() -> Result {
+        for ends_before in [false, true] {
+            let (mirror, _reg) = mirror()?;
+            let at = mmap(0, 1, RW)?;
+            let range = mirror.add(at, PAGE_SIZE, Access::ReadWrite, Counter::new())?;
+
+            mirror.validate(PATIENCE)?;
+            range.stuck.store(true, Relaxed);
+            munmap(at, 1)?;
+            range.stuck.store(false, Relaxed);
+            assert_eq!(mirror.validate(PATIENCE), Err(EIO));
+            // SAFETY: The range was lost once.
+            let pages = unsafe { kept(&range.0) };
+            if ends_before {
+                drop(mirror);
+                drop(range);
+                drop(pages);
+                continue;
+            }
+
+            drop(pages);
+            // There is nothing at the address any more.
+            assert_eq!(mirror.validate(PATIENCE), Err(EFAULT));
+            let at = mmap(at, 1, RW)?;
+            mirror.validate(PATIENCE)?;
+            assert!(range.is_valid());
+            drop(range);
+            munmap(at, 1)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn devices_that_bounce_have_no_mirror() -> Result {
+        let reg = device()?;
+        let dev: &device::Device<Bound> = reg.as_ref().as_ref();
+        let all = Mirrors::new(dev)?;
+        let error = || Mirror::<Counter>::new(&all, dev).err();
+
+        assert!(supported(dev));
+        // SAFETY: Nobody else uses the device. Nothing is mapped with this mask.
+        unsafe { (*dev.as_raw()).coherent_dma_mask = 0xfffff };
+        assert_eq!(error(), Some(EOPNOTSUPP));
+        // SAFETY: As above.
+        unsafe { (*dev.as_raw()).coherent_dma_mask = u64::MAX };
+        assert!(error().is_none());
+
+        // Only on architectures with devices that are not coherent.
+        // SAFETY: As above.
+        unsafe { bindings::dev_assign_dma_coherent(dev.as_raw(), false) };
+        // SAFETY: The device is valid.
+        if !unsafe { bindings::dev_is_dma_coherent(dev.as_raw()) } {
+            assert_eq!(error(), Some(EOPNOTSUPP));
+        }
         Ok(())
     }
 }
