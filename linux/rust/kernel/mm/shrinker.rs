@@ -2,18 +2,27 @@
 
 //! Shrinkers: caches that give memory back when it is short.
 //!
-//! A cache implements [`Shrinker`], and is asked to shrink for as long as its [`Registration`] exists.
+//! A cache implements [`Shrinker`], and is asked to shrink for as long as its [`Registration`]
+//! exists.
 //!
 //! C header: [`include/linux/shrinker.h`](srctree/include/linux/shrinker.h)
 //!
 //! # What a shrinker may do
 //!
-//! It is called by whoever needs memory, with all the locks that they have. A lock under which
-//! anybody allocates memory must not be waited for: `try_lock` is the way. Nothing may be allocated
-//! that could wait for memory. That includes what is called on the way, destructors for example.
+//! A shrinker is called by tasks that allocate memory, with all the locks that they hold. It must
+//! not wait for a lock under which memory is allocated; use `try_lock` instead. It must not
+//! allocate memory in a way that waits for reclaim. The same goes for everything that it calls,
+//! destructors for example.
 //!
-//! Lockdep finds out about mistakes when memory becomes short, which is late. With [`as_reclaim`] a
-//! driver can show it what its shrinker does before.
+//! Lockdep notices mistakes only once memory becomes short. With [`as_reclaim`] a driver can show
+//! it earlier what its shrinker does.
+//!
+//! # Control groups
+//!
+//! If a control group has reached its limit, only memory of that group helps. Shrinkers that can
+//! find it set [`Shrinker::MEMCG_AWARE`]. They are always called for one group at a time then, see
+//! [`Control::group()`], even if memory is short globally. They are called for a group other than
+//! the root group only after it was announced with [`Id::announce()`].
 //!
 //! # Examples
 //!
@@ -47,12 +56,12 @@
 //! struct PoolShrinker(Arc<Pool>);
 //!
 //! impl Shrinker for PoolShrinker {
-//!     fn count(&self) -> usize {
+//!     fn count(&self, _control: &Control<'_>) -> usize {
 //!         self.0.len.load(Relaxed)
 //!     }
 //!
-//!     fn scan(&self, control: &Control) -> Option<usize> {
-//!         // Whoever fills the pool may allocate with the lock held.
+//!     fn scan(&self, control: &Control<'_>) -> Option<usize> {
+//!         // Code that fills the pool may allocate with the lock held.
 //!         let mut pages = self.0.pages.try_lock()?;
 //!         let mut freed = 0;
 //!
@@ -76,6 +85,10 @@
 //! # Ok::<(), Error>(())
 //! ```
 
+use super::memcg::{
+    MemCgroup,
+    ObjCgroup, //
+};
 use crate::{
     alloc::Flags,
     bindings,
@@ -87,54 +100,105 @@ use core::{
     ptr::NonNull, //
 };
 
-/// What memory management wants from a shrinker.
-pub struct Control {
+/// A request of memory management to a shrinker.
+pub struct Control<'a> {
     target: usize,
     gfp: bindings::gfp_t,
+    group: Option<&'a MemCgroup>,
 }
 
-impl Control {
-    /// Makes one for a call that does not come from memory management: from a file for tests, say.
+impl<'a> Control<'a> {
+    /// Creates a request that does not come from memory management, but for instance from a debugfs
+    /// file.
     ///
     /// `flags` are those of the allocation that is short of memory.
     pub fn new(target: usize, flags: Flags) -> Self {
         Self {
             target,
             gfp: flags.as_raw(),
+            group: None,
         }
     }
 
-    /// How many objects are to be freed: a batch of them. It may be more if they come in lumps.
+    /// Converts the request of memory management. `aware` says whether the shrinker is aware of
+    /// control groups.
+    ///
+    /// # Safety
+    ///
+    /// The group of `sc` must be NULL or valid for `'a`.
+    unsafe fn from_raw(sc: &bindings::shrink_control, aware: bool) -> Self {
+        Self {
+            target: sc.nr_to_scan,
+            gfp: sc.gfp_mask,
+            // SAFETY: By the safety requirements.
+            group: unsafe { MemCgroup::from_raw(sc.memcg) }.filter(|_| aware),
+        }
+    }
+
+    /// Returns the group to which reclaim is limited, if the shrinker is aware of control groups.
+    /// [`None`] means that objects of any group may be freed.
+    pub fn group(&self) -> Option<&'a MemCgroup> {
+        self.group
+    }
+
+    /// Returns the number of objects to free in this call. Freeing more is fine if they come in
+    /// larger units.
     pub fn target(&self) -> usize {
         self.target
     }
 
-    /// Whether the caller can wait a while: who allocates without the right to wait cannot.
+    /// Returns whether the shrinker may sleep, as the allocation may.
     pub fn may_block(&self) -> bool {
         // SAFETY: No preconditions.
         unsafe { bindings::gfpflags_allow_blocking(self.gfp) }
+    }
+
+    /// Returns whether the shrinker may wait for pages to be written back. It may not if the
+    /// allocation is itself part of I/O or of a file system operation.
+    pub fn may_write_back(&self) -> bool {
+        // SAFETY: No preconditions.
+        unsafe { bindings::gfp_has_io_fs(self.gfp) }
     }
 }
 
 /// A cache that can shrink.
 pub trait Shrinker: Send + Sync + 'static {
-    /// Returns how many objects could be freed, usually pages.
+    /// Whether the shrinker can tell which control group an object belongs to.
+    const MEMCG_AWARE: bool = false;
+
+    /// Returns how many objects, usually pages, of the group in `control` could be freed.
     ///
-    /// Called often. It should not take a lock; the answer may be outdated.
-    fn count(&self) -> usize;
+    /// Called often. It should not wait for a lock; the answer may be outdated.
+    fn count(&self, control: &Control<'_>) -> usize;
 
     /// Frees objects, and returns how many.
     ///
-    /// [`None`] if it cannot get on at the moment: this caller does not try again then. With anything
-    /// else it will be called again until all that it wants is freed.
-    fn scan(&self, control: &Control) -> Option<usize>;
+    /// Returns [`None`] if no progress is possible at the moment, in which case this caller does
+    /// not try again. Otherwise it may be called again until enough is freed.
+    fn scan(&self, control: &Control<'_>) -> Option<usize>;
 }
 
-/// A [`Shrinker`] that is registered. Dropping it waits for calls that are under way.
+/// The number by which control groups refer to a shrinker. It may outlive the shrinker, and has no
+/// effect then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Id(c_int);
+
+impl Id {
+    /// Makes memory management call the shrinker when memory of `group`, or of one of its
+    /// ancestors, is wanted, because there are, or will be, objects of the group. Does not sleep.
+    ///
+    /// Once for each group is enough.
+    pub fn announce(self, group: &ObjCgroup) {
+        // SAFETY: The group is valid. The number of a shrinker that no longer exists is ignored.
+        unsafe { bindings::announce_to_shrinker(group.as_raw(), self.0) };
+    }
+}
+
+/// A registered [`Shrinker`]. Dropping it unregisters the shrinker and waits for calls in progress.
 ///
 /// # Invariants
 ///
-/// `shrinker` is registered; its `private_data` is `data`, which stays where it is.
+/// `shrinker` is registered; its `private_data` is `data`, which is a leaked box.
 pub struct Registration<T: Shrinker> {
     shrinker: NonNull<bindings::shrinker>,
     data: NonNull<T>,
@@ -156,13 +220,19 @@ impl<T: Shrinker> Registration<T> {
     pub fn new(name: &CStr, data: T) -> Result<Self> {
         let data = KBox::new(data, GFP_KERNEL)?;
 
+        // Pages are charged even if slab objects are not (`cgroup.memory=nokmem`).
+        let flags = match T::MEMCG_AWARE {
+            true => bindings::SHRINKER_MEMCG_AWARE | bindings::SHRINKER_NONSLAB,
+            false => 0,
+        };
+
         // SAFETY: The format takes one string, which is valid.
         let shrinker =
-            unsafe { bindings::shrinker_alloc(0, c"%s".as_char_ptr(), name.as_char_ptr()) };
+            unsafe { bindings::shrinker_alloc(flags, c"%s".as_char_ptr(), name.as_char_ptr()) };
         let shrinker = NonNull::new(shrinker).ok_or(ENOMEM)?;
         let data = NonNull::from(KBox::leak(data));
 
-        // SAFETY: Nobody else knows of the shrinker before it is registered.
+        // SAFETY: The shrinker is not shared before it is registered.
         unsafe {
             let raw = shrinker.as_ptr();
             (*raw).count_objects = Some(Self::count_callback);
@@ -171,7 +241,7 @@ impl<T: Shrinker> Registration<T> {
             bindings::shrinker_register(raw);
         }
 
-        // INVARIANT: Registered just now, and `data` was leaked out of its box.
+        // INVARIANT: Registered above, and `data` was leaked out of its box.
         Ok(Self {
             shrinker,
             data,
@@ -179,26 +249,37 @@ impl<T: Shrinker> Registration<T> {
         })
     }
 
+    /// Returns the number by which control groups refer to the shrinker.
+    pub fn id(&self) -> Id {
+        // SAFETY: By the type invariants, the pointer is valid.
+        Id(unsafe { bindings::shrinker_id(self.shrinker.as_ptr()) })
+    }
+
     /// # Safety
     ///
-    /// `shrinker` must be the one of a `Registration<T>` that exists.
+    /// `shrinker` must be the one of a `Registration<T>` that exists; `sc` must be valid.
     unsafe extern "C" fn count_callback(
         shrinker: *mut bindings::shrinker,
-        _sc: *mut bindings::shrink_control,
+        sc: *mut bindings::shrink_control,
     ) -> c_ulong {
-        // SAFETY: By the type invariants; unregistering waits until nobody is in here.
+        // SAFETY: By the type invariants. Unregistering waits for this callback.
         let data = unsafe { &*(*shrinker).private_data.cast::<T>() };
+        // SAFETY: By the safety requirements; the group stays for the time of the call.
+        let control = unsafe { Control::from_raw(&*sc, T::MEMCG_AWARE) };
 
-        match data.count() {
+        match data.count(&control) {
+            // `SHRINK_EMPTY` would clear the group's bit, and the shrinker would not be called for
+            // it until it is announced again.
+            0 if T::MEMCG_AWARE => 0,
             0 => bindings::SHRINK_EMPTY as c_ulong,
-            // The largest numbers mean something else.
+            // The largest values have a special meaning.
             count => count.min(isize::MAX as usize),
         }
     }
 
     /// # Safety
     ///
-    /// As for `count_callback()`; `sc` must be valid, and nobody else use it.
+    /// As for `count_callback()`. `sc` must not be used by others.
     unsafe extern "C" fn scan_callback(
         shrinker: *mut bindings::shrinker,
         sc: *mut bindings::shrink_control,
@@ -207,17 +288,15 @@ impl<T: Shrinker> Registration<T> {
         let data = unsafe { &*(*shrinker).private_data.cast::<T>() };
         // SAFETY: By the safety requirements.
         let sc = unsafe { &mut *sc };
-        let control = Control {
-            target: sc.nr_to_scan,
-            gfp: sc.gfp_mask,
-        };
+        // SAFETY: The group stays for the time of the call.
+        let control = unsafe { Control::from_raw(sc, T::MEMCG_AWARE) };
 
         match data.scan(&control) {
             None => bindings::SHRINK_STOP as c_ulong,
             Some(freed) => {
                 let freed = freed.min(isize::MAX as usize);
 
-                // What came on top counts as well.
+                // Count objects freed beyond the request.
                 sc.nr_scanned = sc.nr_to_scan.max(freed);
                 freed
             }
@@ -245,8 +324,8 @@ impl<T: Shrinker> Drop for Registration<T> {
 
 /// Runs `f` as if memory management had called it because memory is short.
 ///
-/// That is to say: lockdep takes the locks that `f` waits for as those which reclaim needs, and
-/// complains about whoever allocates memory with one of them held. Does nothing more than that.
+/// Lockdep then treats the locks that `f` waits for as needed by reclaim, and complains about code
+/// that allocates memory with one of them held. There is no other effect.
 pub fn as_reclaim<R>(f: impl FnOnce() -> R) -> R {
     // SAFETY: No preconditions; released below.
     unsafe { bindings::fs_reclaim_acquire(GFP_KERNEL.as_raw()) };
@@ -256,12 +335,21 @@ pub fn as_reclaim<R>(f: impl FnOnce() -> R) -> R {
     ret
 }
 
-/// Returns how many pages can be swapped out: none if there is no swap, or it is full.
+/// Returns how many pages can be swapped out, which is 0 if there is no swap or it is full.
 pub fn free_swap_pages() -> usize {
     // SAFETY: No preconditions.
     let pages = unsafe { bindings::get_nr_swap_pages() };
 
     usize::try_from(pages).unwrap_or(0)
+}
+
+/// Returns whether the memory control group of the current task, or one of its ancestors, has room
+/// for fewer than `pages` more pages.
+///
+/// This can be the reason why an allocation has failed. The answer may be outdated.
+pub fn is_at_own_limit(pages: usize) -> bool {
+    // SAFETY: No preconditions.
+    unsafe { bindings::memcg_of_current_is_full(pages) }
 }
 
 #[macros::kunit_tests(rust_mm_shrinker)]
@@ -275,16 +363,16 @@ mod tests {
         Arc, //
     };
 
-    /// Has so many objects, of which it frees two for each that is wanted.
+    /// A number of objects, of which it frees two for each that is requested.
     struct Objects(Arc<Atomic<usize>>);
 
     impl Shrinker for Objects {
-        fn count(&self) -> usize {
+        fn count(&self, _control: &Control<'_>) -> usize {
             self.0.load(Relaxed)
         }
 
-        fn scan(&self, control: &Control) -> Option<usize> {
-            let count = self.count();
+        fn scan(&self, control: &Control<'_>) -> Option<usize> {
+            let count = self.0.load(Relaxed);
             let freed = control.target().saturating_mul(2).min(count);
 
             self.0.store(count - freed, Relaxed);
@@ -323,7 +411,7 @@ mod tests {
         );
         assert_eq!(call(&registration, 2), (empty, stop, 2));
 
-        // With the registration goes what it had.
+        // Dropping the registration drops the shrinker.
         drop(registration);
         assert!(Arc::into_unique_or_drop(objects).is_some());
         Ok(())
@@ -335,6 +423,15 @@ mod tests {
         assert!(!Control::new(1, GFP_NOWAIT).may_block());
         assert!(!Control::new(1, GFP_ATOMIC).may_block());
         assert_eq!(Control::new(7, GFP_NOWAIT).target(), 7);
+
+        assert!(Control::new(1, GFP_KERNEL).may_write_back());
+        assert!(!Control::new(1, GFP_NOWAIT).may_write_back());
+    }
+
+    #[test]
+    fn limits() {
+        assert!(!is_at_own_limit(0));
+        assert!(is_at_own_limit(usize::MAX) || cfg!(not(CONFIG_MEMCG)));
     }
 
     #[test]
