@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory for page tables that was set aside.
+//! Memory for page tables, reserved for an operation.
 //!
-//! Who maps memory where it must not wait for memory, for instance because a fence depends on it,
-//! may find none for the tables on the way. A [`TablePool`] has what was paid for before: a
-//! page table that was made with [`IoPageTable::with_pool()`](super::IoPageTable::with_pool) takes
-//! its tables from there in calls that do not have all of `GFP_KERNEL`.
+//! Some mappings are made where nothing may wait for memory, for instance because a fence depends
+//! on it or a lock is held. There may be no free memory for the tables then. So each operation has
+//! the pages that it may need [`Reserved`] beforehand, and no other operation can use them.
 //!
-//! Each mapper [deposits](TablePool::deposit) as many pages as its mapping can need and
-//! [withdraws](TablePool::withdraw) as many deposits when it is done. What was not used goes back then,
-//! so the pages of one mapper never end with another.
+//! A page table that was made with [`IoPageTable::with_pool()`](super::IoPageTable::with_pool)
+//! takes its tables from a [`TablePool`], which lets one operation at a time
+//! [`write()`](TablePool::write) to the page table and holds its reserved pages while that
+//! operation [lends](Writer::lend) them.
 
 use crate::{
     alloc::Flags,
@@ -20,18 +20,34 @@ use crate::{
         static_lock_class,
         Arc,
         LockClassKey,
-        SpinLock, //
+        SpinLock,
+        SpinLockGuard, //
     },
 };
 use core::{
     ffi::c_void,
-    mem::ManuallyDrop,
+    mem::{
+        self,
+        ManuallyDrop, //
+    },
     ptr::NonNull, //
 };
 
-/// Allocates a zeroed page, which counts as one of a page table from now on: `SecPageTables` in
-/// meminfo.
+/// Returns whether an allocation with these flags may wait for memory.
+fn may_wait(gfp: bindings::gfp_t) -> bool {
+    gfp & bindings::GFP_KERNEL == bindings::GFP_KERNEL
+}
+
+/// Allocates a zeroed page, which is counted as that of a page table (`SecPageTables` in meminfo)
+/// from now on.
+///
+/// An allocation that may wait is made on behalf of the current task and charged to its cgroup. One
+/// that may not can come from a fault handler, where the current task is unrelated.
 fn alloc(gfp: bindings::gfp_t) -> *mut c_void {
+    let gfp = match may_wait(gfp) {
+        true => gfp | bindings::GFP_KERNEL_ACCOUNT,
+        false => gfp,
+    };
     // SAFETY: No preconditions.
     let addr = unsafe { bindings::get_free_pages_noprof(gfp | bindings::__GFP_ZERO, 0) };
     let page = addr as *mut c_void;
@@ -47,7 +63,7 @@ fn alloc(gfp: bindings::gfp_t) -> *mut c_void {
 ///
 /// # Safety
 ///
-/// `page` must come from [`alloc()`], and not be used any more.
+/// `page` must come from [`alloc()`] and must not be used any more.
 unsafe fn free(page: *mut c_void) {
     // SAFETY: By the safety requirements.
     unsafe {
@@ -56,11 +72,11 @@ unsafe fn free(page: *mut c_void) {
     }
 }
 
-/// Changes the number of pages in page tables that are not a CPU's.
+/// Changes the statistics of pages in secondary page tables.
 ///
 /// # Safety
 ///
-/// `page` must come from the page allocator, and not have been freed.
+/// `page` must come from the page allocator and must not have been freed.
 unsafe fn account(page: *mut c_void, change: c_int) {
     // SAFETY: By the safety requirements.
     unsafe {
@@ -72,7 +88,7 @@ unsafe fn account(page: *mut c_void, change: c_int) {
     };
 }
 
-/// A page in a list. All of it is zero when it is in none.
+/// The link of a page in a list. It is all zero when the page is in none.
 #[repr(C)]
 struct Link {
     next: Option<TablePage>,
@@ -82,7 +98,8 @@ struct Link {
 ///
 /// # Invariants
 ///
-/// The pointer is to a page that we own, which begins with a valid `Link`. The rest of it is zero.
+/// The pointer is to a page that we own and that begins with a valid `Link`. The rest of the page
+/// is zero.
 pub struct TablePage(NonNull<Link>);
 
 // SAFETY: Pages belong to no thread.
@@ -92,7 +109,8 @@ unsafe impl Send for TablePage {}
 unsafe impl Sync for TablePage {}
 
 impl TablePage {
-    /// Allocates a page. Sleeps if `flags` allow it.
+    /// Allocates a page. May sleep if `flags` allow it; the page is charged to the current task's
+    /// cgroup in that case.
     ///
     /// # Errors
     ///
@@ -109,7 +127,7 @@ impl TablePage {
         unsafe { &mut (*self.0.as_ptr()).next }
     }
 
-    /// Gives the page away. It must be in no list.
+    /// Gives up ownership of the page, which must not be in a list.
     fn into_raw(self) -> *mut c_void {
         ManuallyDrop::new(self).0.as_ptr().cast()
     }
@@ -117,7 +135,7 @@ impl TablePage {
 
 impl Drop for TablePage {
     fn drop(&mut self) {
-        // A list is as long as it likes, the stack is not.
+        // Free the list iteratively: recursion could overflow the stack.
         let mut next = self.link().take();
         while let Some(mut page) = next {
             next = page.link().take();
@@ -128,22 +146,61 @@ impl Drop for TablePage {
     }
 }
 
-/// What the lock guards.
-struct Inner {
+/// Pages for the tables of one operation. Dropping it frees them.
+#[derive(Default)]
+pub struct Reserved {
     first: Option<TablePage>,
     len: usize,
-    /// Deposits that were not withdrawn.
-    deposits: usize,
 }
 
-impl Inner {
-    fn push(&mut self, mut page: TablePage) {
+impl Reserved {
+    /// Creates an empty reserve.
+    pub const fn new() -> Self {
+        Self {
+            first: None,
+            len: 0,
+        }
+    }
+
+    /// Allocates `pages` pages. May sleep if `flags` allow it.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn with_pages(pages: usize, flags: Flags) -> Result<Self> {
+        let mut new = Self::new();
+
+        new.fill(pages, flags)?;
+        Ok(new)
+    }
+
+    /// Allocates pages until there are `pages`. Pages that were allocated before an error are kept.
+    fn fill(&mut self, pages: usize, flags: Flags) -> Result {
+        while self.len < pages {
+            self.push(TablePage::new(flags)?);
+        }
+        Ok(())
+    }
+
+    /// Returns the number of pages.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Returns whether there is no page.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Adds a page.
+    pub fn push(&mut self, mut page: TablePage) {
         *page.link() = self.first.take();
         self.first = Some(page);
         self.len += 1;
     }
 
-    fn pop(&mut self) -> Option<TablePage> {
+    /// Takes a page.
+    pub fn pop(&mut self) -> Option<TablePage> {
         let mut page = self.first.take()?;
 
         self.first = page.link().take();
@@ -152,64 +209,61 @@ impl Inner {
     }
 }
 
-/// Pages for the tables of one page table.
+/// Serialises writers to a page table, and holds the pages that the current one lends to the table.
 #[pin_data]
 pub struct TablePool {
+    /// Held by the [`Writer`].
     #[pin]
-    inner: SpinLock<Inner>,
+    writer: SpinLock<()>,
+    /// Pages that the writer lends; empty otherwise. The lock nests inside the other one.
+    #[pin]
+    lent: SpinLock<Reserved>,
 }
 
-// One name and one key, from wherever a pool is made.
+// One name and one key each, wherever a pool is created.
 #[inline(never)]
-fn lock_class() -> (&'static CStr, Pin<&'static LockClassKey>) {
-    (c"TablePool::inner", static_lock_class!())
+fn writer_class() -> (&'static CStr, Pin<&'static LockClassKey>) {
+    (c"TablePool::writer", static_lock_class!())
+}
+
+#[inline(never)]
+fn lent_class() -> (&'static CStr, Pin<&'static LockClassKey>) {
+    (c"TablePool::lent", static_lock_class!())
 }
 
 impl TablePool {
-    /// Makes an empty pool. Sleeps.
+    /// Creates a pool. Sleeps.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
     pub fn new() -> Result<Arc<Self>> {
-        let (name, key) = lock_class();
-        let inner = Inner {
-            first: None,
-            len: 0,
-            deposits: 0,
-        };
+        let (writer_name, writer_key) = writer_class();
+        let (lent_name, lent_key) = lent_class();
 
         Arc::pin_init(
             pin_init!(Self {
-                inner <- SpinLock::new(inner, name, key),
+                writer <- SpinLock::new((), writer_name, writer_key),
+                lent <- SpinLock::new(Reserved::new(), lent_name, lent_key),
             }),
             GFP_KERNEL,
         )
     }
 
-    /// Puts a page into the pool. Does not sleep.
+    /// Locks the page table for writing until the returned guard is dropped. This is a spinlock:
+    /// operations on the table must not allocate with flags that may sleep.
     ///
-    /// To be followed by [`Self::withdraw()`].
-    pub fn deposit(&self, page: TablePage) {
-        let mut inner = self.inner.lock();
-
-        inner.push(page);
-        inner.deposits += 1;
-    }
-
-    /// Ends a deposit. Returns a page if there now are more than deposits. Does not sleep.
-    pub fn withdraw(&self) -> Option<TablePage> {
-        let mut inner = self.inner.lock();
-
-        inner.deposits = inner.deposits.saturating_sub(1);
-        if inner.len > inner.deposits {
-            inner.pop()
-        } else {
-            None
+    /// The guard can [`lend()`](Writer::lend) pages of `reserved` to the table.
+    pub fn write<'a>(&'a self, reserved: &'a mut Reserved) -> Writer<'a> {
+        Writer {
+            pool: self,
+            reserved,
+            lends: false,
+            guard: self.writer.lock(),
         }
     }
 
-    /// The `alloc` callback of page tables that use the pool.
+    /// Implements the `alloc` callback of page tables that use the pool.
     ///
     /// # Safety
     ///
@@ -219,24 +273,20 @@ impl TablePool {
         size: usize,
         gfp: bindings::gfp_t,
     ) -> *mut c_void {
-        let may_wait = gfp & bindings::GFP_KERNEL == bindings::GFP_KERNEL;
-
         if size > PAGE_SIZE {
             return core::ptr::null_mut();
         }
-        if !may_wait {
-            // SAFETY: By the safety requirements.
-            let pool = unsafe { &*cookie.cast::<Self>() };
-            let page = pool.inner.lock().pop();
+        // SAFETY: By the safety requirements.
+        let pool = unsafe { &*cookie.cast::<Self>() };
+        let page = pool.lent.lock().pop();
 
-            if let Some(page) = page {
-                return page.into_raw();
-            }
+        match page {
+            Some(page) => page.into_raw(),
+            None => alloc(gfp),
         }
-        alloc(gfp)
     }
 
-    /// The `free` callback of page tables that use the pool.
+    /// Implements the `free` callback of page tables that use the pool.
     ///
     /// # Safety
     ///
@@ -244,6 +294,55 @@ impl TablePool {
     pub(super) unsafe extern "C" fn free(_cookie: *mut c_void, pages: *mut c_void, _size: usize) {
         // SAFETY: By the safety requirements.
         unsafe { free(pages) };
+    }
+}
+
+/// Exclusive write access to a page table.
+pub struct Writer<'a> {
+    pool: &'a TablePool,
+    /// The pages, unless they are lent.
+    reserved: &'a mut Reserved,
+    lends: bool,
+    guard: SpinLockGuard<'a, ()>,
+}
+
+impl Writer<'_> {
+    /// Lends the reserved pages to the page table until this is dropped or [paused](Self::pause).
+    /// If there are fewer than `pages`, allocates more first, with the lock released, so that
+    /// others may write to the page table in the meantime. May sleep for that if `flags` allow it.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn lend(&mut self, pages: usize, flags: Flags) -> Result {
+        self.take_back();
+        if self.reserved.len() < pages {
+            let reserved = &mut *self.reserved;
+
+            self.guard.do_unlocked(|| reserved.fill(pages, flags))?;
+        }
+        mem::swap(&mut *self.pool.lent.lock(), self.reserved);
+        self.lends = true;
+        Ok(())
+    }
+
+    fn take_back(&mut self) {
+        if mem::take(&mut self.lends) {
+            mem::swap(&mut *self.pool.lent.lock(), self.reserved);
+        }
+    }
+
+    /// Gives others a chance to write to the page table. No pages are lent afterwards.
+    pub fn pause(&mut self) {
+        self.take_back();
+        self.guard.do_unlocked(|| ());
+    }
+}
+
+impl Drop for Writer<'_> {
+    fn drop(&mut self) {
+        // The lock is released after this.
+        self.take_back();
     }
 }
 
@@ -263,42 +362,83 @@ mod tests {
     }
 
     #[test]
-    fn who_cannot_wait_gets_the_deposit() -> Result {
+    fn writers_draw_on_their_own_pages() -> Result {
         let pool = TablePool::new()?;
-        let page = TablePage::new(GFP_KERNEL)?;
-        let addr: *mut c_void = page.0.as_ptr().cast();
+        let mut mine = Reserved::with_pages(2, GFP_KERNEL)?;
+        let mut other = Reserved::with_pages(1, GFP_KERNEL)?;
+        let first: *mut c_void = mine.first.as_ref().ok_or(EINVAL)?.0.as_ptr().cast();
 
-        pool.deposit(page);
-        pool.deposit(TablePage::new(GFP_KERNEL)?);
-        give(take(&pool, GFP_KERNEL));
-        assert_eq!(pool.inner.lock().len, 2);
-
-        give(take(&pool, GFP_NOWAIT));
-        let second = take(&pool, GFP_NOWAIT);
-        assert_eq!(second, addr);
+        let mut writer = pool.write(&mut mine);
+        writer.lend(1, GFP_NOWAIT)?;
+        let page = take(&pool, GFP_NOWAIT);
+        assert_eq!(page, first);
         // SAFETY: The page is ours, and large enough.
-        assert_eq!(unsafe { second.cast::<usize>().read() }, 0);
-        give(second);
-        assert_eq!(pool.inner.lock().len, 0);
+        assert_eq!(unsafe { page.cast::<usize>().read() }, 0);
+        give(page);
+        drop(writer);
+        // The other page was returned, and others cannot use it.
+        assert_eq!(mine.len(), 1);
 
-        // Nothing is left: the ordinary way.
+        let mut writer = pool.write(&mut other);
         give(take(&pool, GFP_NOWAIT));
+        writer.lend(1, GFP_NOWAIT)?;
+        // The second page comes from the page allocator.
+        give(take(&pool, GFP_NOWAIT));
+        give(take(&pool, GFP_NOWAIT));
+        drop(writer);
+        assert_eq!((mine.len(), other.len()), (1, 0));
         Ok(())
     }
 
     #[test]
-    fn what_was_not_used_goes_back() -> Result {
+    fn one_writer_at_a_time() -> Result {
         let pool = TablePool::new()?;
+        let mut pages = Reserved::with_pages(2, GFP_KERNEL)?;
 
-        for _ in 0..3 {
-            pool.deposit(TablePage::new(GFP_KERNEL)?);
-        }
+        let mut writer = pool.write(&mut pages);
+        assert!(pool.writer.try_lock().is_none());
+        writer.lend(2, GFP_NOWAIT)?;
         give(take(&pool, GFP_NOWAIT));
-        // The page that was taken belonged to this deposit.
-        assert!(pool.withdraw().is_none());
-        assert!(pool.withdraw().is_some());
-        assert!(pool.withdraw().is_some());
-        assert!(pool.withdraw().is_none());
+        writer.pause();
+        assert!(pool.writer.try_lock().is_none());
+        // Even during a pause, others cannot use the pages.
+        assert!(pool.lent.lock().is_empty());
+        drop(writer);
+        assert!(pool.writer.try_lock().is_some());
+        assert_eq!(pages.len(), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_missing_is_allocated() -> Result {
+        let pool = TablePool::new()?;
+        let mut pages = Reserved::with_pages(1, GFP_KERNEL)?;
+
+        let mut writer = pool.write(&mut pages);
+        writer.lend(3, GFP_KERNEL)?;
+        assert_eq!(pool.lent.lock().len(), 3);
+        give(take(&pool, GFP_NOWAIT));
+        writer.lend(1, GFP_KERNEL)?;
+        assert_eq!(pool.lent.lock().len(), 2);
+        drop(writer);
+        assert_eq!(pages.len(), 2);
+        assert!(pool.lent.lock().is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn pages_come_and_go() -> Result {
+        let mut pages = Reserved::with_pages(3, GFP_KERNEL)?;
+
+        assert_eq!(pages.len(), 3);
+        let page = pages.pop().ok_or(EINVAL)?;
+        assert_eq!(pages.len(), 2);
+        pages.push(page);
+        for left in [2, 1, 0] {
+            assert!(pages.pop().is_some());
+            assert_eq!(pages.len(), left);
+        }
+        assert!(pages.pop().is_none() && pages.is_empty());
         Ok(())
     }
 
