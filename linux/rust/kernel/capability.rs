@@ -20,11 +20,11 @@ impl Capability {
     pub const SYS_NICE: Self = Self(bindings::CAP_SYS_NICE as c_int);
 }
 
-/// Returns whether the current task has a capability in the initial user namespace, and notes that
-/// it has made use of its privileges if so.
+/// Returns whether the current task has a capability in the initial user namespace, and if so,
+/// records that it has used its privileges.
 ///
-/// Process context. This should come last among the conditions for a permission, since a refusal may
-/// be logged by a security module.
+/// Process context. This should come last among the conditions for a permission, since a refusal
+/// may be logged by a security module.
 ///
 /// # Examples
 ///

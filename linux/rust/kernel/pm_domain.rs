@@ -4,9 +4,9 @@
 //!
 //! C header: [`include/linux/pm_domain.h`](srctree/include/linux/pm_domain.h)
 //!
-//! A device in *one* power domain is attached to it by its bus, before it is probed, and needs
-//! nothing of this. A driver whose device is in several attaches it to them here, and powers them by
-//! means of the runtime power management of the device itself.
+//! A device in *one* power domain is attached to it by its bus before it is probed, and needs
+//! nothing from here. The driver of a device in several domains attaches it to them here, and
+//! powers them through the runtime power management of the device itself.
 
 use crate::{
     bindings,
@@ -20,7 +20,8 @@ use crate::{
 };
 use core::{
     marker::PhantomData,
-    ptr, //
+    ptr,
+    slice, //
 };
 
 /// When the power domains of a [`DomainList`] are on.
@@ -28,19 +29,19 @@ use core::{
 pub enum Power {
     /// While the device is runtime resumed.
     Follow,
-    /// As for [`Follow`](Self::Follow), and from the attachment on: for a device that is considered
-    /// active when it is probed.
+    /// Like [`Follow`](Self::Follow), and also from the attachment on: for a device that is
+    /// considered active when it is probed.
     FollowFromOn,
 }
 
 /// The power domains to which a device has been attached.
 ///
-/// Each domain is linked to the device, such that it is powered as the device is. Dropping the list
-/// takes the links away and detaches the device.
+/// Each domain is linked to the device, so that it is powered whenever the device is. Dropping the
+/// list removes the links and detaches the device.
 ///
 /// # Invariants
 ///
-/// `self.list` is null or a list that `dev_pm_domain_attach_list()` has made, owned by `self`.
+/// `self.list` is null or a list created by `dev_pm_domain_attach_list()`, owned by `self`.
 pub struct DomainList<'a> {
     list: *mut bindings::dev_pm_domain_list,
     count: usize,
@@ -56,10 +57,10 @@ unsafe impl Sync for DomainList<'_> {}
 impl<'a> DomainList<'a> {
     /// Attaches `dev` to the power domains with the given names.
     ///
-    /// The names are those of the property `power-domain-names`. All domains are attached, or none:
-    /// [`ENODEV`] or [`ENOENT`] if there is none of one of the names, [`EPROBE_DEFER`] if its
-    /// provider is not there yet, [`EEXIST`] if the bus has attached the device to a single domain
-    /// already. May sleep.
+    /// The names are those of the property `power-domain-names`. Either all domains are attached or
+    /// none: fails with [`ENODEV`] or [`ENOENT`] if there is no domain of one of the names, with
+    /// [`EPROBE_DEFER`] if its provider is not available yet, and with [`EEXIST`] if the bus has
+    /// already attached the device to a single domain. May sleep.
     ///
     /// A device that does not come from a device tree gets an empty list.
     pub fn attach(dev: &'a Device<Bound>, names: &[&CStr], power: Power) -> Result<Self> {
@@ -78,8 +79,8 @@ impl<'a> DomainList<'a> {
         };
         let mut list = ptr::null_mut();
 
-        // SAFETY: `dev` is a valid device and bound. `data` and what it points at is valid for the
-        // duration of the call, which does not keep any of it, and `list` is valid for a write.
+        // SAFETY: `dev` is a valid device and bound. `data` and everything it points at are valid
+        // for the duration of the call, which keeps none of it, and `list` is valid for a write.
         let ret = unsafe { bindings::dev_pm_domain_attach_list(dev.as_raw(), &data, &mut list) };
         to_result(ret.min(0))?;
 
@@ -97,6 +98,16 @@ impl<'a> DomainList<'a> {
         self.count
     }
 
+    /// Returns the virtual devices that represent the device in its domains.
+    fn devices(&self) -> &[*mut bindings::device] {
+        if self.list.is_null() {
+            return &[];
+        }
+        // SAFETY: By the type invariants, the list is valid; it has an entry for each domain, all
+        // of which were attached.
+        unsafe { slice::from_raw_parts((*self.list).pd_devs, self.count) }
+    }
+
     /// Returns whether the list is empty.
     #[inline]
     pub fn is_empty(&self) -> bool {
@@ -106,10 +117,71 @@ impl<'a> DomainList<'a> {
 
 impl Drop for DomainList<'_> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants, `self.list` is null, which is fine, or a list that we own.
-        // The device is still bound, by the lifetime of `self`.
+        // SAFETY: By the type invariants, `self.list` is null, which is fine, or a list that we
+        // own. The device is still bound, by the lifetime of `self`.
         unsafe { bindings::dev_pm_domain_detach_list(self.list) };
     }
+}
+
+/// Power cycles a device that no longer responds: turns off the domains in `list`, or the one that
+/// its bus has attached it to, and turns them on again.
+///
+/// Nothing that needs the device's power may run in the meantime. The driver must not use runtime
+/// power management, which is enabled for the duration of the call. Sleeps.
+///
+/// Returns whether the device has released its domains. It has not if the driver or user space
+/// keeps it powered. A domain stays on nevertheless if another device needs it, or if its governor
+/// decides against turning it off.
+///
+/// # Errors
+///
+/// The error that prevented the domains from being turned on again. They may be off then; another
+/// call tries again.
+pub fn cycle(dev: &Device<Bound>, list: Option<&DomainList<'_>>) -> Result<bool> {
+    let raw = dev.as_raw();
+
+    // SAFETY: `dev` is a valid device, and bound.
+    if unsafe { bindings::pm_runtime_enabled(raw) } {
+        return Ok(false);
+    }
+    // SAFETY: As above. It is undone below.
+    unsafe { bindings::pm_runtime_enable(raw) };
+    let result = cycle_enabled(dev, list);
+    // SAFETY: As above. The device keeps its status, and its domains thus stay on.
+    unsafe { bindings::pm_runtime_disable(raw) };
+    if result.is_ok() {
+        // SAFETY: As above. With runtime power management disabled, this only drops the usage
+        // count.
+        unsafe { bindings::pm_runtime_put_noidle(raw) };
+    }
+    result
+}
+
+/// Implements [`cycle()`], with runtime power management enabled. On success, a usage count of the
+/// device is held.
+fn cycle_enabled(dev: &Device<Bound>, list: Option<&DomainList<'_>>) -> Result<bool> {
+    let raw = dev.as_raw();
+
+    // The device is powered already, unless an earlier call has failed, but its status need not say
+    // so.
+    // SAFETY: `dev` is a valid device, and bound.
+    to_result(unsafe { bindings::pm_runtime_resume_and_get(raw) })?;
+
+    // The status tells whether this worked.
+    // SAFETY: As above; the usage count was taken above.
+    let _ = unsafe { bindings::pm_runtime_put_sync_suspend(raw) };
+    // SAFETY: As above.
+    let off = unsafe { bindings::pm_runtime_status_suspended(raw) };
+
+    for &domain in list.map_or(&[][..], DomainList::devices) {
+        // Otherwise the domain is turned off asynchronously, which is too late here.
+        // SAFETY: By the type invariants of `DomainList`, this is a valid device.
+        let _ = unsafe { bindings::pm_runtime_suspend(domain) };
+    }
+
+    // SAFETY: As above.
+    to_result(unsafe { bindings::pm_runtime_resume_and_get(raw) })?;
+    Ok(off)
 }
 
 #[macros::kunit_tests(rust_pm_domain)]
@@ -124,6 +196,28 @@ mod tests {
 
         assert!(list.is_empty());
 
+        Ok(())
+    }
+
+    #[test]
+    fn cycle_again() -> Result {
+        let faux = faux::Registration::new(c"rust_pm_domain_kunit", None)?;
+        let dev: &Device<Bound> = faux.as_ref().as_ref();
+
+        for _ in 0..3 {
+            let off = cycle(dev, None)?;
+
+            assert_eq!(off, cfg!(CONFIG_PM));
+            // SAFETY: The device is valid.
+            assert!(!unsafe { bindings::pm_runtime_enabled(dev.as_raw()) });
+        }
+        // SAFETY: As above. `cycle()` leaves alone a device that has it enabled. It is disabled
+        // again below.
+        unsafe { bindings::pm_runtime_enable(dev.as_raw()) };
+        let off = cycle(dev, None);
+        // SAFETY: As above.
+        unsafe { bindings::pm_runtime_disable(dev.as_raw()) };
+        assert!(!off?);
         Ok(())
     }
 }

@@ -21,7 +21,7 @@ use crate::{
 
 /// How the reset lines of a device are used.
 ///
-/// Each is either of the two kinds, and either required or optional.
+/// Either kind can be required or optional.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Usage {
     /// The lines belong to this device alone, which may thus assert them at any time.
@@ -34,12 +34,12 @@ pub enum Usage {
 
 /// All reset lines of a device as one.
 ///
-/// Fit for devices whose lines only ever change together, in whatever order.
+/// Suitable for devices whose lines are always changed together, in any order.
 ///
 /// # Invariants
 ///
 /// `self.0` is either null, which the C API takes for a reset control without any line, or a valid
-/// `struct reset_control` of which `self` owns a reference.
+/// `struct reset_control` to which `self` owns a reference.
 ///
 /// # Examples
 ///
@@ -74,8 +74,8 @@ unsafe impl Sync for ResetArray {}
 impl ResetArray {
     /// Gets the reset lines of `dev`.
     ///
-    /// Returns [`ENOENT`] if the firmware knows of none, [`EPROBE_DEFER`] if a controller is not
-    /// there yet, and [`EBUSY`] if a line is exclusively in use already.
+    /// Returns [`ENOENT`] if the firmware describes none, [`EPROBE_DEFER`] if a controller is not
+    /// available yet, and [`EBUSY`] if a line is already in exclusive use.
     pub fn get(dev: &Device<Bound>, usage: Usage) -> Result<Self> {
         let flags = match usage {
             Usage::Exclusive => bindings::reset_control_flags_RESET_CONTROL_EXCLUSIVE,
@@ -88,7 +88,7 @@ impl ResetArray {
     /// Gets the reset lines of `dev`, if there are any.
     ///
     /// Without a line all methods of the returned value succeed and do nothing. Errors are those of
-    /// [`ResetArray::get`] but for [`ENOENT`].
+    /// [`ResetArray::get`] except [`ENOENT`].
     pub fn get_optional(dev: &Device<Bound>, usage: Usage) -> Result<Self> {
         let flags = match usage {
             Usage::Exclusive => bindings::reset_control_flags_RESET_CONTROL_OPTIONAL_EXCLUSIVE,
@@ -103,7 +103,7 @@ impl ResetArray {
         dev: &Device<Bound>,
         flags: bindings::reset_control_flags,
     ) -> Result<Option<Self>> {
-        // Without a firmware node nobody describes any reset line.
+        // Without a firmware node, no reset line is described.
         let Some(fwnode) = dev.fwnode() else {
             return Ok(None);
         };
@@ -147,7 +147,7 @@ impl ResetArray {
 impl Drop for ResetArray {
     fn drop(&mut self) {
         if self.is_present() {
-            // SAFETY: By the type invariants, `self.0` is a valid reset control of which we own a
+            // SAFETY: By the type invariants, `self.0` is a valid reset control to which we own a
             // reference.
             unsafe { bindings::reset_control_put(self.0) };
         }

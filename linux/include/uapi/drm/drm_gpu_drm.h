@@ -25,7 +25,8 @@ extern "C" {
  * DRM_GPU_PARAM_USERPTR - parameter of DRM_IOCTL_PANFROST_GET_PARAM
  *
  * The value is the version of the support for user memory. 1: there is
- * DRM_IOCTL_DRM_GPU_CREATE_USERPTR.
+ * DRM_IOCTL_DRM_GPU_CREATE_USERPTR. GPUs that are not coherent with the CPU's
+ * caches, or do not reach all memory, have no such support.
  */
 #define DRM_GPU_PARAM_USERPTR			0x10000000
 

@@ -2,8 +2,8 @@
 
 //! Files of a DRM device in debugfs.
 //!
-//! A driver that has some implements [`Driver::debugfs_init()`](drm::Driver::debugfs_init) and adds
-//! its [`File`]s to the [`Dir`] that it is given. They are in the directory of the device,
+//! A driver with debugfs files implements [`Driver::debugfs_init()`](drm::Driver::debugfs_init) and
+//! adds its [`File`]s to the [`Dir`] passed to that. They are in the directory of the device,
 //! `/sys/kernel/debug/dri/<name of the device>`, to which those of its minors are links. The DRM
 //! core removes them before the device is gone, and waits for those who are reading.
 //!
@@ -21,7 +21,7 @@
 //!     prelude::*, //
 //! };
 //!
-//! /// Tells the version of the driver.
+//! /// Shows the version of the driver.
 //! struct Version;
 //!
 //! #[vtable]
@@ -56,15 +56,15 @@ use core::marker::PhantomData;
 /// A file of a DRM device in debugfs.
 #[vtable]
 pub trait File<D: drm::Driver>: 'static {
-    /// Its name.
+    /// The name of the file.
     const NAME: &'static CStr;
 
-    /// Prints what is read. Called again with more room if that was not enough.
+    /// Prints the content. Called again with a larger buffer if there was not enough room.
     ///
     /// The device may have been unplugged. Process context.
     fn show(dev: &drm::Device<D>, f: &mut fmt::Formatter<'_>) -> fmt::Result;
 
-    /// Takes what is written. Without this the file can be read only.
+    /// Handles a write. Without this the file is read-only.
     ///
     /// The device may have been unplugged. Process context.
     fn write(_dev: &drm::Device<D>, _reader: &mut UserSliceReader) -> Result {
@@ -95,7 +95,7 @@ impl<'a, D: drm::Driver> Dir<'a, D> {
         }
     }
 
-    /// Adds a file. If that fails there is none; debugfs is no reason to do without a device.
+    /// Adds a file. Errors are ignored, as debugfs is not essential for the device.
     pub fn add<F: File<D>>(&self) {
         #[cfg(CONFIG_DEBUG_FS)]
         // SAFETY: The directory is that of the device by the type invariants; it is removed before
@@ -134,8 +134,8 @@ impl<D: drm::Driver, F: File<D>> Ops<D, F> {
 
     /// # Safety
     ///
-    /// `inode` must be that of a file which [`Dir::add()`] made with these operations, and `file` be
-    /// about to be opened.
+    /// `inode` must be that of a file which [`Dir::add()`] made with these operations, and `file`
+    /// be about to be opened.
     unsafe extern "C" fn open(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: By the safety requirements; the private data is what `show()` wants.
         unsafe { bindings::single_open(file, Some(Self::show), (*inode).i_private) }
@@ -145,7 +145,7 @@ impl<D: drm::Driver, F: File<D>> Ops<D, F> {
     ///
     /// `seq` must be valid, with a device of `D` as its private data, and not be used by others.
     unsafe extern "C" fn show(seq: *mut bindings::seq_file, _: *mut c_void) -> c_int {
-        /// What the file shows.
+        /// The content of the file.
         struct Content<'a, D: drm::Driver, F>(&'a drm::Device<D>, PhantomData<F>);
 
         impl<D: drm::Driver, F: File<D>> fmt::Display for Content<'_, D, F> {

@@ -4,11 +4,11 @@
 //!
 //! C header: [`include/drm/drm_mm.h`](srctree/include/drm/drm_mm.h)
 //!
-//! [`Mm`] hands out parts of a range of numbers, of GPU addresses usually, and finds what it handed
-//! out by address. It has no lock of its own. It is meant to live in a lock of its user, a spinlock
-//! included: the methods neither allocate nor free memory, nor do they sleep. What they need is
-//! prepared with [`NodeAlloc::new`] before the lock is taken, and what they leave behind, a
-//! [`Removed`], is dropped after it was released.
+//! [`Mm`] allocates parts of a range of numbers, usually of GPU addresses, and finds allocated
+//! nodes by address. It has no lock of its own. It is meant to be protected by a lock of its user,
+//! which may be a spinlock: the methods do not allocate memory, free memory or sleep. Memory for a
+//! node is allocated with [`NodeAlloc::new`] before the lock is taken, and a [`Removed`] node is
+//! dropped after the lock was released.
 
 use crate::{
     alloc::{
@@ -49,7 +49,7 @@ pub use self::placement::{
 /// initialised.
 #[repr(C)]
 pub struct Node<T> {
-    // Has to be the first field, see `Node::from_raw()`.
+    // Must be the first field, see `Node::from_raw()`.
     node: Opaque<bindings::drm_mm_node>,
     data: MaybeUninit<T>,
 }
@@ -64,8 +64,8 @@ impl<T> Node<T> {
     /// Returns where the node starts.
     #[inline]
     pub fn start(&self) -> u64 {
-        // SAFETY: By the type invariants the node is allocated; its place does not change until it is
-        // removed, which needs exclusive access to the allocator.
+        // SAFETY: By the type invariants the node is allocated; its position does not change until
+        // it is removed, which needs exclusive access to the allocator.
         unsafe { (*self.node.get()).start }
     }
 
@@ -159,8 +159,8 @@ impl<T> Removed<T> {
     pub fn into_data(self) -> T {
         let this = core::mem::ManuallyDrop::new(self);
 
-        // SAFETY: `this` is not used any more and not dropped either, hence the box is moved out of
-        // it exactly once.
+        // SAFETY: `this` is neither used any more nor dropped, so the box is moved out of it
+        // exactly once.
         let node = unsafe { core::ptr::read(&this.0) };
 
         // SAFETY: By the type invariants the data is initialised; dropping the box does not touch
@@ -187,16 +187,16 @@ impl<T> Drop for Removed<T> {
 
 /// A range allocator.
 ///
-/// It owns its nodes: each comes in as a [`NodeAlloc`] and leaves as a [`Removed`]. Those that are
-/// still there when the allocator is dropped are dropped, too.
+/// It owns its nodes: each is inserted as a [`NodeAlloc`] and removed as a [`Removed`]. Nodes that
+/// are left when the allocator is dropped are dropped, too.
 ///
 /// Finding a node by address, removing one, and looking for a hole in [`Mode::Best`] take
 /// logarithmic time, as long as the first hole is not ruled out by alignment, range or policy.
 ///
 /// # Invariants
 ///
-/// - `mm` is initialised, and all nodes in it are the `node` fields of boxed [`Node<T>`]s, which are
-///   owned by `self`.
+/// - `mm` is initialised, and all nodes in it are the `node` fields of boxed [`Node<T>`]s, which
+///   are owned by `self`.
 /// - `mm.color_adjust` is either `None` or `color_adjust::<P>`.
 ///
 /// # Examples
@@ -275,7 +275,7 @@ unsafe impl<T: Send, P: Policy> Send for Mm<T, P> {}
 unsafe impl<T: Sync, P: Policy> Sync for Mm<T, P> {}
 
 impl<T, P: Policy> Mm<T, P> {
-    /// Creates an allocator of what is in `range`.
+    /// Creates an allocator for `range`.
     ///
     /// Returns [`EINVAL`] if `range` is empty. May sleep.
     pub fn new(range: Range<u64>) -> Result<Self> {
@@ -310,7 +310,7 @@ impl<T, P: Policy> Mm<T, P> {
 
         let usable = P::adjust(color, *start..*end);
 
-        // Not more than what `drm_mm` offers, else it would hand something out twice.
+        // Do not exceed the hole, or space would be allocated twice.
         *start = usable.start.max(*start);
         *end = usable.end.min(*end);
     }
@@ -329,7 +329,7 @@ impl<T, P: Policy> Mm<T, P> {
         let node = KBox::into_raw(node);
 
         // From here to the write the node has no data. A panic in `init` does not unwind in the
-        // kernel, hence nobody sees it in that state.
+        // kernel, so the node is never seen in that state.
         //
         // SAFETY: `node` comes from `KBox::into_raw()`, and nobody else has access to its data.
         unsafe { (*node).data.write(init(range)) };
@@ -339,7 +339,7 @@ impl<T, P: Policy> Mm<T, P> {
         unsafe { &*node }
     }
 
-    /// Finds room for a node, and puts the data that `init` makes for its place into it.
+    /// Finds room for a node and inserts it, with the data that `init` returns for its range.
     ///
     /// Returns [`ENOSPC`] if there is no room, with the memory of the node.
     pub fn insert(
@@ -375,10 +375,10 @@ impl<T, P: Policy> Mm<T, P> {
         }
     }
 
-    /// Puts a node at `range`, with the data that `init` makes.
+    /// Inserts a node at `range`, with the data that `init` returns.
     ///
-    /// Returns [`ENOSPC`] if any part of it is taken, does not belong to the allocator, or is not for
-    /// a node of this color, with the memory of the node. The same goes for an empty range.
+    /// Returns [`ENOSPC`], with the memory of the node, if the range is empty, or if any part of it
+    /// is in use, outside the allocator's range, or not permitted for this color.
     pub fn insert_at(
         &mut self,
         alloc: NodeAlloc<T>,
@@ -444,7 +444,7 @@ impl<T, P: Policy> Mm<T, P> {
         Some(unsafe { node.as_ref() })
     }
 
-    /// Takes `node` out.
+    /// Removes `node`.
     ///
     /// # Safety
     ///
@@ -461,7 +461,7 @@ impl<T, P: Policy> Mm<T, P> {
         Removed(unsafe { KBox::from_raw(node.as_ptr()) })
     }
 
-    /// Takes out the node that starts at `start`.
+    /// Removes the node that starts at `start`.
     pub fn remove(&mut self, start: u64) -> Option<Removed<T>> {
         let node = self.node_at(start)?;
 
@@ -474,7 +474,7 @@ impl<T, P: Policy> Mm<T, P> {
         Some(unsafe { self.take(node) })
     }
 
-    /// Takes out the lowest node.
+    /// Removes the lowest node.
     pub fn pop_first(&mut self) -> Option<Removed<T>> {
         let node = self.next(self.head())?;
 
@@ -482,13 +482,13 @@ impl<T, P: Policy> Mm<T, P> {
         Some(unsafe { self.take(node) })
     }
 
-    /// Returns the node that follows `node`, which has to be one of `self`, or the head.
+    /// Returns the node that follows `node`, which must be one of `self` or the head.
     fn next(&self, node: *mut bindings::drm_mm_node) -> Option<NonNull<Node<T>>> {
-        // SAFETY: `node` is a node of `self` or the head, hence in the list of nodes, which does not
-        // change while `self` is borrowed.
+        // SAFETY: `node` is a node of `self` or the head, hence in the list of nodes, which does
+        // not change while `self` is borrowed.
         let next = unsafe { (*node).node_list.next };
 
-        // SAFETY: All that is in the list, the head included, is the field of a `drm_mm_node`.
+        // SAFETY: Each entry of the list, the head included, is the field of a `drm_mm_node`.
         let next = unsafe { crate::container_of!(next, bindings::drm_mm_node, node_list) };
 
         if next == self.head() {
@@ -506,7 +506,7 @@ impl<T, P: Policy> Mm<T, P> {
         }
     }
 
-    /// Returns whether there is no node at all.
+    /// Returns whether there are no nodes.
     pub fn is_empty(&self) -> bool {
         self.next(self.head()).is_none()
     }

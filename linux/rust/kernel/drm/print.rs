@@ -15,15 +15,15 @@ use crate::{
     }, //
 };
 
-/// Where a driver writes what user space is going to read: fdinfo, debugfs, a dump.
+/// An output for text that user space reads: fdinfo, debugfs, a dump.
 ///
-/// The DRM core hands it to the callbacks that produce such output; use it with [`write!`]. Writing
-/// never fails: output for which there is no room is dropped, and a `seq_file` starts over with more
-/// of it.
+/// The DRM core passes it to the callbacks that produce such output; use it with [`write!`].
+/// Writing never fails: output for which there is no room is dropped, and a `seq_file` starts over
+/// with a larger buffer.
 ///
 /// # Invariants
 ///
-/// `self.inner` is a valid instance of a `struct drm_printer`, which nobody else uses.
+/// `self.inner` is a valid instance of a `struct drm_printer`, which is not used by others.
 ///
 /// # Examples
 ///
@@ -46,18 +46,18 @@ impl Printer {
     ///
     /// # Safety
     ///
-    /// For the duration of `'a`, `ptr` must point at a valid `struct drm_printer`, which is not used
-    /// by anybody else.
+    /// For the duration of `'a`, `ptr` must point at a valid `struct drm_printer`, which is not
+    /// used by others.
     pub(crate) unsafe fn from_raw<'a>(ptr: *mut bindings::drm_printer) -> &'a mut Self {
         // SAFETY: `ptr` is valid and unshared for 'a by the safety requirements of this function.
         // CAST: `Printer` is transparent to `struct drm_printer`.
         unsafe { &mut *ptr.cast() }
     }
 
-    /// Prints what the client's GEM objects occupy, in the format of fdinfo.
+    /// Prints the memory that the client's GEM objects occupy, in the format of fdinfo.
     ///
-    /// The objects' status and resident size are taken from their callbacks, as far as the memory
-    /// manager has them. Takes the file's table lock, a spinlock.
+    /// The objects' status and resident size are taken from their callbacks, if the memory manager
+    /// implements them. Takes the file's table lock, a spinlock.
     pub fn memory_stats(&mut self, client: &drm::file::Client) {
         // SAFETY: `self.inner` is a valid `struct drm_printer` by the type invariants, and
         // `client` is a valid `struct drm_file`.

@@ -4,8 +4,8 @@
 //!
 //! C header: `asm/arch_timer.h` of arm and arm64.
 
-/// Returns the frequency in Hz at which the system counter of the Arm architecture runs, or [`None`]
-/// on an architecture without one.
+/// Returns the frequency in Hz at which the system counter of the Arm architecture runs, or
+/// [`None`] on an architecture without one.
 ///
 /// Other devices of an Arm system, GPUs among them, count with the same clock.
 #[inline]

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What is asked for when a node is placed: size, alignment, range, color, and which hole.
+//! The requirements for placing a node: size, alignment, range, color, and the choice of a hole.
 
 use crate::bindings;
 use core::ops::Range;
 
 /// Restricts where in a hole a node may be placed.
 ///
-/// Each node has a color, a number that means something to the policy alone. The policy does not see
+/// Each node has a color, a number that is only meaningful to the policy. The policy does not see
 /// the neighbours, and has no state.
 ///
 /// # Examples
@@ -32,9 +32,9 @@ use core::ops::Range;
 pub trait Policy: 'static {
     /// Returns the part of `hole` that a node with the given color may use.
     ///
-    /// What lies outside of `hole` in the returned range is ignored; an empty range stands for a hole
-    /// that cannot be used. The alignment of the node is applied afterwards. Called with the lock
-    /// held that protects the allocator.
+    /// Any part of the returned range outside `hole` is ignored; an empty range means that the hole
+    /// cannot be used. The alignment of the node is applied afterwards. Called with the lock held
+    /// that protects the allocator.
     fn adjust(color: usize, hole: Range<u64>) -> Range<u64>;
 }
 
@@ -48,7 +48,7 @@ impl Policy for AnyColor {
     }
 }
 
-/// Which one of the holes that are large enough is taken.
+/// Which of the holes that are large enough is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// The smallest hole; the node is placed at its lower end.
@@ -70,9 +70,9 @@ impl Mode {
     }
 }
 
-/// What a new node needs.
+/// The requirements of a new node.
 ///
-/// All numbers are in the unit of the allocator, whatever that is: bytes, pages...
+/// All numbers are in the unit of the allocator's range, such as bytes or pages.
 #[derive(Clone, Debug)]
 pub struct Placement {
     pub(super) size: u64,
@@ -83,7 +83,7 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// A node of the given size, anywhere.
+    /// Creates the requirements of a node of the given size, anywhere.
     #[inline]
     pub const fn new(size: u64) -> Self {
         Self {
@@ -117,7 +117,7 @@ impl Placement {
         self
     }
 
-    /// Sets how the hole is chosen.
+    /// Sets how the hole is chosen, which is [`Mode::Best`] otherwise.
     #[inline]
     pub const fn mode(mut self, mode: Mode) -> Self {
         self.mode = mode;

@@ -53,7 +53,7 @@ mod suite {
         assert!(mm.remove(32).is_none());
         assert!(mm.find(40).is_none());
 
-        // What was given back can be had again.
+        // Removed ranges can be allocated again.
         assert_eq!(insert(&mut mm, &Placement::new(32), 4)?, 24);
         assert_eq!(mm.pop_first().map(Removed::into_data), Some(1));
         assert!(!mm.is_empty());
@@ -137,7 +137,7 @@ mod suite {
         Ok(())
     }
 
-    /// Colors are boundaries that a node must not touch, and one that goes astray.
+    /// Colors are boundaries that a node must not touch, and one makes the policy misbehave.
     struct Boundary;
 
     impl Policy for Boundary {
@@ -156,7 +156,7 @@ mod suite {
 
         assert_eq!(insert(&mut mm, &Placement::new(5).color(16), 0)?, 16);
         assert_eq!(mm.find(18).map(|node| node.color()), Some(16));
-        // A policy cannot give away what is not in the hole.
+        // A policy cannot give away space outside the hole.
         assert_eq!(insert(&mut mm, &Placement::new(6).color(1), 0)?, 10);
         assert_eq!(
             insert(&mut mm, &Placement::new(40).color(1), 0),
