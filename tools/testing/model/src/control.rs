@@ -1,29 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The control channel: the board's side of the GPU, ordered faults, statistics.
+//! The control channel: the board's side of the GPU, fault injection, statistics.
 //!
 //! It is a register block of its own (BAR 4 of the PCI function, 4 KiB, little-endian 32-bit
-//! registers), which works however the GPU is. The constants are used by the board module's and
-//! the guest tests' side, too. The same orders are accepted as lines of text, see [`parse`].
+//! registers), which works in any state of the GPU. The board module and the guest tests use the
+//! same constants. The same orders are accepted as lines of text, see [`parse`].
 //!
 //! Locks: none of its own, part of the GPU's state.
 
-/// Size of the block in bytes.
+use crate::power::Manner;
+
+/// The size of the block in bytes.
 pub const CONTROL_SPACE: u64 = 0x1000;
 
 /// Reads as [`MAGIC_VALUE`].
 pub const MAGIC: u32 = 0x000;
 /// "MGPU".
 pub const MAGIC_VALUE: u32 = 0x5550_474d;
-/// Version of this layout.
+/// The version of this layout.
 pub const VERSION: u32 = 0x004;
-/// What it is now.
+/// The current version.
 pub const VERSION_VALUE: u32 = 1;
-/// Product number, the upper half of `GPU_ID`.
+/// The product number, the upper half of `GPU_ID`.
 pub const PRODUCT: u32 = 0x008;
 
-/// What feeds the GPU: [`POWER_DOMAIN`], [`POWER_CLOCK`], [`POWER_REGULATOR`], all needed for it
-/// to answer. Without the clock it stands still; without one of the others it forgets everything.
+/// The supplies of the GPU: [`POWER_DOMAIN`], [`POWER_CLOCK`], [`POWER_REGULATOR`]. It needs all of
+/// them to respond. Without the clock it stops; without one of the others it loses all state.
 pub const POWER: u32 = 0x010;
 /// The power domain is on.
 pub const POWER_DOMAIN: u32 = 1 << 0;
@@ -31,29 +33,38 @@ pub const POWER_DOMAIN: u32 = 1 << 0;
 pub const POWER_CLOCK: u32 = 1 << 1;
 /// The regulator is on.
 pub const POWER_REGULATOR: u32 = 1 << 2;
-/// All of them.
+/// All supplies.
 pub const POWER_ALL: u32 = POWER_DOMAIN | POWER_CLOCK | POWER_REGULATOR;
-/// Reads as 1 if the board has to drive all this; 0 if everything was on from the start.
+/// Reads as 1 if the board has to drive the supplies; 0 if everything is on from the start.
 pub const POWER_CONTROLLED: u32 = 1 << 31;
-/// 1 while the reset line is asserted; the GPU forgets everything then.
+/// 1 while the reset line is asserted, which clears all state of the GPU.
 pub const RESET_LINE: u32 = 0x014;
-/// Frequency of the clock in kHz. Scales the cycle counter.
+/// The frequency of the clock in kHz. Scales the cycle counter and, with the habits of silicon, the
+/// speed of the job manager and of [`Opcode::SlowJobs`].
 pub const FREQ_KHZ: u32 = 0x018;
+/// Reads as 1 while a core, tiler or cache is on or in transition, so that cutting the power could
+/// lose data. Read only.
+pub const CORES: u32 = 0x01c;
 
-/// Writing an opcode performs it with the arguments set before.
+/// The time of the guest's log in nanoseconds, low word. Write only; for the model's own log.
+pub const GUEST_TIME_LO: u32 = 0x030;
+/// The high word. Both words are valid at the moment when this one is written.
+pub const GUEST_TIME_HI: u32 = 0x034;
+
+/// Writing an opcode performs it with the current arguments.
 pub const INJECT: u32 = 0x100;
-/// How the last one went: 0, or an errno value.
+/// The result of the last order: 0 or an errno value.
 pub const INJECT_RESULT: u32 = 0x104;
-/// First of four argument registers.
+/// The first of four argument registers.
 pub const ARG0: u32 = 0x110;
 
-/// First statistics register, see [`Stat`].
+/// The first statistics register, see [`Stat`].
 pub const STATS: u32 = 0x200;
 
-/// `INJECT_RESULT`: an argument or opcode is not known.
+/// `INJECT_RESULT`: an argument or the opcode is not valid.
 pub const EINVAL: u32 = 22;
 
-/// Slot argument: whichever is first.
+/// Slot argument: the first slot where it applies.
 pub const ANY_SLOT: u32 = 0xffff_ffff;
 /// Time argument: never.
 pub const NEVER: u32 = 0xffff_ffff;
@@ -62,17 +73,18 @@ pub const NEVER: u32 = 0xffff_ffff;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Stat {
-    /// Accesses to an unpowered, unclocked or reset GPU.
+    /// Violations by the driver: accesses to an unpowered, unclocked or reset GPU, flushes without
+    /// a lock, power cuts while the L2 cache holds stores.
     Violations,
     /// GPU registers read.
     RegReads,
     /// GPU registers written.
     RegWrites,
-    /// Jobs that ended well.
+    /// Jobs that succeeded.
     JobsDone,
-    /// Jobs that ended otherwise.
+    /// Jobs that failed.
     JobsFailed,
-    /// MMU faults told to the driver.
+    /// MMU faults reported to the driver.
     MmuFaults,
     /// Translations answered by a TLB.
     TlbHits,
@@ -102,11 +114,11 @@ pub enum Stat {
     AsUpdates,
     /// `LOCK` commands.
     AsLocks,
-    /// AS commands written while another was active, which got lost.
+    /// AS commands that were lost because another was active.
     AsLostCommands,
-    /// Chains that ended well.
+    /// Chains that succeeded.
     ChainsDone,
-    /// Chains that ended otherwise.
+    /// Chains that failed, except those that a soft stop ended.
     ChainsFailed,
     /// Bytes taken from tiler heaps, low word.
     HeapBytesLo,
@@ -116,10 +128,23 @@ pub enum Stat {
     HeapMismatches,
     /// Power transitions of cores and caches.
     PowerTransitions,
+    /// Stores that reached a page after the address space had stopped mapping it, see
+    /// [`crate::mmu::stores`].
+    LateStores,
+    /// Stores that were dropped by a reset or a power cut, or because the memory was gone.
+    LostStores,
+    /// Stores of jobs that have not reached memory yet. Not a counter.
+    HeldStores,
+    /// Walks through a table that is no longer reachable in memory, see [`crate::mmu::steps`].
+    StaleWalks,
+    /// Flushes of an address space without a lock.
+    AsUnlockedFlushes,
+    /// Power cuts with the L2 cache not down.
+    PowerCuts,
 }
 
-/// Names of the statistics, in the order of [`Stat`].
-pub const STAT_NAMES: [&str; 27] = [
+/// The names of the statistics, in the order of [`Stat`].
+pub const STAT_NAMES: [&str; 33] = [
     "violations",
     "reg-reads",
     "reg-writes",
@@ -147,16 +172,22 @@ pub const STAT_NAMES: [&str; 27] = [
     "heap-bytes-hi",
     "heap-mismatches",
     "power-transitions",
+    "late-stores",
+    "lost-stores",
+    "held-stores",
+    "stale-walks",
+    "as-unlocked-flushes",
+    "power-cuts",
 ];
 
 impl Stat {
-    /// Its register.
+    /// Returns the register of the statistic.
     pub const fn offset(self) -> u32 {
         STATS + 4 * self as u32
     }
 }
 
-/// What can be ordered.
+/// The orders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Opcode {
@@ -177,10 +208,10 @@ pub enum Opcode {
     LoseIrq = 6,
     /// The next ARG1 messages of vector ARG0 are sent twice, the second one a little later.
     DuplicateIrq = 7,
-    /// Raw bits ARG1 of vector ARG0 are set, whatever the state is.
+    /// Raw bits ARG1 of vector ARG0 are set, regardless of the state.
     SpuriousIrq = 8,
-    /// Resets take ARG0 microseconds, or [`NEVER`] complete; 0 for the usual time. ARG1: 1 if hard
-    /// resets are not to be delayed.
+    /// Resets take ARG0 microseconds, or [`NEVER`] complete; 0 for the usual time. ARG1: 1 to
+    /// exempt hard resets.
     DelayReset = 9,
     /// Power transitions take ARG0 microseconds, or [`NEVER`] complete; 0 for the usual time.
     DelayPower = 10,
@@ -189,16 +220,43 @@ pub enum Opcode {
     AllOnes = 11,
     /// ARG0: 1 keeps AS commands active for ever, 0 ends them.
     StickAsCommand = 12,
-    /// Each job takes ARG0 microseconds before it does anything; 0 for none.
+    /// Each job waits ARG0 microseconds before it does anything; 0 for none. With the habits of
+    /// silicon that is the time at [`SCALE_FREQ_KHZ`], and less with a faster clock.
     SlowJobs = 13,
-    /// Hung chains go on.
+    /// Hung chains continue.
     Release = 14,
-    /// Undoes everything above, and lets what was delayed complete.
+    /// Undoes all orders, and lets stuck events complete.
     ClearAll = 15,
+    /// Raw bits ARG1 of vector ARG0 are set and cannot be cleared until a reset.
+    StickIrq = 16,
+    /// The next ARG2 (0 is 1) messages of vector ARG0 are sent ARG1 microseconds late.
+    LateIrq = 17,
+    /// The next power transition takes ARG0 microseconds.
+    DelayPowerOnce = 18,
+    /// The cores ARG1 of unit ARG0 (0 L2 caches, 1 tilers, 2 shader cores, 3 core stacks) stay in
+    /// transition when they are told to power up; 0 for none.
+    NeverUp = 19,
+    /// The cores ARG1 of unit ARG0 stay in transition when they are told to power down; 0 for none.
+    NeverDown = 20,
+    /// The next ARG1 (0 is 1) chains that succeed on slot ARG0 (or [`ANY_SLOT`]) with no chain
+    /// behind them do not set their bit in `JOB_INT_RAWSTAT`, and leave a `JS_STATUS` of 0 (erratum
+    /// 10883). If an earlier chain's bit is still set, the write that clears it samples the slot as
+    /// active; the next one does not.
+    LoseDone = 24,
+    /// ARG0: 1 lets hard stops leave a `JS_STATUS` of 0 instead of TERMINATED (erratum 10673); 0
+    /// does not.
+    LoseStopStatus = 25,
+    /// `JS_COMMAND_NEXT` stays busy for ARG0 microseconds after `START`, or with [`NEVER`] until
+    /// another such order; 0 for the usual time.
+    DelayStart = 26,
+    /// ARG0: 1 prevents all resets and power transitions that begin from now on from completing,
+    /// even if the reset line is used, until the domain or the regulator is turned off, which ends
+    /// this order; 0 ends it without completing them.
+    Wedge = 27,
 }
 
-/// All opcodes with their names in text.
-pub const OPCODES: [(Opcode, &str); 15] = [
+/// All opcodes with their textual names.
+pub const OPCODES: [(Opcode, &str); 24] = [
     (Opcode::HangNextJob, "hang-next-job"),
     (Opcode::IgnoreSoftStop, "ignore-soft-stop"),
     (Opcode::IgnoreHardStop, "ignore-hard-stop"),
@@ -214,10 +272,19 @@ pub const OPCODES: [(Opcode, &str); 15] = [
     (Opcode::SlowJobs, "slow-jobs"),
     (Opcode::Release, "release"),
     (Opcode::ClearAll, "clear-all"),
+    (Opcode::StickIrq, "stick-irq"),
+    (Opcode::LateIrq, "late-irq"),
+    (Opcode::DelayPowerOnce, "delay-power-once"),
+    (Opcode::NeverUp, "never-up"),
+    (Opcode::NeverDown, "never-down"),
+    (Opcode::LoseDone, "lose-done"),
+    (Opcode::LoseStopStatus, "lose-stop-status"),
+    (Opcode::DelayStart, "delay-start"),
+    (Opcode::Wedge, "wedge"),
 ];
 
 impl Opcode {
-    /// From the register value.
+    /// Decodes a register value.
     pub fn new(value: u32) -> Option<Self> {
         OPCODES
             .into_iter()
@@ -226,7 +293,7 @@ impl Opcode {
     }
 }
 
-/// Something to happen to the next chains of a slot.
+/// An order that applies to the next chains of a slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NextJobs {
     slot: u32,
@@ -234,12 +301,12 @@ pub struct NextJobs {
 }
 
 impl NextJobs {
-    /// The next `count` chains of `slot`.
+    /// Applies an order to the next `count` chains of `slot`.
     pub fn new(slot: u32, count: u32) -> Self {
         Self { slot, count }
     }
 
-    /// A chain starts on `slot`: whether it is one of them.
+    /// Returns whether a chain on `slot` is one of them, and counts it.
     pub fn take(&mut self, slot: usize) -> bool {
         let hit = self.count > 0 && (self.slot == ANY_SLOT || self.slot as usize == slot);
         self.count -= u32::from(hit);
@@ -247,20 +314,20 @@ impl NextJobs {
     }
 }
 
-/// How long something takes.
+/// An ordered duration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Delay {
-    /// As long as always.
+    /// The usual time.
     #[default]
     Usual,
     /// This many nanoseconds.
     Nanoseconds(u64),
-    /// For ever.
+    /// It never completes.
     Never,
 }
 
 impl Delay {
-    /// From an argument in microseconds.
+    /// Decodes an argument in microseconds.
     pub fn new(us: u32) -> Self {
         match us {
             0 => Delay::Usual,
@@ -269,7 +336,7 @@ impl Delay {
         }
     }
 
-    /// The time, if there is an end, where `usual` is as long as always.
+    /// Returns the time in nanoseconds, given the usual one, or `None` for never.
     pub fn or(self, usual: u64) -> Option<u64> {
         match self {
             Delay::Usual => Some(usual),
@@ -279,7 +346,7 @@ impl Delay {
     }
 }
 
-/// What is ordered now.
+/// The current orders.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Orders {
     /// See [`Opcode::HangNextJob`].
@@ -292,19 +359,31 @@ pub struct Orders {
     pub ignore_hard_stop: bool,
     /// See [`Opcode::DelayReset`].
     pub reset: Delay,
-    /// Hard resets are as fast as always.
+    /// Whether hard resets take the usual time.
     pub spare_hard_reset: bool,
     /// See [`Opcode::DelayPower`].
     pub power: Delay,
+    /// See [`Opcode::DelayPowerOnce`], in nanoseconds.
+    pub power_once: Option<u64>,
+    /// See [`Opcode::NeverUp`] and [`Opcode::NeverDown`].
+    pub manner: Manner,
     /// See [`Opcode::AllOnes`].
     pub all_ones: bool,
     /// See [`Opcode::StickAsCommand`].
     pub stick_as: bool,
     /// See [`Opcode::SlowJobs`], in nanoseconds.
     pub slow_jobs: u64,
+    /// See [`Opcode::LoseDone`].
+    pub lose_done: NextJobs,
+    /// See [`Opcode::LoseStopStatus`].
+    pub lose_stop_status: bool,
+    /// See [`Opcode::DelayStart`].
+    pub start: Delay,
+    /// See [`Opcode::Wedge`].
+    pub wedged: bool,
 }
 
-/// What the board does with the GPU.
+/// The inputs of the GPU that the board drives.
 #[derive(Clone, Copy, Debug)]
 pub struct Board {
     /// See [`POWER`].
@@ -313,15 +392,18 @@ pub struct Board {
     pub reset: bool,
     /// See [`FREQ_KHZ`].
     pub freq_khz: u32,
-    /// Whether the board is to drive it.
+    /// Whether the board drives the supplies.
     pub controlled: bool,
 }
 
-/// The clock before somebody sets it.
+/// The frequency until it is set.
 pub const DEFAULT_FREQ_KHZ: u32 = 500_000;
 
+/// The frequency for which scaled times are given: the lowest of the board's rates.
+pub const SCALE_FREQ_KHZ: u32 = 200_000;
+
 impl Board {
-    /// All off and in reset if `controlled`, else all on.
+    /// Creates the state at power-on: all off and in reset if `controlled`, else all on.
     pub fn new(controlled: bool) -> Self {
         Self {
             power: if controlled { 0 } else { POWER_ALL },
@@ -331,30 +413,36 @@ impl Board {
         }
     }
 
-    /// Whether registers answer and jobs run.
+    /// Returns whether registers respond and jobs run.
     pub fn runs(&self) -> bool {
         self.powered() && self.power & POWER_CLOCK != 0
     }
 
-    /// Whether state is kept.
-    pub fn powered(&self) -> bool {
+    /// Returns whether the domain and the regulator are on.
+    pub fn supplied(&self) -> bool {
         const BOTH: u32 = POWER_DOMAIN | POWER_REGULATOR;
-        self.power & BOTH == BOTH && !self.reset
+        self.power & BOTH == BOTH
+    }
+
+    /// Returns whether the GPU keeps its state.
+    pub fn powered(&self) -> bool {
+        self.supplied() && !self.reset
     }
 }
 
 /// An order: opcode and arguments.
 pub type Order = (Opcode, [u32; 4]);
 
-/// Reads a line of text: the opcode's name, then up to four numbers (decimal or 0x...), or `any`,
-/// `never`, `on`, `off`, `job`, `mmu`, `gpu`. The address of `translation-fault-at` is one number.
+/// Parses a line of text: the opcode's name, then up to four numbers (decimal or 0x...), or `any`,
+/// `never`, `on`, `off`, `job`, `mmu`, `gpu`, `l2`, `tiler`, `shader`, `stack`. The address of
+/// `translation-fault-at` is one number.
 pub fn parse(line: &str) -> Result<Order, String> {
     let mut words = line.split_whitespace();
     let name = words.next().ok_or("empty line")?;
     let (opcode, _) = OPCODES
         .into_iter()
         .find(|(_, n)| *n == name)
-        .ok_or_else(|| format!("unknown command {name}"))?;
+        .ok_or_else(|| format!("unknown order '{name}'; help lists them"))?;
     let mut args = [0; 4];
     let mut n = 0;
     for word in words {
@@ -381,6 +469,10 @@ fn number(word: &str) -> Option<u64> {
         "job" => 0,
         "mmu" => 1,
         "gpu" => 2,
+        "l2" => 0,
+        "tiler" => 1,
+        "shader" => 2,
+        "stack" => 3,
         _ => match word.strip_prefix("0x") {
             Some(hex) => u64::from_str_radix(hex, 16).ok()?,
             None => word.parse().ok()?,
@@ -402,6 +494,10 @@ mod tests {
             parse("translation-fault-at 0x123456789000 3"),
             Ok((Opcode::TranslationFaultAt, [0x5678_9000, 0x1234, 3, 0]))
         );
+        assert_eq!(
+            parse("never-up shader 0x6"),
+            Ok((Opcode::NeverUp, [2, 6, 0, 0]))
+        );
         assert_eq!(parse("lose-irq mmu 1"), Ok((Opcode::LoseIrq, [1, 1, 0, 0])));
         assert!(parse("").is_err());
         assert!(parse("explode").is_err());
@@ -411,13 +507,14 @@ mod tests {
     }
 
     #[test]
-    fn opcodes_are_dense() {
-        for (n, (op, _)) in OPCODES.into_iter().enumerate() {
-            assert_eq!(op as usize, n + 1);
+    fn opcodes_are_unique() {
+        assert!(OPCODES.is_sorted_by(|(a, _), (b, _)| (*a as u32) < *b as u32));
+        for (op, name) in OPCODES {
             assert_eq!(Opcode::new(op as u32), Some(op));
+            assert_eq!(parse(name), Ok((op, [0; 4])));
         }
         assert_eq!(Opcode::new(0), None);
-        assert_eq!(Stat::PowerTransitions.offset(), STATS + 4 * 26);
+        assert_eq!(Stat::PowerCuts.offset(), STATS + 4 * 32);
     }
 
     #[test]

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Lets jobs run and time pass.
+//! Runs jobs and events.
 //!
-//! One lock is around the whole GPU. A job's step is made with it held; steps are short, and
-//! whoever waits for a register access goes first. One thread runs the chains of all slots, a step
-//! of each in turn: with threads of their own they could do no more than take turns at the lock,
-//! in no particular order.
+//! One lock protects the whole GPU. Each step of a job is made with it held; steps are short, and
+//! waiting register accesses go first. One thread runs the chains of all slots, a step of each in
+//! turn: with threads of their own they could only take turns with the lock, in no particular
+//! order.
 //!
-//! In synchronous mode the thread that makes a register access also runs whatever can run, before
-//! the access is answered. What is then left over, an endless chain or something delayed by order,
-//! is left to the engine's thread, so that it comes to an end when the guest only waits.
+//! In synchronous mode the thread that makes a register access also runs everything that can run
+//! before the access is answered. Remaining work, such as an endless chain or an event that is
+//! delayed by order, is left to the engine's thread, so that it makes progress while the guest only
+//! waits.
 //!
 //! Locks: `Shared::gpu`, inside of which the host's memory, interrupts and clock are called.
 //! Dropping the engine stops its thread first.
@@ -31,34 +32,34 @@ use crate::gpu::Gpu;
 /// When jobs run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Before the register access that started them is answered.
+    /// Jobs run before the register access that started them is answered.
     Sync,
-    /// While the guest does something else.
+    /// Jobs run concurrently with the guest.
     Threaded,
 }
 
-/// Steps that a register access makes at most in synchronous mode.
+/// The maximum number of steps that a register access makes in synchronous mode.
 const SYNC_STEPS: u32 = 1 << 16;
 
-/// What the engine's thread knows besides the GPU.
+/// The GPU and the state of the engine's thread.
 struct State {
     gpu: Gpu,
     quit: bool,
-    /// The thread sleeps, until this time or for ever.
+    /// Set while the thread sleeps: until this time, or until it is woken.
     asleep: Option<Option<u64>>,
 }
 
 struct Shared {
     state: Mutex<State>,
     wake: Condvar,
-    /// Register accesses that wait for the lock.
+    /// The number of register accesses that wait for the lock.
     waiting: AtomicU32,
     mode: Mode,
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic elsewhere has been reported there; registers go on being readable for the
+        // A panic of another thread was already reported; keep registers readable for a
         // post-mortem.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -99,7 +100,7 @@ impl Shared {
     }
 }
 
-/// A GPU that runs. Shared by whoever accesses it.
+/// A running GPU, shared by all threads that access it.
 pub struct Engine {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -128,12 +129,14 @@ impl Engine {
         })
     }
 
-    /// Does something with the GPU, and sees to what comes of it.
+    /// Calls `f` with the GPU, then runs or wakes whatever has become runnable.
     pub fn with<R>(&self, f: impl FnOnce(&mut Gpu) -> R) -> R {
         let shared = &*self.shared;
         shared.waiting.fetch_add(1, Ordering::Relaxed);
         let mut state = shared.lock();
         shared.waiting.fetch_sub(1, Ordering::Relaxed);
+        // Let due events happen first, even if the engine's thread is late on a busy host.
+        state.gpu.tick();
         let result = f(&mut state.gpu);
         if shared.mode == Mode::Sync {
             for _ in 0..SYNC_STEPS {

@@ -60,6 +60,8 @@ impl Rig {
         let slot = regs::JS_BASE + slot * regs::JS_STRIDE;
         self.engine.write32(slot + regs::JS_HEAD_NEXT, head as u32);
         self.engine.write32(slot + regs::JS_AFFINITY_NEXT, 1);
+        self.engine
+            .write32(slot + regs::JS_CONFIG_NEXT, regs::JS_CONFIG_END_FLUSH);
         self.engine.write32(slot + regs::JS_COMMAND_NEXT, 1);
     }
 

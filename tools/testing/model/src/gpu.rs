@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The GPU: its register file, and what ties the parts together.
+//! The GPU, which connects its parts.
 //!
 //! A [`Gpu`] does nothing by itself. [`Gpu::read32`] and [`Gpu::write32`] are register accesses;
-//! [`Gpu::tick`] lets events happen that are due; [`Gpu::step`] lets one chain do one step.
+//! [`Gpu::tick`] lets due events happen; [`Gpu::step`] runs one step of one chain.
 //! [`crate::engine`] calls them.
 //!
-//! Locks: none of its own; the engine has one around all of it. The host's memory, interrupt sink
-//! and clock are called from inside.
+//! Locks: none of its own; the engine's lock protects all of it. The host's memory, interrupt sink
+//! and clock are called with that lock held.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::control::Board;
 use crate::control::Orders;
+use crate::control::SCALE_FREQ_KHZ;
 use crate::host::Clock;
 use crate::host::GuestMemory;
 use crate::host::IrqSink;
@@ -21,64 +22,97 @@ use crate::host::Vector;
 use crate::irq::Irqs;
 use crate::job::Arch;
 use crate::job::Env;
+use crate::mmu::Command;
 use crate::mmu::Mmu;
 use crate::perfcnt::Perfcnt;
+use crate::power::Manner;
 use crate::power::Power;
 use crate::power::Transition;
+use crate::power::Unit;
 use crate::product::Product;
 use crate::product::SLOTS;
-use crate::product::SPACES;
 use crate::regs;
 use crate::slot::Slot;
 use crate::timer::Event;
 use crate::timer::Timers;
 
-/// How long things take, in nanoseconds.
+/// The durations of operations, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     /// A reset.
     pub reset: u64,
-    /// A power transition.
+    /// A power transition, except those of `core_up`.
     pub power: u64,
+    /// Powering up the L2 cache or shader cores.
+    pub core_up: u64,
     /// A command of an address space.
     pub as_command: u64,
-    /// A cache clean, a counter sample.
+    /// A cache clean or a counter sample.
     pub caches: u64,
-    /// From a soft stop to its effect, if the chain is not in the middle of something.
+    /// From a soft stop to its effect, if the chain can be stopped.
     pub soft_stop: u64,
+    /// From a hard stop to the end of the chain's last access.
+    pub hard_stop: u64,
+    /// From an access in a disabled address space to the end of the chain.
+    pub unmapped: u64,
+    /// From `START` until the job manager takes the next chain of a slot.
+    pub take: u64,
     /// From a message to its ordered duplicate.
     pub duplicate: u64,
 }
 
 impl Timing {
-    /// Tens of microseconds.
+    /// The usual durations, of tens of microseconds.
     pub const USUAL: Timing = Timing {
         reset: 20_000,
         power: 10_000,
+        core_up: 10_000,
         as_command: 3_000,
         caches: 10_000,
         soft_stop: 2_000,
+        hard_stop: 0,
+        unmapped: 0,
+        take: 0,
         duplicate: 200_000,
     };
 
-    /// Everything is done before the register write is answered.
+    /// As slow as GPUs have been observed to be. C panfrost, which works on all of them, allows 10
+    /// ms for a reset, 20 ms for the L2 cache and again for the shader cores to come up (here up to
+    /// four, one by one), 1 ms for the tiler, and 2 ms for each unit to go down.
+    pub const SILICON: Timing = Timing {
+        reset: 500_000,
+        power: 300_000,
+        core_up: 1_200_000,
+        as_command: 20_000,
+        caches: 100_000,
+        hard_stop: 300_000,
+        unmapped: 3_000_000,
+        take: 2_000,
+        ..Timing::USUAL
+    };
+
+    /// Everything is done before the register write is answered, except duplicate interrupts.
     pub const NONE: Timing = Timing {
         reset: 0,
         power: 0,
+        core_up: 0,
         as_command: 0,
         caches: 0,
         soft_stop: 0,
+        hard_stop: 0,
+        unmapped: 0,
+        take: 0,
         duplicate: 200_000,
     };
 }
 
-/// Receives a line for everything of note.
+/// Receives a line for each notable event.
 pub trait Trace: Send + Sync {
-    /// One event.
+    /// Reports one event.
     fn event(&self, what: fmt::Arguments<'_>);
 }
 
-/// Counters that are not kept elsewhere.
+/// Statistics that are not kept elsewhere.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Stats {
     pub(crate) violations: u32,
@@ -96,13 +130,15 @@ pub(crate) struct Stats {
     pub(crate) dma_bytes: u64,
     pub(crate) heap_bytes: u64,
     pub(crate) heap_mismatches: u32,
+    pub(crate) power_cuts: u32,
 }
 
-/// Cycle counter and timestamp. Both stand still unless started, as the GPU saves their power.
+/// The cycle counter and the timestamp. Both only run when started, as on hardware, where this
+/// saves power.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counter {
     running: bool,
-    /// Cycles until `since`.
+    /// The number of cycles until `since`.
     cycles: u64,
     /// When the counter was started, or its frequency changed.
     since: u64,
@@ -110,7 +146,7 @@ struct Counter {
     timestamp: u64,
 }
 
-/// Registers that only hold what was written.
+/// Registers that only hold the value that was written.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Plain {
     pub(crate) config: [u32; 4],
@@ -120,7 +156,7 @@ pub(crate) struct Plain {
     pub(crate) throttle: u32,
 }
 
-/// What a step of a job is told of the GPU.
+/// The view that a step of a job has of the GPU.
 pub(crate) struct JobEnv {
     arch: Arch,
     cycles: u64,
@@ -151,7 +187,7 @@ impl Env for JobEnv {
     }
 }
 
-/// Frequency of the timestamp in Hz.
+/// The frequency of the timestamp in Hz.
 pub const TIMESTAMP_HZ: u64 = 1_000_000_000;
 
 /// The GPU.
@@ -161,6 +197,9 @@ pub struct Gpu {
     pub(crate) clock: Arc<dyn Clock>,
     tracer: Option<Arc<dyn Trace>>,
     pub(crate) timing: Timing,
+    /// Whether the GPU is as slow and as weakly ordered as silicon, see
+    /// [`Gpu::with_silicon_habits`].
+    pub(crate) silicon: bool,
     pub(crate) irqs: Irqs,
     pub(crate) power: Power,
     pub(crate) mmu: Mmu,
@@ -173,7 +212,7 @@ pub struct Gpu {
     pub(crate) flush_id: u32,
     pub(crate) js_state: u32,
     pub(crate) resetting: bool,
-    /// Events that will not happen unless an order is taken back.
+    /// Events that do not happen unless an order is taken back.
     pub(crate) stuck: Vec<Event>,
     pub(crate) args: [u32; 4],
     pub(crate) inject_result: u32,
@@ -183,7 +222,8 @@ pub struct Gpu {
 }
 
 impl Gpu {
-    /// A GPU at power-on. `board`: how it is fed. `tracer` is told of everything of note.
+    /// Creates a GPU at power-on. `board` says how it is supplied; `tracer` receives notable
+    /// events.
     pub fn new(
         product: &'static Product,
         mem: Arc<dyn GuestMemory>,
@@ -199,6 +239,7 @@ impl Gpu {
             clock,
             tracer,
             timing,
+            silicon: false,
             irqs: Irqs::new(irqs),
             power: Power::new(product),
             mmu: Mmu::new(product),
@@ -220,12 +261,19 @@ impl Gpu {
         }
     }
 
-    /// The product it is.
+    /// Makes the GPU as slow and as weakly ordered as silicon.
+    pub fn with_silicon_habits(mut self) -> Self {
+        self.silicon = true;
+        self.timing = Timing::SILICON;
+        self
+    }
+
+    /// Returns the product.
     pub fn product(&self) -> &'static Product {
         self.product
     }
 
-    /// Its clock.
+    /// Returns the clock.
     pub fn clock(&self) -> &dyn Clock {
         &*self.clock
     }
@@ -236,56 +284,9 @@ impl Gpu {
         }
     }
 
-    /// Whether anything happens at all.
+    /// Returns whether the GPU runs at all.
     fn alive(&self) -> bool {
         self.board.runs() && !self.orders.all_ones
-    }
-
-    // Interrupts.
-
-    fn duplicate_if(&mut self, due: bool, vector: Vector) {
-        if due {
-            let when = self.clock.now() + self.timing.duplicate;
-            self.timers.add(when, Event::Duplicate(vector));
-        }
-    }
-
-    pub(crate) fn raise(&mut self, vector: Vector, bits: u32) {
-        let due = self.irqs.set(vector, bits);
-        self.duplicate_if(due, vector);
-    }
-
-    pub(crate) fn irq_read(&self, vector: Vector, offset: u32) -> u32 {
-        let block = self.irqs.block(vector);
-        match offset {
-            0x0 => block.raw,
-            0x8 => block.mask,
-            0xc => block.stat(),
-            _ => 0,
-        }
-    }
-
-    pub(crate) fn irq_write(&mut self, vector: Vector, offset: u32, value: u32) {
-        let due = match offset {
-            0x4 => {
-                let due = self.irqs.clear(vector, value);
-                match vector {
-                    Vector::Job => self.slots_cleared(value),
-                    Vector::Mmu => {
-                        for space in 0..SPACES {
-                            if value & 0x1_0001 << space != 0 {
-                                self.slot_report(space);
-                            }
-                        }
-                    }
-                    Vector::Gpu => (),
-                }
-                due
-            }
-            0x8 => self.irqs.set_mask(vector, value),
-            _ => false,
-        };
-        self.duplicate_if(due, vector);
     }
 
     // Counters.
@@ -318,7 +319,7 @@ impl Gpu {
 
     // Time.
 
-    /// `event` happens after `delay`, or when it is released.
+    /// Schedules `event` after `delay`, or until it is released if there is none.
     pub(crate) fn later(&mut self, delay: Option<u64>, event: Event) {
         match delay {
             Some(ns) => {
@@ -329,7 +330,18 @@ impl Gpu {
         }
     }
 
-    /// Lets what will not happen, and for which `f` holds, happen now.
+    /// Scales a duration of `ns` nanoseconds at [`SCALE_FREQ_KHZ`] to the current frequency. The
+    /// frequency only matters with the habits of silicon.
+    pub(crate) fn scaled(&self, ns: u64) -> u64 {
+        if !self.silicon {
+            return ns;
+        }
+        let scaled =
+            u128::from(ns) * u128::from(SCALE_FREQ_KHZ) / u128::from(self.board.freq_khz.max(1));
+        u64::try_from(scaled).unwrap_or(u64::MAX)
+    }
+
+    /// Schedules stuck events for which `f` holds to happen now.
     pub(crate) fn unstick(&mut self, f: impl Fn(&Event) -> bool) {
         let now = self.clock.now();
         for event in std::mem::take(&mut self.stuck) {
@@ -341,7 +353,7 @@ impl Gpu {
         }
     }
 
-    /// When something is due next, if the GPU is left alone.
+    /// Returns the time at which something happens next, without further register accesses.
     pub fn deadline(&self) -> Option<u64> {
         if !self.alive() {
             return None;
@@ -353,7 +365,7 @@ impl Gpu {
         slots.chain(self.timers.next()).min()
     }
 
-    /// Lets happen what is due.
+    /// Lets due events happen.
     pub fn tick(&mut self) {
         while self.alive() {
             let Some(event) = self.timers.pop(self.clock.now()) else {
@@ -374,6 +386,12 @@ impl Gpu {
                 self.power.finish(transition);
                 let Transition { unit, cores } = transition;
                 self.trace(format_args!("power: {unit:?} {cores:#x} changed"));
+                if unit == Unit::L2 && self.power.ready(unit) == 0 {
+                    // The cache has written out its stores.
+                    self.mmu.stores.drain_all(&*self.mem);
+                } else if unit == Unit::L2 && !self.orders.stick_as {
+                    self.unstick(|event| matches!(event, Event::AsCommand(_)));
+                }
                 self.power_advance();
                 let all = if self.power.active() {
                     0
@@ -382,28 +400,58 @@ impl Gpu {
                 };
                 self.raise(Vector::Gpu, regs::GPU_IRQ_POWER_CHANGED | all);
             }
-            Event::AsCommand(space) => {
-                if let Some(command) = self.mmu.complete(space) {
-                    self.slot_retry(space, command.retries());
-                }
-            }
+            Event::AsCommand(space) => self.space_complete(space),
+            Event::Take(n, serial) => self.slot_take(n, serial),
             Event::SoftStop(n) => self.slot_soft_stop(n),
+            Event::HardStop(n) => self.slot_hard_stop(n),
+            Event::Unmapped(n) => self.slot_unmapped(n),
             Event::CleanCaches => {
                 self.flush_id = self.flush_id.wrapping_add(1);
+                self.mmu.stores.drain_all(&*self.mem);
                 self.raise(Vector::Gpu, regs::GPU_IRQ_CLEAN_CACHES_COMPLETED);
             }
             Event::Sample => self.perfcnt_sample(),
-            Event::Duplicate(vector) => self.irqs.send(vector),
+            Event::Message(vector) => self.irqs.send(vector),
+        }
+        self.tell_late_stores();
+    }
+
+    /// Ends the command of an address space, unless it is a flush and the L2 cache is not up.
+    fn space_complete(&mut self, space: usize) {
+        let flush = matches!(
+            self.mmu.space(space).active,
+            Some(Command::FlushPt | Command::FlushMem)
+        );
+        if self.silicon && flush && self.power.ready(Unit::L2) == 0 {
+            self.stuck.push(Event::AsCommand(space));
+            return;
+        }
+        let unlocked = self.mmu.stats.unlocked_flushes;
+        if let Some(command) = self.mmu.complete(&*self.mem, space) {
+            if self.mmu.stats.unlocked_flushes != unlocked {
+                self.stats.violations = self.stats.violations.wrapping_add(1);
+                self.trace(format_args!("AS {space}: {command:?} without a lock"));
+            }
+            self.slot_retry(space, command.retries());
         }
     }
 
-    /// Whether [`Gpu::step`] would do something.
+    fn tell_late_stores(&mut self) {
+        for store in self.mmu.stores.take_late() {
+            self.trace(format_args!(
+                "AS {}: late store to {:#x}, bus address {:#x}, which it does not map any more",
+                store.space, store.va, store.pa
+            ));
+        }
+    }
+
+    /// Returns whether [`Gpu::step`] would do something.
     pub fn runnable(&self) -> bool {
         let now = self.clock.now();
         self.alive() && (0..SLOTS).any(|n| self.slot_runnable(n, now))
     }
 
-    /// Lets one chain do one step; slots take turns. Returns whether there was one.
+    /// Runs one step of one chain; slots take turns. Returns whether there was one to run.
     pub fn step(&mut self) -> bool {
         if !self.alive() {
             return false;
@@ -413,6 +461,7 @@ impl Gpu {
             self.turn = (self.turn + 1) % SLOTS;
             if self.slot_runnable(self.turn, now) {
                 self.slot_step(self.turn, now);
+                self.tell_late_stores();
                 return true;
             }
         }
@@ -426,15 +475,28 @@ impl Gpu {
             return;
         }
         let busy = self.slots.iter().any(Slot::active);
-        while let Some(transition) = self.power.begin(busy) {
+        let manner = Manner {
+            one_by_one: self.silicon,
+            ..self.orders.manner
+        };
+        while let Some(transition) = self.power.begin(busy, &manner) {
             self.stats.power_transitions = self.stats.power_transitions.wrapping_add(1);
-            let delay = self.orders.power.or(self.timing.power);
+            let usual = match transition.unit {
+                Unit::L2 | Unit::Shader if self.power.rises(transition) => self.timing.core_up,
+                _ => self.timing.power,
+            };
+            let delay = match self.orders.power_once.take() {
+                _ if self.orders.wedged => None,
+                Some(ns) => Some(ns),
+                None => self.orders.power.or(usual),
+            };
             self.later(delay, Event::Power(transition));
         }
     }
 
-    /// Forgets everything that a reset forgets. The mask of the GPU's own interrupts survives, so
-    /// that the end of a reset can be waited for, unless `mask_too`.
+    /// Clears all state that a reset clears, including stores that have not reached memory. The
+    /// mask of the GPU's own interrupts is kept unless `mask_too`, so that the end of a reset can
+    /// be waited for.
     pub(crate) fn forget(&mut self, mask_too: bool) {
         self.irqs.reset(Vector::Job, true);
         self.irqs.reset(Vector::Mmu, true);
@@ -449,7 +511,7 @@ impl Gpu {
         self.js_state = 0;
         self.flush_id = 0;
         self.resetting = false;
-        let keep = |event: &Event| matches!(event, Event::Duplicate(_));
+        let keep = |event: &Event| matches!(event, Event::Message(_));
         self.timers.retain(keep);
         self.stuck.retain(keep);
     }
@@ -461,9 +523,14 @@ impl Gpu {
             self.stats.soft_resets += 1;
         }
         self.trace(format_args!("{} reset", if hard { "hard" } else { "soft" }));
-        self.forget(false);
+        if !self.silicon {
+            self.mmu.stores.drain_all(&*self.mem);
+        }
+        self.forget(self.silicon);
         self.resetting = true;
-        let delay = if hard && self.orders.spare_hard_reset {
+        let delay = if self.orders.wedged {
+            None
+        } else if hard && self.orders.spare_hard_reset {
             Some(self.timing.reset)
         } else {
             self.orders.reset.or(self.timing.reset)
@@ -508,7 +575,7 @@ impl Gpu {
         status
     }
 
-    /// The clock's frequency changes.
+    /// Changes the clock's frequency.
     pub(crate) fn set_frequency(&mut self, khz: u32) {
         self.count(self.counter.running);
         self.board.freq_khz = khz;
@@ -518,3 +585,7 @@ impl Gpu {
 #[cfg(test)]
 #[path = "gpu_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "gpu_harsh_tests.rs"]
+mod harsh_tests;

@@ -11,6 +11,8 @@ use crate::host::VirtualClock;
 use crate::product::G52;
 use crate::product::G57;
 use crate::product::PRODUCTS;
+use crate::product::T628;
+use crate::product::T720;
 use crate::product::T860;
 use crate::testing::Bench;
 use crate::testing::Tables;
@@ -29,14 +31,14 @@ fn identity() {
     for product in PRODUCTS {
         let mut gpu = Bench::cold(product, Board::new(false)).gpu;
         assert_eq!(gpu.read32(regs::GPU_ID), product.gpu_id());
-        assert_eq!(gpu.read32(regs::GPU_AS_PRESENT), 0xff);
+        assert_eq!(gpu.read32(regs::GPU_AS_PRESENT), product.as_present);
         assert_eq!(gpu.read32(regs::GPU_JS_PRESENT), 7);
         assert_eq!(
             u64::from(gpu.read32(regs::SHADER_PRESENT)),
             product.shader_present
         );
         assert_eq!(gpu.read32(regs::SHADER_PRESENT + 4), 0);
-        assert_eq!(gpu.read32(regs::L2_PRESENT), 1);
+        assert_eq!(u64::from(gpu.read32(regs::L2_PRESENT)), product.l2_present);
         assert_eq!(gpu.read32(regs::TILER_PRESENT), 1);
         assert_ne!(gpu.read32(regs::GPU_AFBC_FEATURES), 0);
         assert_eq!(gpu.read32(regs::GPU_TEXTURE_FEATURES + 8), 0x9f81_ffff);
@@ -46,6 +48,9 @@ fn identity() {
     }
     assert_eq!(G52.gpu_id(), 0x7402_1000);
     assert_eq!(T860.gpu_id(), 0x0860_2000);
+    assert_eq!(T720.gpu_id(), 0x0720_1010);
+    assert_eq!(T628.gpu_id(), 0x0620_0010);
+    assert_eq!((T628.va_bits(), T628.pa_bits()), (33, 40));
     assert_eq!(G57.gpu_id(), 0x9093_0000);
 }
 
@@ -210,6 +215,10 @@ fn a_counter_sample_goes_to_memory() {
     );
     b.settle();
     assert_ne!(raw(&mut b) & regs::GPU_IRQ_PERFCNT_SAMPLE_COMPLETED, 0);
+    // Like any store it is in memory once the caches are clean.
+    assert_eq!(b.ram.get32(Bench::PA + 0x8008), 0);
+    b.gpu.write32(regs::GPU_CMD, regs::GPU_CMD_CLEAN_CACHES);
+    b.settle();
     let block = |n: u64| Bench::PA + 0x8000 + n * 256;
     assert_eq!(b.ram.get32(block(0) + 8), 0x1111);
     assert_eq!(b.ram.get32(block(0) + 24), 1);
@@ -273,6 +282,15 @@ fn without_clock_it_stands_still_without_power_it_forgets() {
     assert_eq!(b.slot_reg(1, regs::JS_STATUS), 0);
     assert_eq!(b.gpu.read32(0x160), 0);
     assert_eq!(b.gpu.read32(regs::GPU_INT_MASK), 0);
+}
+
+#[test]
+fn the_board_sees_whether_cores_are_on() {
+    let mut b = Bench::new(&G52);
+    assert_eq!(b.gpu.control_read32(control::CORES), 1);
+    b.gpu.control_write32(control::RESET_LINE, 1);
+    assert_eq!(b.gpu.control_read32(control::CORES), 0);
+    assert_eq!(b.stat(Stat::Violations), 0);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the model needs from whoever embeds it: memory, interrupts, time.
+//! The interfaces that the model needs from its embedder: memory, interrupts, time.
 //!
 //! Locks: the embedder's own; they are taken inside of the GPU's lock and must not call back into
 //! the GPU.
@@ -9,17 +9,20 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-/// An access to guest memory that nothing answered.
+/// An access to guest memory at an address where there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BusError;
 
-/// Guest memory as a bus master sees it.
+/// Guest memory as seen by a bus master.
 pub trait GuestMemory: Send + Sync {
     /// Fills `buf` from bus address `pa`. Must not block.
     fn read(&self, pa: u64, buf: &mut [u8]) -> Result<(), BusError>;
 
     /// Stores `data` at bus address `pa`. Must not block.
     fn write(&self, pa: u64, data: &[u8]) -> Result<(), BusError>;
+
+    /// Checks whether `len` bytes could be stored at bus address `pa` now. Must not block.
+    fn check_write(&self, pa: u64, len: usize) -> Result<(), BusError>;
 }
 
 /// An interrupt line of the GPU, and its MSI-X vector.
@@ -34,16 +37,16 @@ pub enum Vector {
 }
 
 impl Vector {
-    /// All of them, in the order of their numbers.
+    /// All vectors, in the order of their numbers.
     pub const ALL: [Vector; 3] = [Vector::Job, Vector::Mmu, Vector::Gpu];
 
-    /// The vector with this number.
+    /// Returns the vector with this number.
     pub fn new(number: u32) -> Option<Self> {
         Self::ALL.get(usize::try_from(number).ok()?).copied()
     }
 }
 
-/// Where interrupts go.
+/// The receiver of interrupts.
 pub trait IrqSink: Send + Sync {
     /// Sends the message of `vector` once. Must not block.
     fn raise(&self, vector: Vector);
@@ -51,13 +54,13 @@ pub trait IrqSink: Send + Sync {
 
 /// Time, in nanoseconds from an arbitrary start.
 pub trait Clock: Send + Sync {
-    /// Now.
+    /// Returns the current time.
     fn now(&self) -> u64;
 
-    /// A register was accessed.
+    /// Notes that a register was accessed.
     fn access(&self) {}
 
-    /// Nothing happens before `to`: a virtual clock may go there.
+    /// Notes that nothing happens before `to`, so that a virtual clock may advance to it.
     fn skip_to(&self, _to: u64) {}
 }
 
@@ -65,7 +68,7 @@ pub trait Clock: Send + Sync {
 pub struct RealClock(Instant);
 
 impl RealClock {
-    /// Starts at zero.
+    /// Creates a clock that starts at zero.
     pub fn new() -> Self {
         Self(Instant::now())
     }
@@ -91,7 +94,7 @@ pub struct VirtualClock {
 }
 
 impl VirtualClock {
-    /// A clock that each register access moves by `per_access` nanoseconds.
+    /// Creates a clock that each register access advances by `per_access` nanoseconds.
     pub fn new(per_access: u64) -> Self {
         Self {
             now: AtomicU64::new(0),
@@ -99,7 +102,7 @@ impl VirtualClock {
         }
     }
 
-    /// Lets `ns` pass.
+    /// Advances the clock by `ns`.
     pub fn advance(&self, ns: u64) {
         self.now.fetch_add(ns, Ordering::Relaxed);
     }

@@ -4,11 +4,11 @@
 //!
 //! [`gpu::Gpu`] is the register file with everything behind it: interrupt blocks, power domains,
 //! address spaces, job slots. It is driven by register accesses and by [`engine::Engine`], which
-//! lets jobs run and time pass, and it is given memory, interrupts and time through the traits in
-//! [`host`]. [`desc`] and [`job`] are what is in memory: the descriptors, and what executing them
-//! does. [`control`] is how tests order faults.
+//! runs jobs and events, and it accesses memory, interrupts and time through the traits in
+//! [`host`]. [`desc`] has the descriptors in memory, [`job`] executes them. Tests inject faults
+//! through [`control`]. [`names`] makes logs readable.
 //!
-//! The program `mali-model` puts all this behind a vfio-user socket, so that an emulator sees a
+//! The program `mali-model` exposes all this through a vfio-user socket, so that an emulator sees a
 //! PCI function.
 //!
 //! Locks: one, in [`engine`], around the whole GPU.
@@ -19,10 +19,12 @@ pub mod control;
 pub mod desc;
 pub mod engine;
 pub mod gpu;
+pub mod help;
 pub mod host;
 pub mod irq;
 pub mod job;
 pub mod mmu;
+pub mod names;
 mod orders;
 pub mod perfcnt;
 pub mod power;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the control channel does to the GPU. The layout is in [`crate::control`].
+//! The effects of the control channel on the GPU. The layout is in [`crate::control`].
 //!
 //! Locks: none of its own, part of the GPU's state.
 
@@ -16,11 +16,12 @@ use crate::control::EINVAL;
 use crate::gpu::Gpu;
 use crate::host::Vector;
 use crate::mmu::OrderedFault;
+use crate::power::Unit;
 use crate::product::SLOTS;
 use crate::timer::Event;
 
 impl Gpu {
-    /// Reads a register of the control block. `offset` is a multiple of 4.
+    /// Reads a register of the control block. `offset` must be a multiple of 4.
     pub fn control_read32(&mut self, offset: u32) -> u32 {
         self.tick();
         match offset {
@@ -31,6 +32,8 @@ impl Gpu {
             control::POWER => self.board.power,
             control::RESET_LINE => u32::from(self.board.reset),
             control::FREQ_KHZ => self.board.freq_khz,
+            // If the GPU was pulled out, its cores cannot be turned off any more.
+            control::CORES => u32::from(!self.power.all_off() && !self.orders.all_ones),
             control::INJECT_RESULT => self.inject_result,
             control::ARG0..0x120 => self.args[(offset - control::ARG0) as usize / 4],
             control::STATS.. => self.stat((offset - control::STATS) as usize / 4),
@@ -38,7 +41,7 @@ impl Gpu {
         }
     }
 
-    /// Writes a register of the control block. `offset` is a multiple of 4.
+    /// Writes a register of the control block. `offset` must be a multiple of 4.
     pub fn control_write32(&mut self, offset: u32, value: u32) {
         self.tick();
         match offset {
@@ -68,7 +71,7 @@ impl Gpu {
         self.tick();
     }
 
-    /// One of the statistics, by its number; 0 if there is none.
+    /// Returns the statistic with this number, or 0 if there is none.
     pub fn stat(&self, n: usize) -> u32 {
         let (stats, mmu) = (&self.stats, &self.mmu.stats);
         // In the order of `Stat`.
@@ -100,16 +103,28 @@ impl Gpu {
             (stats.heap_bytes >> 32) as u32,
             stats.heap_mismatches,
             stats.power_transitions,
+            self.mmu.stores.late,
+            self.mmu.stores.lost,
+            self.mmu.stores.len() as u32,
+            mmu.stale_walks,
+            mmu.unlocked_flushes,
+            stats.power_cuts,
         ];
-        const { assert!(control::STAT_NAMES.len() == Stat::PowerTransitions as usize + 1) };
+        const { assert!(control::STAT_NAMES.len() == Stat::PowerCuts as usize + 1) };
         all.get(n).copied().unwrap_or(0)
     }
 
-    /// The board changes how the GPU is fed.
+    /// Changes the inputs that the board drives.
     fn feed(&mut self, board: Board) {
         let before = std::mem::replace(&mut self.board, board);
+        if before.supplied() && !board.supplied() && !self.orders.all_ones {
+            self.power_cut();
+        }
         if before.powered() && !board.powered() {
             self.forget(true);
+        }
+        if !board.supplied() {
+            self.orders.wedged = false;
         }
         if before.runs() != board.runs() {
             let power = board.power;
@@ -118,7 +133,21 @@ impl Gpu {
         }
     }
 
-    /// The whole machine is reset: as at power-on. Statistics stay.
+    /// Handles the loss of the domain or the regulator. If the L2 cache is not down by then, its
+    /// stores are lost.
+    fn power_cut(&mut self) {
+        if !self.power.l2_alive() {
+            return;
+        }
+        let held = self.mmu.stores.len();
+        self.stats.power_cuts += 1;
+        self.stats.violations = self.stats.violations.wrapping_add(u32::from(held != 0));
+        self.trace(format_args!(
+            "power cut with L2 not down, {held} stores lost"
+        ));
+    }
+
+    /// Resets everything to the state at power-on, except statistics, because the machine is reset.
     pub fn machine_reset(&mut self) {
         self.function_reset();
         self.orders = Orders::default();
@@ -129,8 +158,8 @@ impl Gpu {
         self.inject_result = 0;
     }
 
-    /// The function is reset by the bus: as a power cycle, but the board's lines and the orders
-    /// stay.
+    /// Resets the function as the bus does: like a power cycle, but the board's inputs and the
+    /// orders stay.
     pub fn function_reset(&mut self) {
         self.trace(format_args!("function reset"));
         self.forget(true);
@@ -146,6 +175,10 @@ impl Gpu {
             _ => Err(EINVAL),
         };
         let vector = || Vector::new(a).ok_or(EINVAL);
+        let unit = || match Unit::ALL.get(a as usize) {
+            Some(&unit) => Ok(unit as usize),
+            None => Err(EINVAL),
+        };
         let next = || match a {
             control::ANY_SLOT => Ok(NextJobs::new(a, b.max(1))),
             a if (a as usize) < SLOTS => Ok(NextJobs::new(a, b.max(1))),
@@ -191,8 +224,36 @@ impl Gpu {
             }
             Opcode::SlowJobs => orders.slow_jobs = u64::from(a) * 1000,
             Opcode::Release => self.slot_release(),
+            Opcode::LoseDone => orders.lose_done = next()?,
+            Opcode::LoseStopStatus => orders.lose_stop_status = flag()?,
+            Opcode::DelayStart => {
+                orders.start = Delay::new(a);
+                if orders.start != Delay::Never {
+                    self.unstick(|event| matches!(event, Event::Take(..)));
+                }
+            }
+            Opcode::Wedge => orders.wedged = flag()?,
+            Opcode::StickIrq => {
+                let pending = self.irqs.stick(vector()?, b);
+                self.send_later(vector()?, pending);
+            }
+            Opcode::LateIrq => self.irqs.delay(vector()?, u64::from(b) * 1000, c.max(1)),
+            Opcode::DelayPowerOnce => orders.power_once = Some(u64::from(a) * 1000),
+            Opcode::NeverUp | Opcode::NeverDown => {
+                let before = orders.manner;
+                let cores = if opcode == Opcode::NeverUp {
+                    &mut orders.manner.never_up
+                } else {
+                    &mut orders.manner.never_down
+                };
+                cores[unit()?] = b.into();
+                self.power.unstick(&before);
+                self.power_advance();
+            }
             Opcode::ClearAll => {
+                self.power.unstick(&self.orders.manner);
                 self.orders = Orders::default();
+                self.power_advance();
                 self.mmu.ordered = None;
                 self.irqs.tamper_no_more();
                 self.unstick(|_| true);

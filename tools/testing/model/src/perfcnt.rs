@@ -2,11 +2,14 @@
 
 //! Performance counters.
 //!
-//! The registers are accepted, and a sample is written to memory through the configured address
-//! space: blocks of 64 32-bit counters, in the order job manager, tiler, L2 cache, one per shader
+//! The registers can be written, and a sample is written to memory through the configured address
+//! space: blocks of 64 32-bit counters, in the order job manager, tiler, L2 caches, one per shader
 //! core up to the highest one present. The first words of a block are the timestamp and the enable
-//! mask. The counters are zero, but for one in the job manager's block (number 6, cycles of
-//! activity), which counts chains.
+//! mask; the block of a core that is absent or not up is all zero. The counters are zero except for
+//! one in the job manager's block (number 6, cycles of activity), which counts chains. v4 products
+//! have another order, which is not modelled, as no test reads it.
+//!
+//! Like any store, a sample may not be in memory before the caches were cleaned.
 //!
 //! Locks: none of its own, part of the GPU's state.
 
@@ -16,17 +19,18 @@ use crate::job::Vm;
 use crate::mmu::set_half;
 use crate::mmu::view::View;
 use crate::mmu::Miss;
+use crate::power::Unit;
 use crate::product::SPACES;
 use crate::regs;
 use crate::timer::Event;
 
-/// Counters in a block.
+/// The number of counters in a block.
 const PER_BLOCK: usize = 64;
-/// Word of the enable mask in a block.
+/// The word of the enable mask in a block.
 const ENABLE_WORD: usize = 2;
-/// Word of the one counter that counts.
+/// The word of the only counter that counts.
 const ACTIVE_WORD: usize = 6;
-/// `AS_FAULTSTATUS` source of the counters.
+/// The source of the counters in `AS_FAULTSTATUS`.
 const SOURCE: u16 = 0x80;
 
 /// The registers.
@@ -35,7 +39,7 @@ pub struct Perfcnt {
     base: u64,
     config: u32,
     enable: [u32; 4],
-    /// Chains when the counters were cleared.
+    /// The number of chains when the counters were cleared.
     cleared_at: u32,
     clear: bool,
 }
@@ -87,14 +91,21 @@ impl Gpu {
             return;
         }
         let cores = 64 - self.product.shader_present.leading_zeros() as usize;
+        let caches = (self.product.mem_features >> 8 & 0xf) as usize + 1;
+        let up = self.power.ready(Unit::Shader);
         let [jm, shader, tiler, l2] = set.enable;
-        let enables = [jm, tiler, l2]
+        let blocks = [Some(jm), Some(tiler)]
             .into_iter()
-            .chain(std::iter::repeat_n(shader, cores));
+            .chain(std::iter::repeat_n(Some(l2), caches))
+            .chain((0..cores).map(|core| (up & 1 << core != 0).then_some(shader)));
         let now = self.clock.now();
         let mut data = Vec::new();
-        for (n, enable) in enables.enumerate() {
+        for (n, enable) in blocks.enumerate() {
             let mut block = [0u32; PER_BLOCK];
+            let Some(enable) = enable else {
+                data.extend([0; 4 * PER_BLOCK]);
+                continue;
+            };
             block[0] = now as u32;
             block[1] = (now >> 32) as u32;
             block[ENABLE_WORD] = enable;
@@ -110,7 +121,7 @@ impl Gpu {
                 self.later(Some(self.timing.caches.max(1000)), Event::Sample)
             }
             (Err(_), Some(Miss::Fault(fault))) => {
-                // Nobody waits for a retry: the sample is lost.
+                // Samples are not retried: this one is lost.
                 let bits = self.mmu.report(space, &fault, SOURCE);
                 self.raise(Vector::Mmu, bits);
             }

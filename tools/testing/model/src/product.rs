@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the modelled GPUs say about themselves.
+//! The identity and features of the modelled GPUs.
 //!
-//! Identity, cache, core, tiler, memory and MMU features are those that real boards print at boot:
-//! Mali-G52 r1 on RK3566/RK3568, Mali-G57 on MT8370/MT8390, Mali-T860 on RK3399. Thread, texture
-//! and slot features are typical values of the generation; no driver or user space decides
-//! anything by them that the model could contradict. `AFBC_FEATURES` is 1 ("not supported")
-//! everywhere, which keeps user space from compressed framebuffers, which the model does not
-//! write.
+//! Identity, cache, core, tiler, memory and MMU features are those that drivers print at boot on
+//! real boards: Mali-G31 on S905X3, Mali-G52 r1 on RK3566/RK3568, Mali-G57 on MT8370/MT8390,
+//! Mali-T720 on Allwinner H6, Mali-T860 on RK3399. No such output was found for a Mali-T628:
+//! [`T628`] says what is known and what is guessed. Coherency, thread, texture and slot features
+//! are typical values of the generation; drivers and user space make no decisions based on them
+//! that the model could contradict. `AFBC_FEATURES` is 1 ("not supported") everywhere, which keeps
+//! user space from using compressed framebuffers, as the model cannot write these.
+//!
+//! v4 products (T628, T720) have the same job headers as v5, but a different framebuffer descriptor
+//! (SFBD), which the model does not read. Their fragment jobs are executed if they use the v5
+//! descriptor, as those of the guest tests do. Those of Mesa fail with DATA_INVALID_FAULT or clear
+//! nothing, so these two products are of no use for testing Mesa.
 //!
 //! Locks: none, constants only.
 
@@ -22,7 +28,7 @@ pub struct Product {
     pub id: u16,
     /// Revision, the lower half: major in 15:12, minor in 11:4, status in 3:0.
     pub revision: u16,
-    /// Which descriptors it reads.
+    /// The descriptor layouts that it reads.
     pub arch: Arch,
     /// `GPU_L2_FEATURES`.
     pub l2_features: u32,
@@ -42,6 +48,8 @@ pub struct Product {
     pub l2_present: u64,
     /// `STACK_PRESENT`.
     pub stack_present: u64,
+    /// `AS_PRESENT`, with at most [`SPACES`] bits.
+    pub as_present: u32,
     /// `GPU_COHERENCY_FEATURES`.
     pub coherency_features: u32,
     /// `GPU_AFBC_FEATURES`.
@@ -58,12 +66,15 @@ pub struct Product {
     pub js_features: [u32; SLOTS],
     /// Whether `AS_TRANSCFG` exists.
     pub has_transcfg: bool,
+    /// Whether a slot's two chains can be distinguished: `JS_CONFIG` has the flag, and `JS_COMMAND`
+    /// the stops that depend on it.
+    pub has_chain_flag: bool,
 }
 
-/// Job slots that every product has.
+/// The number of job slots of every product.
 pub const SLOTS: usize = 3;
 
-/// Address spaces that every product has.
+/// The maximum number of address spaces of a product.
 pub const SPACES: usize = 8;
 
 const JS_FEATURES: [u32; SLOTS] = [0x20e, 0x1fe, 0x7e];
@@ -84,6 +95,7 @@ pub const G52: Product = Product {
     tiler_present: 0x1,
     l2_present: 0x1,
     stack_present: 0,
+    as_present: 0xff,
     coherency_features: 0x1,
     afbc_features: 1,
     max_threads: 0x300,
@@ -92,6 +104,7 @@ pub const G52: Product = Product {
     texture_features: TEXTURE_FEATURES,
     js_features: JS_FEATURES,
     has_transcfg: true,
+    has_chain_flag: true,
 };
 
 /// Mali-G57 r0p0, two cores with a hole between them.
@@ -109,6 +122,7 @@ pub const G57: Product = Product {
     tiler_present: 0x1,
     l2_present: 0x1,
     stack_present: 0,
+    as_present: 0xff,
     coherency_features: 0x1,
     afbc_features: 1,
     max_threads: 0x300,
@@ -117,6 +131,7 @@ pub const G57: Product = Product {
     texture_features: TEXTURE_FEATURES,
     js_features: JS_FEATURES,
     has_transcfg: true,
+    has_chain_flag: true,
 };
 
 /// Mali-T860 r2p0, four cores.
@@ -134,6 +149,7 @@ pub const T860: Product = Product {
     tiler_present: 0x1,
     l2_present: 0x1,
     stack_present: 0,
+    as_present: 0xff,
     coherency_features: 0x1,
     afbc_features: 1,
     max_threads: 0x100,
@@ -142,28 +158,70 @@ pub const T860: Product = Product {
     texture_features: TEXTURE_FEATURES,
     js_features: JS_FEATURES,
     has_transcfg: false,
+    has_chain_flag: true,
+};
+
+/// Mali-G31 r0p0, one core.
+pub const G31: Product = Product {
+    name: "g31",
+    id: 0x7093,
+    revision: 0x0000,
+    l2_features: 0x0710_0206,
+    core_features: 0,
+    mmu_features: 0x2821,
+    ..G52
+};
+
+/// Mali-T720 r1p1, two cores, four address spaces.
+pub const T720: Product = Product {
+    name: "t720",
+    id: 0x0720,
+    revision: 0x1010,
+    l2_features: 0x0711_0206,
+    mmu_features: 0x2821,
+    shader_present: 0x3,
+    as_present: 0xf,
+    has_chain_flag: false,
+    ..T860
+};
+
+/// Mali-T628 MP6 r0p1: two core groups, of four cores and two, each with an L2 cache.
+///
+/// Known: the product number and the two groups of 4 + 2 cores, of which C panfrost reports at boot
+/// that it uses the first. `L2_PRESENT` has a bit at the position of each group's first core, as C
+/// panfrost assumes when it computes its cores. `MEM_FEATURES` 11:8 is the number of L2 caches less
+/// one, according to Arm's driver. Everything else is a guess, based on the T720, which is of the
+/// same generation.
+pub const T628: Product = Product {
+    name: "t628",
+    id: 0x0620,
+    revision: 0x0010,
+    mem_features: 0x101,
+    shader_present: 0x3f,
+    l2_present: 0x11,
+    ..T720
 };
 
 /// Every product.
-pub const PRODUCTS: [&Product; 3] = [&G52, &G57, &T860];
+pub const PRODUCTS: [&Product; 6] = [&G31, &G52, &G57, &T628, &T720, &T860];
 
 impl Product {
-    /// The product with this command-line name.
+    /// Returns the product with this command-line name.
     pub fn by_name(name: &str) -> Option<&'static Product> {
         PRODUCTS.into_iter().find(|p| p.name == name)
     }
 
-    /// `GPU_ID`.
+    /// Returns the value of `GPU_ID`.
     pub fn gpu_id(&self) -> u32 {
         u32::from(self.id) << 16 | u32::from(self.revision)
     }
 
-    /// Bits of a virtual address.
+    /// Returns the number of bits of a virtual address.
     pub fn va_bits(&self) -> u32 {
         self.mmu_features & 0xff
     }
 
-    /// Bits of a physical address.
+    /// Returns the number of bits of a physical address.
     pub fn pa_bits(&self) -> u32 {
         self.mmu_features >> 8 & 0xff
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Register accesses: which part of the GPU an offset belongs to.
+//! Register accesses, dispatched to the parts of the GPU.
 //!
 //! Locks: none of its own, part of the GPU's state.
 
@@ -15,8 +15,11 @@ use crate::slot;
 use crate::slot::Slot;
 use crate::timer::Event;
 
+/// How much longer a command of an address space takes for each store that has not reached memory.
+const STORE_NS: u64 = 5_000;
+
 impl Gpu {
-    /// Reads a GPU register. `offset` is a multiple of 4.
+    /// Reads a GPU register. `offset` must be a multiple of 4.
     pub fn read32(&mut self, offset: u32) -> u32 {
         self.clock.access();
         self.tick();
@@ -65,7 +68,7 @@ impl Gpu {
             regs::GPU_TILER_FEATURES => p.tiler_features,
             regs::GPU_MEM_FEATURES => p.mem_features,
             regs::GPU_MMU_FEATURES => p.mmu_features,
-            regs::GPU_AS_PRESENT => (1 << SPACES) - 1,
+            regs::GPU_AS_PRESENT => p.as_present,
             regs::GPU_JS_PRESENT => (1 << SLOTS) - 1,
             regs::GPU_STATUS => self.status(),
             regs::GPU_LATEST_FLUSH_ID => self.flush_id,
@@ -94,7 +97,7 @@ impl Gpu {
         }
     }
 
-    /// Writes a GPU register. `offset` is a multiple of 4.
+    /// Writes a GPU register. `offset` must be a multiple of 4.
     pub fn write32(&mut self, offset: u32, value: u32) {
         self.clock.access();
         self.tick();
@@ -107,7 +110,9 @@ impl Gpu {
             return;
         }
         if let Some((n, offset)) = slot::decode(offset) {
-            self.slot_write(n, offset, value);
+            if let Some(value) = self.slot_understands(offset, value) {
+                self.slot_write(n, offset, value);
+            }
         } else if let Some((n, offset)) = decode_space(offset) {
             self.space_write(n, offset, value);
         } else {
@@ -128,6 +133,17 @@ impl Gpu {
         self.tick();
     }
 
+    /// Returns the effective value of a write to a slot register, if any: a GPU that cannot
+    /// distinguish a slot's two chains has neither the flag nor the stops that depend on it.
+    fn slot_understands(&self, offset: u32, value: u32) -> Option<u32> {
+        match offset {
+            _ if self.product.has_chain_flag => Some(value),
+            regs::JS_CONFIG_NEXT => Some(value & !regs::JS_CONFIG_JOB_CHAIN_FLAG),
+            regs::JS_COMMAND if value > regs::JS_COMMAND_HARD_STOP => None,
+            _ => Some(value),
+        }
+    }
+
     fn space_write(&mut self, n: usize, offset: u32, value: u32) {
         let Some(command) = self.mmu.write(n, offset, value) else {
             return;
@@ -135,7 +151,14 @@ impl Gpu {
         if command == Command::FlushMem || command == Command::FlushPt {
             self.flush_id = self.flush_id.wrapping_add(1);
         }
-        let delay = (!self.orders.stick_as).then_some(self.timing.as_command);
+        // All commands except UPDATE wait for stores in progress.
+        let under_way = if self.silicon && command != Command::Update {
+            self.mmu.stores.of(n) as u64
+        } else {
+            0
+        };
+        let time = self.timing.as_command + under_way * STORE_NS;
+        let delay = (!self.orders.stick_as).then_some(time);
         self.later(delay, Event::AsCommand(n));
     }
 
@@ -174,7 +197,7 @@ fn decode_space(offset: u32) -> Option<(usize, u32)> {
     (n < SPACES).then_some((n, offset % regs::AS_STRIDE))
 }
 
-/// What a power register is for.
+/// The kinds of power registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PowerRegister {
     Present,
@@ -185,8 +208,9 @@ enum PowerRegister {
     Active,
 }
 
-/// The power registers lie in rows of 0x40 bytes: shader cores, tilers and L2 caches 0x10 apart
-/// from 0x100 on, the core stacks in rows of 0x10 from 0xe00 on.
+/// Decodes the offset of a power register. From 0x100 on, there is a row of 0x40 bytes for each
+/// kind of register, with shader cores, tilers and L2 caches 0x10 apart; those of the core stacks
+/// are 0x10 apart from 0xe00 on.
 fn decode_power(offset: u32) -> Option<(Unit, PowerRegister)> {
     use PowerRegister::*;
     const ROWS: [PowerRegister; 6] = [Present, Ready, On, Off, Trans, Active];

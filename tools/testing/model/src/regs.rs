@@ -2,9 +2,8 @@
 
 //! Register offsets and bits of Job-Manager Malis.
 //!
-//! Source of the facts: what the kernel's C driver documents in `panfrost_regs.h`, and, for the
-//! bits it does not use (`GPU_STATUS`, raw access codes), Arm's public GPL driver for the same
-//! GPUs.
+//! Sources: `panfrost_regs.h` of the kernel's C driver and, for bits that it does not use
+//! (`GPU_STATUS`, raw access codes), Arm's public GPL driver for the same GPUs.
 //!
 //! Locks: none, constants only.
 
@@ -63,7 +62,7 @@ pub const GPU_CMD_HARD_RESET: u32 = 0x02;
 pub const GPU_CMD_PERFCNT_CLEAR: u32 = 0x03;
 /// `GPU_CMD`: write the performance counters to memory.
 pub const GPU_CMD_PERFCNT_SAMPLE: u32 = 0x04;
-/// `GPU_CMD`: let the cycle counter and the timestamp run.
+/// `GPU_CMD`: start the cycle counter and the timestamp.
 pub const GPU_CMD_CYCLE_COUNT_START: u32 = 0x05;
 /// `GPU_CMD`: stop them.
 pub const GPU_CMD_CYCLE_COUNT_STOP: u32 = 0x06;
@@ -94,7 +93,7 @@ pub const GPU_FAULT_ADDRESS_HI: u32 = 0x044;
 pub const GPU_AFBC_FEATURES: u32 = 0x04c;
 /// Unlocks the override registers.
 pub const GPU_PWR_KEY: u32 = 0x050;
-/// The value that does.
+/// The value that unlocks the override registers.
 pub const GPU_PWR_KEY_UNLOCK: u32 = 0x2968_a819;
 /// Power manager override 0.
 pub const GPU_PWR_OVERRIDE0: u32 = 0x054;
@@ -179,9 +178,9 @@ pub const JOB_INT_THROTTLE: u32 = 0x1014;
 pub const JS_BASE: u32 = 0x1800;
 /// Bytes from slot to slot.
 pub const JS_STRIDE: u32 = 0x80;
-/// Head of the running chain, 64 bits.
+/// The oldest job of the chain that is not over, 64 bits.
 pub const JS_HEAD: u32 = 0x00;
-/// The job at which the chain is or ended, 64 bits.
+/// The last job of the chain that was read, 64 bits; after a soft stop, where the chain is resumed.
 pub const JS_TAIL: u32 = 0x08;
 /// Core mask, 64 bits.
 pub const JS_AFFINITY: u32 = 0x10;
@@ -193,7 +192,7 @@ pub const JS_XAFFINITY: u32 = 0x1c;
 pub const JS_COMMAND: u32 = 0x20;
 /// Exception code.
 pub const JS_STATUS: u32 = 0x24;
-/// Head of the next chain, 64 bits.
+/// Head of the next chain, 64 bits. 0 once it has been taken.
 pub const JS_HEAD_NEXT: u32 = 0x40;
 /// Core mask of the next chain, 64 bits.
 pub const JS_AFFINITY_NEXT: u32 = 0x50;
@@ -208,7 +207,12 @@ pub const JS_FLUSH_ID_NEXT: u32 = 0x70;
 
 /// `JS_CONFIG`: the address space.
 pub const JS_CONFIG_AS_MASK: u32 = 0xf;
-/// `JS_CONFIG`: which of two chains this is, for the stop commands that ask.
+/// `JS_CONFIG`: the bits that read back on silicon. The threads' priority above them does not.
+pub const JS_CONFIG_KEPT: u32 = 0xffff;
+/// `JS_CONFIG`: clean and invalidate the caches at the end of each job (clean only: the lower one
+/// of the two bits).
+pub const JS_CONFIG_END_FLUSH: u32 = 3 << 12;
+/// `JS_CONFIG`: which of two chains this is, for the stop commands that depend on it.
 pub const JS_CONFIG_JOB_CHAIN_FLAG: u32 = 1 << 11;
 
 /// Slot command: nothing; on the next set, cancels it.
@@ -266,17 +270,17 @@ pub const AS_COMMAND_NOP: u32 = 0x00;
 pub const AS_COMMAND_UPDATE: u32 = 0x01;
 /// AS command: stall accesses to the region in `LOCKADDR`.
 pub const AS_COMMAND_LOCK: u32 = 0x02;
-/// AS command: end the lock and drop what is cached of the region.
+/// AS command: end the lock and drop cached translations of the region.
 pub const AS_COMMAND_UNLOCK: u32 = 0x03;
-/// AS command: as unlock, and flush the L2.
+/// AS command: like unlock, and flush the L2.
 pub const AS_COMMAND_FLUSH_PT: u32 = 0x04;
-/// AS command: as unlock, and wait for accesses and flush L1 and L2.
+/// AS command: like unlock, and wait for accesses and flush L1 and L2.
 pub const AS_COMMAND_FLUSH_MEM: u32 = 0x05;
 
 /// `AS_STATUS`: a command is active.
 pub const AS_STATUS_ACTIVE: u32 = 1;
 
-/// `AS_TRANSCFG` 3:0: what `AS_TRANSTAB` says.
+/// `AS_TRANSCFG` 3:0: the mode is in `AS_TRANSTAB`.
 pub const ADRMODE_LEGACY: u64 = 0;
 /// `AS_TRANSCFG` 3:0: every access fails.
 pub const ADRMODE_UNMAPPED: u64 = 1;
@@ -284,7 +288,7 @@ pub const ADRMODE_UNMAPPED: u64 = 1;
 pub const ADRMODE_IDENTITY: u64 = 2;
 /// `AS_TRANSCFG` 3:0: VMSAv8-64 tables of 4 KiB granule.
 pub const ADRMODE_AARCH64_4K: u64 = 6;
-/// `AS_TRANSCFG`: a clear access flag is no fault.
+/// `AS_TRANSCFG`: a clear access flag does not fault.
 pub const TRANSCFG_DISABLE_AF_FAULT: u64 = 1 << 34;
 
 /// Legacy `AS_TRANSTAB` 1:0: VA is PA.

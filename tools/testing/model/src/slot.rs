@@ -2,13 +2,20 @@
 
 //! Job slots.
 //!
-//! A slot has a set of registers for the chain that runs and one for the next. `START` in the next
-//! set moves it over as soon as the slot is free: at once, when the running chain ends well, or,
-//! after a chain ended otherwise, when that event is cleared.
+//! A slot has a set of registers for the running chain and one for the next chain. `START` in the
+//! next set moves that chain over as soon as the slot is free: at once, when the running chain
+//! succeeds or, after a chain has failed or was stopped, when its interrupt is cleared.
+//! `JS_HEAD_NEXT` reads as 0 then; it keeps its value if the chain is taken back before.
 //!
-//! A chain runs in steps, see [`crate::job::Chain`]. Between steps a soft stop takes effect. An
-//! access that faults parks the chain; the step is made again when its address space is told to
-//! retry.
+//! A chain runs in steps, see [`crate::job::Chain`]. Soft stops take effect between steps. An
+//! access that faults parks the chain; the step is repeated when its address space is told to
+//! retry. `JS_HEAD` is the oldest job that is not over. At the end of a chain `JS_TAIL` has the
+//! same value, at which a chain that was soft-stopped can be resumed.
+//!
+//! With the habits of silicon, a chain's jobs overlap and `JS_TAIL` runs one ahead, even when a
+//! hard stop ends the chain; the next set is taken over some time after `START`; a hard stop takes
+//! effect after some time, during which the chain continues; a chain whose address space is
+//! disabled ends after some time; and `JS_CONFIG` does not read back in full.
 //!
 //! Locks: none of its own, part of the GPU's state.
 
@@ -28,7 +35,7 @@ use crate::product::SPACES;
 use crate::regs;
 use crate::timer::Event;
 
-/// What is to run next.
+/// The register set of the next chain.
 #[derive(Clone, Copy, Debug, Default)]
 struct Next {
     head: u64,
@@ -37,35 +44,44 @@ struct Next {
     xaffinity: u32,
     flush_id: u32,
     pending: bool,
+    /// Whether the job manager has noticed `START`.
+    taken: bool,
+    /// The number of writes of `START`.
+    serial: u32,
 }
 
-/// How a chain is.
+/// The state of a running chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// The next step can be made.
+    /// The next step can be made. Left when a step ends the chain or its access fails.
     Ready,
-    /// Its address space has a command active or the region locked.
+    /// Its address space has a command active or the region locked. Left when the command ends.
     Waiting,
-    /// An access faulted.
+    /// An access faulted. Left when the driver lets the address space retry.
     Parked {
         fault: MmuFault,
         /// Whether the fault is in the registers of the address space.
         reported: bool,
     },
-    /// By order.
+    /// It hangs by order, until released.
     Hung,
+    /// Its address space is disabled. It ends after a delay.
+    Unmapped,
 }
 
-/// A chain that runs.
+/// A running chain.
 #[derive(Debug)]
 struct Run {
     chain: Chain,
     space: usize,
     state: State,
     soft_stop: bool,
+    hard_stop: bool,
     bus_fault: bool,
     not_before: u64,
     job: u64,
+    /// Whether there may be work to do for the job after the oldest one.
+    ahead: bool,
 }
 
 /// One job slot.
@@ -79,31 +95,34 @@ pub struct Slot {
     status: u32,
     next: Next,
     run: Option<Run>,
-    /// A failure has not been cleared: the next chain does not start.
+    /// Whether a failure has not been cleared, so that the next chain does not start.
     blocked: bool,
+    /// Whether the slot is to be sampled as active once, although it is not.
+    stale: bool,
 }
 
 impl Slot {
-    /// Whether a chain runs.
+    /// Returns whether a chain is running.
     pub fn active(&self) -> bool {
         self.run.is_some()
     }
 
-    /// Whether a chain waits for the slot.
+    /// Returns whether a chain waits for the slot.
     pub fn pending(&self) -> bool {
         self.next.pending
     }
 
-    fn read(&self, offset: u32) -> u32 {
+    fn read(&self, offset: u32, silicon: bool) -> u32 {
         let half = |value: u64| (value >> (8 * (offset & 4))) as u32;
-        let tail = self
-            .run
-            .as_ref()
-            .map_or(self.tail, |run| run.chain.current());
+        let (head, tail) = match &self.run {
+            None => (self.head, self.tail),
+            Some(run) => (run.chain.current(), run.chain.tail()),
+        };
         match offset {
-            regs::JS_HEAD | 0x04 => half(self.head),
+            regs::JS_HEAD | 0x04 => half(head),
             regs::JS_TAIL | 0x0c => half(tail),
             regs::JS_AFFINITY | 0x14 => half(self.affinity),
+            regs::JS_CONFIG if silicon => self.config & regs::JS_CONFIG_KEPT,
             regs::JS_CONFIG => self.config,
             regs::JS_XAFFINITY => self.xaffinity,
             regs::JS_STATUS => self.status,
@@ -118,7 +137,7 @@ impl Slot {
     }
 }
 
-/// The slot and the register in it at an offset of the register space.
+/// Returns the slot, and the offset in it, for an offset in the register space.
 pub fn decode(offset: u32) -> Option<(usize, u32)> {
     let offset = offset.checked_sub(regs::JS_BASE)?;
     let n = (offset / regs::JS_STRIDE) as usize;
@@ -127,7 +146,7 @@ pub fn decode(offset: u32) -> Option<(usize, u32)> {
 
 impl Gpu {
     pub(crate) fn slot_read(&self, n: usize, offset: u32) -> u32 {
-        self.slots[n].read(offset)
+        self.slots[n].read(offset, self.silicon)
     }
 
     pub(crate) fn slot_write(&mut self, n: usize, offset: u32, value: u32) {
@@ -141,23 +160,48 @@ impl Gpu {
             regs::JS_FLUSH_ID_NEXT => next.flush_id = value,
             regs::JS_COMMAND_NEXT => {
                 next.pending = value == regs::JS_COMMAND_START;
-                self.slot_promote(n);
+                if next.pending {
+                    self.slot_start(n);
+                }
             }
             regs::JS_COMMAND => self.slot_command(n, value),
             _ => (),
         }
     }
 
+    /// Handles a write of `START` to the next set.
+    fn slot_start(&mut self, n: usize) {
+        let delay = self.orders.start.or(self.scaled(self.timing.take));
+        let next = &mut self.slots[n].next;
+        next.taken = false;
+        next.serial = next.serial.wrapping_add(1);
+        let serial = next.serial;
+        match delay {
+            Some(0) => self.slot_take(n, serial),
+            delay => self.later(delay, Event::Take(n, serial)),
+        }
+    }
+
+    /// Lets the job manager take the next chain of a slot, which starts as soon as the slot is
+    /// free.
+    pub(crate) fn slot_take(&mut self, n: usize, serial: u32) {
+        let next = &mut self.slots[n].next;
+        if next.serial == serial {
+            next.taken = true;
+            self.slot_promote(n);
+        }
+    }
+
     /// Starts the next chain if there is one and the slot is free.
     pub(crate) fn slot_promote(&mut self, n: usize) {
+        let not_before = self.clock.now() + self.scaled(self.orders.slow_jobs);
         let slot = &mut self.slots[n];
-        if slot.run.is_some() || slot.blocked || !slot.next.pending || self.resetting {
+        let next = slot.next;
+        if slot.run.is_some() || slot.blocked || !next.pending || !next.taken || self.resetting {
             return;
         }
-        let next = slot.next;
         slot.next.pending = false;
-        slot.head = next.head;
-        slot.tail = next.head;
+        slot.next.head = 0;
         slot.affinity = next.affinity;
         slot.config = next.config;
         slot.xaffinity = next.xaffinity;
@@ -172,9 +216,11 @@ impl Gpu {
                 State::Ready
             },
             soft_stop: false,
+            hard_stop: false,
             bus_fault: self.orders.bus_fault.take(n),
-            not_before: self.clock.now() + self.orders.slow_jobs,
+            not_before,
             job: next.head,
+            ahead: self.silicon,
         });
         self.flush_id = self.flush_id.wrapping_add(1);
         let (head, config) = (next.head, next.config);
@@ -207,7 +253,11 @@ impl Gpu {
         if hard {
             self.stats.hard_stops += 1;
             if !self.orders.ignore_hard_stop {
-                self.slot_fail(n, Exception::TERMINATED);
+                run.hard_stop = true;
+                match self.scaled(self.timing.hard_stop) {
+                    0 => self.slot_hard_stop(n),
+                    ns => self.later(Some(ns), Event::HardStop(n)),
+                }
             }
         } else {
             self.stats.soft_stops += 1;
@@ -218,27 +268,49 @@ impl Gpu {
         }
     }
 
-    /// A soft stop reaches a chain. If that one is in the middle of an access, or hangs, the stop
-    /// waits for the end of the step.
+    /// Applies a soft stop to a chain. If the chain is in the middle of an access, hangs, or has
+    /// completed a job out of order, the stop waits until it can be resumed.
     pub(crate) fn slot_soft_stop(&mut self, n: usize) {
         let run = self.slots[n].run.as_ref();
-        if run.is_some_and(|run| run.soft_stop && run.state == State::Ready) {
+        if run
+            .is_some_and(|run| run.soft_stop && run.state == State::Ready && run.chain.stoppable())
+        {
             self.slot_fail(n, Exception::STOPPED);
         }
     }
 
-    /// Whether [`Gpu::slot_step`] would do something now.
+    /// Ends a chain that was hard-stopped, unless it has ended by itself.
+    pub(crate) fn slot_hard_stop(&mut self, n: usize) {
+        if self.slots[n].run.as_ref().is_some_and(|run| run.hard_stop) {
+            self.slot_fail(n, Exception::TERMINATED);
+        }
+    }
+
+    /// Ends a chain whose address space is disabled.
+    pub(crate) fn slot_unmapped(&mut self, n: usize) {
+        let run = self.slots[n].run.as_ref();
+        if let Some(run) = run.filter(|run| run.state == State::Unmapped) {
+            let code = if run.hard_stop {
+                Exception::TERMINATED
+            } else {
+                Exception::JOB_BUS_FAULT
+            };
+            self.slot_fail(n, code);
+        }
+    }
+
+    /// Returns whether [`Gpu::slot_step`] would do something now.
     pub(crate) fn slot_runnable(&self, n: usize, now: u64) -> bool {
         let slot = &self.slots[n];
         slot.run.as_ref().is_some_and(|run| {
             run.state == State::Ready
-                && (run.not_before <= now || run.soft_stop || run.bus_fault)
+                && (run.not_before <= now || run.ahead || run.soft_stop || run.bus_fault)
                 && self.power.ready(Unit::L2) != 0
                 && self.power.ready(Unit::Shader) & slot.affinity != 0
         })
     }
 
-    /// When a chain that is slowed down goes on.
+    /// Returns the time at which a chain that is slowed down continues.
     pub(crate) fn slot_deadline(&self, n: usize) -> Option<u64> {
         let run = self.slots[n].run.as_ref()?;
         (run.state == State::Ready).then_some(run.not_before)
@@ -249,7 +321,7 @@ impl Gpu {
         let Some(mut run) = self.slots[n].run.take() else {
             return;
         };
-        if run.bus_fault || run.soft_stop {
+        if run.bus_fault || (run.soft_stop && run.chain.stoppable()) {
             let code = if run.bus_fault {
                 Exception::JOB_BUS_FAULT
             } else {
@@ -261,7 +333,16 @@ impl Gpu {
         }
         let env = JobEnv::new(self);
         let mut view = View::new(&mut self.mmu, &*self.mem, run.space);
-        let result = run.chain.step(&mut view, &env);
+        let mut result = Ok(Step::Continue);
+        if self.silicon && !run.soft_stop {
+            match run.chain.step_ahead(&mut view, &env) {
+                Ok(more) => run.ahead = more,
+                Err(fault) => result = Err(fault),
+            }
+        }
+        if result.is_ok() && (run.not_before <= now || run.soft_stop) {
+            result = run.chain.step(&mut view, &env);
+        }
         let (miss, bytes) = (view.miss, view.bytes);
         self.stats.dma_bytes += bytes;
         match result {
@@ -269,7 +350,8 @@ impl Gpu {
                 let job = run.chain.current();
                 if job != run.job {
                     run.job = job;
-                    run.not_before = now + self.orders.slow_jobs;
+                    run.not_before = now + self.scaled(self.orders.slow_jobs);
+                    run.ahead = self.silicon;
                 }
                 self.slots[n].run = Some(run);
             }
@@ -290,13 +372,23 @@ impl Gpu {
                     };
                 } else if miss == Miss::Wait {
                     run.state = State::Waiting;
+                } else if miss == Miss::Unmapped {
+                    run.state = State::Unmapped;
                 }
                 let space = run.space;
                 self.slots[n].run = Some(run);
                 match miss {
                     Miss::Wait => (),
                     Miss::Fault(_) => self.slot_report(space),
-                    Miss::Unmapped | Miss::Bus => {
+                    Miss::Unmapped => {
+                        let va = fault.va;
+                        self.trace(format_args!("slot {n}: {miss:?} at {va:#x}"));
+                        match self.scaled(self.timing.unmapped) {
+                            0 => self.slot_unmapped(n),
+                            ns => self.later(Some(ns), Event::Unmapped(n)),
+                        }
+                    }
+                    Miss::Bus => {
                         let va = fault.va;
                         self.trace(format_args!("slot {n}: {miss:?} at {va:#x}"));
                         self.slot_fail(n, Exception::JOB_BUS_FAULT);
@@ -306,8 +398,8 @@ impl Gpu {
         }
     }
 
-    /// Puts a fault of a parked chain into the registers of its address space, unless there is one
-    /// already.
+    /// Reports the fault of a parked chain in the registers of its address space, unless another
+    /// fault is there already.
     pub(crate) fn slot_report(&mut self, space: usize) {
         if self.irqs.block(Vector::Mmu).raw & 0x1_0001 << space != 0 {
             return;
@@ -336,7 +428,8 @@ impl Gpu {
         }
     }
 
-    /// A command of an address space ended: chains that waited for it go on.
+    /// Lets chains continue that waited for a command of an address space to end, and if
+    /// `faults_too`, those that faulted.
     pub(crate) fn slot_retry(&mut self, space: usize, faults_too: bool) {
         for slot in &mut self.slots {
             let Some(run) = &mut slot.run else {
@@ -353,7 +446,7 @@ impl Gpu {
         }
     }
 
-    /// Chains that hang by order go on.
+    /// Lets chains that hang by order continue.
     pub(crate) fn slot_release(&mut self) {
         for slot in &mut self.slots {
             if let Some(run) = &mut slot.run {
@@ -364,7 +457,7 @@ impl Gpu {
         }
     }
 
-    /// Adds what a chain has done, which is over, to the GPU's statistics.
+    /// Adds the statistics of a chain that is over to those of the GPU.
     fn count_chain(&mut self, chain: &Chain) {
         let of_chain = chain.stats();
         let stats = &mut self.stats;
@@ -375,7 +468,7 @@ impl Gpu {
             .wrapping_add(of_chain.heap_mismatches as u32);
     }
 
-    /// A reset: all chains are gone, but not what they have done.
+    /// Drops all chains on a reset, keeping their statistics.
     pub(crate) fn slots_forget(&mut self) {
         for slot in std::mem::take(&mut self.slots) {
             if let Some(run) = slot.run {
@@ -384,7 +477,7 @@ impl Gpu {
         }
     }
 
-    /// Ends the running chain with an event of failure.
+    /// Ends the running chain with a failure.
     fn slot_fail(&mut self, n: usize, code: Exception) {
         self.slot_end(n, code);
     }
@@ -394,12 +487,28 @@ impl Gpu {
         let Some(run) = slot.run.take() else {
             return;
         };
-        let tail = run.chain.current();
-        slot.tail = tail;
+        let head = run.chain.current();
+        slot.head = head;
+        slot.tail = head;
         slot.status = code.0;
+        if code == Exception::TERMINATED {
+            slot.tail = run.chain.tail();
+            if self.orders.lose_stop_status {
+                slot.status = Exception::NOT_STARTED.0;
+            }
+        }
         let done = code == Exception::DONE;
         slot.blocked = !done;
+        let lost = done && !slot.next.pending && self.orders.lose_done.take(n);
+        if lost {
+            slot.status = Exception::NOT_STARTED.0;
+            slot.stale = self.irqs.block(Vector::Job).raw & 1 << n != 0;
+        }
+        let flush = slot.config & regs::JS_CONFIG_END_FLUSH != 0;
         self.count_chain(&run.chain);
+        if flush {
+            self.mmu.stores.drain(&*self.mem, run.space);
+        }
         let stats = &mut self.stats;
         if done {
             stats.chains_done = stats.chains_done.wrapping_add(1);
@@ -408,14 +517,16 @@ impl Gpu {
             stats.jobs_failed = stats.jobs_failed.wrapping_add(1);
         }
         self.flush_id = self.flush_id.wrapping_add(1);
-        self.trace(format_args!("slot {n}: {code:?} at {tail:#x}"));
-        self.raise(Vector::Job, 1 << if done { n } else { n + 16 });
+        self.trace(format_args!("slot {n}: {code:?} at {head:#x}"));
+        if !lost {
+            self.raise(Vector::Job, 1 << if done { n } else { n + 16 });
+        }
         self.slot_promote(n);
         self.power_advance();
     }
 
-    /// A write to `JOB_INT_CLEAR`, after the bits are gone: samples the state, and starts what a
-    /// failure held back.
+    /// Handles a write to `JOB_INT_CLEAR`, after the bits were cleared: samples the state, and
+    /// starts chains that a failure held back.
     pub(crate) fn slots_cleared(&mut self, bits: u32) {
         for n in 0..SLOTS {
             let both = 0x1_0001 << n;
@@ -426,9 +537,10 @@ impl Gpu {
                 self.slots[n].blocked = false;
                 self.slot_promote(n);
             }
-            let slot = &self.slots[n];
+            let slot = &mut self.slots[n];
+            let active = std::mem::take(&mut slot.stale) || slot.active();
             self.js_state &= !both;
-            self.js_state |= u32::from(slot.active()) << n | u32::from(slot.pending()) << (n + 16);
+            self.js_state |= u32::from(active) << n | u32::from(slot.pending()) << (n + 16);
         }
     }
 }
@@ -436,3 +548,11 @@ impl Gpu {
 #[cfg(test)]
 #[path = "slot_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "slot_order_tests.rs"]
+mod order_tests;
+
+#[cfg(test)]
+#[path = "slot_silicon_tests.rs"]
+mod silicon_tests;

@@ -2,9 +2,7 @@
 
 //! Tests of job slots: chains, stops, faults, ordered failures.
 
-use crate::control::Opcode;
 use crate::control::Stat;
-use crate::control::ANY_SLOT;
 use crate::host::Vector;
 use crate::product::G52;
 use crate::product::T860;
@@ -13,26 +11,26 @@ use crate::testing::Bench;
 use crate::testing::Tables;
 use crate::testing::VA;
 
-const DONE: u32 = 0x01;
-const STOPPED: u32 = 0x03;
-const TERMINATED: u32 = 0x04;
-const ACTIVE: u32 = 0x08;
-const BUS_FAULT: u32 = 0x48;
-const FLAG: u32 = regs::JS_CONFIG_JOB_CHAIN_FLAG;
+pub(super) const DONE: u32 = 0x01;
+pub(super) const STOPPED: u32 = 0x03;
+pub(super) const TERMINATED: u32 = 0x04;
+pub(super) const ACTIVE: u32 = 0x08;
+pub(super) const BUS_FAULT: u32 = 0x48;
+pub(super) const FLAG: u32 = regs::JS_CONFIG_JOB_CHAIN_FLAG;
 
-fn done(n: u32) -> u32 {
+pub(super) fn done(n: u32) -> u32 {
     1 << n
 }
 
-fn failed(n: u32) -> u32 {
+pub(super) fn failed(n: u32) -> u32 {
     1 << (n + 16)
 }
 
-fn js_state(b: &mut Bench) -> u32 {
+pub(super) fn js_state(b: &mut Bench) -> u32 {
     b.gpu.read32(regs::JOB_INT_JS_STATE)
 }
 
-fn space_reg(b: &mut Bench, n: u32, reg: u32) -> u32 {
+pub(super) fn space_reg(b: &mut Bench, n: u32, reg: u32) -> u32 {
     b.gpu.read32(regs::AS_BASE + n * regs::AS_STRIDE + reg)
 }
 
@@ -66,12 +64,31 @@ fn the_next_chain_starts_by_itself() {
     b.submit(1, second, FLAG | 1);
     assert_eq!(b.slot_reg(1, regs::JS_COMMAND_NEXT), 1);
     assert_eq!(b.slot_reg(1, regs::JS_HEAD), VA as u32);
-    b.steps(10);
+    assert_eq!(b.slot_reg(1, regs::JS_HEAD_NEXT), second as u32);
+    b.steps(11);
     assert_eq!(b.slot_reg(1, regs::JS_COMMAND_NEXT), 0);
+    assert_eq!(b.slot_reg(1, regs::JS_HEAD_NEXT), 0);
     assert_eq!(b.slot_reg(1, regs::JS_HEAD), second as u32);
-    assert_eq!(b.slot_reg(1, regs::JS_CONFIG), FLAG | 1);
+    let config = FLAG | regs::JS_CONFIG_END_FLUSH | 1;
+    assert_eq!(b.slot_reg(1, regs::JS_CONFIG), config);
     assert_eq!(b.take_job_irqs(), done(1));
     assert_eq!(js_state(&mut b), 0x2);
+}
+
+#[test]
+fn the_head_moves_with_the_chain() {
+    let mut b = Bench::new(&G52);
+    for n in 0..3 {
+        b.null_job(64 * n, (n < 2).then_some(64 * n + 64));
+    }
+    b.submit(1, VA, 0);
+    for head in [0, 0x40, 0x80, 0x80] {
+        let head = VA as u32 + head;
+        assert_eq!(b.slot_reg(1, regs::JS_HEAD), head);
+        assert_eq!(b.slot_reg(1, regs::JS_TAIL), head);
+        b.steps(1);
+    }
+    assert_eq!(b.slot_reg(1, regs::JS_STATUS), DONE);
 }
 
 #[test]
@@ -119,9 +136,9 @@ fn soft_stop_and_resume() {
     b.settle();
     assert_eq!(b.take_job_irqs(), failed(1));
     assert_eq!(b.slot_reg(1, regs::JS_STATUS), STOPPED);
-    assert_eq!(b.slot_reg(1, regs::JS_HEAD), VA as u32);
     let tail = b.slot_reg(1, regs::JS_TAIL);
     assert_eq!(tail, VA as u32 + 0x40);
+    assert_eq!(b.slot_reg(1, regs::JS_HEAD), tail);
     assert_eq!((b.status(0), b.status(0x40)), (1, 0));
     b.submit(1, u64::from(tail), 0);
     b.settle();
@@ -143,7 +160,7 @@ fn hard_stop_writes_nothing() {
     assert_eq!(b.take_job_irqs(), failed(0));
     assert_eq!(b.slot_reg(0, regs::JS_STATUS), TERMINATED);
     assert_eq!((b.status(0), b.status(64)), before);
-    // Nothing runs: a stop is for nobody.
+    // Nothing runs, so a stop has no effect.
     b.slot(0, regs::JS_COMMAND, regs::JS_COMMAND_HARD_STOP);
     assert_eq!(b.take_job_irqs(), 0);
     assert_eq!(b.stat(Stat::HardStops), 1);
@@ -220,6 +237,7 @@ fn a_next_chain_can_be_cancelled() {
     b.settle();
     assert_eq!(b.status(0x1000), 0);
     // The registers are still there.
+    assert_eq!(b.slot_reg(1, regs::JS_HEAD_NEXT), VA as u32 + 0x1000);
     b.slot(1, regs::JS_COMMAND_NEXT, regs::JS_COMMAND_START);
     b.settle();
     assert_eq!(b.status(0x1000), 1);
@@ -290,7 +308,7 @@ fn a_fault_parks_until_the_page_is_there() {
     b.gpu.write32(regs::MMU_INT_CLEAR, 2);
     assert_eq!(b.gpu.read32(regs::MMU_INT_RAWSTAT), 0);
     Tables::new(&b.ram, 0x8_0000).map(VA + 0x200_0000, 0x20_0000, 0x20_0000);
-    // Into the tables that exist: the same 1 GiB.
+    // Add to the existing tables, within the same 1 GiB.
     let l2 = b.ram.get64(b.ram.get64(0x8_0000) & !0xfff) & !0xfff;
     let ours = b.ram.get64(b.ram.get64(Bench::ROOT) & !0xfff) & !0xfff;
     let index = ((VA + 0x200_0000) >> 21 & 0x1ff) * 8;
@@ -333,7 +351,7 @@ fn disabling_the_address_space_kills_the_job() {
     assert_eq!(b.take_job_irqs(), failed(1));
     assert_eq!(b.slot_reg(1, regs::JS_STATUS), BUS_FAULT);
     assert_eq!(b.status(0), 0);
-    // And it can be used again.
+    // The slot can be used again.
     b.gpu.write32(regs::MMU_INT_CLEAR, 0x1_0001);
     b.gpu
         .write32(regs::AS_BASE + regs::AS_TRANSTAB, Bench::ROOT as u32 | 3);
@@ -355,7 +373,7 @@ fn two_slots_fault_in_one_address_space() {
     b.settle();
     let first = space_reg(&mut b, 0, regs::AS_FAULTADDRESS);
     assert_eq!(b.stat(Stat::MmuFaults), 1);
-    // The second is told when the first is cleared.
+    // The second fault is reported when the first is cleared.
     b.gpu.write32(regs::MMU_INT_CLEAR, 1);
     assert_eq!(b.gpu.read32(regs::MMU_INT_RAWSTAT), 1);
     let second = space_reg(&mut b, 0, regs::AS_FAULTADDRESS);
@@ -408,116 +426,6 @@ fn a_reset_drops_everything() {
     assert_eq!(b.gpu.read32(regs::MMU_INT_RAWSTAT), 0);
     assert_eq!(b.slot_reg(0, regs::JS_STATUS), 0);
     assert_eq!(b.slot_reg(0, regs::JS_COMMAND_NEXT), 0);
-}
-
-#[test]
-fn a_hang_ends_by_hard_stop_or_release() {
-    let mut b = Bench::new(&G52);
-    b.null_job(0, None);
-    b.order(Opcode::HangNextJob, [1, 2, 0]);
-    b.submit(0, VA, 0);
-    b.settle();
-    assert_eq!(b.take_job_irqs(), done(0));
-    b.null_job(0, None);
-    b.submit(1, VA, 0);
-    b.pass(1_000_000);
-    assert_eq!(b.slot_reg(1, regs::JS_STATUS), ACTIVE);
-    b.slot(1, regs::JS_COMMAND, regs::JS_COMMAND_SOFT_STOP);
-    b.pass(1_000_000);
-    assert_eq!(b.slot_reg(1, regs::JS_STATUS), ACTIVE);
-    b.slot(1, regs::JS_COMMAND, regs::JS_COMMAND_HARD_STOP);
-    assert_eq!(b.take_job_irqs(), failed(1));
-    b.submit(1, VA, 0);
-    b.settle();
-    assert_eq!(b.slot_reg(1, regs::JS_STATUS), ACTIVE);
-    b.order(Opcode::Release, [0; 3]);
-    b.settle();
-    assert_eq!(b.take_job_irqs(), done(1));
-    // Twice was ordered.
-    b.null_job(0, None);
-    b.submit(1, VA, 0);
-    b.settle();
-    assert_eq!(b.take_job_irqs(), done(1));
-}
-
-#[test]
-fn stops_can_be_ignored() {
-    let mut b = Bench::new(&G52);
-    let head = b.endless(0);
-    b.submit(1, head, 0);
-    b.order(Opcode::IgnoreSoftStop, [1, 0, 0]);
-    b.order(Opcode::IgnoreHardStop, [1, 0, 0]);
-    b.slot(1, regs::JS_COMMAND, regs::JS_COMMAND_SOFT_STOP);
-    b.slot(1, regs::JS_COMMAND, regs::JS_COMMAND_HARD_STOP);
-    b.steps(10);
-    assert_eq!(b.slot_reg(1, regs::JS_STATUS), ACTIVE);
-    b.order(Opcode::IgnoreHardStop, [0; 3]);
-    b.slot(1, regs::JS_COMMAND, regs::JS_COMMAND_HARD_STOP);
-    assert_eq!(b.slot_reg(1, regs::JS_STATUS), TERMINATED);
-    b.take_job_irqs();
-    b.order(Opcode::ClearAll, [0; 3]);
-    b.submit(1, head, 0);
-    b.slot(1, regs::JS_COMMAND, regs::JS_COMMAND_SOFT_STOP);
-    b.steps(10);
-    assert_eq!(b.slot_reg(1, regs::JS_STATUS), STOPPED);
-}
-
-#[test]
-fn an_ordered_bus_fault() {
-    let mut b = Bench::new(&G52);
-    b.null_job(0, None);
-    b.order(Opcode::BusFaultNextJob, [ANY_SLOT, 0, 0]);
-    b.submit(2, VA, 0);
-    b.settle();
-    assert_eq!(b.slot_reg(2, regs::JS_STATUS), BUS_FAULT);
-    assert_eq!(b.status(0), 0);
-    assert_eq!(b.take_job_irqs(), failed(2));
-    b.submit(2, VA, 0);
-    b.settle();
-    assert_eq!(b.take_job_irqs(), done(2));
-    assert_eq!(b.stat(Stat::JobsFailed), 1);
-}
-
-#[test]
-fn an_ordered_translation_fault() {
-    let mut b = Bench::new(&G52);
-    b.zero_job(0, VA + 0x5000, None);
-    b.order(Opcode::TranslationFaultAt, [VA as u32 + 0x5123, 0, 1]);
-    b.submit(1, VA, 0);
-    b.settle();
-    assert_eq!(b.gpu.read32(regs::MMU_INT_RAWSTAT), 1);
-    assert_eq!(
-        space_reg(&mut b, 0, regs::AS_FAULTADDRESS),
-        VA as u32 + 0x5000
-    );
-    b.gpu.write32(regs::MMU_INT_CLEAR, 1);
-    b.as_command(0, regs::AS_COMMAND_UNLOCK);
-    b.settle();
-    assert_eq!(b.take_job_irqs(), done(1));
-}
-
-#[test]
-fn slow_jobs() {
-    let mut b = Bench::new(&G52);
-    b.null_job(0, Some(0x40));
-    b.null_job(0x40, None);
-    b.order(Opcode::SlowJobs, [1000, 0, 0]);
-    b.submit(1, VA, 0);
-    b.pass(999);
-    assert_eq!(b.status(0), 0);
-    b.pass(1);
-    assert_eq!((b.status(0), b.status(0x40)), (1, 0));
-    b.pass(999);
-    assert_eq!(b.status(0x40), 0);
-    b.pass(1);
-    assert_eq!(b.take_job_irqs(), done(1));
-    // A soft stop need not wait for that, and not for the engine.
-    b.null_job(0, None);
-    b.submit(1, VA, 0);
-    b.slot(1, regs::JS_COMMAND, regs::JS_COMMAND_SOFT_STOP);
-    assert_eq!(b.slot_reg(1, regs::JS_STATUS), ACTIVE);
-    b.clock.advance(2000);
-    assert_eq!(b.slot_reg(1, regs::JS_STATUS), STOPPED);
 }
 
 #[test]

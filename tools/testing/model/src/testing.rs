@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Stand-ins for tests: memory, interrupt lines, page tables.
+//! Test doubles: memory, interrupt lines, page tables.
 //!
-//! They panic on misuse, which is what a test wants.
+//! They panic on misuse, as a test should.
 //!
 //! Locks: one per memory, none is held across calls.
 
@@ -14,6 +14,7 @@ use std::sync::Mutex;
 use crate::control::Board;
 use crate::control::Opcode;
 use crate::control::Stat;
+use crate::control::SCALE_FREQ_KHZ;
 use crate::desc::JobHeader;
 use crate::desc::JobType;
 use crate::gpu::Gpu;
@@ -27,14 +28,14 @@ use crate::host::VirtualClock;
 use crate::product::Product;
 use crate::regs;
 
-/// A stretch of memory.
+/// A range of memory.
 pub struct Ram {
     base: u64,
     bytes: Mutex<Vec<u8>>,
 }
 
 impl Ram {
-    /// `size` zero bytes from bus address `base`.
+    /// Creates `size` zero bytes at bus address `base`.
     pub fn new(base: u64, size: usize) -> Self {
         Self {
             base,
@@ -88,6 +89,10 @@ impl GuestMemory for Ram {
     fn write(&self, pa: u64, data: &[u8]) -> Result<(), BusError> {
         self.with(pa, data.len(), |bytes| bytes.copy_from_slice(data))
     }
+
+    fn check_write(&self, pa: u64, len: usize) -> Result<(), BusError> {
+        self.with(pa, len, |_| ())
+    }
 }
 
 /// Counts interrupts.
@@ -95,7 +100,7 @@ impl GuestMemory for Ram {
 pub struct Lines([AtomicU32; 3]);
 
 impl Lines {
-    /// How many came since the last call.
+    /// Returns the number of interrupts since the last call.
     pub fn take(&self, vector: Vector) -> u32 {
         self.0[vector as usize].swap(0, Ordering::Relaxed)
     }
@@ -115,7 +120,7 @@ pub struct Tables<'a> {
 }
 
 impl<'a> Tables<'a> {
-    /// Tables grow upwards from the page at `at`, which is the root.
+    /// Creates tables that grow upwards from the page at `at`, which is the root.
     pub fn new(ram: &'a Ram, at: u64) -> Self {
         Self {
             ram,
@@ -124,7 +129,7 @@ impl<'a> Tables<'a> {
         }
     }
 
-    /// Bus address of the root.
+    /// Returns the bus address of the root.
     pub fn root(&self) -> u64 {
         self.root
     }
@@ -168,7 +173,7 @@ impl<'a> Tables<'a> {
     }
 }
 
-/// A GPU with memory, an address space and powered cores: what most tests start from.
+/// A GPU with memory, an address space and powered cores, as needed by most tests.
 pub struct Bench {
     /// The GPU.
     pub gpu: Gpu,
@@ -176,20 +181,21 @@ pub struct Bench {
     pub ram: Arc<Ram>,
     /// Its interrupts.
     pub lines: Arc<Lines>,
-    /// Its time, which passes only when told to.
+    /// Its clock, which only advances when told to.
     pub clock: Arc<VirtualClock>,
 }
 
-/// Where [`Bench`] maps [`Bench::PA`] in address spaces 0 and 1: 1 MiB of 4 KiB pages.
+/// The address at which [`Bench`] maps [`Bench::PA`] in address spaces 0 and 1: 1 MiB of 4 KiB
+/// pages.
 pub const VA: u64 = 0x200_0000;
 
 impl Bench {
-    /// What [`VA`] is mapped to.
+    /// The bus address that [`VA`] is mapped to.
     pub const PA: u64 = 0x10_0000;
     /// The page-table root of both address spaces.
     pub const ROOT: u64 = 0x1000;
 
-    /// Everything is fed, nothing is set up.
+    /// Creates a GPU on `board` that is not set up.
     pub fn cold(product: &'static Product, board: Board) -> Self {
         let ram = Arc::new(Ram::new(0, 0x100_0000));
         let lines = Arc::new(Lines::default());
@@ -211,7 +217,8 @@ impl Bench {
         }
     }
 
-    /// Powered up, address spaces 0 and 1 enabled, all interrupts unmasked.
+    /// Creates a GPU that is powered up, with address spaces 0 and 1 enabled and all interrupts
+    /// unmasked.
     pub fn new(product: &'static Product) -> Self {
         let mut bench = Self::cold(product, Board::new(false));
         Tables::new(&bench.ram, Self::ROOT).map(VA, Self::PA, 0x10_0000);
@@ -219,7 +226,18 @@ impl Bench {
         bench
     }
 
-    /// Powers up, enables address spaces, unmasks.
+    /// Creates a GPU like [`Bench::new`], with the habits of silicon and the frequency for which
+    /// its times are given.
+    pub fn silicon(product: &'static Product) -> Self {
+        let mut bench = Self::cold(product, Board::new(false));
+        bench.gpu = bench.gpu.with_silicon_habits();
+        bench.gpu.set_frequency(SCALE_FREQ_KHZ);
+        Tables::new(&bench.ram, Self::ROOT).map(VA, Self::PA, 0x10_0000);
+        bench.set_up();
+        bench
+    }
+
+    /// Powers up, enables address spaces 0 and 1, and unmasks all interrupts.
     pub fn set_up(&mut self) {
         for on in [0x1a0, 0x180, 0x190] {
             self.gpu.write32(on, !0);
@@ -242,7 +260,7 @@ impl Bench {
         }
     }
 
-    /// Lets jobs run for at most `steps` steps, without time passing.
+    /// Runs jobs for at most `steps` steps, without advancing the clock.
     pub fn steps(&mut self, steps: usize) {
         self.gpu.tick();
         for _ in 0..steps {
@@ -253,7 +271,7 @@ impl Bench {
         }
     }
 
-    /// Lets jobs run and time pass until nothing more happens by itself.
+    /// Runs jobs and advances the clock until nothing more happens by itself.
     pub fn settle(&mut self) {
         loop {
             self.steps(10_000);
@@ -265,7 +283,7 @@ impl Bench {
         }
     }
 
-    /// Lets `us` pass, and jobs run.
+    /// Advances the clock by `us` microseconds and runs jobs.
     pub fn pass(&mut self, us: u64) {
         self.clock.advance(us * 1000);
         self.steps(10_000);
@@ -283,26 +301,44 @@ impl Bench {
 
     /// Puts a WRITE_VALUE job that stores zero to `target`, followed by the one at `next`.
     pub fn zero_job(&self, offset: u64, target: u64, next: Option<u64>) -> u64 {
-        let header = JobHeader {
+        self.zero_job_with(offset, target, next, |_| ())
+    }
+
+    /// Puts a job like [`Bench::zero_job`], with changes to the header.
+    pub fn zero_job_with(
+        &self,
+        offset: u64,
+        target: u64,
+        next: Option<u64>,
+        change: impl FnOnce(&mut JobHeader),
+    ) -> u64 {
+        let mut header = JobHeader {
             next: next.map_or(0, |next| VA + next),
             ..JobHeader::new(JobType::WriteValue)
         };
+        change(&mut header);
         self.ram.put(Self::PA + offset, &header.encode());
         self.ram.put64(Self::PA + offset + 32, target);
         self.ram.put64(Self::PA + offset + 40, 3);
         VA + offset
     }
 
-    /// Puts two WRITE_VALUE jobs that clear each other's status and follow each other for ever.
+    /// Puts two WRITE_VALUE jobs that clear each other's status and form an endless chain.
     pub fn endless(&self, offset: u64) -> u64 {
-        self.zero_job(offset, VA + offset + 64, Some(offset + 64));
-        self.zero_job(offset + 64, VA + offset, Some(offset));
+        let other = offset + 64;
+        self.zero_job_with(offset, VA + other, Some(other), |job| job.barrier = true);
+        self.zero_job_with(other, VA + offset, Some(offset), |job| job.barrier = true);
         VA + offset
     }
 
-    /// The status of the job at `offset` from [`VA`].
+    /// Returns the word at `offset` from [`VA`], such as the status of a job, as the GPU sees it.
     pub fn status(&self, offset: u64) -> u32 {
-        self.ram.get32(Self::PA + offset)
+        let mut word = [0; 4];
+        let stores = &self.gpu.mmu.stores;
+        stores
+            .read(&*self.ram, Self::PA + offset, &mut word)
+            .expect("test memory");
+        u32::from_le_bytes(word)
     }
 
     /// Writes a register of a slot.
@@ -316,17 +352,18 @@ impl Bench {
         self.gpu.read32(regs::JS_BASE + n * regs::JS_STRIDE + reg)
     }
 
-    /// Submits a chain as the next one of a slot. `config` holds the address space.
+    /// Submits a chain as the next one of a slot. `config` holds the address space; caches are
+    /// flushed at its end, as every driver does.
     pub fn submit(&mut self, n: u32, head: u64, config: u32) {
         self.slot(n, regs::JS_HEAD_NEXT, head as u32);
         self.slot(n, regs::JS_HEAD_NEXT + 4, (head >> 32) as u32);
         self.slot(n, regs::JS_AFFINITY_NEXT, !0);
         self.slot(n, regs::JS_AFFINITY_NEXT + 4, !0);
-        self.slot(n, regs::JS_CONFIG_NEXT, config);
+        self.slot(n, regs::JS_CONFIG_NEXT, config | regs::JS_CONFIG_END_FLUSH);
         self.slot(n, regs::JS_COMMAND_NEXT, regs::JS_COMMAND_START);
     }
 
-    /// The job interrupts, which are then cleared.
+    /// Returns the job interrupts and clears them.
     pub fn take_job_irqs(&mut self) -> u32 {
         let raw = self.gpu.read32(regs::JOB_INT_RAWSTAT);
         self.gpu.write32(regs::JOB_INT_CLEAR, raw);
@@ -341,7 +378,7 @@ impl Bench {
         );
     }
 
-    /// Orders something.
+    /// Performs an order of the control channel.
     pub fn order(&mut self, opcode: Opcode, args: [u32; 3]) {
         let [a, b, c] = args;
         self.gpu.order((opcode, [a, b, c, 0])).expect("order");

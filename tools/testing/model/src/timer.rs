@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Things that happen later.
+//! Events that happen later.
 //!
 //! Locks: none of its own, part of the GPU's state.
 
 use crate::host::Vector;
 use crate::power::Transition;
 
-/// What happens.
+/// An event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A reset completes.
@@ -16,28 +16,35 @@ pub enum Event {
     Power(Transition),
     /// The command of an address space completes.
     AsCommand(usize),
+    /// The job manager takes the next chain of a slot, unless `START` was written again since; the
+    /// second value is the number of writes of `START`.
+    Take(usize, u32),
     /// A soft stop reaches the chain of a slot.
     SoftStop(usize),
+    /// A hard stop has ended the accesses of a slot's chain.
+    HardStop(usize),
+    /// The chain of a slot, whose address space is disabled, ends.
+    Unmapped(usize),
     /// A cache clean completes.
     CleanCaches,
     /// A counter sample is taken.
     Sample,
-    /// An interrupt is sent again.
-    Duplicate(Vector),
+    /// A message is sent, late or once more.
+    Message(Vector),
 }
 
-/// Events in the order of their time, and of their making where that is the same.
+/// Events, sorted by time, in the order of insertion where that is the same.
 #[derive(Debug, Default)]
 pub struct Timers(Vec<(u64, Event)>);
 
 impl Timers {
-    /// `event` is to happen at `when`.
+    /// Adds an event that happens at `when`.
     pub fn add(&mut self, when: u64, event: Event) {
         let at = self.0.partition_point(|&(other, _)| other <= when);
         self.0.insert(at, (when, event));
     }
 
-    /// When the next event is due.
+    /// Returns the time of the next event.
     pub fn next(&self) -> Option<u64> {
         self.0.first().map(|&(when, _)| when)
     }
@@ -50,7 +57,7 @@ impl Timers {
         Some(self.0.remove(0).1)
     }
 
-    /// Whether such an event is to come.
+    /// Returns whether there is an event for which `f` holds.
     pub fn has(&self, f: impl Fn(&Event) -> bool) -> bool {
         self.0.iter().any(|(_, event)| f(event))
     }

@@ -10,12 +10,12 @@ pub struct Field {
 }
 
 impl Field {
-    /// The field of `width` (at most 64) bits that starts at bit `at`.
+    /// Creates the field of `width` (at most 64) bits that starts at bit `at`.
     pub const fn new(at: usize, width: usize) -> Self {
         Self { at, width }
     }
 
-    /// The same field in a structure that lies `bytes` into the buffer.
+    /// Returns the same field of a structure that starts at byte `bytes` of the buffer.
     pub const fn offset(self, bytes: usize) -> Self {
         Self {
             at: self.at + bytes * 8,
@@ -31,7 +31,7 @@ impl Field {
         }
     }
 
-    /// The value of the field. Bits beyond the end of `buf` read as 0.
+    /// Returns the value of the field. Bits beyond the end of `buf` read as 0.
     pub fn get(self, buf: &[u8]) -> u64 {
         let mut window = [0u8; 16];
         // A field of 64 bits touches at most nine bytes.
@@ -41,7 +41,7 @@ impl Field {
         (u128::from_le_bytes(window) >> (self.at % 8)) as u64 & self.mask()
     }
 
-    /// Whether any bit of the field is set.
+    /// Returns whether any bit of the field is set.
     pub fn is_set(self, buf: &[u8]) -> bool {
         self.get(buf) != 0
     }
@@ -58,8 +58,8 @@ impl Field {
     }
 }
 
-/// Defines an enumeration for a field of a few bits: named values and `Other` for all else, so that
-/// decoding never fails and encoding gives back the same bits.
+/// Defines an enumeration for a field of a few bits: named values, and `Other` for all others, so
+/// that decoding never fails and encoding restores the same bits.
 macro_rules! field_enum {
     (
         $(#[$meta:meta])*
@@ -74,7 +74,7 @@ macro_rules! field_enum {
         }
 
         impl $name {
-            /// The value that these bits stand for.
+            /// Returns the value that these bits stand for.
             pub fn from_bits(bits: u64) -> Self {
                 match bits as u8 {
                     $( $value => Self::$variant, )*
@@ -82,7 +82,7 @@ macro_rules! field_enum {
                 }
             }
 
-            /// The bits of this value.
+            /// Returns the bits of this value.
             pub fn bits(self) -> u64 {
                 match self {
                     $( Self::$variant => $value, )*

@@ -3,8 +3,9 @@
 //! The framebuffer descriptor (FBD) and the tagged pointer to it.
 //!
 //! In memory: 128 bytes of FBD, a 64-byte ZS/CRC extension if there is one, then 64 bytes for each
-//! render target. v5 keeps its local-storage block in the first 32 bytes and its tiler section in bytes
-//! 56 to 95; v7 and v9 point to a tiler context instead. From the width on the layouts agree.
+//! render target. v5 keeps its local-storage block in the first 32 bytes and its tiler section in
+//! bytes 56 to 95; v7 and v9 point to a tiler context instead. From the width on, the layouts are
+//! the same.
 
 use crate::job::Arch;
 
@@ -16,14 +17,14 @@ use super::ZsExtension;
 /// Bytes of the FBD itself.
 pub const FRAMEBUFFER_SIZE: usize = 128;
 
-/// A pointer to an FBD, which lies at a multiple of 64 bytes and whose layout the low bits tell.
+/// A pointer to an FBD, which is aligned to 64 bytes; the low bits describe its layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FramebufferPointer {
     /// Bits 6+58: the FBD.
     pub va: u64,
-    /// Bit 0: the FBD has the layout with several render targets. The only one after v4.
+    /// Bit 0: the FBD has the layout with several render targets, the only one after v4.
     pub multi_target: bool,
-    /// Bit 1: the extension is there.
+    /// Bit 1: there is an extension.
     pub has_zs_extension: bool,
     /// Bits 2+4, stored less one: render targets, 1 to 16.
     pub render_targets: u8,
@@ -34,7 +35,7 @@ impl FramebufferPointer {
     const HAS_ZS_EXTENSION: Field = Field::new(1, 1);
     const RENDER_TARGETS: Field = Field::new(2, 4);
 
-    /// Takes a pointer apart.
+    /// Decodes a pointer.
     pub fn from_bits(bits: u64) -> Self {
         let buf = bits.to_le_bytes();
         Self {
@@ -45,7 +46,7 @@ impl FramebufferPointer {
         }
     }
 
-    /// The pointer with its tag.
+    /// Returns the pointer with its tag.
     pub fn bits(self) -> u64 {
         let mut buf = (self.va & !63).to_le_bytes();
         Self::MULTI_TARGET.set(&mut buf, self.multi_target.into());
@@ -83,14 +84,15 @@ pub struct Framebuffer {
     pub color_allocation_kib: u8,
     /// Bits 384+8: stencil clear value.
     pub s_clear: u8,
-    /// Bit 392: write the extension's stencil target. Stencil within the depth target is not meant.
+    /// Bit 392: write the extension's stencil target. This does not concern stencil within the
+    /// depth target.
     pub s_write: bool,
     /// Bits 400+2: depth in the tile buffer: 0 D16, 1 D24, 2 D32.
     pub z_internal: u8,
-    /// Bit 402: write the extension's depth target, stencil included if its format has both. Mesa sets
-    /// this bit alone for D24S8.
+    /// Bit 402: write the extension's depth target, including stencil if its format has both. Mesa
+    /// sets only this bit for D24S8.
     pub z_write: bool,
-    /// Bit 405: the ZS/CRC extension is there.
+    /// Bit 405: there is a ZS/CRC extension.
     pub has_zs_extension: bool,
     /// Bit 414: skip tiles whose checksum is unchanged. The model writes them anyway.
     pub crc_read: bool,
@@ -129,8 +131,8 @@ impl Framebuffer {
     const TILER_CONTEXT: Field = Field::new(448, 64);
     const MIDGARD_TILER_BYTE: usize = 56;
 
-    /// A framebuffer of this size in pixels, all of it within bounds, single-sampled, without depth,
-    /// stencil or tiler.
+    /// Creates a single-sampled framebuffer of this size in pixels, all of it within bounds,
+    /// without depth, stencil or tiler.
     pub fn new(width: u32, height: u32, render_targets: u8) -> Self {
         Self {
             frame_modes: [0; 3],
@@ -163,7 +165,7 @@ impl Framebuffer {
     /// Reads an FBD.
     pub fn decode(arch: Arch, buf: &[u8; FRAMEBUFFER_SIZE]) -> Self {
         let midgard = arch == Arch::V5;
-        // Bits that hold something else on v5.
+        // These bits have a different meaning on v5.
         let later = |field: Field| if midgard { 0 } else { field.get(buf) };
         Self {
             frame_modes: Self::FRAME_MODES.map(|field| later(field) as u8),
@@ -200,7 +202,7 @@ impl Framebuffer {
         }
     }
 
-    /// The FBD's bytes.
+    /// Returns the FBD's bytes.
     pub fn encode(&self, arch: Arch) -> [u8; FRAMEBUFFER_SIZE] {
         let mut buf = [0; FRAMEBUFFER_SIZE];
         if arch == Arch::V5 {
@@ -236,7 +238,7 @@ impl Framebuffer {
     }
 }
 
-/// An FBD with all that follows it in memory.
+/// An FBD with everything that follows it in memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frame {
     /// The FBD. Its counts are set by [`Frame::encode`].
@@ -248,8 +250,8 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// The bytes to place at a multiple of 64. Always at least one render target: a frame without
-    /// colour gets one that is not written, as Mesa does.
+    /// Returns the bytes, to be placed at a multiple of 64. They have at least one render target: a
+    /// frame without colour gets one that is not written, as with Mesa.
     pub fn encode(&self, arch: Arch) -> Vec<u8> {
         let mut framebuffer = self.framebuffer;
         framebuffer.render_targets = self.render_targets.len().max(1) as u8;
@@ -267,7 +269,7 @@ impl Frame {
         bytes
     }
 
-    /// The pointer for a FRAGMENT payload to this frame when its bytes lie at `va`.
+    /// Returns the pointer for a FRAGMENT payload to this frame, if its bytes are at `va`.
     pub fn pointer(&self, va: u64) -> FramebufferPointer {
         FramebufferPointer {
             va,

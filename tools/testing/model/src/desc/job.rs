@@ -8,19 +8,19 @@ use super::bits::field_enum;
 use super::Field;
 use super::FramebufferPointer;
 
-/// Bytes of a job header.
+/// The size of a job header in bytes.
 pub const HEADER_SIZE: usize = 32;
-/// Where a job's payload starts, in bytes from its header.
+/// The offset of a job's payload from its header in bytes.
 pub const PAYLOAD_OFFSET: u64 = 32;
-/// Bytes of a WRITE_VALUE payload.
+/// The size of a WRITE_VALUE payload in bytes.
 pub const WRITE_VALUE_SIZE: usize = 24;
-/// Bytes of a CACHE_FLUSH payload.
+/// The size of a CACHE_FLUSH payload in bytes.
 pub const CACHE_FLUSH_SIZE: usize = 8;
-/// Bytes of a FRAGMENT payload.
+/// The size of a FRAGMENT payload in bytes.
 pub const FRAGMENT_SIZE: usize = 32;
 
 field_enum! {
-    /// What a job does.
+    /// The type of a job.
     JobType {
         /// Not a job.
         NotStarted = 0,
@@ -44,13 +44,15 @@ field_enum! {
         Fragment = 9,
         /// Vertex shading on demand and binning (v6, v7).
         IndexedVertex = 10,
-        /// The same, the hardware allocating vertex packets (v9).
+        /// The same, with vertex packets allocated by the hardware (v9).
         MallocVertex = 11,
+        /// Copies or sums memory. Only the model has this type; no GPU is known to use its number.
+        Memory = 112,
     }
 }
 
-/// The header that every job starts with. 32 bytes, aligned to 64 (the model asks for no more on v9,
-/// where Mesa aligns to 128: IGT places a job at +64 on every GPU).
+/// The header that every job starts with. 32 bytes, aligned to 64. (Mesa aligns to 128 on v9, but
+/// the model does not require that, as IGT places a job at +64 on every GPU.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobHeader {
     /// Bits 0+32: exception status, 0 before the job has run. Written by the GPU.
@@ -61,7 +63,7 @@ pub struct JobHeader {
     pub fault_pointer: u64,
     /// Bit 128: the descriptor is a 64-bit one (up to v7; v9 has no other and ignores the bit).
     pub is_64bit: bool,
-    /// Bits 129+7: what the job does.
+    /// Bits 129+7: the type of the job.
     pub job_type: JobType,
     /// Bit 136: wait for all earlier jobs of the chain.
     pub barrier: bool,
@@ -77,7 +79,7 @@ pub struct JobHeader {
     pub index: u16,
     /// Bits 160+16: the index of an earlier job to wait for, 0 for none.
     pub dependency_1: u16,
-    /// Bits 176+16: the same, once more.
+    /// Bits 176+16: the index of another earlier job to wait for, 0 for none.
     pub dependency_2: u16,
     /// Bits 192+64: the next job, 0 at the end.
     pub next: u64,
@@ -99,7 +101,7 @@ impl JobHeader {
     const DEPENDENCY_2: Field = Field::new(176, 16);
     const NEXT: Field = Field::new(192, 64);
 
-    /// A header for a job that has not run, without dependencies or successor.
+    /// Creates a header for a job that has not run, without dependencies or successor.
     pub fn new(job_type: JobType) -> Self {
         Self {
             status: 0,
@@ -139,7 +141,7 @@ impl JobHeader {
         }
     }
 
-    /// The header's bytes.
+    /// Returns the header's bytes.
     pub fn encode(&self) -> [u8; HEADER_SIZE] {
         let mut buf = [0; HEADER_SIZE];
         Self::STATUS.set(&mut buf, self.status.into());
@@ -161,7 +163,7 @@ impl JobHeader {
 }
 
 field_enum! {
-    /// What a WRITE_VALUE job writes.
+    /// The kind of value that a WRITE_VALUE job writes.
     WriteKind {
         /// The cycle counter, 64 bits.
         CycleCounter = 1,
@@ -181,7 +183,7 @@ field_enum! {
 }
 
 impl WriteKind {
-    /// How many bytes are written, or `None` if this GPU has no such kind.
+    /// Returns the number of bytes written, or `None` if this GPU has no such kind.
     pub fn size(self, arch: Arch) -> Option<usize> {
         match self {
             Self::CycleCounter | Self::SystemTimestamp | Self::Zero => Some(8),
@@ -198,9 +200,9 @@ impl WriteKind {
 /// The payload of a WRITE_VALUE job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteValue {
-    /// Bits 0+64: where.
+    /// Bits 0+64: the address to write to.
     pub address: u64,
-    /// Bits 64+32: what. Values above 255 decode as `Other(255)`.
+    /// Bits 64+32: the kind of value. Values above 255 decode as `Other(255)`.
     pub kind: WriteKind,
     /// Bits 128+64: the value of the immediate kinds.
     pub immediate: u64,
@@ -220,7 +222,7 @@ impl WriteValue {
         }
     }
 
-    /// The payload's bytes.
+    /// Returns the payload's bytes.
     pub fn encode(&self) -> [u8; WRITE_VALUE_SIZE] {
         let mut buf = [0; WRITE_VALUE_SIZE];
         Self::ADDRESS.set(&mut buf, self.address);
@@ -264,13 +266,13 @@ impl CacheFlush {
         }
     }
 
-    /// The payload's bytes.
+    /// Returns the payload's bytes.
     pub fn encode(&self) -> [u8; CACHE_FLUSH_SIZE] {
         self.flags.to_le_bytes()
     }
 }
 
-/// Which tiles to render: one bit per 32x32 pixels, eight to a byte, the leftmost in bit 0.
+/// The tiles to render: one bit per 32x32 pixels, eight to a byte, the leftmost in bit 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TileMap {
     /// Bits 128+64 of the payload: the map.
@@ -309,7 +311,7 @@ impl Fragment {
     const TILE_MAP: Field = Field::new(128, 64);
     const TILE_MAP_STRIDE: Field = Field::new(192, 8);
 
-    /// A payload that renders all tiles of a framebuffer of this size in pixels.
+    /// Creates a payload that renders all tiles of a framebuffer of this size in pixels.
     pub fn whole(width: u32, height: u32, framebuffer: FramebufferPointer) -> Self {
         Self {
             min_x: 0,
@@ -338,7 +340,7 @@ impl Fragment {
         }
     }
 
-    /// The payload's bytes.
+    /// Returns the payload's bytes.
     pub fn encode(&self) -> [u8; FRAGMENT_SIZE] {
         let mut buf = [0; FRAGMENT_SIZE];
         Self::MIN_X.set(&mut buf, self.min_x.into());

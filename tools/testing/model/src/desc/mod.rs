@@ -3,16 +3,17 @@
 //! Descriptors: the structures in GPU memory that job chains are made of.
 //!
 //! Each structure is a plain Rust type with `encode` and `decode`. The executor ([`crate::job`])
-//! decodes what it finds in GPU memory; test programs encode the same types to build their chains. Bit
+//! decodes structures in GPU memory; test programs encode the same types to build their chains. Bit
 //! positions are given from the start of the structure, which is a little-endian stream of 32-bit
 //! words. They were taken from Mesa's descriptions of the hardware (the Midgard v5, Bifrost v7 and
-//! Valhall v9 layouts); what no such source settles is marked as the model's own choice.
+//! Valhall v9 layouts); details that no such source specifies are marked as the model's own choice.
 //!
 //! Pure functions: no locks, no I/O, no panics on any input bits.
 
 mod bits;
 mod framebuffer;
 mod job;
+mod memory;
 mod target;
 mod tiler;
 
@@ -33,6 +34,8 @@ pub use job::FRAGMENT_SIZE;
 pub use job::HEADER_SIZE;
 pub use job::PAYLOAD_OFFSET;
 pub use job::WRITE_VALUE_SIZE;
+pub use memory::MemoryJob;
+pub use memory::MEMORY_JOB_SIZE;
 pub use target::BlockFormat;
 pub use target::ColorFormat;
 pub use target::InternalFormat;

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where tiles are written: render targets and the ZS/CRC extension.
+//! The targets that tiles are written to: render targets and the ZS/CRC extension.
 
 use crate::job::Arch;
 
 use super::bits::field_enum;
 use super::Field;
 
-/// Bytes of a render target.
+/// The size of a render target in bytes.
 pub const RENDER_TARGET_SIZE: usize = 64;
-/// Bytes of the ZS/CRC extension.
+/// The size of the ZS/CRC extension in bytes.
 pub const ZS_EXTENSION_SIZE: usize = 64;
 /// The swizzle that leaves R, G, B, A as they are.
 pub const SWIZZLE_RGBA: u16 = 0x688;
@@ -29,7 +29,8 @@ field_enum! {
         R5G6B5A0 = 5,
         /// 5.5 bits and 1.1 of alpha.
         R5G5B5A1 = 6,
-        /// Half floats (v9, as the next three). The clear colour holds the bytes as they are stored.
+        /// Half floats (v9, as the next three). The clear colour holds the bytes as they are
+        /// stored.
         R16F = 16,
         /// Two half floats.
         R16G16F = 17,
@@ -37,15 +38,15 @@ field_enum! {
         R16G16B16A16F = 18,
         /// Packed small floats.
         R11G11B10F = 20,
-        /// Bytes without a meaning, 1 per pixel.
+        /// Uninterpreted bytes, 1 per pixel.
         Raw8 = 32,
-        /// The same, 2 per pixel.
+        /// Uninterpreted bytes, 2 per pixel.
         Raw16 = 33,
-        /// The same, 4 per pixel.
+        /// Uninterpreted bytes, 4 per pixel.
         Raw32 = 34,
-        /// The same, 8 per pixel.
+        /// Uninterpreted bytes, 8 per pixel.
         Raw64 = 35,
-        /// The same, 16 per pixel.
+        /// Uninterpreted bytes, 16 per pixel.
         Raw128 = 36,
     }
 }
@@ -81,7 +82,7 @@ field_enum! {
         R4G4B4A4 = 20,
         /// 2 bytes.
         R5G6B5 = 21,
-        /// 3 bytes, out of a tile buffer with 2 bits of alpha.
+        /// 3 bytes, from a tile buffer with 2 bits of alpha.
         R8G8B8FromR8G8B8A2 = 22,
         /// 4 bytes.
         R10G10B10A2 = 24,
@@ -94,7 +95,7 @@ field_enum! {
     }
 }
 
-/// How pixels are arranged in memory. The bits differ between GPUs.
+/// The arrangement of pixels in memory. The bits differ between GPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BlockFormat {
     /// Nothing is written (v7 and v9: 0).
@@ -109,12 +110,12 @@ pub enum BlockFormat {
     Afbc,
     /// Compressed, tiled (v7 and v9: 13).
     AfbcTiled,
-    /// A value without a meaning here.
+    /// A value with no known meaning.
     Other(u8),
 }
 
 impl BlockFormat {
-    /// The format that these bits stand for on this GPU.
+    /// Returns the format that these bits stand for on this GPU.
     pub fn from_bits(arch: Arch, bits: u64) -> Self {
         match (arch, bits) {
             (Arch::V5, 0) => Self::UInterleaved,
@@ -130,7 +131,7 @@ impl BlockFormat {
         }
     }
 
-    /// The bits of this format on this GPU; all ones if it has none.
+    /// Returns the bits of this format on this GPU; all ones if it does not exist there.
     pub fn bits(self, arch: Arch) -> u64 {
         match (arch, self) {
             (Arch::V5, Self::UInterleaved) => 0,
@@ -149,7 +150,7 @@ impl BlockFormat {
 }
 
 field_enum! {
-    /// How samples are stored.
+    /// The arrangement of samples.
     Msaa {
         /// One sample per pixel.
         Single = 0,
@@ -189,7 +190,7 @@ field_enum! {
 }
 
 field_enum! {
-    /// The format of a stencil target of its own. Named from the lowest bit up.
+    /// The format of a separate stencil target. Named from the lowest bit up.
     SFormat {
         /// No stencil target.
         None = 0,
@@ -208,10 +209,10 @@ field_enum! {
     }
 }
 
-/// Where a surface lies.
+/// The location of a surface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Surface {
-    /// Bits 0+64: its first byte.
+    /// Bits 0+64: the address of the first byte.
     pub base: u64,
     /// Bits 64+32: bytes from one row to the next; for tiled formats, from one row of tiles.
     pub row_stride: u32,
@@ -246,9 +247,9 @@ impl Surface {
 /// A render target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RenderTarget {
-    /// Bits 4+12, stored divided by 16: where its pixels are in the tile buffer.
+    /// Bits 4+12, stored divided by 16: the offset of its pixels in the tile buffer.
     pub internal_offset: u16,
-    /// Bit 24: the target is a YUV one. The model has none.
+    /// Bit 24: the target is YUV, which the model does not support.
     pub yuv: bool,
     /// Bits 26+6: format in the tile buffer.
     pub internal: InternalFormat,
@@ -256,22 +257,22 @@ pub struct RenderTarget {
     pub write: bool,
     /// Bits 35+5: format in memory.
     pub format: ColorFormat,
-    /// Bits 40+2 (v5): byte order, 0 little-endian. The model has no other.
+    /// Bits 40+2 (v5): byte order, 0 for little-endian. The model supports no other.
     pub endianness: u8,
     /// Bits 42+2 (v5), 40+4 (v7, v9): arrangement in memory.
     pub block: BlockFormat,
     /// Bits 44+2: samples in memory.
     pub msaa: Msaa,
-    /// Bit 46: the shader's output is converted to sRGB. A clear colour already is.
+    /// Bit 46: the shader's output is converted to sRGB. A clear colour already is in sRGB.
     pub srgb: bool,
-    /// Bit 47: dither the shader's output. A clear colour is not.
+    /// Bit 47: dither the shader's output. A clear colour is not dithered.
     pub dither: bool,
-    /// Bits 48+12: for each channel in memory, 3 bits: 0 to 3 for R to A of the tile buffer, 4 for 0,
-    /// 5 for 1.
+    /// Bits 48+12: for each channel in memory, 3 bits: 0 to 3 for R to A of the tile buffer, 4 for
+    /// 0, 5 for 1.
     pub swizzle: u16,
-    /// Bit 63: write tiles that nothing was drawn to, too: a clear.
+    /// Bit 63: also write tiles that nothing was drawn to, which clears them.
     pub clean_pixel_write: bool,
-    /// Byte 32: where.
+    /// Byte 32: the surface.
     pub surface: Surface,
     /// Bits 384+128: the clear colour as the tile buffer holds it.
     pub clear: [u32; 4],
@@ -299,7 +300,7 @@ impl RenderTarget {
         Field::new(480, 32),
     ];
 
-    /// A target that is not written.
+    /// A render target that is not written.
     pub const UNUSED: Self = Self {
         internal_offset: 0,
         yuv: false,
@@ -321,7 +322,7 @@ impl RenderTarget {
         clear: [0; 4],
     };
 
-    /// A target that is cleared to `clear`, as the tile buffer holds it.
+    /// Creates a target that is cleared to `clear`, which is in the format of the tile buffer.
     pub fn cleared(
         internal: InternalFormat,
         format: ColorFormat,
@@ -367,7 +368,7 @@ impl RenderTarget {
         }
     }
 
-    /// The render target's bytes.
+    /// Returns the render target's bytes.
     pub fn encode(&self, arch: Arch) -> [u8; RENDER_TARGET_SIZE] {
         let mut buf = [0; RENDER_TARGET_SIZE];
         Self::INTERNAL_OFFSET.set(&mut buf, u64::from(self.internal_offset >> 4));
@@ -397,7 +398,7 @@ impl RenderTarget {
 /// The ZS/CRC extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ZsExtension {
-    /// Bits 0+64 (v5, v7), 128+64 (v9): checksums. The model has none.
+    /// Bits 0+64 (v5, v7), 128+64 (v9): checksums, which the model does not support.
     pub crc_base: u64,
     /// Bits 64+32 (v5, v7), 32+32 (v9): bytes per row of checksums.
     pub crc_row_stride: u32,
@@ -407,21 +408,21 @@ pub struct ZsExtension {
     pub z_block: BlockFormat,
     /// Bits 102+2 (v5), 104+2 (v7), 8+2 (v9): samples of depth.
     pub z_msaa: Msaa,
-    /// Bit 106 (v5, v7), 31 (v9): write tiles that nothing was drawn to, too.
+    /// Bit 106 (v5, v7), 31 (v9): also write tiles that nothing was drawn to.
     pub clean_pixel_write: bool,
-    /// Bits 112+4 (v5, v7), 16+4 (v9): format of a stencil target of its own.
+    /// Bits 112+4 (v5, v7), 16+4 (v9): format of a separate stencil target.
     pub s_format: SFormat,
     /// Bits 116+2 (v5), 116+4 (v7), 20+4 (v9): arrangement of stencil.
     pub s_block: BlockFormat,
     /// Bits 118+2 (v5), 120+2 (v7), 24+2 (v9): samples of stencil.
     pub s_msaa: Msaa,
-    /// Byte 16 (v5, v7), 32 (v9): where depth lies.
+    /// Byte 16 (v5, v7), 32 (v9): the depth surface.
     pub z_surface: Surface,
-    /// Byte 32 (v5, v7), 48 (v9): where stencil lies.
+    /// Byte 32 (v5, v7), 48 (v9): the stencil surface.
     pub s_surface: Surface,
 }
 
-/// Where the extension's fields are on one GPU.
+/// The positions of the extension's fields on one GPU.
 struct ZsFields {
     crc_base: Field,
     crc_row_stride: Field,
@@ -522,7 +523,7 @@ impl ZsExtension {
         }
     }
 
-    /// The extension's bytes.
+    /// Returns the extension's bytes.
     pub fn encode(&self, arch: Arch) -> [u8; ZS_EXTENSION_SIZE] {
         let f = Self::fields(arch);
         let mut buf = [0; ZS_EXTENSION_SIZE];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Round trips, and bytes as Mesa lays them out.
+//! Tests of round trips, and of bytes as packed by Mesa.
 
 use crate::job::Arch;
 
@@ -13,7 +13,7 @@ fn word(buf: &[u8], index: usize) -> u32 {
     u32::from_le_bytes(buf[index * 4..index * 4 + 4].try_into().unwrap())
 }
 
-/// Bytes without a pattern that a wrong offset would keep.
+/// Returns bytes without a pattern, so that wrong offsets are noticed.
 fn noise<const N: usize>(seed: u32) -> [u8; N] {
     let mut x = seed | 1;
     std::array::from_fn(|_| {
@@ -31,7 +31,7 @@ fn fields() {
     assert_eq!(buf.iter().map(|byte| byte.count_ones()).sum::<u32>(), 37);
     field.set(&mut buf, 0x12_3456_789a);
     assert_eq!(field.get(&buf), 0x12_3456_789a);
-    // 64 bits across nine bytes, and a field that the buffer ends in.
+    // 64 bits across nine bytes, and a field that extends beyond the buffer.
     let field = Field::new(3, 64);
     field.set(&mut buf, 0x8123_4567_89ab_cdef);
     assert_eq!(field.get(&buf), 0x8123_4567_89ab_cdef);
@@ -128,7 +128,7 @@ fn framebuffer_bytes() {
             assert_eq!(word(&bytes, 14), 0x7000);
         }
         for seed in 0..100 {
-            // A clear value that is a NaN would not equal itself.
+            // Avoid a NaN as clear value, which would not equal itself.
             let mut bytes = noise(seed);
             bytes[52..56].fill(0);
             let decoded = Framebuffer::decode(arch, &bytes);

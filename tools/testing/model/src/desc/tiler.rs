@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What tiler-type jobs are given: their own payloads, the tiler context, the heap, and v5's tiler
+//! The structures of tiler-type jobs: their payloads, the tiler context, the heap, and v5's tiler
 //! section of the framebuffer descriptor.
 
 use crate::job::Arch;
@@ -11,16 +11,17 @@ use super::FramebufferPointer;
 use super::JobType;
 use super::HEADER_SIZE;
 
-/// Bytes of a tiler context (v7, v9).
+/// The size of a tiler context in bytes (v7, v9).
 pub const TILER_CONTEXT_SIZE: usize = 192;
-/// Bytes of a tiler heap (v7, v9).
+/// The size of a tiler heap in bytes (v7, v9).
 pub const TILER_HEAP_SIZE: usize = 32;
-/// Bytes of a tiler-type job, header included, as far as the model reads it.
+/// The size of a tiler-type job in bytes, header included, as far as the model reads it.
 pub const TILER_JOB_SIZE: usize = 192;
 /// The hierarchy mask of a v5 tiler section that is not used.
 pub const HIERARCHY_DISABLED: u16 = 0x1000;
 
-/// v5's tiler section, at byte 56 of the framebuffer descriptor. Bits from its start.
+/// v5's tiler section, at byte 56 of the framebuffer descriptor. Bits are counted from the start of
+/// the section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MidgardTiler {
     /// Bits 0+32: bytes of the polygon list.
@@ -29,7 +30,7 @@ pub struct MidgardTiler {
     pub hierarchy_mask: u16,
     /// Bits 64+64: the polygon list.
     pub polygon_list: u64,
-    /// Bits 128+64: its body.
+    /// Bits 128+64: the body of the polygon list.
     pub polygon_list_body: u64,
     /// Bits 192+64: first byte of the heap.
     pub heap_start: u64,
@@ -55,7 +56,7 @@ impl MidgardTiler {
         heap_end: 0,
     };
 
-    /// Whether primitives can be binned.
+    /// Returns whether primitives can be binned.
     pub fn enabled(&self) -> bool {
         self.hierarchy_mask & HIERARCHY_DISABLED == 0
     }
@@ -90,7 +91,8 @@ impl MidgardTiler {
 /// The tiler context of v7 and v9. Aligned to 64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TilerContext {
-    /// Bits 0+64: written by the hardware, 0 at the start. The model keeps the last chunk here.
+    /// Bits 0+64: written by the hardware, 0 at the start. The model stores the link to the last
+    /// chunk here.
     pub polygon_list: u64,
     /// Bits 64+13: levels in use.
     pub hierarchy_mask: u16,
@@ -128,7 +130,7 @@ impl TilerContext {
         }
     }
 
-    /// The context's bytes.
+    /// Returns the context's bytes.
     pub fn encode(&self, arch: Arch) -> [u8; TILER_CONTEXT_SIZE] {
         let mut buf = [0; TILER_CONTEXT_SIZE];
         Self::POLYGON_LIST.set(&mut buf, self.polygon_list);
@@ -165,10 +167,10 @@ impl TilerHeap {
     const BOTTOM: Field = Field::new(128, 64);
     const TOP: Field = Field::new(192, 64);
 
-    /// Where `bottom` lies in the descriptor, in bytes.
+    /// The byte offset of `bottom` in the descriptor.
     pub const BOTTOM_BYTE: u64 = 16;
 
-    /// An unused heap.
+    /// Creates an unused heap.
     pub fn new(base: u64, size: u32) -> Self {
         Self {
             size,
@@ -188,8 +190,8 @@ impl TilerHeap {
         }
     }
 
-    /// The heap's bytes. v9 marks the descriptor as a buffer (9) of the heap kind (2) with chunks of
-    /// 2 MiB (3); the model does not check that.
+    /// Returns the heap's bytes. v9 marks the descriptor as a buffer (9) of the heap kind (2) with
+    /// chunks of 2 MiB (3); the model does not check that.
     pub fn encode(&self, arch: Arch) -> [u8; TILER_HEAP_SIZE] {
         let mut buf = [0; TILER_HEAP_SIZE];
         if arch >= Arch::V9 {
@@ -208,31 +210,32 @@ impl TilerHeap {
 field_enum! {
     /// How vertices form primitives.
     DrawMode {
-        /// They do not.
+        /// No primitives.
         None = 0,
-        /// One each.
+        /// One vertex each.
         Points = 1,
-        /// Two each.
+        /// Two vertices each.
         Lines = 2,
-        /// Each with the one before.
+        /// Each vertex with the one before.
         LineStrip = 4,
-        /// The same, and the last with the first.
+        /// The same, and the last vertex with the first.
         LineLoop = 6,
-        /// Three each.
+        /// Three vertices each.
         Triangles = 8,
-        /// Each with the two before.
+        /// Each vertex with the two before.
         TriangleStrip = 10,
-        /// Each with the one before and the first.
+        /// Each vertex with the one before and the first.
         TriangleFan = 12,
-        /// All together, as a fan.
+        /// All vertices, as a fan.
         Polygon = 13,
-        /// Four each.
+        /// Four vertices each.
         Quads = 14,
     }
 }
 
 impl DrawMode {
-    /// How many primitives so many vertices form, or `None` for a mode without a meaning.
+    /// Returns the number of primitives that this many vertices form, or `None` for an invalid
+    /// mode.
     pub fn primitives(self, vertices: u32) -> Option<u32> {
         Some(match self {
             Self::None => 0,
@@ -248,13 +251,14 @@ impl DrawMode {
     }
 }
 
-/// The part of a tiler-type job that decides how much it bins and where to: TILER (v5, v7),
-/// INDEXED_VERTEX (v7), MALLOC_VERTEX (v9). Bit and byte positions from the start of the job.
+/// The part of a tiler-type job that determines the number of primitives and where they are binned:
+/// TILER (v5, v7), INDEXED_VERTEX (v7), MALLOC_VERTEX (v9). Bit and byte positions are counted from
+/// the start of the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TilerJob {
     /// Bits 320+8 (v5, v7), 256+8 (v9): how vertices form primitives.
     pub mode: DrawMode,
-    /// Bits 416+32, stored less one (v5, v7), 352+32 as it is (v9): vertices or indices.
+    /// Bits 416+32, stored less one (v5, v7), or 352+32 (v9): the number of vertices or indices.
     pub vertices: u32,
     /// The packed counts at bits 256+32 and their shifts at 288+32 (v5, v7), bits 384+32 (v9):
     /// instances.
@@ -268,8 +272,8 @@ pub struct TilerJob {
 }
 
 impl TilerJob {
-    // Up to v7. The invocation's first word packs several counts, each less one; the second word says
-    // at which bits they start. The last of them is the number of instances.
+    // Up to v7. The invocation's first word packs several counts, each less one; the second word
+    // says at which bits they start. The last of them is the number of instances.
     const INVOCATION: Field = Field::new(256, 32);
     const SHIFT_Y: Field = Field::new(304, 6);
     const SHIFT_Z: Field = Field::new(310, 6);
@@ -284,7 +288,7 @@ impl TilerJob {
     const PACKET_STRIDE_V9: Field = Field::new(416, 16);
     const CONTEXT_V9: Field = Field::new(448, 64);
 
-    /// Whether jobs of this type bin primitives on this GPU.
+    /// Returns whether jobs of this type bin primitives on this GPU.
     pub fn is_tiler_type(arch: Arch, job_type: JobType) -> bool {
         matches!(
             (arch, job_type),
@@ -294,7 +298,7 @@ impl TilerJob {
         )
     }
 
-    /// The tiler-type job that a simple draw uses on this GPU.
+    /// Returns the type of the tiler-type job that a simple draw uses on this GPU.
     pub fn job_type(arch: Arch) -> JobType {
         match arch {
             Arch::V5 => JobType::Tiler,
@@ -303,7 +307,7 @@ impl TilerJob {
         }
     }
 
-    /// A draw of separate triangles into a tiler context (v7, v9) or a framebuffer (v5).
+    /// Creates a draw of separate triangles into a tiler context (v7, v9) or a framebuffer (v5).
     pub fn triangles(count: u32, tiler_context: u64, framebuffer: u64) -> Self {
         Self {
             mode: DrawMode::Triangles,
@@ -350,8 +354,8 @@ impl TilerJob {
         }
     }
 
-    /// The job's bytes after its header. Only what [`TilerJob`] holds is set; a job for real hardware
-    /// would need shaders.
+    /// Returns the job's bytes after its header. Only the fields of [`TilerJob`] are set; a job for
+    /// real hardware would need shaders.
     pub fn encode(&self, arch: Arch) -> [u8; TILER_JOB_SIZE - HEADER_SIZE] {
         let mut buf = [0; TILER_JOB_SIZE];
         if arch >= Arch::V9 {

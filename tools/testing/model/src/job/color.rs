@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! From a clear colour in the tile buffer to the bytes of a pixel in memory.
+//! Conversion of a clear colour in the tile buffer to the bytes of a pixel in memory.
 
 use crate::desc::ColorFormat;
 use crate::desc::InternalFormat;
@@ -8,14 +8,14 @@ use crate::desc::RenderTarget;
 use crate::desc::SFormat;
 use crate::desc::ZsFormat;
 
-/// The bytes that a clear puts into each pixel.
+/// The bytes that a clear writes to each pixel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pixel {
-    /// The bytes, of which the first `size` count.
+    /// The bytes, of which the first `size` are valid.
     pub(super) bytes: [u8; 16],
     /// Bytes per pixel, 1 to 16.
     pub(super) size: usize,
-    /// One bit per byte: those that are written. The others keep what memory holds.
+    /// One bit for each byte that is written. The others keep their value in memory.
     pub(super) mask: u16,
 }
 
@@ -28,7 +28,7 @@ impl Pixel {
         }
     }
 
-    /// Whether every byte is written.
+    /// Returns whether every byte is written.
     pub(super) fn is_whole(&self) -> bool {
         u32::from(self.mask) == (1 << self.size) - 1
     }
@@ -37,7 +37,7 @@ impl Pixel {
 /// A channel of the tile buffer: integer and fraction bits.
 type Channel = (u32, u32);
 
-/// The channels R, G, B, A, which fill 32 bits from bit 0 up.
+/// Returns the channels R, G, B, A, which fill 32 bits from bit 0 up.
 fn tile_layout(format: InternalFormat) -> Option<[Channel; 4]> {
     Some(match format {
         InternalFormat::R8G8B8A8 => [(8, 0); 4],
@@ -50,7 +50,8 @@ fn tile_layout(format: InternalFormat) -> Option<[Channel; 4]> {
     })
 }
 
-/// The channels of a format in memory from bit 0 up: which of R, G, B, A, and how many bits.
+/// Returns the channels of a format in memory from bit 0 up: the index in R, G, B, A, and the
+/// number of bits.
 fn memory_layout(format: ColorFormat) -> Option<&'static [(usize, u32)]> {
     Some(match format {
         ColorFormat::R8 => &[(0, 8)],
@@ -67,7 +68,7 @@ fn memory_layout(format: ColorFormat) -> Option<&'static [(usize, u32)]> {
     })
 }
 
-/// Bytes per pixel of a format without channels.
+/// Returns the bytes per pixel of a format without channels.
 fn raw_size(format: ColorFormat) -> Option<usize> {
     Some(match format {
         ColorFormat::Raw8 => 1,
@@ -82,8 +83,9 @@ fn raw_size(format: ColorFormat) -> Option<usize> {
     })
 }
 
-/// The value of `from` bits as one of `to` bits. The formats that hardware pairs agree in their bits;
-/// for others the value is scaled to the nearest. A channel without integer bits reads as one.
+/// Converts a value of `from` bits to one of `to` bits. Formats that hardware pairs have the same
+/// number of bits; for others the value is scaled and rounded to the nearest. A channel without
+/// integer bits reads as one.
 fn convert(value: u32, from: u32, to: u32) -> u32 {
     let max = |bits: u32| (1u64 << bits) - 1;
     if from == to {
@@ -95,8 +97,8 @@ fn convert(value: u32, from: u32, to: u32) -> u32 {
     }
 }
 
-/// The pixel that clearing this render target writes, or `None` for a pair of formats that has no
-/// meaning.
+/// Returns the pixel that clearing this render target writes, or `None` for an invalid pair of
+/// formats.
 pub(super) fn clear_color(target: &RenderTarget) -> Option<Pixel> {
     let mut bytes = [0; 16];
     if let Some(size) = raw_size(target.format) {
@@ -135,21 +137,21 @@ pub(super) fn clear_color(target: &RenderTarget) -> Option<Pixel> {
     Some(Pixel::whole(bytes, at.div_ceil(8) as usize))
 }
 
-/// Depth as an integer of so many bits. Halfway cases go to the even neighbour.
+/// Converts depth to an integer of `bits` bits. Halfway cases are rounded to even.
 fn depth_integer(depth: f32, bits: u32) -> u32 {
     let max = f64::from((1u32 << bits) - 1);
-    // NaN becomes 0, as by any conversion to an integer here.
+    // The conversion turns NaN into 0.
     (f64::from(depth).clamp(0.0, 1.0) * max).round_ties_even() as u32
 }
 
-/// The pixel that clearing a depth target writes. A format that holds stencil, too, is written with it.
-/// `None` for a format that has no meaning.
+/// Returns the pixel that clearing a depth target writes, including stencil if the format has it,
+/// or `None` for an invalid format.
 pub(super) fn clear_depth(format: ZsFormat, depth: f32, stencil: u8) -> Option<Pixel> {
     let d24 = depth_integer(depth, 24);
     let stencil = u32::from(stencil);
     let float = u64::from(depth.to_bits());
-    // The value, its bytes, and which of them are written. Unused bits of D24X8 and X8D24 are written as
-    // 0; those of the 8-byte formats are left alone.
+    // The value, its bytes, and which of them are written. Unused bits of D24X8 and X8D24 are
+    // written as 0; those of the 8-byte formats are left alone.
     let (value, size, mask) = match format {
         ZsFormat::D16 => (u64::from(depth_integer(depth, 16)), 2, 0b11),
         ZsFormat::D24 => (d24.into(), 3, 0b111),
@@ -169,7 +171,8 @@ pub(super) fn clear_depth(format: ZsFormat, depth: f32, stencil: u8) -> Option<P
     Some(Pixel { bytes, size, mask })
 }
 
-/// The pixel that clearing a stencil target of its own writes: one byte, the others stay as they are.
+/// Returns the pixel that clearing a separate stencil target writes: one byte; the others are left
+/// alone.
 pub(super) fn clear_stencil(format: SFormat, stencil: u8) -> Option<Pixel> {
     let (size, at) = match format {
         SFormat::S8 => (1, 0),

@@ -2,21 +2,21 @@
 
 //! FRAGMENT jobs: clears.
 //!
-//! A tile is written to a render target if the target's write enable and its "clean pixel write" bits
-//! are set; what is written is the clear value, because nothing is ever drawn. The same holds for depth
-//! and stencil. A target without "clean pixel write" keeps its content, which is what drawing nothing
-//! over preloaded content comes to, so that pre-frame shaders need not run. (One case is lost: clearing
-//! one of depth and stencil where the other is preloaded into the same tiles; both get their clear
-//! values.) Depth and stencil are enabled target by target: a depth target whose format has stencil,
-//! too, is written with it, whatever the enable of the stencil target. Mesa relies on that for D24S8.
-//! Pixels outside of the framebuffer's bounds, of the job's tiles or of tiles that the tile-enable map
-//! leaves out are not touched. All samples of a pixel have the same value, so that a stored mean is that
-//! value. Checksums (CRC) are neither read nor written.
+//! A tile is written to a render target if the target's write enable and its "clean pixel write"
+//! bits are set. The clear value is written, because nothing is ever drawn. The same holds for
+//! depth and stencil. A target without "clean pixel write" keeps its content, which is the result
+//! of drawing nothing over preloaded content, so that pre-frame shaders need not run. (One case is
+//! wrong: if one of depth and stencil is cleared while the other is preloaded into the same tiles,
+//! both get their clear values.) Depth and stencil are enabled by target: a depth target whose
+//! format includes stencil is written as a whole, regardless of the enable of the stencil target.
+//! Mesa relies on that for D24S8. Pixels outside the framebuffer's bounds or the job's tiles, and
+//! those of tiles that the tile-enable map excludes, are not touched. All samples of a pixel have
+//! the same value, so a stored mean is that value. Checksums (CRC) are neither read nor written.
 //!
-//! If the framebuffer names a tiler context (v5: an enabled tiler section), what tiler-type jobs left
-//! in the heap is read back and compared first ([`super::heap`]).
+//! If the framebuffer has a tiler context (v5: an enabled tiler section), the data that tiler-type
+//! jobs left in the heap is read back and compared first ([`super::heap`]).
 //!
-//! A step does one row of tiles of one target, or one chunk of the heap.
+//! A step handles one row of tiles of one target, or one chunk of the heap.
 
 use crate::desc::BlockFormat;
 use crate::desc::Fragment;
@@ -46,11 +46,11 @@ use super::Piece;
 use super::Stats;
 use super::Vm;
 
-/// Most render targets that any GPU has.
+/// The maximum number of render targets of any GPU.
 const MAX_RENDER_TARGETS: u8 = 8;
-/// Most samples per pixel: 16.
+/// log2 of the maximum number of samples per pixel, 16.
 const MAX_LOG2_SAMPLES: u8 = 4;
-/// Pixels per side of what a bit of the tile-enable map stands for.
+/// The width and height in pixels of the area that a bit of the tile-enable map covers.
 const MAP_UNIT: u32 = 32;
 
 /// A running FRAGMENT job.
@@ -69,7 +69,7 @@ pub(super) struct FragmentRun {
 }
 
 impl FragmentRun {
-    /// Reads the payload, the framebuffer and all it holds.
+    /// Reads the payload, the framebuffer and its targets.
     pub(super) fn new(
         arch: Arch,
         payload: u64,
@@ -186,7 +186,7 @@ impl FragmentRun {
             if self.layer >= target.layers {
                 self.layer = 0;
                 self.target += 1;
-                // It holds the last target's pixels.
+                // Drop the last target's pixels.
                 self.scratch.clear();
             }
         }
@@ -198,7 +198,7 @@ impl FragmentRun {
     }
 }
 
-/// The parts of a row of tiles that the tile-enable map lets through.
+/// Returns the parts of a row of tiles that the tile-enable map enables.
 fn enabled_runs(map: TileMap, row: Rect, vm: &mut dyn Vm) -> Result<Vec<Rect>, Fault> {
     let first = row.x0 / MAP_UNIT;
     let last = row.x1.saturating_sub(1) / MAP_UNIT;
@@ -223,7 +223,7 @@ fn enabled_runs(map: TileMap, row: Rect, vm: &mut dyn Vm) -> Result<Vec<Rect>, F
     Ok(runs)
 }
 
-/// How many surfaces hold the samples, or `None` for an arrangement that nobody has described.
+/// Returns the number of surfaces that hold the samples, or `None` for an undocumented arrangement.
 fn layers(fb: &Framebuffer, msaa: Msaa) -> Option<u32> {
     match msaa {
         Msaa::Single | Msaa::Average => Some(1),
@@ -232,7 +232,7 @@ fn layers(fb: &Framebuffer, msaa: Msaa) -> Option<u32> {
     }
 }
 
-/// What clearing a render target takes: `Some(None)` if it is not written, `None` if it cannot be.
+/// Returns the target to clear: `Some(None)` if it is not written, `None` if it cannot be.
 fn color_target(fb: &Framebuffer, target: &RenderTarget) -> Option<Option<Target>> {
     if !target.write || !target.clean_pixel_write || target.block == BlockFormat::None {
         return Some(None);
@@ -248,7 +248,7 @@ fn color_target(fb: &Framebuffer, target: &RenderTarget) -> Option<Option<Target
     }))
 }
 
-/// The same for depth and stencil.
+/// Returns the depth and stencil targets to clear, or `None` if one of them cannot be.
 fn depth_targets(fb: &Framebuffer, ext: &ZsExtension) -> Option<[Option<Target>; 2]> {
     let mut targets = [None; 2];
     if !ext.clean_pixel_write {

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the model leaves in tiler heaps, and the check that it is still there.
+//! The data that the model leaves in tiler heaps, and its verification.
 //!
-//! Hardware leaves polygon lists and vertices in the heap; what they look like is not public, and the
+//! Hardware leaves polygon lists and vertices in the heap; their layout is not public, and the
 //! model draws nothing. It leaves chunks with a header and a pattern instead. The chunks of a tiler
-//! context are linked from the last to the first; the link to the last lies in the first 8 bytes of the
-//! context (v7, v9) or of the polygon list (v5), which drivers clear before each frame. A FRAGMENT job
-//! follows the links and compares every byte. So memory that was taken away, replaced or written to
-//! between the two jobs is found.
+//! context are linked from the last to the first; the link to the last is in the first 8 bytes of
+//! the context (v7, v9) or of the polygon list (v5), which drivers clear before each frame. A
+//! FRAGMENT job follows the links and compares every byte, and so detects memory that was taken
+//! away, replaced or written to between the two jobs.
 //!
 //! A link is the chunk's address, which is a multiple of 128, with bit 0 set and six bits of the
-//! chunk's nonce above it, so that an older chunk at the same address is told apart.
+//! chunk's nonce above it, so that it differs from the link to an older chunk at the same address.
 
 use crate::desc::Framebuffer;
 
@@ -22,17 +22,17 @@ use super::Piece;
 use super::Stats;
 use super::Vm;
 
-/// Chunks start and end at multiples of this.
+/// The alignment of the start and end of chunks.
 pub(super) const CHUNK_ALIGN: u64 = 128;
-/// Bytes of a chunk's header.
+/// The size of a chunk's header in bytes.
 pub(super) const CHUNK_HEADER: u64 = 128;
-/// Bytes of a chunk, unless a single task needs more.
+/// The maximum size of a chunk in bytes, unless a single task needs more.
 pub(super) const CHUNK_SIZE: u64 = 64 * 1024;
-/// Most bytes that one task may need.
+/// The maximum number of bytes that one task may need.
 pub(super) const MAX_TASK: u64 = 1024 * 1024;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"MGPUheap");
-/// Largest chunk that a header can be believed to describe.
+/// The size of the largest valid chunk.
 const MAX_CHUNK: u64 = CHUNK_HEADER + MAX_TASK + CHUNK_ALIGN;
 
 /// Mixes bits (the finalizer of splitmix64).
@@ -45,32 +45,32 @@ fn mix(mut x: u64) -> u64 {
 /// A chunk of a heap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Chunk {
-    /// Where it lies.
+    /// The address.
     pub(super) va: u64,
-    /// Its size, header included.
+    /// The size, header included.
     pub(super) len: u64,
     /// The context or polygon list that it belongs to.
     pub(super) owner: u64,
-    /// The link to the chunk before, or 0.
+    /// The link to the previous chunk, or 0.
     pub(super) previous: u64,
-    /// Chunks before it.
+    /// The number of chunks before it.
     pub(super) sequence: u64,
-    /// Tells it from others at the same place.
+    /// Distinguishes it from other chunks at the same address.
     pub(super) nonce: u64,
 }
 
 impl Chunk {
-    /// The byte after the chunk.
+    /// Returns the address after the chunk.
     pub(super) fn end(&self) -> u64 {
         self.va.saturating_add(self.len)
     }
 
-    /// The link to this chunk.
+    /// Returns the link to this chunk.
     pub(super) fn link(&self) -> u64 {
         self.va | (mix(self.nonce) & 63) << 1 | 1
     }
 
-    /// The address that a link leads to, or `None` if it is no link.
+    /// Returns the address that a link leads to, or `None` if it is not a link.
     pub(super) fn va_of(link: u64) -> Option<u64> {
         let va = link & !(CHUNK_ALIGN - 1);
         (link & 1 == 1 && va != 0).then_some(va)
@@ -88,7 +88,7 @@ impl Chunk {
         ]
     }
 
-    /// Fills `buf` with all of the chunk. The pattern starts after the fields and depends on all of
+    /// Fills `buf` with the whole chunk. The pattern starts after the fields and depends on all of
     /// them.
     pub(super) fn fill(&self, buf: &mut Vec<u8>) {
         buf.clear();
@@ -103,7 +103,8 @@ impl Chunk {
         }
     }
 
-    /// Reads the header of the chunk that `link` leads to, or says at which address it is not one.
+    /// Reads the header of the chunk that `link` leads to. The inner error is the address at which
+    /// there is no valid header.
     pub(super) fn read(link: u64, owner: u64, vm: &mut dyn Vm) -> Result<Result<Self, u64>, Fault> {
         let Some(va) = Self::va_of(link) else {
             return Ok(Err(link));
@@ -151,14 +152,14 @@ pub(super) struct HeapCheck {
     owner: u64,
     /// The chunk to compare next, 0 if there is none.
     link: u64,
-    /// What its sequence number must be, except for the last chunk.
+    /// The expected sequence number, except for the last chunk.
     sequence: Option<u64>,
     found: Vec<u8>,
     expected: Vec<u8>,
 }
 
 impl HeapCheck {
-    /// Prepares the check, if this framebuffer has anything to check.
+    /// Prepares the check, if this framebuffer has chunks.
     pub(super) fn new(
         arch: Arch,
         fb: &Framebuffer,

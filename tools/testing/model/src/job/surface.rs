@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Filling parts of a surface with one pixel value.
+//! Fills of parts of a surface with one pixel value.
 
 use crate::desc::BlockFormat;
 use crate::desc::Surface;
@@ -9,24 +9,24 @@ use super::color::Pixel;
 use super::Fault;
 use super::Vm;
 
-/// Pixels per side of a tile.
+/// The width and height of a tile in pixels.
 pub(super) const TILE: u32 = 16;
 const TILE_PIXELS: u64 = 256;
 
-/// How pixels are arranged.
+/// The arrangement of pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
     /// Row after row.
     Linear,
     /// Tile after tile, the pixel index within a tile interleaving the bits of y and of x xor y.
     UInterleaved,
-    /// Tile after tile, row after row within. What v5 calls so has no public description; this is the
-    /// plain reading.
+    /// Tile after tile, row after row within. There is no public description of the v5 format with
+    /// this name; this is the obvious interpretation.
     TiledLinear,
 }
 
 impl Layout {
-    /// The arrangement, or `None` if the model cannot write it.
+    /// Returns the arrangement, or `None` if the model cannot write it.
     pub(super) fn new(block: BlockFormat) -> Option<Self> {
         match block {
             BlockFormat::Linear => Some(Self::Linear),
@@ -39,7 +39,7 @@ impl Layout {
         }
     }
 
-    /// The pixel's index within its tile.
+    /// Returns the pixel's index within its tile.
     fn index(self, x: u32, y: u32) -> usize {
         let (x, y) = (x % TILE, y % TILE);
         match self {
@@ -63,18 +63,19 @@ pub(super) struct Rect {
     pub(super) y1: u32,
 }
 
-/// What is written where.
+/// A surface, and the pixel to fill it with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target {
     pub(super) surface: Surface,
     pub(super) layout: Layout,
-    /// Surfaces to fill: one per sample stored.
+    /// The number of surfaces to fill: one for each stored sample.
     pub(super) layers: u32,
     pub(super) pixel: Pixel,
 }
 
 impl Target {
-    /// Fills `rect`, which lies within one row of tiles, on one layer. `scratch` is memory to reuse.
+    /// Fills `rect`, which lies within one row of tiles, on one layer. `scratch` is memory to
+    /// reuse.
     pub(super) fn fill(
         &self,
         vm: &mut dyn Vm,
@@ -140,7 +141,7 @@ impl Target {
         Ok(())
     }
 
-    /// Fills a part of one tile, which starts at `at`, by runs of pixels that are neighbours in memory.
+    /// Fills a part of the tile at `at`, by runs of pixels that are adjacent in memory.
     fn fill_part(
         &self,
         vm: &mut dyn Vm,
@@ -167,7 +168,7 @@ impl Target {
         Ok(())
     }
 
-    /// Writes `count` pixels that lie side by side.
+    /// Writes `count` pixels that are adjacent in memory.
     fn put(
         &self,
         vm: &mut dyn Vm,
@@ -179,7 +180,7 @@ impl Target {
         let pixel = bytes.get(..size).unwrap_or(&bytes);
         let len = count * size;
         if self.pixel.is_whole() {
-            // The scratch holds this pixel over and over; a longer run extends it.
+            // The scratch buffer holds repetitions of this pixel; a longer run extends it.
             if scratch.len() < len {
                 scratch.reserve(len - scratch.len());
                 while scratch.len() < len {

@@ -2,19 +2,19 @@
 
 //! Tiler-type jobs: TILER (v5, v7), INDEXED_VERTEX (v7), MALLOC_VERTEX (v9).
 //!
-//! No shader runs and nothing is binned. What a driver sees is the same, though: for each primitive the
-//! job takes memory from the tiler heap ([`Env::heap_bytes_per_primitive`], on v9 also the vertex packets),
-//! writes it through the address space and advances the heap, until the top is reached. See
-//! [`super::heap`] for what is written.
+//! No shader runs and nothing is binned, but the effects that a driver can observe are the same:
+//! for each primitive the job takes memory from the tiler heap ([`Env::heap_bytes_per_primitive`],
+//! on v9 also the vertex packets), writes it through the address space and advances the heap, until
+//! the top is reached. See [`super::heap`] for the data that is written.
 //!
-//! A task, in the header's count, is a primitive. A step takes one chunk of the heap, which holds as
-//! many tasks as 64 KiB allow. In memory it advances the heap's bottom (v7, v9), then links the chunk, then
-//! counts the tasks in word 1 of the job's header; a job that was stopped between steps and is run again goes
-//! on from that count. If it is cut off within a step, a chunk may be lost or written twice, which harms
-//! nobody.
+//! A task, in the header's count, is a primitive. A step takes one chunk of the heap, which holds
+//! as many tasks as fit into 64 KiB. In memory it advances the heap's bottom (v7, v9), then links
+//! the chunk, then updates the count of tasks in word 1 of the job's header, from which a job that
+//! was stopped between steps is resumed. If it is ended within a step, a chunk may be lost or
+//! written twice, which is harmless.
 //!
-//! v5 has no word for the bottom that is public: it follows from the last chunk. The polygon list's own
-//! body is not used, everything goes to the heap.
+//! On v5 there is no documented word for the bottom: it follows from the last chunk. The polygon
+//! list's own body is not used; everything is written to the heap.
 
 use crate::desc::Framebuffer;
 use crate::desc::TilerContext;
@@ -40,7 +40,7 @@ use super::Piece;
 use super::Stats;
 use super::Vm;
 
-/// Where the heap is described.
+/// Where the description of the heap is.
 #[derive(Clone, Copy, Debug)]
 enum Heap {
     /// The job's own range (v5).
@@ -83,14 +83,14 @@ impl TilerRun {
         let invalid = |at| Ok(Err(Failure::new(Exception::DATA_INVALID_FAULT, at)));
 
         let mut buf = [0; TILER_JOB_SIZE];
-        // Only v5's job has something of interest this far in.
+        // Only the v5 job has relevant fields at the end.
         let used = if arch == Arch::V5 { TILER_JOB_SIZE } else { 80 };
         vm.read(job, buf.get_mut(..used).unwrap_or(&mut []))?;
         let draw = TilerJob::decode(arch, &buf);
         let Some(primitives) = draw.mode.primitives(draw.vertices) else {
             return invalid(job);
         };
-        // The count in the header has 32 bits; so many do not fit into any heap.
+        // The count in the header has 32 bits; no heap has room for more tasks.
         let tasks = (u64::from(primitives) * u64::from(draw.instances)).min(u32::MAX.into());
 
         let (owner, heap) = if arch == Arch::V5 {
@@ -140,7 +140,7 @@ impl TilerRun {
         }))
     }
 
-    /// The primitives whose memory is written and counted in the header.
+    /// Returns the number of primitives whose memory was written, as counted in the header.
     pub(super) fn tasks_done(&self) -> u32 {
         self.done as u32
     }
@@ -166,7 +166,7 @@ impl TilerRun {
             },
         };
 
-        // Each of these may fault; all are then made again with the same values.
+        // Each of these writes may fault; all are then repeated with the same values.
         let chunk = plan.chunk;
         vm.write(chunk.va, &self.scratch)?;
         if let Heap::Descriptor(va) = self.heap {
@@ -190,7 +190,7 @@ impl TilerRun {
         })
     }
 
-    /// Decides on the next chunk without writing anything.
+    /// Plans the next chunk without writing anything.
     fn make_plan(&self, vm: &mut dyn Vm, env: &dyn Env) -> Result<Result<Plan, Failure>, Fault> {
         let invalid = |at| Ok(Err(Failure::new(Exception::DATA_INVALID_FAULT, at)));
 

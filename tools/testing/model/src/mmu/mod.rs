@@ -2,14 +2,18 @@
 
 //! Address spaces: registers, commands, translation, faults.
 //!
-//! A command is active for a while and takes effect at its end; until then every access in that
-//! address space waits, as it does inside of a locked region. `UPDATE` is what makes the table
-//! registers count. `UNLOCK` and the two flushes forget what was cached of the region in
-//! `LOCKADDR`, end the lock and let accesses that faulted be tried again; `UPDATE` lets them be
-//! tried again, too, but forgets nothing.
+//! A command is active for a while and takes effect at its end; until then all accesses in that
+//! address space wait, as do accesses to a locked region. `UPDATE` makes the table registers take
+//! effect. `UNLOCK` and the two flushes drop the cached leaves and tables of the region in
+//! `LOCKADDR`, end the lock and retry accesses that faulted; `UPDATE` retries them as well, but
+//! drops cached tables only. `FLUSH_MEM` also writes out the stores of the address space, see
+//! [`stores`]. A driver must lock the region before a flush, as Arm's own driver and C panfrost
+//! always do; a flush without a lock is counted as a violation.
 //!
 //! Locks: none of its own, part of the GPU's state.
 
+pub mod steps;
+pub mod stores;
 pub mod tlb;
 pub mod view;
 pub mod walk;
@@ -21,33 +25,35 @@ use crate::product::Product;
 use crate::product::SPACES;
 use crate::regs;
 
+use self::steps::Steps;
+use self::stores::Stores;
 use self::tlb::Tlb;
 use self::walk::Format;
 use self::walk::Leaf;
 use self::walk::Tables;
 use self::walk::WalkError;
 
-/// What an address space does with an address.
+/// How an address space translates addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Every access fails, silently.
     Unmapped,
-    /// The address is the bus address.
+    /// The address is used as the bus address.
     Identity,
-    /// As the tables say.
+    /// The tables are used.
     Tables(Tables),
 }
 
-/// Why a translation did not come about.
+/// Why an access failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Miss {
-    /// A command is active or the region is locked: try again when that changes.
+    /// A command is active or the region is locked: retry when that has ended.
     Wait,
-    /// The address space is disabled: the access fails for good.
+    /// The address space is disabled: the access fails permanently.
     Unmapped,
-    /// Nothing answers at the bus address: the access fails for good.
+    /// There is no memory at the bus address: the access fails permanently.
     Bus,
-    /// An MMU fault, which the driver is told of.
+    /// An MMU fault, which is reported to the driver.
     Fault(MmuFault),
 }
 
@@ -56,19 +62,19 @@ pub enum Miss {
 pub struct MmuFault {
     /// The address.
     pub va: u64,
-    /// What it was for.
+    /// The kind of access.
     pub access: Access,
     /// The code in `AS_FAULTSTATUS`.
     pub code: u8,
 }
 
 impl MmuFault {
-    /// Whether it is a bus error of the walk, which has interrupt bits of its own.
+    /// Returns whether this is a bus error of the walk, which has its own interrupt bits.
     pub fn is_bus(&self) -> bool {
         self.code & 0xf8 == 0xd0
     }
 
-    /// As the executor of jobs names it.
+    /// Returns the kind of fault for the executor of jobs.
     pub fn kind(&self) -> FaultKind {
         match self.code & 0xf8 {
             0xc0 => FaultKind::Translation {
@@ -111,7 +117,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// From the register value.
+    /// Decodes a register value.
     pub fn new(value: u32) -> Option<Self> {
         Some(match value {
             regs::AS_COMMAND_UPDATE => Self::Update,
@@ -123,13 +129,13 @@ impl Command {
         })
     }
 
-    /// Whether accesses that faulted are tried again at its end.
+    /// Returns whether accesses that faulted are retried at its end.
     pub fn retries(self) -> bool {
         self != Self::Lock
     }
 }
 
-/// The smallest region that can be locked, in bytes.
+/// log2 of the smallest region that can be locked, in bytes.
 const LOCK_MIN_SHIFT: u32 = 15;
 
 /// One address space.
@@ -141,10 +147,11 @@ pub struct Space {
     fault_status: u32,
     fault_address: u64,
     mode: Mode,
-    /// The command under way.
+    /// The active command.
     pub active: Option<Command>,
     locked: Option<(u64, u64)>,
     tlb: Tlb,
+    steps: Steps,
 }
 
 impl Default for Space {
@@ -160,6 +167,7 @@ impl Default for Space {
             active: None,
             locked: None,
             tlb: Tlb::default(),
+            steps: Steps::default(),
         }
     }
 }
@@ -179,7 +187,7 @@ impl Space {
 /// Counters for the statistics registers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MmuStats {
-    /// Faults told to the driver.
+    /// Faults reported to the driver.
     pub faults: u32,
     /// Translations answered by a TLB.
     pub tlb_hits: u32,
@@ -193,14 +201,18 @@ pub struct MmuStats {
     pub locks: u32,
     /// Commands written while another was active, which are lost.
     pub lost_commands: u32,
+    /// Flushes of a region that was not locked.
+    pub unlocked_flushes: u32,
+    /// Walks that used a cached entry which differs from that in memory.
+    pub stale_walks: u32,
 }
 
-/// An ordered translation fault: page and how often.
+/// An ordered translation fault.
 #[derive(Clone, Copy, Debug)]
 pub struct OrderedFault {
     /// Any address in the 4 KiB page.
     pub va: u64,
-    /// Times it is still to happen.
+    /// The number of faults that remain.
     pub count: u32,
 }
 
@@ -210,8 +222,10 @@ pub struct Mmu {
     spaces: [Space; SPACES],
     /// Counters.
     pub stats: MmuStats,
-    /// A fault to be made up.
+    /// The ordered fault, if any.
     pub ordered: Option<OrderedFault>,
+    /// Stores of jobs that have not reached memory.
+    pub stores: Stores,
 }
 
 fn low(value: u64) -> u32 {
@@ -232,22 +246,24 @@ pub(crate) fn set_half(value: &mut u64, upper: bool, half: u32) {
 }
 
 impl Mmu {
-    /// Everything is unmapped.
+    /// Creates the address spaces, all disabled.
     pub fn new(product: &'static Product) -> Self {
         Self {
             product,
             spaces: Default::default(),
             stats: MmuStats::default(),
             ordered: None,
+            stores: Stores::default(),
         }
     }
 
-    /// Back to where it began.
+    /// Resets all address spaces. Stores that have not reached memory are lost.
     pub fn reset(&mut self) {
         self.spaces = Default::default();
+        self.stores.lose();
     }
 
-    /// The address space `n`, which the caller has checked.
+    /// Returns address space `n`, which must be valid.
     pub fn space(&self, n: usize) -> &Space {
         &self.spaces[n]
     }
@@ -279,6 +295,9 @@ impl Mmu {
 
     /// Writes a register of an address space. Returns a command that has become active.
     pub fn write(&mut self, n: usize, offset: u32, value: u32) -> Option<Command> {
+        if self.product.as_present & 1 << n == 0 {
+            return None;
+        }
         let s = &mut self.spaces[n];
         let upper = offset & 4 != 0;
         match offset {
@@ -300,29 +319,55 @@ impl Mmu {
         None
     }
 
-    /// Ends the active command of an address space: its effect is there.
-    pub fn complete(&mut self, n: usize) -> Option<Command> {
+    /// Ends the active command of an address space: it takes effect. Returns the command.
+    pub fn complete(&mut self, mem: &dyn GuestMemory, n: usize) -> Option<Command> {
         let mode = self.mode_from_registers(n);
         let s = &mut self.spaces[n];
         let command = s.active.take()?;
         match command {
             Command::Update => {
                 self.stats.updates += 1;
-                s.mode = mode;
+                let before = std::mem::replace(&mut s.mode, mode);
+                s.steps.clear();
+                // Other tables: stores may be late now. If the space was disabled instead, its
+                // pages are not reused yet.
+                if mode != Mode::Unmapped && mode != before {
+                    self.mark_late(mem, n, 0, u64::MAX);
+                }
             }
             Command::Lock => {
                 self.stats.locks += 1;
                 s.locked = Some(s.region());
             }
             Command::Unlock | Command::FlushPt | Command::FlushMem => {
+                let locked = s.locked.take();
+                let (start, last) = locked.unwrap_or_else(|| s.region());
+                s.tlb.invalidate(start, last);
+                s.steps.invalidate(start, last);
                 if command != Command::Unlock {
                     self.stats.flushes += 1;
+                    self.stats.unlocked_flushes += u32::from(locked.is_none());
                 }
-                let (start, last) = s.locked.take().unwrap_or_else(|| s.region());
-                s.tlb.invalidate(start, last);
+                if command == Command::FlushMem {
+                    self.stores.drain(mem, n);
+                } else {
+                    self.mark_late(mem, n, start, last);
+                }
             }
         }
         Some(command)
+    }
+
+    /// Marks the stores that are late because their addresses no longer lead to the same place.
+    fn mark_late(&mut self, mem: &dyn GuestMemory, n: usize, start: u64, last: u64) {
+        let mode = self.spaces[n].mode;
+        self.stores.mark(n, start, last, |va, pa| match mode {
+            Mode::Unmapped => false,
+            Mode::Identity => va == pa,
+            Mode::Tables(tables) => tables
+                .walk(mem, va)
+                .is_ok_and(|leaf| leaf.perms.write && locate(&leaf, va).0 == pa),
+        });
     }
 
     fn mode_from_registers(&self, n: usize) -> Mode {
@@ -357,8 +402,8 @@ impl Mmu {
         }
     }
 
-    /// Translates one address. The second value is how many bytes from there on have the same
-    /// leaf.
+    /// Translates one address. Returns the bus address, and how many bytes from there on have the
+    /// same leaf.
     pub fn translate(
         &mut self,
         mem: &dyn GuestMemory,
@@ -397,7 +442,9 @@ impl Mmu {
             }
             None => {
                 self.stats.tlb_misses = self.stats.tlb_misses.wrapping_add(1);
-                let leaf = tables.walk(mem, va).map_err(|e| fault(e.into()))?;
+                let (leaf, stale) = tables.walk_with(mem, va, &mut s.steps);
+                self.stats.stale_walks = self.stats.stale_walks.wrapping_add(stale.into());
+                let leaf = leaf.map_err(|e| fault(e.into()))?;
                 s.tlb.insert(va, leaf);
                 leaf
             }
@@ -408,8 +455,8 @@ impl Mmu {
         Ok(locate(&leaf, va))
     }
 
-    /// Tells the driver of a fault: sets the registers and returns the interrupt bits. `source`
-    /// says who made the access.
+    /// Reports a fault to the driver: sets the registers and returns the interrupt bits. `source`
+    /// identifies the unit that made the access.
     pub fn report(&mut self, n: usize, fault: &MmuFault, source: u16) -> u32 {
         let access = match fault.access {
             Access::Atomic => 0,

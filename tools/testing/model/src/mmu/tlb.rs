@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What an address space remembers of its tables.
+//! The cached leaves of an address space.
 //!
-//! Nothing is forgotten until it is told to, so that a flush that a driver leaves out is seen: the
-//! GPU goes on using the old page. Only when [`CAPACITY`] is reached is everything dropped.
-//! Entries that are not valid are not kept, as in hardware: a fault is retried against the tables.
+//! Entries are kept until they are invalidated, so that a missing flush is noticed: the GPU
+//! continues to use the old page. Everything is dropped only when [`CAPACITY`] is reached. As in
+//! hardware, invalid entries are not kept: a fault is retried with the tables.
 //!
 //! Locks: none of its own, part of the GPU's state.
 
@@ -14,10 +14,10 @@ use std::hash::Hasher;
 
 use super::walk::Leaf;
 
-/// Entries of one size that are kept.
+/// The maximum number of entries of one size.
 pub const CAPACITY: usize = 1 << 16;
 
-/// Hashes page numbers; they are not chosen by an adversary.
+/// A hasher for page numbers, which are not chosen by an adversary.
 #[derive(Default)]
 struct PageHasher(u64);
 
@@ -40,10 +40,10 @@ impl Hasher for PageHasher {
 
 type Pages = HashMap<u64, Leaf, BuildHasherDefault<PageHasher>>;
 
-/// Shifts of the three leaf sizes: 4 KiB, 2 MiB, 1 GiB.
+/// log2 of the three leaf sizes: 4 KiB, 2 MiB, 1 GiB.
 const SHIFTS: [u32; 3] = [12, 21, 30];
 
-/// One address space's entries.
+/// The entries of one address space.
 #[derive(Default)]
 pub struct Tlb {
     pages: [Pages; 3],
@@ -51,7 +51,7 @@ pub struct Tlb {
 }
 
 impl Tlb {
-    /// The leaf that covers `va`, if known.
+    /// Returns the leaf that covers `va`, if known.
     pub fn lookup(&mut self, va: u64) -> Option<Leaf> {
         if let Some((page, leaf)) = self.last {
             if va >> leaf.shift == page {
@@ -83,7 +83,7 @@ impl Tlb {
         self.last = Some((va >> leaf.shift, leaf));
     }
 
-    /// Forgets what lies in `start..=last`, wholly or in part.
+    /// Forgets all leaves that cover any part of `start..=last`.
     pub fn invalidate(&mut self, start: u64, last: u64) {
         self.last = None;
         for (pages, shift) in self.pages.iter_mut().zip(SHIFTS) {

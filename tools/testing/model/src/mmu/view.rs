@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! GPU virtual memory as a job sees it.
+//! GPU virtual memory, as seen by a job.
 //!
 //! Locks: none of its own; used with the GPU's lock held.
 
+use std::ops::Range;
+
+use crate::host::BusError;
 use crate::host::GuestMemory;
 use crate::job::Access;
 use crate::job::Fault;
 use crate::job::FaultKind;
 use crate::job::Vm;
 
+use super::stores::Stores;
 use super::Miss;
 use super::Mmu;
 
@@ -18,14 +22,14 @@ pub struct View<'a> {
     mmu: &'a mut Mmu,
     mem: &'a dyn GuestMemory,
     space: usize,
-    /// Why the last access failed; more precise than the [`Fault`] that the job was given.
+    /// Why the last access failed; more precise than the [`Fault`] that was returned to the job.
     pub miss: Option<Miss>,
-    /// Bytes that were moved.
+    /// The number of bytes that were transferred.
     pub bytes: u64,
 }
 
 impl<'a> View<'a> {
-    /// The view of address space `space`, which the caller has checked.
+    /// Creates a view of address space `space`, which must be valid.
     pub fn new(mmu: &'a mut Mmu, mem: &'a dyn GuestMemory, space: usize) -> Self {
         Self {
             mmu,
@@ -52,14 +56,14 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Calls `each` with the bus address of every piece of `va..va + len`, and where it begins in
-    /// the range.
+    /// Calls `each` for every piece of `va..va + len`, with its address, its bus address and its
+    /// position in the range.
     fn pieces(
         &mut self,
         va: u64,
         len: usize,
         access: Access,
-        mut each: impl FnMut(&dyn GuestMemory, u64, usize, usize) -> Result<(), Miss>,
+        mut each: impl FnMut(&mut Stores, u64, u64, Range<usize>) -> Result<(), BusError>,
     ) -> Result<(), Fault> {
         let mut done = 0;
         while done < len {
@@ -69,8 +73,8 @@ impl<'a> View<'a> {
                 Err(miss) => return Err(self.fail(at, access, miss)),
             };
             let piece = usize::try_from(left).unwrap_or(usize::MAX).min(len - done);
-            if let Err(miss) = each(self.mem, pa, done, piece) {
-                return Err(self.fail(at, access, miss));
+            if each(&mut self.mmu.stores, at, pa, done..done + piece).is_err() {
+                return Err(self.fail(at, access, Miss::Bus));
             }
             done += piece;
         }
@@ -81,16 +85,23 @@ impl<'a> View<'a> {
 
 impl Vm for View<'_> {
     fn read(&mut self, va: u64, buf: &mut [u8]) -> Result<(), Fault> {
-        self.pieces(va, buf.len(), Access::Read, |mem, pa, done, piece| {
-            mem.read(pa, &mut buf[done..done + piece])
-                .map_err(|_| Miss::Bus)
+        let mem = self.mem;
+        self.pieces(va, buf.len(), Access::Read, |stores, _, pa, range| {
+            stores.read(mem, pa, &mut buf[range])
+        })
+    }
+
+    fn fetch(&mut self, va: u64, buf: &mut [u8]) -> Result<(), Fault> {
+        let mem = self.mem;
+        self.pieces(va, buf.len(), Access::Execute, |stores, _, pa, range| {
+            stores.read(mem, pa, &mut buf[range])
         })
     }
 
     fn write(&mut self, va: u64, data: &[u8]) -> Result<(), Fault> {
-        self.pieces(va, data.len(), Access::Write, |mem, pa, done, piece| {
-            mem.write(pa, &data[done..done + piece])
-                .map_err(|_| Miss::Bus)
+        let (mem, space) = (self.mem, self.space);
+        self.pieces(va, data.len(), Access::Write, |stores, at, pa, range| {
+            stores.put(mem, space, at, pa, &data[range])
         })
     }
 }

@@ -18,7 +18,10 @@
 use crate::host::GuestMemory;
 use crate::job::Access;
 
-/// What a leaf allows.
+use super::steps::shift_of;
+use super::steps::Steps;
+
+/// The accesses that a leaf permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Perms {
     /// Loads.
@@ -30,14 +33,14 @@ pub struct Perms {
 }
 
 impl Perms {
-    /// Everything.
+    /// All accesses.
     pub const ALL: Perms = Perms {
         read: true,
         write: true,
         execute: true,
     };
 
-    /// Whether `access` is allowed.
+    /// Returns whether `access` is permitted.
     pub fn allow(self, access: Access) -> bool {
         match access {
             Access::Read => self.read,
@@ -51,16 +54,16 @@ impl Perms {
 /// A page or block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leaf {
-    /// Where it begins in bus addresses.
+    /// The bus address at which it begins.
     pub pa: u64,
     /// log2 of its size: 12, 21 or 30.
     pub shift: u32,
-    /// What it allows.
+    /// The accesses that it permits.
     pub perms: Perms,
 }
 
 impl Leaf {
-    /// The level it was found on.
+    /// Returns the level that it is on.
     pub fn level(&self) -> u8 {
         match self.shift {
             30 => 1,
@@ -70,7 +73,7 @@ impl Leaf {
     }
 }
 
-/// Why a walk found no leaf; the number is the level, 0 being the top of a four-level table.
+/// Why a walk found no usable leaf; the number is the level, 0 being the top of a four-level table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WalkError {
     /// The entry is not valid.
@@ -85,22 +88,22 @@ pub enum WalkError {
     MemAttr(u8),
 }
 
-/// How entries are to be read.
+/// The format of entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Mali LPAE.
     Legacy,
     /// VMSAv8-64.
     Aarch64 {
-        /// A clear access flag is no fault.
+        /// Whether a clear access flag does not fault.
         ignore_access_flag: bool,
     },
 }
 
-/// One address space's tables.
+/// The tables of one address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tables {
-    /// How entries are to be read.
+    /// The format of entries.
     pub format: Format,
     /// Bus address of the first table.
     pub root: u64,
@@ -115,10 +118,6 @@ pub struct Tables {
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 const LAST_LEVEL: u8 = 3;
 
-fn shift_of(level: u8) -> u32 {
-    12 + 9 * u32::from(LAST_LEVEL - level)
-}
-
 impl Tables {
     fn first_level(&self) -> u8 {
         match self.format {
@@ -132,8 +131,31 @@ impl Tables {
         }
     }
 
-    /// Looks for the leaf that covers `va`.
+    /// Looks up the leaf that covers `va` in memory.
     pub fn walk(&self, mem: &dyn GuestMemory, va: u64) -> Result<Leaf, WalkError> {
+        self.walk_with(mem, va, &mut Steps::default()).0
+    }
+
+    /// Looks up the leaf that covers `va`, using cached entries in `steps` and adding to them. The
+    /// second value says whether one of the entries used differs from that in memory.
+    pub fn walk_with(
+        &self,
+        mem: &dyn GuestMemory,
+        va: u64,
+        steps: &mut Steps,
+    ) -> (Result<Leaf, WalkError>, bool) {
+        let mut stale = false;
+        let leaf = self.walk_on(mem, va, steps, &mut stale);
+        (leaf, stale)
+    }
+
+    fn walk_on(
+        &self,
+        mem: &dyn GuestMemory,
+        va: u64,
+        steps: &mut Steps,
+        stale: &mut bool,
+    ) -> Result<Leaf, WalkError> {
         let first = self.first_level();
         if va.checked_shr(self.va_bits).unwrap_or(0) != 0 {
             return Err(WalkError::Translation(first));
@@ -142,9 +164,18 @@ impl Tables {
         for level in first..=LAST_LEVEL {
             let index = va >> shift_of(level) & 0x1ff;
             let mut entry = [0; 8];
-            mem.read(table | index << 3, &mut entry)
-                .map_err(|_| WalkError::Bus(level))?;
-            let entry = u64::from_le_bytes(entry);
+            let read = mem.read(table | index << 3, &mut entry);
+            let now = u64::from_le_bytes(entry);
+            let entry = match steps.lookup(level, va) {
+                Some(known) => {
+                    *stale |= read.is_err() || known != now;
+                    known
+                }
+                None => {
+                    read.map_err(|_| WalkError::Bus(level))?;
+                    now
+                }
+            };
             let next = entry & ADDRESS;
             let is_leaf = match (entry & 3, level, self.format) {
                 (3, LAST_LEVEL, Format::Aarch64 { .. }) => true,
@@ -154,6 +185,7 @@ impl Tables {
                     if next.checked_shr(self.pa_bits).unwrap_or(0) != 0 {
                         return Err(WalkError::AddressSize(level));
                     }
+                    steps.insert(level, va, entry);
                     table = next;
                     continue;
                 }
@@ -228,7 +260,7 @@ mod tests {
         }
     }
 
-    /// A path to a page at 0x12345678_9000 & 47 bits, one table per level.
+    /// Writes the tables on the path to `va`, one per level, with a leaf on `leaf_level`.
     fn path(ram: &Ram, va: u64, leaf_level: u8, leaf: u64) {
         for level in 0..leaf_level {
             let table = ROOT + 0x1000 * u64::from(level);

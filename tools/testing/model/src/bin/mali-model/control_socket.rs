@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The control channel from outside of the guest.
+//! The control channel, from outside the guest.
 //!
-//! Each line is an order in the words of [`model::control::parse`], answered by `ok` or by `error:
-//! ...`. The line `stats` is answered by a line with name and value for each of the statistics,
-//! then `ok`.
+//! Each line is an order in the syntax of [`model::control::parse`], answered with `ok` or with
+//! `error: ...`. The line `stats` is answered with a line of name and value for each statistic, the
+//! line `help` with the list of orders, each followed by `ok`.
 //!
-//! Locks: takes the engine's for each line. A thread accepts, each connection has one of its own;
-//! they end with the process.
+//! Locks: takes the engine's for each line. One thread accepts connections, each of which has a
+//! thread of its own; they end with the process.
 
 use std::io;
 use std::io::BufRead;
@@ -20,8 +20,9 @@ use std::thread;
 
 use model::control;
 use model::engine::Engine;
+use model::help;
 
-/// Serves the socket from a thread.
+/// Serves the socket from a new thread.
 pub(crate) fn serve(listener: UnixListener, engine: Arc<Engine>) -> io::Result<()> {
     thread::Builder::new()
         .name("control".into())
@@ -63,6 +64,9 @@ fn answer(line: &str, engine: &Engine) -> String {
             }
             text + "ok\n"
         });
+    }
+    if line == "help" {
+        return help::help() + "ok\n";
     }
     match control::parse(line) {
         Ok(order) => match engine.order(order) {

@@ -3,11 +3,11 @@
 //! Guest memory, mapped from the emulator's file descriptors.
 //!
 //! The guest's processors access it at the same time. Naturally aligned words of 4 and 8 bytes,
-//! such as page-table entries and job status, are loaded and stored whole; anything larger is
-//! copied, and a guest that races with its own GPU gets what it deserves.
+//! such as page-table entries and job status, are loaded and stored whole; anything else is copied,
+//! so a guest that races with its own GPU may see torn data.
 //!
-//! Locks: the map's, read for every access, written by the emulator's map and unmap messages.
-//! Innermost.
+//! Locks: the map's, innermost, taken for reading by every access, and for writing by the
+//! emulator's map and unmap messages.
 
 #![allow(unsafe_code)]
 
@@ -65,18 +65,19 @@ impl Mapping {
         })
     }
 
-    /// The host address of a byte, and how many follow. `offset` may be anything.
+    /// Returns the host address of a byte, and the number of bytes from there on. `offset` may have
+    /// any value.
     fn at(&self, offset: u64) -> Option<(*mut u8, usize)> {
         let offset = usize::try_from(offset).ok()?;
         let left = self.len.checked_sub(offset).filter(|&left| left > 0)?;
-        // SAFETY: `offset` is inside of the mapping.
+        // SAFETY: `offset` is inside the mapping.
         Some((unsafe { self.start.add(offset) }, left))
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours and nobody uses it any more: accesses hold the map's lock.
+        // SAFETY: the mapping is ours and not used any more: accesses hold the map's lock.
         unsafe { libc::munmap(self.start.cast(), self.len) };
     }
 }
@@ -85,12 +86,12 @@ impl Drop for Mapping {
 pub(crate) struct DmaMap(RwLock<BTreeMap<u64, Mapping>>);
 
 impl DmaMap {
-    /// There is none.
+    /// Creates an empty map.
     pub(crate) fn new() -> Self {
         Self(RwLock::new(BTreeMap::new()))
     }
 
-    /// Adds a range. What it overlaps goes.
+    /// Adds a range and removes ranges that it overlaps.
     pub(crate) fn map(
         &self,
         iova: u64,
@@ -124,8 +125,8 @@ impl DmaMap {
             .clear();
     }
 
-    /// Calls `each` with host address, place in the range and length of every piece of `pa..pa +
-    /// len`.
+    /// Calls `each` for every piece of `pa..pa + len`, with its host address, position in the range
+    /// and length.
     fn pieces(
         &self,
         pa: u64,
@@ -150,11 +151,11 @@ impl DmaMap {
     }
 }
 
-/// Copies as a bus would: aligned words whole.
+/// Copies like a bus: aligned words are accessed whole.
 ///
 /// # Safety
 ///
-/// `from` and `to` are valid for `len` bytes and do not overlap.
+/// `from` and `to` must be valid for `len` bytes and must not overlap.
 unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     let aligned = (from as usize | to as usize) % len.max(1) == 0;
     // SAFETY: as the caller promises; alignment has been checked.
@@ -180,8 +181,8 @@ impl GuestMemory for DmaMap {
         self.pieces(pa, buf.len(), false, |host, done, len| {
             let mut word = Word([0; 8]);
             if len <= 8 {
-                // SAFETY: the mapping is valid for `len` bytes from `host`, the word is the
-                // stack's.
+                // SAFETY: the mapping is valid for `len` bytes from `host`, the word is on the
+                // stack.
                 unsafe { copy(host, word.0.as_mut_ptr(), len) };
                 buf[done..done + len].copy_from_slice(&word.0[..len]);
             } else {
@@ -199,7 +200,7 @@ impl GuestMemory for DmaMap {
             if len <= 8 {
                 word.0[..len].copy_from_slice(from);
                 // SAFETY: the mapping is valid and writable for `len` bytes from `host`, the word
-                // is the stack's.
+                // is on the stack.
                 unsafe { copy(word.0.as_ptr(), host, len) };
             } else {
                 // SAFETY: the mapping is valid and writable for `len` bytes from `host`, `from` is
@@ -207,6 +208,10 @@ impl GuestMemory for DmaMap {
                 unsafe { copy(from.as_ptr(), host, len) };
             }
         })
+    }
+
+    fn check_write(&self, pa: u64, len: usize) -> Result<(), BusError> {
+        self.pieces(pa, len, true, |_, _, _| ())
     }
 }
 
@@ -240,6 +245,8 @@ mod tests {
         assert_eq!(buf, [1, 2, 3, 4, 5, 6, 7, 8]);
         map.write(0x10_0ff8, &[9; 8]).unwrap();
         assert_eq!(map.write(0x10_1000, &[9; 4]), Err(BusError));
+        assert_eq!(map.check_write(0x10_0ffc, 4), Ok(()));
+        assert_eq!(map.check_write(0x10_0ffc, 8), Err(BusError));
         assert_eq!(map.read(0x10_1ffc, &mut buf), Err(BusError));
         assert_eq!(map.read(0xf_fffc, &mut buf), Err(BusError));
         map.read(0x10_0ffc, &mut buf).unwrap();

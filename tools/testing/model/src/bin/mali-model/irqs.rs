@@ -19,7 +19,7 @@ use model::host::Vector;
 use crate::log::Log;
 use crate::sys;
 
-/// Vectors of the function.
+/// The number of vectors of the function.
 pub(crate) const VECTORS: usize = Vector::ALL.len();
 
 #[derive(Default)]
@@ -35,7 +35,7 @@ pub(crate) struct Eventfds {
 }
 
 impl Eventfds {
-    /// None is set.
+    /// Creates a table without eventfds.
     pub(crate) fn new(log: Option<Arc<Log>>) -> Self {
         Self {
             lines: Default::default(),
@@ -64,12 +64,12 @@ impl Eventfds {
         self.with(|lines| lines.iter_mut().for_each(|line| line.fd = None));
     }
 
-    /// Forgets what was kept.
+    /// Drops messages that were kept.
     pub(crate) fn reset(&self) {
         self.with(|lines| lines.iter_mut().for_each(|line| line.pending = false));
     }
 
-    /// Sends one message without saying so in the log.
+    /// Sends one message without logging it.
     pub(crate) fn trigger(&self, vector: usize) {
         self.with(|lines| {
             let line = &mut lines[vector];

@@ -3,7 +3,7 @@
 //! PCI configuration space.
 //!
 //! A PCI Express endpoint with function level reset and three MSI-X vectors, no INTx. The class is
-//! "processing accelerator", which keeps every piece of VGA handling away. The emulator sizes the
+//! "processing accelerator", which avoids any VGA handling. The emulator determines the size of
 //! BARs from the region sizes; only their type bits are taken from here.
 //!
 //! Locks: none; the socket's thread owns it.
@@ -12,9 +12,9 @@ use crate::irqs::VECTORS;
 
 /// Vendor and subsystem vendor: Arm.
 const VENDOR: u16 = 0x13b5;
-/// Device number of the model.
+/// The device id of the model.
 const DEVICE: u16 = 0x0001;
-/// Bytes of configuration space of an express function.
+/// The size of the configuration space of a PCI Express function in bytes.
 pub(crate) const CONFIG_SPACE: usize = 0x1000;
 
 const COMMAND: usize = 0x04;
@@ -31,16 +31,16 @@ const MSIX_CONTROL: usize = CAP_MSIX + 0x02;
 const MSIX_BAR: u32 = 2;
 const PBA_OFFSET: u32 = 0x800;
 
-/// What a write to configuration space did.
+/// The effect of a write to configuration space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
-    /// Nothing else.
+    /// No further effect.
     None,
-    /// The function is to be reset.
+    /// The function has to be reset.
     Reset,
 }
 
-/// Configuration space, and which bits of it can be written.
+/// Configuration space, and the mask of its writable bits.
 pub(crate) struct Config {
     bytes: Vec<u8>,
     writable: Vec<u8>,
@@ -48,8 +48,8 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// The function of the product with this number. `revision` tells boards with the same GPU
-    /// apart. `bars` are the sizes in bytes; bar 0 is 64 bits wide.
+    /// Creates the configuration space for the product with this number. `revision` distinguishes
+    /// boards with the same GPU. `bars` are the sizes in bytes; BAR 0 is 64 bits wide.
     pub(crate) fn new(product: u16, revision: u8, bars: [u64; 6]) -> Self {
         let mut config = Self {
             bytes: vec![0; CONFIG_SPACE],
@@ -106,7 +106,7 @@ impl Config {
         self.writable[at..at + 4].copy_from_slice(&writable.to_le_bytes());
     }
 
-    /// Reads; bytes outside are zero.
+    /// Reads bytes; those outside are zero.
     pub(crate) fn read(&self, at: u64, buf: &mut [u8]) {
         for (n, byte) in (at..).zip(buf) {
             *byte = usize::try_from(n)
@@ -117,7 +117,7 @@ impl Config {
         }
     }
 
-    /// Writes what can be written.
+    /// Writes the writable bits.
     pub(crate) fn write(&mut self, at: u64, data: &[u8]) -> Effect {
         let mut effect = Effect::None;
         for (n, &new) in (at..).zip(data) {
@@ -133,7 +133,7 @@ impl Config {
         effect
     }
 
-    /// As after a reset.
+    /// Restores the state after a reset.
     pub(crate) fn reset(&mut self) {
         self.bytes.clone_from(&self.at_reset);
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! System calls that the standard library has no safe form of.
+//! System calls without a safe wrapper in the standard library.
 //!
 //! Locks: none.
 
@@ -16,10 +16,10 @@ use std::os::fd::FromRawFd;
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 
-/// File descriptors that one message can carry.
+/// The maximum number of file descriptors in one message.
 pub(crate) const MAX_FDS: usize = 16;
 
-/// Room for the control message, aligned as its header wants it.
+/// A buffer for the control message, aligned as its header requires.
 #[repr(C, align(8))]
 struct ControlBuffer([u8; 128]);
 
@@ -29,8 +29,8 @@ pub(crate) fn signal(fd: &File) {
     let _ = { fd }.write(&1u64.to_ne_bytes());
 }
 
-/// Receives bytes into `buf`, at least one unless the other side closed, and the file descriptors
-/// that came with them.
+/// Receives bytes into `buf`, at least one unless the peer has closed the connection, and the file
+/// descriptors that came with them.
 pub(crate) fn receive(
     stream: &UnixStream,
     buf: &mut [u8],
@@ -62,7 +62,7 @@ pub(crate) fn receive(
     // SAFETY: `msg` is as `recvmsg` left it.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(&msg) };
     while !header.is_null() {
-        // SAFETY: not null, so it points to a header inside of `control`.
+        // SAFETY: not null, so it points to a header inside `control`.
         let (level, kind, len) = unsafe {
             (
                 (*header).cmsg_level,

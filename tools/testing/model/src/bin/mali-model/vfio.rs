@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The vfio-user protocol, the server's side of it as far as QEMU uses it.
+//! The server's side of the vfio-user protocol, as far as QEMU uses it.
 //!
 //! Every message is a header of 16 bytes (number, command, size, flags, error) and a body; a reply
-//! repeats number and command. Messages are handled strictly in order, on one thread, and nothing
-//! is ever asked of the emulator: it holds its own big lock while it waits for a reply.
+//! repeats number and command. Messages are handled strictly in order, on one thread, and no
+//! requests are sent to the emulator, as it holds its own big lock while it waits for a reply.
 //!
 //! Locks: none held across messages.
 
@@ -20,9 +20,9 @@ use crate::irqs::VECTORS;
 use crate::sys;
 
 const HEADER: usize = 16;
-/// Bytes of data in one message, as told to the emulator.
+/// The maximum number of bytes of data in one message, as announced to the emulator.
 const MAX_DATA: usize = 1 << 20;
-/// The largest message that makes sense.
+/// The maximum size of a message.
 const MAX_MESSAGE: usize = MAX_DATA + 0x1000;
 const CAPABILITIES: &str = r#"{"capabilities":{"max_msg_fds":16,"max_data_xfer_size":1048576}}"#;
 
@@ -60,7 +60,7 @@ struct Errno(i32);
 const EINVAL: Errno = Errno(libc::EINVAL);
 const EOPNOTSUPP: Errno = Errno(libc::EOPNOTSUPP);
 
-/// The body of a message, read from its front.
+/// The rest of the body of a message, which is parsed from the front.
 struct Body<'a>(&'a [u8]);
 
 impl Body<'_> {
@@ -100,7 +100,7 @@ impl Reply {
     }
 }
 
-/// Serves one emulator until it goes away.
+/// Serves one emulator until it disconnects.
 pub(crate) fn serve(stream: UnixStream, mut device: Device) -> io::Result<()> {
     let mut body = Vec::new();
     loop {
@@ -150,7 +150,7 @@ fn handle(
 ) -> Result<Reply, Errno> {
     let reply = Reply::default();
     Ok(match command {
-        // The emulator takes no other version than 0.0.
+        // The emulator only accepts version 0.0.
         VERSION => {
             let mut reply = reply.u16(0).u16(0);
             reply.0.extend(CAPABILITIES.as_bytes());
@@ -165,8 +165,7 @@ fn handle(
                 "D map {iova:#x} {size:#x} flags {flags:#x} fd {}",
                 fd.is_some()
             ));
-            // Without a descriptor it is nothing that can be reached, such as another device's
-            // registers.
+            // A range without a descriptor is not accessible, such as another device's registers.
             if let Some(fd) = fd {
                 device
                     .dma
@@ -179,8 +178,8 @@ fn handle(
             let (argsz, flags) = (body.u32()?, body.u32()?);
             let (iova, size) = (body.u64()?, body.u64()?);
             device.log(format_args!("D unmap {iova:#x} {size:#x} flags {flags:#x}"));
-            // "Everything" has a flag whose number depends on whom one asks, but always a size of
-            // zero.
+            // The number of the flag for "everything" differs between implementations, but the size
+            // is always zero.
             if flags != 0 && size == 0 {
                 device.dma.unmap_all();
             } else {
@@ -242,7 +241,7 @@ fn handle(
     })
 }
 
-/// Whether an access lies in its region and is not too large.
+/// Checks that an access is within its region and not too large.
 fn check(device: &Device, region: u32, at: u64, count: u32) -> Result<(), Errno> {
     let end = at.checked_add(u64::from(count)).ok_or(EINVAL)?;
     if end > device.region_size(region) || count as usize > MAX_DATA {
@@ -251,8 +250,8 @@ fn check(device: &Device, region: u32, at: u64, count: u32) -> Result<(), Errno>
     Ok(())
 }
 
-/// Interrupts come and go one vector at a time. The first is enabled with a count of 1 and no
-/// descriptor.
+/// Sets up or removes interrupts, one vector at a time. The first one is enabled with a count of 1
+/// and no descriptor.
 fn set_irqs(device: &mut Device, mut body: Body<'_>, fds: Vec<File>) -> Result<(), Errno> {
     let (_argsz, flags) = (body.u32()?, body.u32()?);
     let (index, start, count) = (body.u32()?, body.u32()?, body.u32()?);

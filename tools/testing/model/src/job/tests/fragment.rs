@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Fragment jobs, compared pixel by pixel with a reference written for the tests alone.
+//! Tests of fragment jobs, compared pixel by pixel with a reference implementation.
 
 mod color;
 mod depth;
@@ -28,10 +28,10 @@ const IMAGE: u64 = 0x100_0000;
 const IMAGE_SPACE: u64 = 0x100_0000;
 const BACKGROUND: u8 = 0xee;
 
-/// Where bit `k` of a number goes when the bits are spread out to every other place.
+/// Each 4-bit number with its bits spread out to every other position.
 const SPREAD: [u64; 16] = [0, 1, 4, 5, 16, 17, 20, 21, 64, 65, 68, 69, 80, 81, 84, 85];
 
-/// The address of a pixel.
+/// Returns the address of a pixel.
 fn address(block: BlockFormat, surface: &Surface, bpp: u64, x: u64, y: u64, sample: u64) -> u64 {
     let base = surface.base + sample * u64::from(surface.surface_stride);
     let stride = u64::from(surface.row_stride);
@@ -47,7 +47,7 @@ fn address(block: BlockFormat, surface: &Surface, bpp: u64, x: u64, y: u64, samp
 
 fn surface(base: u64, block: BlockFormat, bpp: u64, width: u64, height: u64) -> Surface {
     let tiles = width.div_ceil(16);
-    // Some slack, so that strides are not what they would have to be anyway.
+    // Some slack, so that the strides are not the minimum.
     let row_stride = match block {
         BlockFormat::Linear => tiles * 16 * bpp + 64,
         _ => tiles * 256 * bpp + 128,
@@ -74,7 +74,7 @@ fn blocks(arch: Arch) -> &'static [BlockFormat] {
     }
 }
 
-/// Memory with a chain of one FRAGMENT job.
+/// Creates memory with a chain of one FRAGMENT job.
 fn scene(arch: Arch, frame: &Frame, change: impl FnOnce(&mut Fragment)) -> TestVm {
     let mut vm = TestVm::default();
     let fb = &frame.framebuffer;
@@ -126,7 +126,7 @@ fn fails(mut vm: TestVm, arch: Arch, code: Exception, what: &str) {
     assert_eq!(vm.peek(IMAGE, 0x1000), [BACKGROUND; 0x1000]);
 }
 
-/// A plain target of 4 bytes per pixel.
+/// Creates a simple target of 4 bytes per pixel.
 fn rgba8(block: BlockFormat, surface: Surface, clear: u32) -> RenderTarget {
     RenderTarget::cleared(
         InternalFormat::R8G8B8A8,
@@ -148,7 +148,7 @@ fn several_targets() {
                 let surface = surface(at, block, 4, width, height);
                 let mut target = rgba8(block, surface, 0x0101_0101 * (i as u32 + 1));
                 target.write = i != 2;
-                // A target that keeps its content, and whose formats nobody looks at.
+                // A target that keeps its content, and whose formats are ignored.
                 if i == 5 {
                     target.clean_pixel_write = false;
                     target.internal = InternalFormat::Other(63);
@@ -360,7 +360,7 @@ fn mistakes() {
                 "tiles",
             );
         }
-        // The pointer and what it says.
+        // The pointer and its tag.
         let pointers: [Change; 5] = [
             |job| job.framebuffer.multi_target = false,
             |job| job.framebuffer.va = 0,

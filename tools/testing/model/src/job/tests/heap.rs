@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tiler-type jobs, the heap, and the FRAGMENT jobs that check it.
+//! Tests of tiler-type jobs, the heap, and the FRAGMENT jobs that check it.
 
 use crate::desc::BlockFormat;
 use crate::desc::ColorFormat;
@@ -27,7 +27,7 @@ const IMAGE: u64 = 0x20_0000;
 const MEMORY: u64 = 0x4000_0000;
 const MIB: u64 = 1 << 20;
 
-/// The word that links the last chunk.
+/// Returns the address of the link to the last chunk.
 fn link_at(arch: Arch) -> u64 {
     match arch {
         Arch::V5 => POLYGON_LIST,
@@ -35,7 +35,8 @@ fn link_at(arch: Arch) -> u64 {
     }
 }
 
-/// A frame with `triangles` and a heap of `size`: the tiler job and the FRAGMENT job, two chains.
+/// Creates a frame with `triangles` and a heap of `size`: two chains, the tiler job and the
+/// FRAGMENT job.
 fn scene(arch: Arch, triangles: u32, size: u64) -> TestVm {
     let mut vm = TestVm::default();
     let surface = Surface {
@@ -120,6 +121,28 @@ fn taken_and_checked() {
     }
 }
 
+/// There is one tiler, so two of its jobs never overlap, even if they are independent.
+#[test]
+fn one_tiler() {
+    for arch in ARCHES {
+        let mut vm = scene(arch, 5000, 4 * MIB);
+        let second = TILER + 0x800;
+        vm.poke(second, &vm.peek(TILER, 0x200));
+        vm.poke(TILER, &header(TilerJob::job_type(arch), 1, second).encode());
+        let env = TestEnv::new(arch);
+        let mut chain = Chain::new(TILER);
+        assert_eq!(chain.step(&mut vm, &env), Ok(Step::Continue));
+        assert_eq!(chain.step_ahead(&mut vm, &env), Ok(false));
+        assert_eq!((chain.current(), chain.tail()), (TILER, second));
+        assert_eq!(vm.header(second).first_incomplete, 0);
+        while chain.step(&mut vm, &env) == Ok(Step::Continue) {
+            assert_eq!(chain.step_ahead(&mut vm, &env), Ok(false));
+        }
+        assert_eq!(vm.status(second), Exception::DONE);
+        assert_eq!(run(&mut vm, &env, FRAGMENT).0, Step::Done);
+    }
+}
+
 #[test]
 fn no_geometry() {
     for arch in ARCHES {
@@ -170,7 +193,8 @@ fn primitives() {
     }
 }
 
-/// Steps the chain to its end; each fault in the heap adds 2 MiB. Returns the end and the faults.
+/// Steps the chain to its end; each fault in the heap adds 2 MiB. Returns the last step and the
+/// number of faults.
 fn run_growing(vm: &mut TestVm, env: &TestEnv, chain: &mut Chain) -> (Step, u64) {
     let mut faults = 0;
     loop {
@@ -247,8 +271,8 @@ fn damage_is_found() {
         let bytes = chain.stats().heap_bytes;
         assert!(bytes > 4 * 65536);
 
-        // One bit anywhere in the chunks, their headers included. The end of the last is padding that
-        // is part of the pattern.
+        // Flip one bit anywhere in the chunks, including their headers. The padding at the end of
+        // the last one is part of the pattern.
         let places = [
             0,
             8,
@@ -280,12 +304,12 @@ fn damage_is_found() {
             // Nothing was drawn.
             assert_eq!(vm.peek(IMAGE, 4), [0; 4]);
         }
-        // A page that was taken away and came back empty; a link to nowhere.
+        // A page that was taken away and came back empty; an invalid link.
         let mut lost = vm.clone();
         lost.poke(MEMORY + 0x1_0000, &[0; PAGE as usize]);
         let mut unlinked = vm.clone();
         unlinked.poke(link_at(arch), &[0xaa; 8]);
-        // What an earlier frame left at the same place.
+        // Chunks that an earlier frame left at the same address.
         let mut stale = vm.clone();
         let mut again = scene(arch, 5000, 4 * MIB);
         run(&mut again, &env, TILER);
@@ -355,7 +379,7 @@ fn contexts_share_a_heap() {
         &job.encode(arch),
     );
     let env = TestEnv::new(arch);
-    // Interleaved step by step.
+    // The chains are interleaved step by step.
     let mut chains = [Chain::new(TILER), Chain::new(second)];
     for _ in 0..2 {
         for chain in &mut chains {
@@ -390,7 +414,7 @@ fn stopped_and_resumed() {
                 break;
             }
             assert_eq!(vm.header(TILER).first_incomplete, 1022 * i);
-            // The slot may have said so in the header.
+            // The slot may have written STOPPED to the header.
             vm.poke(TILER, &3u32.to_le_bytes());
         }
         assert_eq!(total, bytes);
@@ -445,7 +469,7 @@ fn mistakes() {
         });
         // No context, no framebuffer.
         check(&|vm| vm.poke(TILER + 32, &encode(TilerJob::triangles(10, 0, 0))));
-        // A link that is none.
+        // A word that is not a link.
         check(&|vm| vm.poke(link_at(arch), &[2]));
         check(&|vm| vm.poke(link_at(arch), &(MEMORY | 1).to_le_bytes()));
         if arch == Arch::V5 {

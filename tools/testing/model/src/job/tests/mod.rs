@@ -1,30 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of the executor against memory of their own.
+//! Tests of the executor, with simulated memory.
 
 mod chain;
 mod fragment;
 mod heap;
+mod memory;
+mod overlap;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use crate::desc::JobHeader;
 use crate::desc::JobType;
+use crate::desc::TilerJob;
 use crate::desc::HEADER_SIZE;
+use crate::desc::PAYLOAD_OFFSET;
 
 use super::*;
 
 const PAGE: u64 = 4096;
 
-/// Sparse memory: pages appear when they are first written to. Reads of others give zeroes.
+/// Sparse memory: pages are allocated when they are first written to. Others read as zeroes.
 #[derive(Clone, Default)]
 pub(super) struct TestVm {
     pages: BTreeMap<u64, Vec<u8>>,
-    /// Memory that is not there until something adds it to `mapped`.
+    /// Memory that is absent until it is added to `mapped`.
     holes: Vec<std::ops::Range<u64>>,
     mapped: Vec<std::ops::Range<u64>>,
-    /// Fault on the access with this number, once.
+    /// Memory that is not executable.
+    data: Vec<std::ops::Range<u64>>,
+    /// The number of an access that faults once.
     fault_access: Option<u64>,
     pub(super) accesses: u64,
     pub(super) writes: u64,
@@ -60,7 +66,7 @@ impl TestVm {
         }
     }
 
-    /// The offset into a page, and how many of `len` bytes from `va` it has.
+    /// Returns the offset into a page, and how many of the `len` bytes at `va` are in that page.
     fn part(va: u64, len: usize) -> (usize, usize) {
         let offset = (va % PAGE) as usize;
         (offset, len.min(PAGE as usize - offset))
@@ -125,9 +131,22 @@ impl Vm for TestVm {
         Ok(())
     }
 
+    fn fetch(&mut self, va: u64, buf: &mut [u8]) -> Result<(), Fault> {
+        if self.data.iter().any(|range| range.contains(&va)) {
+            return Err(Fault {
+                va,
+                access: Access::Execute,
+                kind: FaultKind::Permission,
+            });
+        }
+        self.access(va, buf.len(), Access::Execute)?;
+        self.peek_into(va, buf);
+        Ok(())
+    }
+
     fn write(&mut self, va: u64, data: &[u8]) -> Result<(), Fault> {
         let result = self.access(va, data.len(), Access::Write);
-        // What comes before the fault is written, as an address space does it.
+        // The bytes before the fault are written, as in an address space.
         let len = match result {
             Ok(()) => data.len(),
             Err(fault) => (fault.va - va) as usize,
@@ -138,7 +157,7 @@ impl Vm for TestVm {
     }
 }
 
-/// A GPU whose counters stand at known values. Each look at the cycle counter advances it.
+/// A GPU whose counters have known values. Each read of the cycle counter advances it.
 pub(super) struct TestEnv {
     arch: Arch,
     cycles: Cell<u64>,
@@ -187,8 +206,8 @@ fn run(vm: &mut TestVm, env: &TestEnv, head: u64) -> (Step, Chain) {
     panic!("the chain does not end");
 }
 
-/// Runs the chain once for each access it makes, with a fault on that access, and checks that memory
-/// ends up the same as without faults.
+/// Runs the chain once for each access it makes, with a fault on that access, and checks that
+/// memory ends up the same as without faults.
 fn check_resume(vm: &TestVm, arch: Arch, head: u64, expected: Step) {
     let mut reference = vm.clone();
     reference.accesses = 0;
@@ -213,7 +232,7 @@ fn check_resume(vm: &TestVm, arch: Arch, head: u64, expected: Step) {
     }
 }
 
-/// A header with an index and a successor.
+/// Creates a header with an index and a successor.
 fn header(job_type: JobType, index: u16, next: u64) -> JobHeader {
     JobHeader {
         index,

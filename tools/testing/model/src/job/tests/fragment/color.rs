@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Formats of colours: what a clear leaves in memory.
+//! Tests of colour formats: the pixels that a clear leaves in memory.
 
 use crate::desc::BlockFormat;
 use crate::desc::ColorFormat;
@@ -82,8 +82,8 @@ const RAW: &[(InternalFormat, ColorFormat, usize)] = &[
     (InternalFormat::R11G11B10F, ColorFormat::Raw32, 4),
 ];
 
-/// Packs bit by bit: `layout` names channels and bits from the lowest up, `select` says for each of R,
-/// G, B, A what is put there: a channel of `values`, or "0", or "1".
+/// Packs bit by bit: `layout` has channels and bits from the lowest up; `select` has the source of
+/// each of R, G, B, A: a channel of `values`, "0" or "1".
 fn pack(layout: &str, select: &str, values: [u32; 4]) -> Vec<u8> {
     let mut stream = Vec::new();
     for part in layout.split(' ') {
@@ -105,7 +105,7 @@ fn pack(layout: &str, select: &str, values: [u32; 4]) -> Vec<u8> {
         .collect()
 }
 
-/// One colour target, compared for all arrangements of the GPU.
+/// Checks one colour target for all arrangements of the GPU.
 fn check_color(arch: Arch, base: RenderTarget, bytes: &[u8], what: &str) {
     let (width, height) = (39, 35);
     let bpp = bytes.len() as u64;
@@ -172,7 +172,7 @@ fn raw_formats() {
                 Surface::default(),
                 clear,
             );
-            // Has no meaning for these.
+            // The swizzle has no meaning for these formats.
             target.swizzle = 0x924;
             let bytes: Vec<u8> = (1..=size as u8).collect();
             check_color(arch, target, &bytes, &format!("{internal:?} {format:?}"));
@@ -240,7 +240,7 @@ fn what_mesa_clears_to() {
         [0xffbf_8040; 4],
     );
     check_color(Arch::V7, target, &[0x40, 0x80, 0xbf, 0xff], "rgba8");
-    // The same in RGB565, which Mesa stores with blue lowest.
+    // The same in RGB565, which Mesa stores with blue in the lowest bits.
     let clear = 8 << 5 | 32 << 14 | 23 << 25 | 3 << 30;
     let mut target = RenderTarget::cleared(
         InternalFormat::R5G6B5A0,

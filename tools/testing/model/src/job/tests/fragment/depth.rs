@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Depth and stencil: what a clear leaves in memory.
+//! Tests of depth and stencil: the pixels that a clear leaves in memory.
 
 use crate::desc::BlockFormat;
 use crate::desc::Frame;
@@ -118,8 +118,8 @@ fn depth_and_stencil() {
 
 #[test]
 fn what_mesa_clears_stencil_to() {
-    // Mesa gives depth and stencil of one surface as a depth target. There is no stencil target, so it
-    // leaves the enable of that off.
+    // Mesa describes a surface of depth and stencil as a depth target. There is no stencil target,
+    // so it does not set that enable.
     for arch in ARCHES {
         for (format, expected) in [
             (ZsFormat::D24S8, vec![0xff, 0xff, 0xff, 0x5a]),
