@@ -46,13 +46,23 @@ static const char * const vgpu_irqs[] = { "job", "mmu", "gpu" };
  * Subsystem device ids are the product ids of the GPUs, and revisions tell the
  * boards apart that have the same one. The strings are those of such boards, and
  * drivers make more of them than a name: on MT8188 page tables are in the
- * AArch64 format.
+ * AArch64 format, on H616 clock and reset line are switched with the domain.
+ * Next to no board is coherent. The generic compatible with two domains is a
+ * mistake that a driver has to refuse.
  */
 static const struct vgpu_product vgpu_products[] = {
-	{ 0x0860, 0, "arm,mali-t860", 1 },
-	{ 0x7402, 0, "arm,mali-bifrost", 1 },
-	{ 0x9093, 0, "arm,mali-valhall-jm", 1 },
-	{ 0x9093, 1, "mediatek,mt8188-mali", 3 },
+	{ 0x0620, 0, "arm,mali-t628", 1 },
+	{ 0x0720, 0, "arm,mali-t720", 1 },
+	{ 0x0860, 0, "arm,mali-t860", 1, .coherent = true },
+	{ 0x0860, 1, "arm,mali-t860", 1, .fast = true },
+	{ 0x7093, 0, "arm,mali-bifrost", 1 },
+	{ 0x7402, 0, "arm,mali-bifrost", 1, .coherent = true },
+	{ 0x7402, 1, "arm,mali-bifrost", 1 },
+	{ 0x7402, 2, "arm,mali-bifrost", 2 },
+	{ 0x7402, 3, "allwinner,sun50i-h616-mali", 1, .fragile = true },
+	{ 0x9093, 0, "arm,mali-valhall-jm", 1, .coherent = true },
+	{ 0x9093, 1, "mediatek,mt8188-mali", 3, .coherent = true },
+	{ 0x9093, 2, "arm,mali-valhall-jm", 1 },
 };
 
 static const struct vgpu_product *vgpu_product(const struct pci_dev *pdev)
@@ -65,24 +75,6 @@ static const struct vgpu_product *vgpu_product(const struct pci_dev *pdev)
 			return &vgpu_products[i];
 
 	return NULL;
-}
-
-/**
- * vgpu_power_update() - switch clock, supply and power domain
- * @board: the board
- * @clear: bits of CTL_POWER to switch off
- * @set: bits of CTL_POWER to switch on
- *
- * Context: any.
- */
-void vgpu_power_update(struct vgpu_board *board, u32 clear, u32 set)
-{
-	unsigned long flags;
-
-	spin_lock_irqsave(&board->lock, flags);
-	board->power = (board->power & ~clear) | set;
-	iowrite32(board->power, board->ctl + CTL_POWER);
-	spin_unlock_irqrestore(&board->lock, flags);
 }
 
 /*
@@ -143,14 +135,29 @@ static int vgpu_gpu_add(struct vgpu_board *board)
 	return ret;
 }
 
+/*
+ * A driver that fails to bind is found out later, when another one binds or the
+ * board goes.
+ */
+static int vgpu_bound(struct notifier_block *nb, unsigned long event, void *data)
+{
+	struct vgpu_board *board = container_of(nb, struct vgpu_board, bound);
+	struct device *dev = data;
+
+	if (dev->parent == &board->pdev->dev &&
+	    (event == BUS_NOTIFY_BIND_DRIVER ||
+	     event == BUS_NOTIFY_UNBOUND_DRIVER))
+		vgpu_check_left(board);
+
+	return NOTIFY_OK;
+}
+
 /* Everything between the enabled function and the platform device. */
-static int vgpu_board_add(struct vgpu_board *board,
-			  const struct vgpu_product *product)
+static int vgpu_board_add(struct vgpu_board *board)
 {
 	int ret;
 
-	ret = vgpu_of_add(board, product,
-			  &board->pdev->resource[VGPU_BAR_REGS]);
+	ret = vgpu_of_add(board, &board->pdev->resource[VGPU_BAR_REGS]);
 	if (ret)
 		return ret;
 
@@ -170,12 +177,22 @@ static int vgpu_board_add(struct vgpu_board *board,
 	if (ret)
 		goto err_reset;
 
-	ret = vgpu_gpu_add(board);
+	board->bound.notifier_call = vgpu_bound;
+	ret = bus_register_notifier(&platform_bus_type, &board->bound);
 	if (ret)
 		goto err_power;
 
+	vgpu_recorder_add(board);
+
+	ret = vgpu_gpu_add(board);
+	if (ret)
+		goto err_recorder;
+
 	return 0;
 
+err_recorder:
+	vgpu_recorder_remove(board);
+	bus_unregister_notifier(&platform_bus_type, &board->bound);
 err_power:
 	vgpu_power_remove(board);
 err_reset:
@@ -192,6 +209,9 @@ err_of:
 static void vgpu_board_remove(struct vgpu_board *board)
 {
 	platform_device_unregister(board->gpu);
+	vgpu_check_left(board);
+	vgpu_recorder_remove(board);
+	bus_unregister_notifier(&platform_bus_type, &board->bound);
 	vgpu_power_remove(board);
 	vgpu_reset_remove(board);
 	vgpu_regulator_remove(board);
@@ -215,6 +235,7 @@ static int vgpu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 		return -ENOMEM;
 
 	board->pdev = pdev;
+	board->product = product;
 	spin_lock_init(&board->lock);
 
 	ret = pcim_enable_device(pdev);
@@ -239,7 +260,7 @@ static int vgpu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	pci_set_master(pdev);
 	pci_set_drvdata(pdev, board);
 
-	ret = vgpu_board_add(board, product);
+	ret = vgpu_board_add(board);
 	if (ret) {
 		dev_err_probe(dev, ret, "cannot set up the board\n");
 		pci_free_irq_vectors(pdev);
@@ -280,9 +301,13 @@ static int __init vgpu_init(void)
 	if (ret)
 		return ret;
 
+	vgpu_recorder_init();
+
 	ret = pci_register_driver(&vgpu_driver);
-	if (ret)
+	if (ret) {
+		vgpu_recorder_exit();
 		sysfs_remove_link(platform, "rescan");
+	}
 
 	return ret;
 }
@@ -291,6 +316,7 @@ module_init(vgpu_init);
 static void __exit vgpu_exit(void)
 {
 	pci_unregister_driver(&vgpu_driver);
+	vgpu_recorder_exit();
 	sysfs_remove_link(&bus_get_kset(&platform_bus_type)->kobj, "rescan");
 }
 module_exit(vgpu_exit);

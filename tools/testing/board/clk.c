@@ -12,27 +12,44 @@ static struct vgpu_board *clk_to_board(struct clk_hw *hw)
 	return container_of(hw, struct vgpu_board, clk);
 }
 
+static int vgpu_clk_prepare(struct clk_hw *hw)
+{
+	vgpu_set(clk_to_board(hw), VGPU_PREPARED, 1);
+
+	return 0;
+}
+
+static void vgpu_clk_unprepare(struct clk_hw *hw)
+{
+	vgpu_set(clk_to_board(hw), VGPU_PREPARED, 0);
+}
+
+static int vgpu_clk_is_prepared(struct clk_hw *hw)
+{
+	return vgpu_at(clk_to_board(hw), VGPU_PREPARED);
+}
+
 static int vgpu_clk_enable(struct clk_hw *hw)
 {
-	vgpu_power_update(clk_to_board(hw), 0, CTL_POWER_CLOCK);
+	vgpu_set(clk_to_board(hw), VGPU_CLOCK, 1);
 
 	return 0;
 }
 
 static void vgpu_clk_disable(struct clk_hw *hw)
 {
-	vgpu_power_update(clk_to_board(hw), CTL_POWER_CLOCK, 0);
+	vgpu_set(clk_to_board(hw), VGPU_CLOCK, 0);
 }
 
 static int vgpu_clk_is_enabled(struct clk_hw *hw)
 {
-	return !!(READ_ONCE(clk_to_board(hw)->power) & CTL_POWER_CLOCK);
+	return vgpu_at(clk_to_board(hw), VGPU_CLOCK);
 }
 
 static unsigned long vgpu_clk_recalc_rate(struct clk_hw *hw,
 					  unsigned long parent_rate)
 {
-	return clk_to_board(hw)->hz;
+	return vgpu_at(clk_to_board(hw), VGPU_RATE) * 1000UL;
 }
 
 /* The fastest rate that is not above what is asked for, else the slowest. */
@@ -51,15 +68,15 @@ static int vgpu_clk_determine_rate(struct clk_hw *hw,
 static int vgpu_clk_set_rate(struct clk_hw *hw, unsigned long rate,
 			     unsigned long parent_rate)
 {
-	struct vgpu_board *board = clk_to_board(hw);
-
-	board->hz = rate;
-	iowrite32(rate / 1000, board->ctl + CTL_FREQ_KHZ);
+	vgpu_set(clk_to_board(hw), VGPU_RATE, rate / 1000);
 
 	return 0;
 }
 
 static const struct clk_ops vgpu_clk_ops = {
+	.prepare = vgpu_clk_prepare,
+	.unprepare = vgpu_clk_unprepare,
+	.is_prepared = vgpu_clk_is_prepared,
 	.enable = vgpu_clk_enable,
 	.disable = vgpu_clk_disable,
 	.is_enabled = vgpu_clk_is_enabled,
@@ -70,6 +87,7 @@ static const struct clk_ops vgpu_clk_ops = {
 
 int vgpu_clk_add(struct vgpu_board *board)
 {
+	unsigned int boot = board->product->fast ? VGPU_NUM_RATES - 1 : 0;
 	struct device_node *np = board->nodes[VGPU_NODE_CLOCK];
 	char name[32];
 	struct clk_init_data init = {
@@ -80,7 +98,7 @@ int vgpu_clk_add(struct vgpu_board *board)
 
 	snprintf(name, sizeof(name), "vgpu-%s", pci_name(board->pdev));
 	board->clk.init = &init;
-	vgpu_clk_set_rate(&board->clk, vgpu_rates[0].hz, 0);
+	vgpu_clk_set_rate(&board->clk, vgpu_rates[boot].hz, 0);
 
 	/*
 	 * Without a device, which would become the owner and would be resumed

@@ -79,7 +79,7 @@ static int vgpu_target_add(struct vgpu_board *board, const char *name,
 						   "compatible", compatible);
 	if (!ret && cells[index])
 		ret = of_changeset_add_prop_u32(&board->ocs, np, cells[index],
-						index == VGPU_NODE_RESET);
+						index != VGPU_NODE_CLOCK);
 
 	return ret;
 }
@@ -116,14 +116,14 @@ static int vgpu_domains_add(struct vgpu_board *board, struct device_node *np,
 			    unsigned int num, u32 phandle)
 {
 	static const char * const names[] = { "core0", "core1", "core2" };
-	const u32 domains[] = { phandle, phandle, phandle };
+	const u32 domains[] = { phandle, 0, phandle, 1, phandle, 2 };
 	int ret;
 
 	BUILD_BUG_ON(ARRAY_SIZE(names) != VGPU_MAX_DOMAINS);
-	BUILD_BUG_ON(ARRAY_SIZE(domains) != VGPU_MAX_DOMAINS);
+	BUILD_BUG_ON(ARRAY_SIZE(domains) != 2 * VGPU_MAX_DOMAINS);
 
 	ret = of_changeset_add_prop_u32_array(&board->ocs, np, "power-domains",
-					      domains, num);
+					      domains, 2 * num);
 	if (ret || num == 1)
 		return ret;
 
@@ -133,9 +133,9 @@ static int vgpu_domains_add(struct vgpu_board *board, struct device_node *np,
 }
 
 static int vgpu_gpu_node_add(struct vgpu_board *board,
-			     const struct vgpu_product *product,
 			     const struct resource *regs, const u32 *phandles)
 {
+	const struct vgpu_product *product = board->product;
 	const u32 reg[] = {
 		upper_32_bits(regs->start), lower_32_bits(regs->start),
 		upper_32_bits(resource_size(regs)),
@@ -173,13 +173,14 @@ static int vgpu_gpu_node_add(struct vgpu_board *board,
 		ret = of_changeset_add_prop_u32(ocs, np, "operating-points-v2",
 						phandles[VGPU_NODE_OPP]);
 	if (!ret)
-		ret = of_changeset_add_prop_bool(ocs, np, "dma-coherent");
+		ret = of_changeset_add_prop_bool(ocs, np, product->coherent ?
+						 "dma-coherent" :
+						 "dma-noncoherent");
 
 	return ret;
 }
 
 static int vgpu_nodes_add(struct vgpu_board *board, struct device_node *root,
-			  const struct vgpu_product *product,
 			  const struct resource *regs, u32 *phandles)
 {
 	static const struct {
@@ -215,7 +216,7 @@ static int vgpu_nodes_add(struct vgpu_board *board, struct device_node *root,
 				      targets[i].compatible, &phandles[i]);
 
 	if (!ret)
-		ret = vgpu_gpu_node_add(board, product, regs, phandles);
+		ret = vgpu_gpu_node_add(board, regs, phandles);
 	if (!ret)
 		ret = vgpu_opps_add(board);
 
@@ -229,8 +230,7 @@ static void vgpu_nodes_put(struct vgpu_board *board)
 		of_node_put(board->nodes[--board->num_nodes]);
 }
 
-int vgpu_of_add(struct vgpu_board *board, const struct vgpu_product *product,
-		const struct resource *regs)
+int vgpu_of_add(struct vgpu_board *board, const struct resource *regs)
 {
 	u32 phandles[VGPU_NUM_FIXED_NODES] = {};
 	struct device_node *root;
@@ -244,7 +244,7 @@ int vgpu_of_add(struct vgpu_board *board, const struct vgpu_product *product,
 
 	of_changeset_init(&board->ocs);
 	scoped_guard(mutex, &vgpu_of_lock) {
-		ret = vgpu_nodes_add(board, root, product, regs, phandles);
+		ret = vgpu_nodes_add(board, root, regs, phandles);
 		if (!ret)
 			ret = of_changeset_apply(&board->ocs);
 

@@ -10,37 +10,33 @@
 
 static int vgpu_regulator_enable(struct regulator_dev *rdev)
 {
-	vgpu_power_update(rdev_get_drvdata(rdev), 0, CTL_POWER_REGULATOR);
+	vgpu_set(rdev_get_drvdata(rdev), VGPU_SUPPLY, 1);
 
 	return 0;
 }
 
 static int vgpu_regulator_disable(struct regulator_dev *rdev)
 {
-	vgpu_power_update(rdev_get_drvdata(rdev), CTL_POWER_REGULATOR, 0);
+	vgpu_set(rdev_get_drvdata(rdev), VGPU_SUPPLY, 0);
 
 	return 0;
 }
 
 static int vgpu_regulator_is_enabled(struct regulator_dev *rdev)
 {
-	struct vgpu_board *board = rdev_get_drvdata(rdev);
-
-	return !!(READ_ONCE(board->power) & CTL_POWER_REGULATOR);
+	return vgpu_at(rdev_get_drvdata(rdev), VGPU_SUPPLY);
 }
 
 static int vgpu_regulator_get(struct regulator_dev *rdev)
 {
-	struct vgpu_board *board = rdev_get_drvdata(rdev);
-
-	return board->selector;
+	return (vgpu_at(rdev_get_drvdata(rdev), VGPU_VOLTAGE) - VGPU_MIN_UV) /
+	       VGPU_STEP_UV;
 }
 
 static int vgpu_regulator_set(struct regulator_dev *rdev, unsigned int selector)
 {
-	struct vgpu_board *board = rdev_get_drvdata(rdev);
-
-	board->selector = selector;
+	vgpu_set(rdev_get_drvdata(rdev), VGPU_VOLTAGE,
+		 VGPU_MIN_UV + selector * VGPU_STEP_UV);
 
 	return 0;
 }
@@ -73,6 +69,8 @@ int vgpu_regulator_add(struct vgpu_board *board)
 		.driver_data = board,
 		.of_node = board->nodes[VGPU_NODE_REGULATOR],
 	};
+
+	vgpu_set(board, VGPU_VOLTAGE, VGPU_MIN_UV);
 
 	board->rdesc = (struct regulator_desc) {
 		.name = pci_name(board->pdev),

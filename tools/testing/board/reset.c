@@ -3,10 +3,14 @@
  * The GPU's reset line.
  */
 
-#include <linux/io.h>
+#include <linux/module.h>
 #include <linux/pci.h>
 
 #include "board.h"
+
+static int reset_fails;
+module_param(reset_fails, int, 0600);
+MODULE_PARM_DESC(reset_fails, "How many times asserting the reset line fails");
 
 static struct vgpu_board *reset_to_board(struct reset_controller_dev *reset)
 {
@@ -16,7 +20,11 @@ static struct vgpu_board *reset_to_board(struct reset_controller_dev *reset)
 static int vgpu_reset_assert(struct reset_controller_dev *reset,
 			     unsigned long line)
 {
-	iowrite32(1, reset_to_board(reset)->ctl + CTL_RESET_LINE);
+	if (reset_fails > 0) {
+		reset_fails--;
+		return -EIO;
+	}
+	vgpu_set(reset_to_board(reset), VGPU_RESET, 1);
 
 	return 0;
 }
@@ -24,7 +32,7 @@ static int vgpu_reset_assert(struct reset_controller_dev *reset,
 static int vgpu_reset_deassert(struct reset_controller_dev *reset,
 			       unsigned long line)
 {
-	iowrite32(0, reset_to_board(reset)->ctl + CTL_RESET_LINE);
+	vgpu_set(reset_to_board(reset), VGPU_RESET, 0);
 
 	return 0;
 }
@@ -40,7 +48,7 @@ static int vgpu_reset_pulse(struct reset_controller_dev *reset,
 static int vgpu_reset_status(struct reset_controller_dev *reset,
 			     unsigned long line)
 {
-	return !!ioread32(reset_to_board(reset)->ctl + CTL_RESET_LINE);
+	return vgpu_at(reset_to_board(reset), VGPU_RESET);
 }
 
 static const struct reset_control_ops vgpu_reset_ops = {
