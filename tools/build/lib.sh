@@ -63,7 +63,7 @@ logged() {
 	"$@" >"$log" 2>&1 </dev/null || rc=$?
 	kill "$watcher" || :
 	if [ $rc != 0 ]; then
-		tail -n 20 "$log" >&2
+		"$TOP/tools/build/errors" "$log" >&2
 		say "  $title failed (status $rc), the whole output: $log"
 		return $rc
 	fi
@@ -75,8 +75,8 @@ locked() {
 	local name=$1
 	shift
 	(
-		flock -n 9 || {
-			say "  waiting for another build ($name) ..."
+		flock -w 1 9 || {
+			say "  waiting for another command that uses $name ..."
 			flock 9
 		}
 		"$@"
@@ -87,10 +87,11 @@ BUILD_ROOT=$CACHE/root-$(key "$BUILD_SUITE" "$BUILD_SUITES_EXTRA" \
 	"$BUILD_PACKAGES" "$BUILD_PINS" "$TOP/tools/build/root")
 
 # enter COMMAND...: runs it in the build root, in this directory. The checkout
-# and the cache have the same paths inside, and so have the folders in ENTER_BIND.
-# What it starts ends with it, and it ends with its caller.
+# and the cache have the same paths inside, and so have the folders in ENTER_BIND,
+# one a line. What it starts ends with it, and it ends with its caller. With
+# ENTER_EXEC=exec it takes the place of the shell that calls it.
 enter() {
-	env ENTER_BIND="${ENTER_BIND:-}" setpriv --pdeathsig KILL \
+	${ENTER_EXEC:-} env ENTER_BIND="${ENTER_BIND:-}" setpriv --pdeathsig KILL \
 		unshare --mount --propagation slave --pid --fork --kill-child=KILL \
 		"$TOP/tools/build/enter" "$BUILD_ROOT" "$TOP" "$CACHE" "$PWD" "$@"
 }
