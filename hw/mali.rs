@@ -5,16 +5,16 @@
 //! Facts about registers come from the register headers that Arm published with its kernel driver
 //! under the GPL, and from the panfrost driver, which has them in `panfrost_regs.h`.
 //!
-//! - [`identity`]: what the GPU says about itself,
-//! - [`product`]: what it does not say: names, features and errata by product and revision,
-//! - [`power`] and [`reset`]: cores on and off, back to a known state,
+//! - [`identity`]: the identity and feature registers,
+//! - [`product`]: names, features and errata by product and revision, which no register tells,
+//! - [`power`] and [`reset`]: turning cores on and off, and resetting the GPU,
 //! - [`mmu`]: commands to the hardware address spaces,
 //! - [`job`]: the job slots,
 //! - [`irq`]: the three interrupt blocks,
 //! - [`counter`]: cycle counter and timestamp,
-//! - [`exception`]: names of what went wrong.
+//! - [`exception`]: exception codes and their names.
 //!
-//! Nothing here takes a lock but [`counter`], which has its own.
+//! Only [`counter`] takes a lock, its own.
 
 pub(crate) mod counter;
 pub(crate) mod exception;
@@ -44,7 +44,7 @@ pub(crate) use product::{
 };
 
 /// Size of the register file that the driver needs, in bytes. The highest register in use is the
-/// last of address space 15; the devicetree binding asks for 16 KiB at least.
+/// last of address space 15; the devicetree binding requires at least 16 KiB.
 pub(crate) const REGS_SIZE: usize = SZ_16K;
 
 /// Mapping of the register file.
@@ -55,12 +55,12 @@ const fn join(lo: u32, hi: u32) -> u64 {
     ((hi as u64) << 32) | lo as u64
 }
 
-/// Lower half of a 64-bit value.
+/// Returns the lower half of a 64-bit value.
 const fn lo(value: u64) -> u32 {
     (value & 0xffff_ffff) as u32
 }
 
-/// Upper half of a 64-bit value.
+/// Returns the upper half of a 64-bit value.
 const fn hi(value: u64) -> u32 {
     (value >> 32) as u32
 }

@@ -2,8 +2,8 @@
 
 //! Counters that user space can read: cycles, timestamp, cache flushes.
 //!
-//! The cycle counter costs power and runs only while somebody needs it. Its users are counted under
-//! a spinlock of its own, which nests inside all others.
+//! The cycle counter costs power, so it runs only while it has users. They are counted under a
+//! spinlock of its own, which nests inside all others.
 
 use kernel::{
     io::Io,
@@ -19,9 +19,10 @@ use super::{
 };
 use crate::device::Gpu;
 
-/// Reads a number in two words that may change meanwhile, again until the upper one has kept still.
+/// Reads a 64-bit value that may change between the reads of its halves. Repeats until the upper
+/// half has the same value before and after.
 ///
-/// `ENODEV` if the device is gone, `EIO` if it changes faster than it can be read.
+/// `ENODEV` if the device is gone, `EIO` if the upper half keeps changing.
 pub(super) fn read_u64(mut low: impl FnMut() -> u32, mut high: impl FnMut() -> u32) -> Result<u64> {
     let mut hi = high();
 
@@ -40,52 +41,61 @@ pub(super) fn read_u64(mut low: impl FnMut() -> u32, mut high: impl FnMut() -> u
     Err(EIO)
 }
 
-/// The system timestamp, in ticks of the system counter.
+/// Returns the system timestamp, in ticks of the system counter. `ENODEV` if the GPU has halted or
+/// is gone.
 pub(crate) fn timestamp(gpu: &Gpu<'_>) -> Result<u64> {
-    let io = gpu.io();
+    let read = |io: &IoMem<'_>| {
+        read_u64(
+            || io.read(TIMESTAMP_LO).into_raw(),
+            || io.read(TIMESTAMP_HI).into_raw(),
+        )
+    };
 
-    read_u64(
-        || io.read(TIMESTAMP_LO).into_raw(),
-        || io.read(TIMESTAMP_HI).into_raw(),
-    )
+    gpu.while_on(read).unwrap_or(Err(ENODEV))
 }
 
-/// Number of cache flushes so far, for jobs that can skip theirs; 0 if the GPU does not count.
+/// Returns the number of cache flushes so far, for jobs that can skip theirs, or 0 if the GPU does
+/// not count them. May sleep: waits for a reset whose reset line is driven.
 ///
 /// `ENODEV` if the GPU has halted.
 pub(crate) fn latest_flush_id(gpu: &Gpu<'_>) -> Result<u32> {
     if gpu.halted() {
-        Err(ENODEV)
-    } else if gpu.caps.feature(Feature::FlushReduction) {
-        Ok(gpu.io().read(LATEST_FLUSH_ID).into_raw())
-    } else {
-        Ok(0)
+        return Err(ENODEV);
     }
+    if !gpu.caps.feature(Feature::FlushReduction) {
+        return Ok(0);
+    }
+
+    let read = || gpu.while_on(|io| io.read(LATEST_FLUSH_ID).into_raw());
+    read().or_else(|| gpu.between_resets(read)).ok_or(ENODEV)
 }
 
-/// Starts the cycle counter for one more user.
+/// Adds a user of the cycle counter, and starts the counter for the first one.
 pub(crate) fn cycle_counter_get(gpu: &Gpu<'_>) {
     let mut users = gpu.cycle_users.lock();
 
-    if *users == 0 {
+    // If the GPU has halted, [`restart`] starts the counter after the next successful reset.
+    if *users == 0 && !gpu.off_limits() {
         gpu.io()
             .write_reg(GPU_COMMAND::from_raw(cmd::CYCLE_COUNT_START));
     }
     *users = users.saturating_add(1);
 }
 
-/// Ends one use of the cycle counter, and stops it after the last. One call too many is harmless.
+/// Removes a user of the cycle counter, and stops the counter after the last one. Does nothing if
+/// there are no users.
 pub(crate) fn cycle_counter_put(gpu: &Gpu<'_>) {
     let mut users = gpu.cycle_users.lock();
 
-    if *users == 1 {
+    // If the GPU has halted, a reset has stopped the counter or will.
+    if *users == 1 && !gpu.off_limits() {
         gpu.io()
             .write_reg(GPU_COMMAND::from_raw(cmd::CYCLE_COUNT_STOP));
     }
     *users = users.saturating_sub(1);
 }
 
-/// A reset has stopped the counter: starts it again if somebody uses it.
+/// Starts the cycle counter again after a reset, if it has users.
 pub(crate) fn restart(io: &IoMem<'_>, users: &SpinLock<u32>) {
     let users = users.lock();
 

@@ -7,45 +7,39 @@
 
 use kernel::prelude::*;
 
-use super::{
-    Caps,
-    Issue, //
-};
-
 /// An exception code. Every value is valid; most have no meaning.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Exception(pub(crate) u8);
 
 impl Exception {
-    /// Nothing has happened.
+    /// No exception.
     pub(crate) const OK: Self = Self(0x00);
-    /// The chain was soft-stopped and can go on.
+    /// The chain has completed.
+    pub(crate) const DONE: Self = Self(0x01);
+    /// The chain was soft-stopped and can be resumed.
     pub(crate) const STOPPED: Self = Self(0x03);
     /// The chain was hard-stopped.
     pub(crate) const TERMINATED: Self = Self(0x04);
-    /// The chain runs.
+    /// The chain is running.
     pub(crate) const ACTIVE: Self = Self(0x08);
     /// An access of the chain failed on the bus, or its address space was turned off.
     pub(crate) const JOB_BUS_FAULT: Self = Self(0x48);
 
-    /// Whether it means that something went wrong.
+    /// A fragment job has a tile outside of its framebuffer.
+    pub(crate) const TILE_RANGE_FAULT: Self = Self(0x59);
+
+    /// Returns whether the code reports a fault.
     pub(crate) fn is_fault(self) -> bool {
         self.0 > 0x3f
     }
 
-    /// Whether it means that an address has no translation, which a heap can mend.
+    /// Returns whether the code reports an address without a translation, which a heap can resolve
+    /// by growing.
     pub(crate) fn is_translation_fault(self) -> bool {
         self.0 & 0xf8 == 0xc0
     }
 
-    /// Whether the GPU has to be reset before it can be trusted again.
-    ///
-    /// On affected parts a bus fault of an occlusion query can hang later fragment jobs.
-    pub(crate) fn needs_reset(self, caps: &Caps) -> bool {
-        self == Self::JOB_BUS_FAULT && caps.issue(Issue::Ttrx3076)
-    }
-
-    /// Name for the log.
+    /// Returns the name of the code for the log.
     pub(crate) fn name(self) -> &'static str {
         match self.0 {
             0x00 => "OK",

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the GPU says about itself: the identity and feature registers, read once at probe.
+//! The identity and feature registers of the GPU, read once at probe.
 //!
-//! The values go to user space as they are; the units are the hardware's.
+//! The values are passed to user space unchanged, in the hardware's units.
 
 use kernel::{
     device::Device,
@@ -27,7 +27,8 @@ use super::{
 
 /// Raw values of the identity and feature registers.
 pub(crate) struct Identity {
-    /// Product, the upper half of `GPU_ID`. T60x, whose number does not fit the scheme, has 0x600.
+    /// Product, the upper half of `GPU_ID`. 0x600 stands for T60x, whose own number does not fit
+    /// the scheme.
     pub(crate) product_id: u16,
     /// Release, the lower half of `GPU_ID`.
     pub(crate) revision: u16,
@@ -63,9 +64,9 @@ pub(crate) struct Identity {
     pub(crate) thread_max_barrier_size: u32,
     /// `THREAD_TLS_ALLOC`.
     pub(crate) thread_tls_alloc: u32,
-    /// Bitmap of coherency protocols. Without the register: ACE-Lite.
+    /// Bitmap of coherency protocols: ACE-Lite only if the GPU does not have the register.
     pub(crate) coherency_features: u32,
-    /// Coherency protocol that fits the system: 0 ACE-Lite, 1 ACE, 31 none.
+    /// Coherency protocol that GPU and system share: 0 ACE-Lite, 1 ACE, 31 none.
     pub(crate) selected_coherency: u32,
     /// `AFBC_FEATURES`.
     pub(crate) afbc_features: u32,
@@ -77,13 +78,15 @@ pub(crate) struct Identity {
     pub(crate) js_features: [u32; 16],
 }
 
-/// Product number of T60x, from before there was a scheme.
+/// Product number of T60x, which predates the numbering scheme.
 const T60X_ODD_ID: u16 = 0x6956;
 
 impl Identity {
-    /// Reads everything. `coherent`: the system keeps the GPU's accesses coherent with the CPUs'.
+    /// Reads all registers, checks and logs them. `coherent`: the system keeps the GPU's accesses
+    /// coherent with the CPUs'.
     ///
-    /// `ENODEV`, with a line in the log, if nobody answers or if the driver does not know the GPU.
+    /// Fails with `ENODEV`, and logs the reason, if no GPU answers, or if it is unknown or
+    /// unusable.
     pub(crate) fn read(dev: &Device, io: &IoMem<'_>, coherent: bool) -> Result<(Self, Caps)> {
         let gpu_id = io.read(GPU_ID).into_raw();
         if gpu_id == u32::MAX || gpu_id == 0 {
@@ -163,29 +166,30 @@ impl Identity {
         Ok((id, caps))
     }
 
-    /// Width of GPU virtual addresses in bits.
+    /// Returns the width of GPU virtual addresses in bits.
     pub(crate) fn va_bits(&self) -> u32 {
         self.mmu_features & 0xff
     }
 
-    /// Width of physical addresses in bits.
+    /// Returns the width of physical addresses in bits.
     pub(crate) fn pa_bits(&self) -> u32 {
         (self.mmu_features >> 8) & 0xff
     }
 
-    /// Shader cores in use: those of the first core group. Groups are coherent with themselves
-    /// only, and a job cannot be told to keep within one.
+    /// Returns the shader cores in use: those of the first core group. Core groups are not coherent
+    /// with each other, so all jobs are kept within one.
     pub(crate) fn shader_mask(&self) -> u64 {
         self.shader_present & self.core_mask()
     }
 
-    /// Level 2 caches in use.
+    /// Returns the level 2 caches in use.
     pub(crate) fn l2_mask(&self) -> u64 {
         self.l2_present & self.core_mask()
     }
 
-    /// Cores of the first core group. Each bit of the level 2 caches stands at the first core of
-    /// its group, so that the cores below the second bit are those of the first group.
+    /// Returns a mask of the cores of the first core group. The bit of each level 2 cache has the
+    /// number of the first core in its group, so the cores below the second such bit are those of
+    /// the first group.
     fn core_mask(&self) -> u64 {
         let others = self.l2_present & self.l2_present.wrapping_sub(1);
 
@@ -195,7 +199,7 @@ impl Identity {
         }
     }
 
-    /// Refuses values that the rest of the driver could not work with.
+    /// Checks that the rest of the driver can work with the values. `ENODEV` if not.
     fn check(&self, dev: &Device) -> Result {
         if self.as_present == 0 || self.js_present & 0x3 != 0x3 {
             dev_err!(
@@ -220,7 +224,7 @@ impl Identity {
         Ok(())
     }
 
-    /// Says at probe what was found.
+    /// Logs the GPU that was found.
     fn log(&self, dev: &Device, caps: &Caps) {
         dev_info!(
             dev,
@@ -253,7 +257,7 @@ impl Identity {
     }
 }
 
-/// Chooses the strongest protocol that both sides have.
+/// Returns the strongest coherency protocol that both the system and the GPU have.
 fn select_coherency(coherent: bool, features: u32) -> u32 {
     if !coherent {
         coherency::NONE
@@ -266,7 +270,7 @@ fn select_coherency(coherent: bool, features: u32) -> u32 {
     }
 }
 
-/// Reads a register of two words.
+/// Reads a register that is an array of two words, the low one first.
 pub(super) fn read_mask<R>(io: &IoMem<'_>) -> Result<u64>
 where
     R: RegisterArray<Storage = u32> + Into<u32>,

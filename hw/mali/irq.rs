@@ -3,7 +3,8 @@
 //! The interrupt blocks: GPU, MMU and jobs.
 //!
 //! Each block has a status, a mask and a clear register. The hard half of a handler masks its whole
-//! block with `take_*`; its thread clears what it has handled and unmasks.
+//! block with `take_*`. The interrupt thread clears the sources that it has handled, and unmasks
+//! the block.
 
 use kernel::{
     io::Io,
@@ -30,12 +31,13 @@ use super::{
     IoMem, //
 };
 
-/// Whether a status register says that this device wants something. All ones: it is not there.
+/// Returns whether a status register reports an interrupt. All ones mean that the device is gone.
 fn raised(status: u32) -> bool {
     status != 0 && status != u32::MAX
 }
 
-/// Hard half, job block: masks it if the interrupt is its own.
+/// Masks the job block and returns true if it raised the interrupt. For the hard half of the
+/// handler.
 pub(crate) fn take_job(io: &IoMem<'_>) -> bool {
     let ours = raised(io.read(JOB_INT_STAT).into_raw());
     if ours {
@@ -44,7 +46,8 @@ pub(crate) fn take_job(io: &IoMem<'_>) -> bool {
     ours
 }
 
-/// Hard half, MMU block: masks it if the interrupt is its own.
+/// Masks the MMU block and returns true if it raised the interrupt. For the hard half of the
+/// handler.
 pub(crate) fn take_mmu(io: &IoMem<'_>) -> bool {
     let ours = raised(io.read(MMU_INT_STAT).into_raw());
     if ours {
@@ -53,7 +56,8 @@ pub(crate) fn take_mmu(io: &IoMem<'_>) -> bool {
     ours
 }
 
-/// Hard half, GPU block: masks it if the interrupt is its own.
+/// Masks the GPU block and returns true if it raised the interrupt. For the hard half of the
+/// handler.
 pub(crate) fn take_gpu(io: &IoMem<'_>) -> bool {
     let ours = raised(io.read(GPU_INT_STAT).into_raw());
     if ours {
@@ -69,23 +73,24 @@ pub(crate) fn mask_all(io: &IoMem<'_>) {
     io.write_reg(GPU_INT_MASK::from_raw(0));
 }
 
-/// Forgets interrupts of the MMU and the job slots from before a reset.
+/// Clears the interrupts of the MMU and the job slots that are left from before a reset.
 pub(crate) fn clear(io: &IoMem<'_>) {
     io.write_reg(MMU_INT_CLEAR::from_raw(u32::MAX));
     io.write_reg(JOB_INT_CLEAR::from_raw(u32::MAX));
 }
 
-/// Unmasks the GPU block: faults.
+/// Unmasks the faults of the GPU block, and no other source.
 pub(crate) fn unmask_gpu(io: &IoMem<'_>) {
     io.write_reg(GPU_INT_MASK::from_raw(int::FAULTS));
 }
 
-/// Unmasks the MMU block but for the address spaces in `except` (bits 15:0).
+/// Unmasks the MMU block, except for the address spaces in `except` (bits 15:0).
 pub(crate) fn unmask_mmu(io: &IoMem<'_>, except: u32) {
     io.write_reg(MMU_INT_MASK::from_raw(!(except | except << 16)));
 }
 
-/// Address spaces with a page fault (bits 15:0) or a bus error (bits 31:16).
+/// Returns the address spaces with a page fault (bits 15:0) or a bus error (bits 31:16), masked or
+/// not.
 ///
 /// `ENODEV` if the device is gone.
 pub(crate) fn pending_mmu(io: &IoMem<'_>) -> Result<u32> {
@@ -95,17 +100,18 @@ pub(crate) fn pending_mmu(io: &IoMem<'_>) -> Result<u32> {
     }
 }
 
-/// A fault of the GPU that no address space and no job slot reports.
+/// A fault that is reported neither by an address space nor by a job slot.
 pub(crate) struct GpuFault {
-    /// What happened.
+    /// The kind of fault.
     pub(crate) exception: Exception,
-    /// Where, if the GPU knows.
+    /// Address of the access, if the GPU knows it.
     pub(crate) address: u64,
-    /// There were more.
+    /// Further faults were not recorded.
     pub(crate) multiple: bool,
 }
 
-/// Takes the GPU interrupts that are pending and clears them. [`None`]: no fault among them.
+/// Reads and clears the pending interrupts of the GPU block. Returns [`None`] if there is no fault
+/// among them.
 pub(crate) fn take_gpu_fault(io: &IoMem<'_>) -> Option<GpuFault> {
     let pending = io.read(GPU_INT_RAWSTAT).into_raw();
     if !raised(pending) {
@@ -121,7 +127,7 @@ pub(crate) fn take_gpu_fault(io: &IoMem<'_>) -> Option<GpuFault> {
         ),
         multiple: pending & int::MULTIPLE_FAULT != 0,
     });
-    // A reset waits for its own bit to appear: leave that one alone.
+    // A reset polls for its own bit, which must stay set.
     io.write_reg(GPU_INT_CLEAR::from_raw(pending & !int::RESET_COMPLETED));
     fault
 }

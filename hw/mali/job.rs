@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Job slots: start a chain, stop it, see how it ended.
+//! Job slots: starting a chain, stopping it, and reading how it ended.
 //!
-//! No function sleeps, and none takes a lock: the caller holds the lock of the job queue, or keeps
-//! the queue parked.
+//! No function sleeps or takes a lock. To change a slot, the caller holds the lock of the job
+//! queue, or keeps the queue parked.
 
 use kernel::{
+    fmt::{
+        self,
+        Display,
+        Formatter, //
+    },
     io::Io,
     prelude::*, //
 };
@@ -20,8 +25,10 @@ use super::{
         read_at,
         write_at, //
     },
+    Caps,
     Exception,
     Feature,
+    IoMem,
     Issue, //
 };
 use crate::device::Gpu;
@@ -37,7 +44,7 @@ pub(crate) enum Slot {
     Fragment = 0,
     /// Vertex, tiler and compute jobs.
     Tiler = 1,
-    /// Compute jobs on a core group of their own. No ioctl leads here.
+    /// Compute jobs on a core group of their own. No ioctl uses this slot.
     Compute = 2,
 }
 
@@ -45,17 +52,17 @@ impl Slot {
     /// All slots, by number.
     pub(crate) const ALL: [Slot; SLOTS] = [Slot::Fragment, Slot::Tiler, Slot::Compute];
 
-    /// The slot with a number.
+    /// Returns the slot with a number, if there is one.
     pub(crate) fn new(index: usize) -> Option<Self> {
         Self::ALL.get(index).copied()
     }
 
-    /// Number of the slot.
+    /// Returns the number of the slot.
     pub(crate) const fn index(self) -> usize {
         self as usize
     }
 
-    /// Name of the engine, as user space knows it.
+    /// Returns the name of the slot that user space sees.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Slot::Fragment => "fragment",
@@ -64,7 +71,8 @@ impl Slot {
         }
     }
 
-    /// Bits of the slot in the interrupt and state registers: done or current, failed or next.
+    /// Returns the bits of the slot in the interrupt registers (done, failed) and the state
+    /// register (current, next).
     const fn bits(self) -> u32 {
         0x1_0001 << self as u32
     }
@@ -73,15 +81,16 @@ impl Slot {
 /// Bits of all slots.
 const ALL_SLOTS: u32 = 0x7_0007;
 
-/// What a slot is to run.
+/// A job chain to start in a slot.
 pub(crate) struct Chain {
     /// GPU address of the first job.
     pub(crate) head: u64,
     /// Address space.
     pub(crate) as_nr: u8,
-    /// Flush count when user space last saw its memory clean; 0 asks for a flush.
+    /// Flush count when user space last knew its memory to be clean; 0 forces a flush.
     pub(crate) flush_id: u32,
-    /// Tells the two chains of one slot apart; must alternate.
+    /// Chain flag, which tells the two chains of one slot apart. Must differ between successive
+    /// chains.
     pub(crate) flag: bool,
 }
 
@@ -100,18 +109,32 @@ macro_rules! get {
     };
 }
 
-/// Starts a chain, behind the one that runs, if one does.
+/// Number of times that the second entry of a slot is read until it is free. A slot takes a chain
+/// from there a few cycles after the command.
+const ENTRY_LOOKS: usize = 16;
+
+/// Waits for the time of a few register reads until the second entry of a slot is free. `EBUSY`: it
+/// is still in use. `ENODEV`: the device is gone.
+fn wait_for_entry(gpu: &Gpu<'_>, slot: Slot) -> Result {
+    for _ in 0..ENTRY_LOOKS {
+        match get!(gpu, slot, JS_COMMAND_NEXT) {
+            cmd::NOP => return Ok(()),
+            u32::MAX => return Err(ENODEV),
+            _ => (),
+        }
+    }
+    Err(EBUSY)
+}
+
+/// Starts a chain, or queues it behind the chain that is running.
 ///
-/// `EBUSY`: the slot's second entry is taken. `ENODEV`: the device is gone, or about to go.
+/// `EBUSY`: the second entry of the slot is in use. `ENODEV`: the GPU has halted or the device is
+/// gone.
 pub(crate) fn submit(gpu: &Gpu<'_>, slot: Slot, chain: &Chain) -> Result {
     if gpu.halted() {
         return Err(ENODEV);
     }
-    match get!(gpu, slot, JS_COMMAND_NEXT) {
-        cmd::NOP => (),
-        u32::MAX => return Err(ENODEV),
-        _ => return Err(EBUSY),
-    }
+    wait_for_entry(gpu, slot)?;
 
     put!(gpu, slot, JS_HEAD_NEXT_LO, lo(chain.head));
     put!(gpu, slot, JS_HEAD_NEXT_HI, hi(chain.head));
@@ -149,20 +172,26 @@ pub(crate) fn cancel_next(gpu: &Gpu<'_>, slot: Slot) {
     put!(gpu, slot, JS_COMMAND_NEXT, cmd::NOP);
 }
 
-/// Whether the chain with this flag, which was in the second entry, has moved up. To be asked after
-/// [`cancel_next`], with a chain of the other flag before it. Always true where the hardware cannot
-/// tell chains apart, so that nobody takes back what may run.
-pub(crate) fn has_begun(gpu: &Gpu<'_>, slot: Slot, flag: bool) -> bool {
-    let current = get!(gpu, slot, JS_CONFIG) & config::JOB_CHAIN_FLAG != 0;
-
-    !gpu.caps.feature(Feature::JobchainDisambiguation) || current == flag
+/// Returns whether the chain that was in the second entry has moved up. Meaningful after
+/// [`cancel_next`]. The hardware clears the address in the entry when the chain moves up; other
+/// registers cannot be read back on all GPUs.
+pub(crate) fn has_begun(gpu: &Gpu<'_>, slot: Slot) -> bool {
+    join(
+        get!(gpu, slot, JS_HEAD_NEXT_LO),
+        get!(gpu, slot, JS_HEAD_NEXT_HI),
+    ) == 0
 }
 
-/// Asks the current chain to stop where it can go on later. An interrupt tells when it has.
+/// Requests that the current chain stop at a point from which it can be resumed. An interrupt
+/// reports that it has stopped.
 ///
-/// `flag` is the chain's own: another chain that has moved up meanwhile is not touched. GPUs that
-/// cannot tell chains apart stop whatever runs.
+/// `flag` is the chain flag of the chain to stop, so that a chain which has moved up in the
+/// meantime is not affected. GPUs without the chain flag stop whichever chain is running. On GPUs
+/// on which a soft stop could damage the chain, this does nothing.
 pub(crate) fn soft_stop(gpu: &Gpu<'_>, slot: Slot, flag: bool) {
+    if slot != Slot::Fragment && gpu.caps.issue(Issue::T8408) {
+        return;
+    }
     let command = match (gpu.caps.feature(Feature::JobchainDisambiguation), flag) {
         (false, _) => cmd::SOFT_STOP,
         (true, false) => cmd::SOFT_STOP_0,
@@ -171,7 +200,8 @@ pub(crate) fn soft_stop(gpu: &Gpu<'_>, slot: Slot, flag: bool) {
     put!(gpu, slot, JS_COMMAND, command);
 }
 
-/// Ends the current chain. As for [`soft_stop`], an interrupt tells when.
+/// Ends the current chain for good. As with [`soft_stop`], `flag` selects the chain, and an
+/// interrupt reports the end.
 pub(crate) fn hard_stop(gpu: &Gpu<'_>, slot: Slot, flag: bool) {
     let command = match (gpu.caps.feature(Feature::JobchainDisambiguation), flag) {
         (false, _) => cmd::HARD_STOP,
@@ -181,74 +211,121 @@ pub(crate) fn hard_stop(gpu: &Gpu<'_>, slot: Slot, flag: bool) {
     put!(gpu, slot, JS_COMMAND, command);
 }
 
-/// How the last chain of a slot ended, or how the current one does.
+/// State of the current chain of a slot, or of the last one if none is running.
+#[derive(Clone, Copy)]
 pub(crate) struct Status {
-    /// Why it ended, or [`Exception::ACTIVE`].
+    /// The reason why the chain ended, or [`Exception::ACTIVE`].
     pub(crate) exception: Exception,
-    /// First job of the chain.
+    /// First job of the chain that has not completed.
     pub(crate) head: u64,
-    /// Job that the slot was at: where a stopped chain goes on. 0 if it cannot be read.
+    /// Last job of the chain that has begun, or 0 if that cannot be read.
     pub(crate) tail: u64,
+}
+
+impl Display for Status {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} ({:#x}), head {:#x}, tail {:#x}",
+            self.exception.name(),
+            self.exception.0,
+            self.head,
+            self.tail
+        )
+    }
 }
 
 /// Reads the state of a slot.
 pub(crate) fn status(gpu: &Gpu<'_>, slot: Slot) -> Status {
     Status {
-        // The code is in the lowest byte.
-        exception: Exception((get!(gpu, slot, JS_STATUS) & 0xff) as u8),
+        exception: code(gpu, slot),
         head: join(get!(gpu, slot, JS_HEAD_LO), get!(gpu, slot, JS_HEAD_HI)),
-        // It moves as long as the chain runs.
-        tail: read_u64(
-            || get!(gpu, slot, JS_TAIL_LO),
-            || get!(gpu, slot, JS_TAIL_HI),
-        )
-        .unwrap_or(0),
+        tail: tail(gpu, slot),
     }
 }
 
-/// Interrupts of the slots.
+/// Returns the last job of a slot's chain that has begun, or 0 if that cannot be read.
+pub(crate) fn tail(gpu: &Gpu<'_>, slot: Slot) -> u64 {
+    // It changes while the chain is running.
+    read_u64(
+        || get!(gpu, slot, JS_TAIL_LO),
+        || get!(gpu, slot, JS_TAIL_HI),
+    )
+    .unwrap_or(0)
+}
+
+/// Returns whether the GPU must be reset after a chain has ended with `exception`.
+pub(crate) fn needs_reset(caps: &Caps, slot: Slot, exception: Exception) -> bool {
+    match exception {
+        Exception::JOB_BUS_FAULT => caps.issue(Issue::Ttrx3076),
+        // Some GPUs report a hard-stopped chain as one that has not begun.
+        Exception::TERMINATED | Exception::OK => {
+            caps.issue(Issue::T9510) || slot == Slot::Fragment && caps.issue(Issue::T76x3542)
+        }
+        _ => false,
+    }
+}
+
+/// Returns whether a chain that is resumed after a soft stop can wrongly fail with
+/// [`Exception::TILE_RANGE_FAULT`].
+pub(crate) fn may_lack_tiles(caps: &Caps, slot: Slot) -> bool {
+    slot == Slot::Fragment && caps.issue(Issue::T10959)
+}
+
+/// Pending interrupts of the slots.
 #[derive(Clone, Copy)]
 pub(crate) struct Events(u32);
 
 impl Events {
-    /// Nothing has happened.
+    /// Returns the event that a chain of the slot is done, and no other.
+    fn done_of(slot: Slot) -> Self {
+        Self(slot.bits() & 0xffff)
+    }
+
+    /// Returns whether no event is pending.
     pub(crate) fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// A chain of the slot is done.
+    /// Returns whether a chain of the slot is done.
     pub(crate) fn done(self, slot: Slot) -> bool {
         self.0 & slot.bits() & 0xffff != 0
     }
 
-    /// A chain of the slot has failed or was stopped.
+    /// Returns whether a chain of the slot has failed or was stopped.
     pub(crate) fn failed(self, slot: Slot) -> bool {
         self.0 & slot.bits() & !0xffff != 0
     }
 
-    /// Either.
+    /// Returns whether any event of the slot is pending.
     pub(crate) fn any(self, slot: Slot) -> bool {
         self.0 & slot.bits() != 0
     }
 }
 
-/// What the slots had in them when their interrupts were last cleared.
+/// The chains that the slots had when their interrupts were last cleared.
 #[derive(Clone, Copy)]
 pub(crate) struct Active(u32);
 
 impl Active {
-    /// The slot has a current chain.
+    /// Returns whether the slot has a current chain.
     pub(crate) fn running(self, slot: Slot) -> bool {
         self.0 & slot.bits() & 0xffff != 0
     }
 
-    /// The slot has a next chain.
+    /// Returns whether the slot has a next chain.
     pub(crate) fn next(self, slot: Slot) -> bool {
         self.0 & slot.bits() & !0xffff != 0
     }
+
+    /// Returns the number of chains in the slot.
+    pub(crate) fn count(self, slot: Slot) -> usize {
+        usize::from(self.running(slot)) + usize::from(self.next(slot))
+    }
 }
 
-/// Interrupts that are pending. Those of slots that the driver does not use are cleared away.
+/// Returns the pending interrupts, whether masked or not. Clears those of slots that the driver
+/// does not use.
 ///
 /// `ENODEV` if the device is gone.
 pub(crate) fn pending(gpu: &Gpu<'_>) -> Result<Events> {
@@ -264,13 +341,60 @@ pub(crate) fn pending(gpu: &Gpu<'_>) -> Result<Events> {
     Ok(Events(status & ALL_SLOTS))
 }
 
-/// Clears interrupts. Says what the slots had in them then.
+/// Number of times that a slot is sampled again while it reports a current chain that has already
+/// ended.
+const STALE_LOOKS: usize = 4;
+
+/// Clears interrupts. Returns the chains that the slots had at that moment.
 pub(crate) fn acknowledge(gpu: &Gpu<'_>, events: Events) -> Active {
+    let mut active = clear(gpu, events);
+
+    if gpu.caps.issue(Issue::T10883) {
+        for slot in Slot::ALL.into_iter().filter(|&slot| events.any(slot)) {
+            for _ in 0..STALE_LOOKS {
+                // A running chain has a different status.
+                if !active.running(slot) || code(gpu, slot) != Exception::OK {
+                    break;
+                }
+                active = clear(gpu, Events::done_of(slot));
+            }
+        }
+    }
+    active
+}
+
+/// Samples a slot without a pending interrupt. If a chain completes just now, its interrupt is
+/// cleared as well.
+pub(crate) fn sample(gpu: &Gpu<'_>, slot: Slot) -> Active {
+    acknowledge(gpu, Events::done_of(slot))
+}
+
+fn clear(gpu: &Gpu<'_>, events: Events) -> Active {
     gpu.io().write_reg(JOB_INT_CLEAR::from_raw(events.0));
     active(gpu)
 }
 
-/// What the slots had in them when their interrupts were last cleared.
+/// Returns whether the last chain of an idle slot has completed. Returns false after a reset, which
+/// also clears the configuration of the slot.
+pub(crate) fn was_done(gpu: &Gpu<'_>, slot: Slot) -> bool {
+    let code = code(gpu, slot);
+
+    // `OK` is the status of a chain whose completion was not reported.
+    (code == Exception::DONE || code == Exception::OK) && get!(gpu, slot, JS_CONFIG) != 0
+}
+
+/// Returns the exception code of a slot.
+fn code(gpu: &Gpu<'_>, slot: Slot) -> Exception {
+    // The code is in the lowest byte.
+    Exception((get!(gpu, slot, JS_STATUS) & 0xff) as u8)
+}
+
+/// Returns whether the job interrupt is raised and not masked, so that no handler has taken it yet.
+pub(crate) fn is_raised(io: &IoMem<'_>) -> bool {
+    !matches!(io.read(JOB_INT_STAT).into_raw(), 0 | u32::MAX)
+}
+
+/// Returns the chains that the slots had when their interrupts were last cleared.
 pub(crate) fn active(gpu: &Gpu<'_>) -> Active {
     Active(gpu.io().read(JOB_INT_JS_STATE).into_raw() & ALL_SLOTS)
 }
@@ -280,20 +404,57 @@ pub(crate) fn mask(gpu: &Gpu<'_>) {
     gpu.io().write_reg(JOB_INT_MASK::from_raw(0));
 }
 
-/// Unmasks the job interrupts, unless the GPU was halted.
+/// Unmasks the job interrupts, unless the GPU has halted.
 pub(crate) fn unmask(gpu: &Gpu<'_>) {
     if !gpu.halted() {
         gpu.io().write_reg(JOB_INT_MASK::from_raw(ALL_SLOTS));
     }
 }
 
-/// Slots whose current chain is in an address space, as a bitmap by number.
+/// Returns the slots whose current chain uses an address space, as a bitmap by number.
 pub(crate) fn slots_of(gpu: &Gpu<'_>, as_nr: u8) -> u32 {
     Slot::ALL
         .iter()
         .filter(|&&slot| {
-            get!(gpu, slot, JS_STATUS) & 0xff == u32::from(Exception::ACTIVE.0)
+            code(gpu, slot) == Exception::ACTIVE
                 && get!(gpu, slot, JS_CONFIG) & 0xf == u32::from(as_nr)
         })
         .fold(0, |mask, slot| mask | 1 << slot.index())
+}
+
+#[kunit_tests(drm_gpu_hw_job)]
+mod tests {
+    use super::*;
+
+    /// The GPU is reset after the same exceptions as in Arm's own driver.
+    #[test]
+    fn resets() {
+        let slots = |id, revision, exception| {
+            let caps = Caps::find(id, revision)?;
+
+            Some(Slot::ALL.map(|slot| needs_reset(&caps, slot, exception)))
+        };
+        let (all, none) = (Some([true; SLOTS]), Some([false; SLOTS]));
+        let fragment = Some([true, false, false]);
+
+        for stopped in [Exception::TERMINATED, Exception::OK] {
+            assert!(slots(0x0600, 0x0000, stopped) == all);
+            assert!(slots(0x0750, 0x0000, stopped) == fragment);
+            assert!(slots(0x0750, 0x0030, stopped) == fragment);
+            for (id, revision) in [(0x0620, 0), (0x0750, 0x1000), (0x0860, 0), (0x9093, 0)] {
+                assert!(slots(id, revision, stopped) == none);
+            }
+        }
+        for id in [0x9093, 0x9003] {
+            assert!(slots(id, 0, Exception::JOB_BUS_FAULT) == all);
+        }
+        for id in [0x0600, 0x0750, 0x0860, 0x7212] {
+            assert!(slots(id, 0, Exception::JOB_BUS_FAULT) == none);
+        }
+        for id in [0x0600, 0x0750, 0x9093] {
+            for other in [Exception::DONE, Exception::STOPPED] {
+                assert!(slots(id, 0, other) == none);
+            }
+        }
+    }
 }

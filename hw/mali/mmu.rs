@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Address spaces of the hardware: turn one on and off, flush it, see why an access failed.
+//! Address spaces of the hardware: turning one on and off, flushing it, and reading why an access
+//! failed.
 //!
-//! A command is over when the function that gave it returns, and the caller holds the lock of the
-//! address-space slots; so no command is ever given while another is being carried out. Waits are
-//! busy and bounded: `ETIMEDOUT` when the MMU is stuck (only a reset helps), `ENODEV` when the
-//! device is gone.
+//! Functions return when their command has completed or failed, and the caller holds the lock of
+//! the address-space slots, so no command is given while another one is being executed. Functions
+//! wait in bounded busy loops. `ETIMEDOUT`: the MMU is stuck and needs a reset before the next
+//! command. `ENODEV`: the device is gone.
 
 use core::ops::Range;
 
@@ -34,24 +35,25 @@ use crate::device::Gpu;
 
 pub(crate) use super::regs::mmu::MAX_AS;
 
-/// Pause between two looks at the status of a command.
+/// Time between two reads of the status of a command.
 const POLL: Delta = Delta::from_micros(5);
-/// Number of looks after which a command counts as stuck: 50 ms at least.
-const POLLS: usize = 10_000;
+/// Number of reads after which a command counts as stuck, at least 100 ms. A flush of a full cache
+/// at a low clock rate takes a good part of that.
+const POLLS: usize = 20_000;
 
-/// How an address space reads its page table.
+/// Configuration with which an address space reads its page table.
 #[derive(Clone, Copy)]
 pub(crate) struct Config {
-    /// Root of the table, in the form of the register.
+    /// Root of the table, as the register takes it.
     pub(crate) transtab: u64,
-    /// Memory attributes, in the form of the register.
+    /// Memory attributes, as the register takes them.
     pub(crate) memattr: u64,
-    /// Translation configuration; for GPUs that have the register.
+    /// Translation configuration, for GPUs that have the register.
     transcfg: u64,
 }
 
 impl Config {
-    /// For tables in Midgard's own format.
+    /// Creates the configuration for tables in Midgard's own format.
     pub(crate) fn legacy(transtab: u64, memattr: u64) -> Self {
         Self {
             transtab,
@@ -60,8 +62,8 @@ impl Config {
         }
     }
 
-    /// For 64-bit Arm tables with a granule of 4 KiB. `va_bits`: width of virtual addresses.
-    /// `coherent`: the GPU snoops the CPUs' caches.
+    /// Creates the configuration for 64-bit Arm tables with a granule of 4 KiB. `va_bits`: width of
+    /// virtual addresses. `coherent`: the GPU snoops the CPUs' caches.
     pub(crate) fn aarch64_4k(ttbr: u64, mair: u64, va_bits: u32, coherent: bool) -> Self {
         let mut transcfg = transcfg::ADRMODE_AARCH64_4K
             | u64::from(55u32.saturating_sub(va_bits)) << transcfg::INA_BITS_SHIFT
@@ -81,9 +83,9 @@ impl Config {
 
 /// Translates the CPU's memory attributes (`MAIR`) to the GPU's, byte by byte.
 ///
-/// Only what is write-back on both levels is cached; everything else, device memory included, is
-/// not. Without coherency, write-back memory must not be inner-shareable with the CPUs, so the
-/// meaning of "inner" shrinks to the GPU.
+/// Only memory that is write-back at both levels is cached; all other memory, including device
+/// memory, is not. Without coherency, write-back memory must not be inner-shareable with the CPUs,
+/// so "inner" is set to mean the GPU only.
 fn memattr_of(mair: u64, coherent: bool) -> u64 {
     u64::from_le_bytes(mair.to_le_bytes().map(|attr| {
         let (outer, inner) = (attr >> 4, attr & 0xf);
@@ -107,11 +109,12 @@ fn memattr_of(mair: u64, coherent: bool) -> u64 {
     }))
 }
 
-/// log2 of the smallest region that can be locked.
+/// Log2 of the size of the smallest region that can be locked.
 const MIN_REGION_LOG2: u32 = 15;
 
-/// Encodes the smallest region that holds `range`: a power of two in size, aligned to itself. The
-/// lowest bits are log2 of the size, less one. The encoding is the same for both table formats.
+/// Encodes the smallest region that contains `range`. A region has a power of two as its size and
+/// is aligned to it. The lowest bits of the encoding are log2 of the size, less one. The encoding
+/// is the same for both table formats.
 fn lock_region(range: &Range<u64>) -> u64 {
     let last = range.end.saturating_sub(1).max(range.start);
     let log2 = (u64::BITS - (range.start ^ last).leading_zeros()).max(MIN_REGION_LOG2);
@@ -123,10 +126,10 @@ fn lock_region(range: &Range<u64>) -> u64 {
     base | u64::from(log2 - 1)
 }
 
-/// All addresses.
+/// The range of all addresses.
 const EVERYTHING: Range<u64> = 0..u64::MAX;
 
-/// Writes the configuration of an address space.
+/// Writes the configuration of an address space and makes the hardware use it.
 fn configure(gpu: &Gpu<'_>, nr: u8, config: &Config) -> Result {
     let (io, n) = (gpu.io(), usize::from(nr));
 
@@ -141,15 +144,16 @@ fn configure(gpu: &Gpu<'_>, nr: u8, config: &Config) -> Result {
     command(gpu, nr, cmd::UPDATE)
 }
 
-/// Makes an address space translate with a table. What it translated before must not be in use.
+/// Makes an address space translate with the table of `config`. No job may be using its previous
+/// table.
 pub(crate) fn enable(gpu: &Gpu<'_>, nr: u8, config: &Config) -> Result {
-    flush(gpu, nr, &EVERYTHING, cmd::FLUSH_MEM)?;
+    flush_range(gpu, nr, &EVERYTHING, Flush::Accesses)?;
     configure(gpu, nr, config)
 }
 
-/// Makes every access in an address space fail, those that wait for a retry included.
+/// Makes every access in an address space fail, including those stalled on a fault.
 pub(crate) fn disable(gpu: &Gpu<'_>, nr: u8) -> Result {
-    flush(gpu, nr, &EVERYTHING, cmd::FLUSH_MEM)?;
+    flush_range(gpu, nr, &EVERYTHING, Flush::Accesses)?;
     configure(
         gpu,
         nr,
@@ -161,27 +165,49 @@ pub(crate) fn disable(gpu: &Gpu<'_>, nr: u8) -> Result {
     )
 }
 
-/// Makes the MMU forget its translations of a range, after a change of the page table. Accesses that
-/// wait in an address space after a fault are made again.
-pub(crate) fn flush_range(gpu: &Gpu<'_>, nr: u8, range: &Range<u64>) -> Result {
-    flush(gpu, nr, range, cmd::FLUSH_PT)
+/// Scope of a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flush {
+    /// The MMU forgets its translations. Accesses that were translated before may still be under
+    /// way when the command completes. Sufficient if nothing was unmapped, or no job is running.
+    Translations,
+    /// The MMU also waits for all accesses, and the caches of the shader cores are written back.
+    /// After that, the GPU neither reads nor writes pages that were unmapped before the command.
+    Accesses,
 }
 
-/// Calls `f` while accesses in a range wait, then makes the MMU forget its translations of the range
-/// and the tables on the way to them. If the range cannot be locked, `f` is not called.
-pub(crate) fn exclude(gpu: &Gpu<'_>, nr: u8, range: &Range<u64>, f: &mut dyn FnMut()) -> Result {
+impl Flush {
+    /// Returns the command that does this flush.
+    fn command(self) -> u32 {
+        match self {
+            Self::Translations => cmd::FLUSH_PT,
+            Self::Accesses => cmd::FLUSH_MEM,
+        }
+    }
+}
+
+/// Makes the MMU forget its translations of a range, after a change of the page table. Accesses of
+/// the address space that are stalled on a fault are retried.
+pub(crate) fn flush_range(gpu: &Gpu<'_>, nr: u8, range: &Range<u64>, how: Flush) -> Result {
+    lock(gpu, nr, range)?;
+    command(gpu, nr, how.command())
+}
+
+/// Calls `f` while accesses in a range are blocked, then makes the MMU forget its translations of
+/// the range and the tables on the path to them. If the range cannot be locked, `f` is not called.
+pub(crate) fn exclude(
+    gpu: &Gpu<'_>,
+    nr: u8,
+    range: &Range<u64>,
+    how: Flush,
+    f: &mut dyn FnMut(),
+) -> Result {
     lock(gpu, nr, range)?;
     f();
-    command(gpu, nr, cmd::FLUSH_PT)
+    command(gpu, nr, how.command())
 }
 
-/// Locks a region, then gives a flush command, which unlocks it.
-fn flush(gpu: &Gpu<'_>, nr: u8, range: &Range<u64>, how: u32) -> Result {
-    lock(gpu, nr, range)?;
-    command(gpu, nr, how)
-}
-
-/// Makes accesses in a region wait until the next flush.
+/// Blocks accesses in the region that contains `range` until the next flush.
 fn lock(gpu: &Gpu<'_>, nr: u8, range: &Range<u64>) -> Result {
     let (io, n) = (gpu.io(), usize::from(nr));
     let region = lock_region(range);
@@ -191,7 +217,7 @@ fn lock(gpu: &Gpu<'_>, nr: u8, range: &Range<u64>) -> Result {
     command(gpu, nr, cmd::LOCK)
 }
 
-/// Gives a command and waits until it is over.
+/// Gives a command and waits until it completes.
 fn command(gpu: &Gpu<'_>, nr: u8, command: u32) -> Result {
     let (io, n) = (gpu.io(), usize::from(nr));
 
@@ -206,7 +232,7 @@ fn command(gpu: &Gpu<'_>, nr: u8, command: u32) -> Result {
         POLLS,
     )
     .inspect_err(|&e| {
-        // That a device has left is no error of it.
+        // A device that has been removed is not an error.
         if e != ENODEV && gpu.log.allows() {
             dev_err!(
                 gpu.dev(),
@@ -220,15 +246,15 @@ fn command(gpu: &Gpu<'_>, nr: u8, command: u32) -> Result {
     Ok(())
 }
 
-/// Why an access of an address space failed.
+/// A failed access in an address space.
 pub(crate) struct Fault {
     /// Raw fault status.
     pub(crate) status: u32,
-    /// What kind of failure.
+    /// The kind of failure.
     pub(crate) exception: Exception,
-    /// GPU address.
+    /// GPU address of the access.
     pub(crate) address: u64,
-    /// What the access was to do.
+    /// Name of the kind of access, for the log.
     pub(crate) access: &'static str,
     /// Unit that made the access.
     pub(crate) source: u32,

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Power of the cores: level 2 cache first, then tiler and shaders; off the other way round.
+//! Power of the cores: the level 2 caches are turned on first, then the tiler and the shader cores;
+//! they are turned off in the reverse order.
 //!
-//! These are the domains inside the GPU. Clocks, regulators and the domains of the SoC around it
-//! belong to [`device`](crate::device). Functions sleep.
+//! These are the power domains inside the GPU. Clocks, regulators and the power domains of the SoC
+//! are handled by [`device`](crate::device). Functions that wait sleep.
 
 use kernel::{
     device::Device,
@@ -31,21 +32,23 @@ use super::{
     Issue, //
 };
 
-/// Time between two looks at a state register.
+/// Time between two reads of a state register.
 const POLL: Delta = Delta::from_micros(10);
-/// Time after which a transition is given up. Real ones take microseconds.
-const TIMEOUT: Delta = Delta::from_millis(100);
+/// Time after which a transition has failed. It normally takes from microseconds to a few
+/// milliseconds.
+const TIMEOUT: Delta = Delta::from_millis(500);
 
-/// Settings of the system on a chip that the GPU needs after each reset.
+/// Register settings that some SoCs need after each reset of the GPU.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Overrides {
-    /// Amlogic: the power manager needs bits that are not documented.
+    /// Amlogic: the power manager needs undocumented bits.
     pub(crate) amlogic: bool,
 }
 
-/// Writes the configuration that errata and features ask for, then turns all cores on.
+/// Writes the configuration that errata and features require, then turns on all cores in use.
 ///
-/// To be called after each reset. `ETIMEDOUT` names the cores that do not come up.
+/// Must be called after each reset. `ETIMEDOUT`: some cores did not power up; the log says which.
+/// `ENODEV`: the device is gone.
 pub(crate) fn on(
     dev: &Device,
     io: &IoMem<'_>,
@@ -64,7 +67,8 @@ pub(crate) fn on(
     wait_on::<TILER_READY>(dev, io, id.tiler_present, "tiler")
 }
 
-/// Turns all cores off. Goes on with the rest if some do not go down.
+/// Turns all cores off. If some do not power down, continues with the others and returns the first
+/// error.
 pub(crate) fn off(dev: &Device, io: &IoMem<'_>, id: &Identity) -> Result {
     request::<SHADER_PWROFF>(io, id.shader_present)?;
     request::<TILER_PWROFF>(io, id.tiler_present)?;
@@ -77,12 +81,13 @@ pub(crate) fn off(dev: &Device, io: &IoMem<'_>, id: &Identity) -> Result {
     shader.and(tiler).and(l2)
 }
 
-/// Waits until the level 2 caches keep their state. Some parts must not be reset before.
+/// Waits until no level 2 cache is changing its power state. Some GPUs must not be reset before
+/// that.
 pub(super) fn settle_l2(dev: &Device, io: &IoMem<'_>) -> Result {
     wait_settled::<L2_PWRTRANS>(dev, io, "level 2 cache")
 }
 
-/// Asks for a change of the cores in `mask`.
+/// Requests a change of power state of the cores in `mask`.
 fn request<R>(io: &IoMem<'_>, mask: u64) -> Result
 where
     R: RegisterArray<Storage = u32> + From<u32>,
@@ -120,13 +125,13 @@ where
     Ok(())
 }
 
-/// Waits until no core of a kind changes its state.
+/// Waits until no core of a kind is changing its power state.
 fn wait_settled<R>(dev: &Device, io: &IoMem<'_>, what: &str) -> Result
 where
     R: RegisterArray<Storage = u32> + Into<u32>,
 {
     match read_poll_timeout(|| state::<R>(io), |&moving| moving == 0, POLL, TIMEOUT) {
-        // What has left the bus needs no help to go off.
+        // A device that has left the bus is not worth a message.
         Err(ENODEV) => Err(ENODEV),
         Err(e) => {
             dev_err!(dev, "{} did not settle: {:?}\n", what, e);
@@ -136,7 +141,7 @@ where
     }
 }
 
-/// Writes the implementation-specific configuration registers. A reset undoes it.
+/// Writes the implementation-specific configuration registers, which a reset clears.
 fn configure(io: &IoMem<'_>, id: &Identity, caps: &Caps, overrides: Overrides) {
     let shader = shader_config(caps);
     if shader != 0 {
@@ -160,7 +165,7 @@ fn configure(io: &IoMem<'_>, id: &Identity, caps: &Caps, overrides: Overrides) {
     }
 }
 
-/// Value for `SHADER_CONFIG`; 0 to leave it alone.
+/// Returns the value for `SHADER_CONFIG`, or 0 to leave the register alone.
 fn shader_config(caps: &Caps) -> u32 {
     let mut config = 0;
 
@@ -189,7 +194,7 @@ fn shader_config(caps: &Caps) -> u32 {
     config
 }
 
-/// Value for `JM_CONFIG`; 0 to leave it alone.
+/// Returns the value for `JM_CONFIG`, or 0 to leave the register alone.
 fn jm_config(id: &Identity, caps: &Caps) -> u32 {
     let mut config = 0;
 

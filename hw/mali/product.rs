@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a GPU does not say about itself: features and errata by product and revision.
+//! Features and errata by product and revision, which no register of the GPU reports.
 //!
-//! The lists are those of `panfrost_features.h` and `panfrost_issues.h`, which took them from Arm's
-//! own driver: what this driver asks about, not all that is known.
+//! The lists come from `panfrost_features.h` and `panfrost_issues.h`, which took them from Arm's
+//! own driver. They contain only the features and errata that this driver uses.
 
 use kernel::prelude::*;
 
-/// What a product can do.
+/// A feature of a product.
 #[derive(Clone, Copy)]
 #[repr(u8)]
 pub(crate) enum Feature {
-    /// Two chains in one slot can be told apart when stopping.
+    /// Stop commands can tell the two chains of one slot apart, by the chain flag.
     JobchainDisambiguation,
     /// A job can skip its first cache flush.
     FlushReduction,
-    /// There is a register that says which coherency protocols exist.
+    /// A register tells the supported coherency protocols.
     CoherencyReg,
     /// The MMU can walk 64-bit Arm tables.
     Aarch64Mmu,
@@ -29,16 +29,26 @@ pub(crate) enum Feature {
 #[derive(Clone, Copy)]
 #[repr(u8)]
 pub(crate) enum Issue {
+    /// A soft stop can damage chains other than fragment chains (T60x).
+    T8408,
     /// The pause buffer of the load/store pipe must not be used.
     T8443,
-    /// Occlusion queries can be discarded wrongly.
+    /// The GPU has to be reset after a hard stop (T60x).
+    T9510,
+    /// Occlusion queries can be wrongly discarded.
     T10327,
     /// The MMU has to be started with each job.
     T10649,
     /// A compiler workaround needs a configuration bit (T72x).
     T10797,
+    /// The end of a chain can be missing from the interrupts (Midgard).
+    T10883,
+    /// A fragment chain that is resumed after a soft stop can fail with a tile out of range (T62x).
+    T10959,
     /// The pause buffer can hang a fragment job.
     T11035,
+    /// The GPU has to be reset after a hard stop of a fragment chain (T760 up to r0p3).
+    T76x3542,
     /// The tiler's clock must stay on.
     T76x3953,
     /// The level 2 cache must not change its power state during a reset.
@@ -47,7 +57,7 @@ pub(crate) enum Issue {
     Tmix8438,
     /// Attribute checks must be left alone.
     GpuCore1619,
-    /// Another algorithm for varyings must be used.
+    /// The other algorithm for varyings must be used.
     Ttrx2968Ttrx3162,
     /// A bus fault of an occlusion query can hang later fragment jobs.
     Ttrx3076,
@@ -85,11 +95,11 @@ const BIFROST: u32 = features(&[
     Feature::Aarch64Mmu,
 ]);
 /// Errata of Midgard from T760.
-const MIDGARD_ISSUES: u32 = issues(&[Issue::T76x3953, Issue::Tmix8438]);
+const MIDGARD_ISSUES: u32 = issues(&[Issue::T10883, Issue::T76x3953, Issue::Tmix8438]);
 /// Errata of the first two Valhall products.
 const G57_ISSUES: u32 = issues(&[Issue::Ttrx2968Ttrx3162, Issue::Ttrx3076]);
 
-/// A release as the lower half of `GPU_ID` has it.
+/// Returns a release as encoded in the lower half of `GPU_ID`.
 const fn rev(major: u32, minor: u32, status: u32) -> u32 {
     major << 12 | minor << 4 | status
 }
@@ -104,7 +114,7 @@ pub(crate) struct Product {
     features: u32,
     /// Errata of all releases, as bits.
     issues: u32,
-    /// Errata of single releases.
+    /// Additional errata of single releases.
     revisions: &'static [(u32, u32)],
 }
 
@@ -123,8 +133,8 @@ impl Product {
         Self { revisions, ..self }
     }
 
-    /// Errata of a release: of all, and of this one if it is listed. A release whose status is not
-    /// listed counts as the same release with status 0.
+    /// Returns the errata of a release: those of all releases, and those listed for this one. A
+    /// release whose status is not listed is treated as the same release with status 0.
     fn issues_of(&self, revision: u32) -> u32 {
         let listed = |wanted: u32| self.revisions.iter().find(|r| r.0 == wanted);
 
@@ -142,23 +152,35 @@ static PRODUCTS: [Product; 16] = [
         "t600",
         0x0600,
         MIDGARD_OLD,
-        issues(&[Issue::T10649, Issue::T11035, Issue::Tmix8438]),
+        issues(&[
+            Issue::T8408,
+            Issue::T9510,
+            Issue::T10649,
+            Issue::T10883,
+            Issue::T11035,
+            Issue::Tmix8438,
+        ]),
     )
     .revisions(&[(rev(0, 0, 1), issues(&[Issue::T8443, Issue::GpuCore1619]))]),
     Product::new(
         "t620",
         0x0620,
         MIDGARD_OLD,
-        issues(&[Issue::T10649, Issue::Tmix8438]),
+        issues(&[Issue::T10649, Issue::T10883, Issue::T10959, Issue::Tmix8438]),
     )
     .revisions(&[(rev(0, 1, 0), issues(&[Issue::T10327, Issue::T11035]))]),
     Product::new(
         "t720",
         0x0720,
         MIDGARD_OLD,
-        issues(&[Issue::T10649, Issue::T10797, Issue::Tmix8438]),
+        issues(&[Issue::T10649, Issue::T10797, Issue::T10883, Issue::Tmix8438]),
     ),
-    Product::new("t760", 0x0750, MIDGARD, MIDGARD_ISSUES),
+    Product::new("t760", 0x0750, MIDGARD, MIDGARD_ISSUES).revisions(&[
+        (rev(0, 0, 0), issues(&[Issue::T76x3542])),
+        (rev(0, 1, 0), issues(&[Issue::T76x3542])),
+        (rev(0, 2, 0), issues(&[Issue::T76x3542])),
+        (rev(0, 3, 0), issues(&[Issue::T76x3542])),
+    ]),
     Product::new("t820", 0x0820, MIDGARD, MIDGARD_ISSUES),
     Product::new("t830", 0x0830, MIDGARD, MIDGARD_ISSUES),
     Product::new("t860", 0x0860, MIDGARD, MIDGARD_ISSUES),
@@ -176,12 +198,12 @@ static PRODUCTS: [Product; 16] = [
     Product::new("g52", 0x7002, BIFROST | IDVS, 0),
     Product::new("g31", 0x7003, BIFROST | TLS, 0),
     Product::new("g57", 0x9001, BIFROST | IDVS, G57_ISSUES),
-    // G57 as MediaTek integrates it has a number of its own.
+    // G57 has another number when integrated by MediaTek.
     Product::new("g57", 0x9003, BIFROST | IDVS, G57_ISSUES),
 ];
 
-/// Reduces a product number to the one it is listed under: from Bifrost on, the two digits in the
-/// middle say how a product was configured and do not matter.
+/// Returns the number under which a product is listed. From Bifrost on, the two middle digits
+/// describe the configuration of the product and are ignored.
 fn family_id(product_id: u16) -> u16 {
     if product_id & 0xf000 != 0 {
         product_id & 0xf00f
@@ -198,7 +220,7 @@ pub(crate) struct Caps {
 }
 
 impl Caps {
-    /// Looks up a GPU. [`None`]: this driver does not know it.
+    /// Looks up a GPU. Returns [`None`] if the driver does not know it.
     pub(crate) fn find(product_id: u16, revision: u16) -> Option<Self> {
         let id = family_id(product_id);
         let product = PRODUCTS.iter().find(|p| p.id == id)?;
@@ -209,32 +231,32 @@ impl Caps {
         })
     }
 
-    /// Name for the log, without the `mali-`.
+    /// Returns the name for the log, without the `mali-`.
     pub(crate) fn name(&self) -> &'static str {
         self.product.name
     }
 
-    /// Number that the product is listed under.
+    /// Returns the number under which the product is listed.
     pub(crate) fn family(&self) -> u16 {
         self.product.id
     }
 
-    /// Whether the GPU has a feature.
+    /// Returns whether the GPU has a feature.
     pub(crate) fn feature(&self, feature: Feature) -> bool {
         self.product.features & 1 << feature as u32 != 0
     }
 
-    /// Whether the GPU has an erratum.
+    /// Returns whether the GPU has an erratum.
     pub(crate) fn issue(&self, issue: Issue) -> bool {
         self.issues & 1 << issue as u32 != 0
     }
 
-    /// All features as bits, for the log.
+    /// Returns all features as bits, for the log.
     pub(crate) fn feature_bits(&self) -> u32 {
         self.product.features
     }
 
-    /// All errata as bits, for the log.
+    /// Returns all errata as bits, for the log.
     pub(crate) fn issue_bits(&self) -> u32 {
         self.issues
     }
@@ -268,5 +290,14 @@ mod tests {
         // An unknown status falls back to status 0 of the same release.
         assert!(has(0x0620, 0x0013, Issue::T10327));
         assert!(!has(0x0620, 0x1000, Issue::T10327));
+        for id in [
+            0x0600, 0x0620, 0x0720, 0x0750, 0x0820, 0x0830, 0x0860, 0x0880,
+        ] {
+            assert!(has(id, 0x2000, Issue::T10883));
+        }
+        assert!(!has(0x7212, 0, Issue::T10883));
+        // RK3288 has an r0p0 with a nonzero status.
+        assert!(has(0x0750, 0x0001, Issue::T76x3542));
+        assert!(!has(0x0750, 0x1000, Issue::T76x3542));
     }
 }

@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reset of the GPU by command. What drives its reset line is in [`device`](crate::device).
+//! Reset of the GPU by command. The reset line is driven by [`device`](crate::device).
 //!
-//! A reset turns all cores off and forgets address spaces, job slots, configuration and interrupt
-//! masks. Functions sleep and allocate nothing.
+//! A reset turns all cores off and clears address spaces, job slots, configuration and interrupt
+//! masks. It has three steps: [`prepare`], [`soft`], and [`finish`] if the reset takes longer. From
+//! the second step on, no command may be given to the MMU until the reset is over, which is why
+//! they are separate. No function allocates.
 
 use kernel::{
     device::Device,
     io::{
-        poll::read_poll_timeout,
+        poll::{
+            read_poll_timeout,
+            read_poll_timeout_atomic, //
+        },
         Io, //
     },
     prelude::*,
@@ -23,56 +28,91 @@ use super::{
     Issue, //
 };
 
-/// Time between two looks at the interrupt status.
+/// Time between two reads of the interrupt status.
 const POLL: Delta = Delta::from_micros(20);
-/// Time that a soft reset gets. It waits for accesses in flight.
+/// Number of reads during which [`soft`] waits: 10 ms, which is the whole timeout of C panfrost. A
+/// reset normally takes a few microseconds.
+const SOFT_POLLS: usize = 500;
+/// Additional timeout of a soft reset, which waits for accesses in flight.
 const SOFT_TIMEOUT: Delta = Delta::from_millis(50);
-/// Time that a hard reset gets.
+/// Timeout of a hard reset.
 const HARD_TIMEOUT: Delta = Delta::from_millis(50);
 
-/// Resets the GPU: orderly, and if that takes too long, at once. Leaves all its interrupts masked.
+/// Resets a GPU whose MMU nobody else uses, as during probe. Leaves all interrupts of the GPU
+/// masked. Sleeps.
 ///
-/// `caps` is [`None`] before the GPU is known. `ENODEV`: the device is gone. `ETIMEDOUT`: it does
-/// not react, and may still access memory.
-pub(crate) fn reset(dev: &Device, io: &IoMem<'_>, caps: Option<&Caps>) -> Result {
+/// `ENODEV`: the device is gone. `ETIMEDOUT`: the GPU does not respond, and may still access
+/// memory.
+pub(crate) fn reset(dev: &Device, io: &IoMem<'_>, caps: &Caps) -> Result {
+    prepare(dev, io, caps);
+    match soft(io) {
+        Err(ETIMEDOUT) => finish(dev, io),
+        result => result,
+    }
+}
+
+/// Prepares the GPU for a reset. Sleeps.
+pub(crate) fn prepare(dev: &Device, io: &IoMem<'_>, caps: &Caps) {
     io.write_reg(GPU_INT_MASK::from_raw(0));
 
-    if caps.is_some_and(|c| c.issue(Issue::Tmix8463)) {
-        // Tried, not required: a cache that never settles is a reason to reset.
+    if caps.issue(Issue::Tmix8463) {
+        // Errors are ignored: a cache that never settles is one more reason to reset.
         let _ = power::settle_l2(dev, io);
     }
+}
 
-    match command(io, cmd::SOFT_RESET, SOFT_TIMEOUT) {
-        Err(e) if e == ETIMEDOUT => {
+/// Starts a soft reset and busy-waits for up to 10 ms. Does not sleep.
+///
+/// `ENODEV`: the device is gone. `ETIMEDOUT`: the reset is not over yet; [`finish`] continues.
+pub(crate) fn soft(io: &IoMem<'_>) -> Result {
+    give(io, cmd::SOFT_RESET);
+    read_poll_timeout_atomic(|| status(io), is_over, POLL, SOFT_POLLS)?;
+    forget(io);
+    Ok(())
+}
+
+/// Waits for the reset that [`soft`] has started, and does a hard reset if that takes too long.
+/// Sleeps. Fails like [`reset`].
+pub(crate) fn finish(dev: &Device, io: &IoMem<'_>) -> Result {
+    match read_poll_timeout(|| status(io), is_over, POLL, SOFT_TIMEOUT) {
+        Err(ETIMEDOUT) => {
             dev_warn!(dev, "soft reset timed out, trying a hard one\n");
-            command(io, cmd::HARD_RESET, HARD_TIMEOUT)
+            give(io, cmd::HARD_RESET);
+            read_poll_timeout(|| status(io), is_over, POLL, HARD_TIMEOUT)
         }
         result => result,
     }
     .inspect_err(|&e| {
-        // That a device has left is no error of it.
+        // A device that has been removed is not an error.
         if e != ENODEV {
             dev_err!(dev, "reset failed: {:?}\n", e);
         }
     })?;
-
-    io.write_reg(GPU_INT_CLEAR::from_raw(int::ALL));
+    forget(io);
     Ok(())
 }
 
-/// Gives a reset command and waits until it is over.
-fn command(io: &IoMem<'_>, command: u32, timeout: Delta) -> Result {
+/// Masks and clears the interrupts of the GPU block after a reset, by command or by the reset line.
+pub(crate) fn forget(io: &IoMem<'_>) {
+    io.write_reg(GPU_INT_MASK::from_raw(0));
+    io.write_reg(GPU_INT_CLEAR::from_raw(int::ALL));
+}
+
+/// Gives a reset command.
+fn give(io: &IoMem<'_>, command: u32) {
     io.write_reg(GPU_INT_CLEAR::from_raw(int::RESET_COMPLETED));
     io.write_reg(GPU_COMMAND::from_raw(command));
+}
 
-    read_poll_timeout(
-        || match io.read(GPU_INT_RAWSTAT) {
-            gone if gone.into_raw() == u32::MAX => Err(ENODEV),
-            status => Ok(status),
-        },
-        |status| status.reset_completed(),
-        POLL,
-        timeout,
-    )?;
-    Ok(())
+/// Reads the raw interrupt status. `ENODEV` if the device is gone.
+fn status(io: &IoMem<'_>) -> Result<GPU_INT_RAWSTAT> {
+    match io.read(GPU_INT_RAWSTAT) {
+        gone if gone.into_raw() == u32::MAX => Err(ENODEV),
+        status => Ok(status),
+    }
+}
+
+/// Returns whether the reset is over.
+fn is_over(status: &GPU_INT_RAWSTAT) -> bool {
+    status.reset_completed()
 }

@@ -32,34 +32,34 @@ register! {
     /// Bitmap of job slots.
     pub(crate) JS_PRESENT(u32) @ 0x01c { 31:0 value; }
 
-    /// Interrupt sources, as they are.
+    /// Interrupt sources, whether masked or not.
     pub(crate) GPU_INT_RAWSTAT(u32) @ 0x020 {
-        /// The GPU made an access that failed outside of any job's own.
+        /// An access failed that does not belong to a job.
         0:0     fault => bool;
-        /// More faults than could be reported.
+        /// Further faults happened that were not recorded.
         7:7     multiple_fault => bool;
-        /// A reset is over.
+        /// A reset has completed.
         8:8     reset_completed => bool;
-        /// One power transition is over.
+        /// One power transition has completed.
         9:9     power_changed => bool;
-        /// All power transitions are over.
+        /// All power transitions have completed.
         10:10   power_changed_all => bool;
-        /// A counter sample is in memory.
+        /// A counter sample has been written to memory.
         16:16   sample_completed => bool;
-        /// Caches are clean.
+        /// The caches have been cleaned.
         17:17   clean_completed => bool;
     }
 
     /// Clears interrupt sources.
     pub(crate) GPU_INT_CLEAR(u32) @ 0x024 { 31:0 value; }
-    /// Interrupt sources that raise the line.
+    /// Interrupt sources that may raise the line.
     pub(crate) GPU_INT_MASK(u32) @ 0x028 { 31:0 value; }
     /// Interrupt sources that raise the line now.
     pub(crate) GPU_INT_STAT(u32) @ 0x02c { 31:0 value; }
 
-    /// Commands, see [`cmd`].
+    /// Commands; see [`cmd`].
     pub(crate) GPU_COMMAND(u32) @ 0x030 { 31:0 value; }
-    /// What the GPU is at.
+    /// Status of the GPU.
     pub(crate) GPU_STATUS(u32) @ 0x034 { 31:0 value; }
     /// Number of cache flushes so far; a job that carries it may skip its own flush.
     pub(crate) LATEST_FLUSH_ID(u32) @ 0x038 { 31:0 value; }
@@ -144,17 +144,17 @@ register! {
     /// Level 2 caches to turn off.
     pub(crate) L2_PWROFF(u32)[2, stride = 4] @ 0x1e0 { 31:0 value; }
 
-    /// Shader cores that change state.
+    /// Shader cores that are changing state.
     pub(crate) SHADER_PWRTRANS(u32)[2, stride = 4] @ 0x200 { 31:0 value; }
-    /// Tilers that change state.
+    /// Tilers that are changing state.
     pub(crate) TILER_PWRTRANS(u32)[2, stride = 4] @ 0x210 { 31:0 value; }
-    /// Level 2 caches that change state.
+    /// Level 2 caches that are changing state.
     pub(crate) L2_PWRTRANS(u32)[2, stride = 4] @ 0x220 { 31:0 value; }
 }
 
 /// Values of [`GPU_COMMAND`].
 pub(crate) mod cmd {
-    /// Stops all work in an orderly way and resets.
+    /// Stops all work in an orderly way, then resets.
     pub(crate) const SOFT_RESET: u32 = 0x01;
     /// Resets at once.
     pub(crate) const HARD_RESET: u32 = 0x02;
@@ -170,7 +170,7 @@ pub(crate) mod int {
     pub(crate) const FAULTS: u32 = 1 << 0 | 1 << 7;
     /// Several faults.
     pub(crate) const MULTIPLE_FAULT: u32 = 1 << 7;
-    /// A reset is over.
+    /// A reset has completed.
     pub(crate) const RESET_COMPLETED: u32 = 1 << 8;
     /// Every source that exists.
     pub(crate) const ALL: u32 = FAULTS | RESET_COMPLETED | 1 << 9 | 1 << 10 | 1 << 16 | 1 << 17;
@@ -182,13 +182,13 @@ pub(crate) mod coherency {
     pub(crate) const ACE_LITE: u32 = 0;
     /// The GPU snoops the CPUs and the CPUs snoop the GPU.
     pub(crate) const ACE: u32 = 1;
-    /// Nobody snoops.
+    /// Neither side snoops the other.
     pub(crate) const NONE: u32 = 31;
 }
 
 /// Bits of [`SHADER_CONFIG`].
 pub(crate) mod shader {
-    /// Keep occlusion queries that the data cache would discard.
+    /// Keep the data cache from discarding occlusion queries.
     pub(crate) const SDC_DISABLE_OQ_DISCARD: u32 = 1 << 6;
     /// Allow all attribute types (T76x, T8xx).
     pub(crate) const LS_ALLOW_ATTR_TYPES: u32 = 1 << 16;
@@ -200,25 +200,25 @@ pub(crate) mod shader {
     pub(crate) const LS_ATTR_CHECK_DISABLE: u32 = 1 << 18;
     /// Texture gradient flags (T72x).
     pub(crate) const ENABLE_TEXGRD_FLAGS: u32 = 1 << 25;
-    /// Another algorithm for varyings (Valhall).
+    /// Use the other algorithm for varyings (Valhall).
     pub(crate) const VAR_ALGORITHM: u32 = 1 << 29;
 }
 
 /// Bits of [`TILER_CONFIG`].
 pub(crate) mod tiler {
-    /// Leave the clock on.
+    /// Keep the clock running.
     pub(crate) const CLOCK_GATE_OVERRIDE: u32 = 1 << 0;
 }
 
 /// Fields of [`JM_CONFIG`].
 pub(crate) mod jm {
-    /// Largest job throttle limit, in its place (T86x, T88x).
+    /// Largest job throttle limit, shifted into its field (T86x, T88x).
     pub(crate) const MAX_JOB_THROTTLE_LIMIT: u32 = 0x3f << 3;
-    /// Where the forced coherency protocols are (G71).
+    /// Shift of the field for the forced coherency protocols (G71).
     pub(crate) const FORCE_COHERENCY_SHIFT: u32 = 2;
-    /// Default size of a group of index-driven vertex shading, in its place.
+    /// Default size of a group of index-driven vertex shading, shifted into its field.
     pub(crate) const DEFAULT_IDVS_GROUP_SIZE: u32 = 0xf << 16;
 }
 
-/// What [`PWR_KEY`] takes.
+/// Value of [`PWR_KEY`] that unlocks the overrides.
 pub(crate) const PWR_KEY_UNLOCK: u32 = 0x2968_a819;
