@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files for debugging and for tests, in the directory of the device in debugfs.
+//! Files for debugging and tests in the debugfs directory of the device.
 //!
-//! - `gems`: all BOs, and sums by what has become of their pages.
-//! - `heap`: all heaps, and what they get and give back.
-//! - `jobs`: how often something went wrong with jobs.
-//! - `shrink`: what reclaim has taken. A number that is written has it take so many pages.
+//! - `gems`: all BOs, and totals by the state of their pages.
+//! - `heap`: all heaps, and the memory that they get and give back.
+//! - `jobs`: counts of what went wrong with jobs, and the jobs that have not ended.
+//! - `shrink`: the pages that reclaim has taken. Writing a number makes reclaim take that many
+//!   pages.
 //!
-//! Locks are only tried: what is taken just now is not shown. So a reader neither waits for a stuck
-//! driver nor adds to what it is stuck on.
+//! Readers only try to take locks, and show what is locked at the moment as busy or leave it out. A
+//! reader therefore does not wait for a driver that is stuck, nor does it make matters worse. A
+//! write to `shrink` can wait for busy BOs, as reclaim does.
 
 use kernel::{
     drm::{
@@ -47,7 +49,7 @@ pub(crate) fn add_files(dir: &Dir<'_, Driver>) {
     dir.add::<Shrink>();
 }
 
-/// How user space calls a state.
+/// Returns the name of a state, as the files show it.
 fn name(state: State) -> &'static str {
     match state {
         State::None => "none",
@@ -60,7 +62,7 @@ fn name(state: State) -> &'static str {
     }
 }
 
-/// Number and bytes of some BOs.
+/// The number and the total size of some BOs.
 #[derive(Clone, Copy, Default)]
 struct Sum {
     count: usize,
@@ -74,7 +76,7 @@ impl Sum {
     }
 }
 
-/// Sums over all BOs.
+/// Totals over all BOs.
 #[derive(Default)]
 struct Totals {
     all: Sum,
@@ -118,7 +120,7 @@ impl Totals {
     }
 }
 
-/// The BOs.
+/// The file `gems`: the BOs.
 struct Gems;
 
 #[vtable]
@@ -141,7 +143,7 @@ impl File<Driver> for Gems {
                 write!(f, "{:>7}  {:>7}", bo.creator(), info.handles)?;
                 write!(f, " {:>8} {:>7}", info.maps, info.pins)?;
                 write!(f, " {:>11} {:>11}  {:<8}", info.size, resident, name(state))?;
-                // A question mark: user space does not need the content.
+                // A question mark means that user space does not need the content.
                 f.write_str(if info.dont_need { " ?  " } else { "    " })?;
                 bo.write_label(f)?;
                 f.write_str("\n")
@@ -160,7 +162,7 @@ impl File<Driver> for Gems {
     }
 }
 
-/// The memory of heaps.
+/// The file `heap`: the memory of heaps.
 struct Heaps;
 
 #[vtable]
@@ -172,7 +174,7 @@ impl File<Driver> for Heaps {
     }
 }
 
-/// What went wrong with jobs.
+/// The file `jobs`: the jobs, and what went wrong with them.
 struct Jobs;
 
 #[vtable]
@@ -184,7 +186,7 @@ impl File<Driver> for Jobs {
     }
 }
 
-/// What reclaim has taken.
+/// The file `shrink`: the pages that reclaim has taken.
 struct Shrink;
 
 #[vtable]

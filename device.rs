@@ -1,28 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A bound GPU: probe, what exists while the device is bound, and teardown.
+//! A bound GPU: probe, the state that exists while the device is bound, and teardown.
 //!
-//! Two things with two lives meet here. The *hardware* ([`Gpu`], [`Hw`]) exists while the platform
-//! device is bound. The *DRM device* ([`Device`], with its [`DeviceData`]) lives as long as
-//! anybody has a file, a buffer or a fence of it, maybe long after the hardware has gone.
+//! Two objects with different lifetimes meet here. The *hardware* ([`Gpu`], [`Hw`]) exists while
+//! the platform device is bound. The *DRM device* ([`Device`], with its [`DeviceData`]) lives as
+//! long as any file, buffer or fence of it does, possibly long after the hardware is gone.
 //!
 //! # Order
 //!
-//! Probe: power domains, regulators, clocks, reset line ([`supply`]), registers, identity, soft
-//! reset, power of the cores, interrupts, DRM registration.
+//! Probe looks up the interrupts, then sets up, in this order: power domains, regulators, reset
+//! line, operating point and clocks ([`supply`]), registers, identity, soft reset, power of the
+//! cores, the job queue, interrupts, shrinker, DRM registration.
 //!
-//! Unbind, in [`PlatformDriver::unbind`](platform::Driver::unbind): the job queue starts nothing
-//! any more; the GPU is halted, after which it cannot write to memory; all jobs are failed. Then the
-//! driver data goes, in the order of its fields: DRM registration (waits for all that hold a guard),
-//! workers, interrupts, hardware (cores off, what is left of user memory, reset line, clocks,
-//! regulators, domains). Last come the device-managed resources: page tables and DMA mappings of
-//! buffers that are still open.
+//! [`PlatformDriver::unbind`](platform::Driver::unbind) stops the job queue from starting anything,
+//! halts the GPU, after which it cannot write to memory unless it is abandoned, and fails all jobs.
+//! Then the driver data is dropped, in the order of its fields: DRM registration (waits for
+//! everybody who holds a guard), shrinker, workers, interrupts, hardware (cores off, work left for
+//! user memory, clocks, reset line, regulators, domains). The device-managed resources come last:
+//! page tables and DMA mappings of buffers that are still open.
 //!
-//! So whoever is told by [`with_gpu`] that there is no GPU knows that it has stopped for good, unless
-//! [`Slots::abandon`](mmu::Slots::abandon) says otherwise.
+//! Between probe and unbind, a GPU that no reset brings back is [lost](recover) until a later
+//! attempt succeeds.
+//!
+//! So if [`with_gpu`] returns [`None`], the GPU has stopped for good, unless
+//! [`Slots::is_abandoned`](mmu::Slots::is_abandoned) returns true.
 
 mod irq;
 mod ratelimit;
+mod recover;
 pub(crate) mod soc;
 mod supply;
 
@@ -59,11 +64,7 @@ use kernel::{
     prelude::*,
     sync::{
         aref::ARef,
-        atomic::{
-            Acquire,
-            Atomic,
-            Release, //
-        },
+        atomic::Atomic,
         Arc,
         Mutex,
         SpinLock, //
@@ -99,12 +100,14 @@ pub(crate) use ratelimit::Ratelimit;
 use soc::Soc;
 use supply::Supply;
 
-/// The DRM device, in a context of the driver's choice.
+/// The DRM device, in device context `Ctx`.
 pub(crate) type Device<Ctx = drm::Normal> = drm::Device<Driver, Ctx>;
 
-/// The hardware of a bound GPU. Whoever has one may touch registers.
+/// A reference to the hardware of a bound GPU, needed to touch registers. See [`recover`] for when
+/// that is allowed.
 ///
-/// Cloning is cheap. Every clone is gone before unbind ends; the last takes the power away.
+/// Cloning is cheap. All clones are dropped before unbind ends; dropping the last one turns the
+/// power off.
 pub(crate) struct Gpu<'a>(Arc<Hw<'a>>);
 
 impl Clone for Gpu<'_> {
@@ -121,158 +124,78 @@ impl<'a> Deref for Gpu<'a> {
     }
 }
 
-/// What a [`Gpu`] stands for.
+/// The hardware that a [`Gpu`] refers to.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Hw<'a> {
-    /// What the GPU says about itself.
+    /// The identity and feature registers.
     pub(crate) id: Identity,
-    /// What is known about the product.
+    /// Features and errata of the product.
     pub(crate) caps: Caps,
-    /// What is known about the system around it.
+    /// Properties of the SoC around the GPU.
     pub(crate) soc: Soc,
     /// Whether the GPU's accesses are coherent with the CPUs' caches.
     pub(crate) coherent: bool,
     /// Users of the cycle counter.
     #[pin]
     pub(crate) cycle_users: SpinLock<u32>,
-    /// Limits what clients can make the driver log.
+    /// Limits the messages that clients can cause.
     #[pin]
     pub(crate) log: Ratelimit,
-    /// Unbind has begun, or a reset has failed: nothing is started, no interrupt is unmasked any
-    /// more.
-    halted: Atomic<bool>,
-    /// The GPU surely does nothing any more.
+    /// Unbind has begun: nothing is started and no interrupt is unmasked any more. Never cleared.
+    unbinding: Atomic<bool>,
+    /// No reset has brought the GPU back: nothing is started and no interrupt is unmasked. Cleared
+    /// when the GPU is found again.
+    lost: Atomic<bool>,
+    /// The GPU was reset, is held in reset, or has left the bus; or it is lost and [locked
+    /// out](Self::lock_out) for a power cycle. Handlers do not read registers then.
     stopped: Atomic<bool>,
-    /// One reset at a time.
+    /// The reset line is being driven: nobody may touch a register.
+    quiet: Atomic<bool>,
+    /// Serialises resets, and whatever else uses the reset line.
     #[pin]
     reset: Mutex<()>,
-    /// For what is left of [user memory](gem::userptr). Its items have run when this has gone.
+    /// Runs the work that is left for [user memory](gem::userptr). Dropping it waits for that work.
     pub(crate) leaving: OwnedQueue,
     pdev: &'a platform::Device<Bound>,
     io: IoMem<'a>,
-    // Last: power goes after everything else.
+    // Last: the power is turned off after everything else is gone.
     supply: Supply<'a>,
 }
 
 impl<'a> Hw<'a> {
-    /// The platform device, which is bound as long as this exists.
+    /// Returns the platform device, which is bound as long as this exists.
     pub(crate) fn pdev(&self) -> &'a platform::Device<Bound> {
         self.pdev
     }
 
-    /// The same as a plain device.
+    /// Returns the same device as [`Self::pdev`], as a plain [`device::Device`].
     pub(crate) fn dev(&self) -> &'a device::Device<Bound> {
         self.pdev.as_ref()
     }
 
-    /// The registers. For [`hw`](crate::hw) alone.
+    /// Returns the registers. For [`hw`](crate::hw) only.
     pub(crate) fn io(&self) -> &IoMem<'a> {
         &self.io
-    }
-
-    /// Whether the GPU was stopped for good, so that it reaches no memory.
-    pub(crate) fn stopped(&self) -> bool {
-        self.stopped.load(Acquire)
-    }
-
-    /// Whether the GPU was, or is about to be, stopped for good: nothing may be started.
-    pub(crate) fn halted(&self) -> bool {
-        self.halted.load(Acquire)
-    }
-
-    /// Resets the GPU and makes it ready for work: cores on, address spaces forgotten, interrupts
-    /// on but for those of the jobs.
-    ///
-    /// The caller sees to it that nothing programs a job slot meanwhile. Sleeps; allocates
-    /// nothing, so that it may run where fences depend on it. `ENODEV` once the GPU is to halt. After
-    /// any error it has halted, and if possible was stopped.
-    pub(crate) fn recover(&self, drm: &Device) -> Result {
-        let _one = self.reset.lock();
-        let (dev, io) = (self.dev(), &self.io);
-
-        if self.halted() {
-            return Err(ENODEV);
-        }
-        mali::irq::mask_all(io);
-        let reset = mali::reset::reset(dev, io, Some(&self.caps));
-        let result = reset.and_then(|()| {
-            // First, as commands to the MMU may not come to an end before the caches are on.
-            drm.slots.forget_all();
-            mali::power::on(dev, io, &self.id, &self.caps, self.soc.overrides)
-        });
-        if result.is_err() {
-            self.halted.store(true, Release);
-            self.stop_after(drm, reset);
-            return result;
-        }
-        mali::counter::restart(io, &self.cycle_users);
-        self.start_irqs();
-        Ok(())
-    }
-
-    /// Forgets old interrupts and unmasks those of the GPU and the MMU.
-    fn start_irqs(&self) {
-        mali::irq::clear(&self.io);
-        if !self.halted() {
-            mali::irq::unmask_gpu(&self.io);
-            mali::irq::unmask_mmu(&self.io, 0);
-        }
-    }
-
-    /// First part of the halt: from now on nothing is started and no interrupt unmasked.
-    fn begin_halt(&self) {
-        self.halted.store(true, Release);
-        if !self.supply.is_held() {
-            mali::irq::mask_all(&self.io);
-        }
-    }
-
-    /// Second part of the halt, when no interrupt thread runs any more: stops the GPU for good.
-    fn halt(&self, drm: &Device) {
-        let _one = self.reset.lock();
-
-        // A reset that has failed may have done it already.
-        if !self.stopped() {
-            mali::irq::mask_all(&self.io);
-            let reset = mali::reset::reset(self.dev(), &self.io, Some(&self.caps));
-
-            self.stop_after(drm, reset);
-        }
-    }
-
-    /// Notes whether a reset has stopped the GPU for good; if not, tries by other means. If there are
-    /// none, all that the GPU may reach stays with it: fences cannot wait for it for ever.
-    fn stop_after(&self, drm: &Device, reset: Result) {
-        let stopped = match reset {
-            Ok(()) => true,
-            // A device that has left the bus writes nothing either.
-            Err(e) if e == ENODEV => true,
-            Err(_) => self.supply.force_reset(),
-        };
-        if !stopped {
-            drm.slots.abandon();
-        }
-        self.stopped.store(stopped, Release);
     }
 }
 
 #[pinned_drop]
 impl PinnedDrop for Hw<'_> {
     fn drop(self: Pin<&mut Self>) {
-        // Its registers need not answer then.
+        // The registers of a GPU that is held in reset need not answer.
         if self.supply.is_held() {
             return;
         }
         mali::irq::mask_all(&self.io);
-        // What does not go down by itself loses its clock and its supply next.
+        // Cores that do not power down lose their clock and supply next anyway.
         let _ = mali::power::off(self.dev(), &self.io, &self.id);
     }
 }
 
-/// Data of the DRM device: everything that is shared and can outlive the hardware.
+/// Data of the DRM device: the shared state, which can outlive the hardware.
 #[pin_data]
 pub(crate) struct DeviceData {
-    /// Who uses which address space of the hardware.
+    /// The assignment of the hardware's address spaces.
     #[pin]
     pub(crate) slots: mmu::Slots,
     /// The job queue.
@@ -280,32 +203,51 @@ pub(crate) struct DeviceData {
     pub(crate) jobs: job::Jobs,
     /// All heaps.
     pub(crate) heaps: Arc<HeapSet>,
-    /// DMA mappings of the buffers, which end with the binding of the device.
+    /// DMA mappings of the buffers, which unbind undoes.
     pub(crate) dma: DmaSpace,
-    /// What reclaim has done.
+    /// User memory, which unbind releases.
+    pub(crate) mirrors: gem::userptr::Mirrors,
+    /// Page tables, which unbind frees.
+    pub(crate) tables: mmu::PageTables,
+    /// Statistics of reclaim.
     pub(crate) reclaimed: shrinker::Record,
-    /// Who brings memory back when it is short.
+    /// Decides which submission brings memory back when memory is short.
     #[pin]
     pub(crate) shortage: gem::shortage::Shortage,
 }
 
 impl DeviceData {
-    fn new(dma: DmaSpace, heaps: Arc<HeapSet>) -> impl PinInit<Self, Error> {
-        try_pin_init!(Self {
-            slots <- mmu::Slots::new(),
+    /// Creates the data of a device without clients. Sleeps.
+    fn new(dev: &device::Device<Bound>, heaps: Arc<HeapSet>) -> Result<impl PinInit<Self, Error>> {
+        let dma = DmaSpace::new(dev)?;
+        let mirrors = gem::userptr::Mirrors::new(dev)?;
+        let tables = mmu::PageTables::new(dev)?;
+
+        Ok(try_pin_init!(Self {
+            slots <- mmu::Slots::new(|drm| drm.jobs.request_reset()),
             jobs <- job::Jobs::new(),
             heaps,
             dma,
+            mirrors,
+            tables,
             reclaimed: shrinker::Record::new(),
             shortage <- gem::shortage::Shortage::new(),
-        })
+        }))
+    }
+
+    /// Tells the job side that the last handle of `mapping` was closed, so that jobs that have
+    /// ended and still hold the mapping are retired: see
+    /// [`retire_users()`](job::Jobs::retire_users).
+    pub(crate) fn mapping_closed(drm: &Device, mapping: *const gem::Mapping) {
+        drm.jobs.retire_users(drm, mapping);
     }
 }
 
-/// Runs `f` with the hardware, unless it has gone.
+/// Runs `f` with the hardware. Returns [`None`] if the DRM device is not registered: before the end
+/// of probe, and after unbind.
 ///
-/// For workers and destructors, which have nothing but the DRM device. Keeps unbind waiting until
-/// `f` returns (SRCU read side: `f` may sleep, but must not wait for clients).
+/// For workers and destructors, which have only the DRM device. Unbind waits until `f` has returned
+/// (SRCU read side: `f` may sleep, but must not wait for clients).
 pub(crate) fn with_gpu<R>(dev: &Device, f: impl for<'a> FnOnce(&'a Gpu<'a>) -> R) -> Option<R> {
     let guard = dev.registration_guard()?;
 
@@ -358,7 +300,7 @@ kernel::of_device_table!(
     OF_TABLE,
     <PlatformDriver as platform::Driver>::IdInfo,
     [
-        // Before the generic names, which such nodes carry as well.
+        // Must precede the generic compatibles, which these nodes also list.
         (of::DeviceId::new(c"amlogic,meson-gxm-mali"), soc::AMLOGIC),
         (of::DeviceId::new(c"amlogic,meson-g12a-mali"), soc::AMLOGIC),
         (of::DeviceId::new(c"mediatek,mt8183-mali"), soc::MT8183),
@@ -411,14 +353,15 @@ pub(crate) struct PlatformData<'a> {
     gpu: Gpu<'a>,
 }
 
-/// The DRM device, whose workers end with this.
+/// The DRM device. Dropping this ends its workers.
 struct Settled(ARef<Device>);
 
 impl Drop for Settled {
     fn drop(&mut self) {
-        // Ioctls that were under way when the jobs were stopped have ended with the registration.
+        // No ioctl is under way any more: dropping the registration has waited for them.
         self.0.jobs.settle();
         self.0.heaps.settle();
+        self.0.slots.settle();
     }
 }
 
@@ -427,6 +370,7 @@ impl platform::Driver for PlatformDriver {
     type Data<'bound> = PlatformData<'bound>;
 
     const OF_ID_TABLE: Option<of::IdTable<Soc>> = Some(&OF_TABLE);
+    const SLEEP_OPS: Option<platform::SleepOps<Self>> = Some(platform::SleepOps::new());
 
     fn probe<'bound>(
         pdev: &'bound platform::Device<Core<'_>>,
@@ -438,18 +382,21 @@ impl platform::Driver for PlatformDriver {
         let timeout_ms = crate::module_parameters::job_timeout_ms
             .value()
             .clamp(50, 600_000);
-        let heaps = HeapSet::new(dev, timeout_ms)?;
-        let data = DeviceData::new(DmaSpace::new(dev)?, heaps);
+        let heaps = HeapSet::new(dev, timeout_ms, shrinker::shrink)?;
+        let data = DeviceData::new(dev, heaps)?;
         let unregistered = drm::UnregisteredDevice::<Driver>::new(pdev, data)?;
         let drm: ARef<Device> = (&*unregistered).into();
 
-        // Without the chain flag, a stop could hit the wrong one of two chains in a slot.
+        // Without the chain flag, a stop command could hit the wrong one of two chains in a slot.
         let depth = if gpu.caps.feature(Feature::JobchainDisambiguation) {
             2
         } else {
             1
         };
-        drm.jobs.start(depth, timeout_ms.into())?;
+        let limit_ms = crate::module_parameters::job_limit_ms
+            .value()
+            .clamp(timeout_ms, 3_600_000);
+        drm.jobs.start(depth, timeout_ms.into(), limit_ms.into())?;
         let jobs = ScopeGuard::new_with_data(drm.clone(), |drm| drm.jobs.stop());
 
         let irqs = irq::Irqs::new(&gpu, &drm)?;
@@ -462,7 +409,7 @@ impl platform::Driver for PlatformDriver {
 
         let shrinker = MemoryShrinker::register(&drm)?;
 
-        // Last: nothing can fail when there may be clients, whose jobs would have to be stopped.
+        // Last: nothing may fail once there can be clients, whose jobs would have to be stopped.
         let data = Ok::<_, Error>(gpu.clone());
         // SAFETY: The registration is kept in the driver data, which is dropped at unbind.
         let registration = unsafe { drm::Registration::new(dev, unregistered, data, 0) }
@@ -479,17 +426,46 @@ impl platform::Driver for PlatformDriver {
 
     fn unbind<'bound>(_pdev: &'bound platform::Device<Core<'_>>, this: Pin<&PlatformData<'bound>>) {
         this.drm.0.jobs.park_for_ever();
+        // From here on, the search for a lost GPU must not cut the power.
+        this.drm.0.jobs.stop_looking();
+        this.drm.0.shortage.close();
         this.gpu.begin_halt();
         this.irqs.synchronize();
-        // A recovery that is under way polls registers, which need not answer after the halt.
+        // Excludes a recovery, which polls registers that need not answer after the halt.
         this.drm.0.jobs.exclude(|| this.gpu.halt(&this.drm.0));
+        if !this.gpu.stopped() || this.drm.0.slots.is_abandoned() {
+            this.drm.0.heaps.leak(&this.gpu);
+        }
         this.drm.0.jobs.stop();
     }
 }
 
-/// Probe, up to a GPU that is on and has its interrupts masked.
+impl platform::Sleep for PlatformDriver {
+    /// Refuses system sleep: the driver cannot restore a GPU after its power was cut.
+    fn suspend<'bound>(
+        pdev: &'bound platform::Device<Core<'_>>,
+        _this: Pin<&PlatformData<'bound>>,
+    ) -> Result {
+        dev_notice!(
+            pdev,
+            "the system cannot sleep while this driver has the GPU\n"
+        );
+        Err(EBUSY)
+    }
+
+    fn resume<'bound>(
+        _pdev: &'bound platform::Device<Core<'_>>,
+        _this: Pin<&PlatformData<'bound>>,
+    ) -> Result {
+        Ok(())
+    }
+}
+
+/// Does the first part of probe. Returns a GPU that is on and has its interrupts masked.
 fn power_up<'a>(pdev: &'a platform::Device<Core<'_>>, soc: Soc) -> Result<Gpu<'a>> {
     let dev: &'a device::Device<Bound> = pdev.as_ref();
+
+    irq::look_up(pdev)?;
     let supply = Supply::new(dev, &soc)?;
 
     let request = pdev.io_request_by_index(0).ok_or_else(|| {
@@ -516,7 +492,7 @@ fn power_up<'a>(pdev: &'a platform::Device<Core<'_>>, soc: Soc) -> Result<Gpu<'a
     // SAFETY: As above.
     unsafe { pdev.dma_set_max_seg_size(u32::MAX) };
 
-    mali::reset::reset(dev, &io, Some(&caps))?;
+    mali::reset::reset(dev, &io, &caps)?;
     mali::power::on(dev, &io, &id, &caps, soc.overrides)?;
 
     let hw = Arc::pin_init(
@@ -527,8 +503,10 @@ fn power_up<'a>(pdev: &'a platform::Device<Core<'_>>, soc: Soc) -> Result<Gpu<'a
             coherent,
             cycle_users <- new_spinlock!(0, "drm_gpu::cycle_users"),
             log <- Ratelimit::new(),
-            halted: Atomic::new(false),
+            unbinding: Atomic::new(false),
+            lost: Atomic::new(false),
             stopped: Atomic::new(false),
+            quiet: Atomic::new(false),
             reset <- new_mutex!((), "drm_gpu::reset"),
             leaving: OwnedQueue::unbound(c"drm_gpu_leaving")?,
             pdev,
@@ -540,7 +518,7 @@ fn power_up<'a>(pdev: &'a platform::Device<Core<'_>>, soc: Soc) -> Result<Gpu<'a
     Ok(Gpu(hw))
 }
 
-/// An interrupt handler with a thread, registered.
+/// A registered threaded interrupt handler.
 type ThreadedIrq<'a, T> = Pin<KBox<ThreadedRegistration<'a, T>>>;
 
 /// Registers a handler for the interrupt that the devicetree binding calls `irq`.
@@ -548,16 +526,17 @@ fn threaded_irq<'a, T: ThreadedHandler + 'a>(
     gpu: &Gpu<'a>,
     irq: &'static CStr,
     name: &'static CStr,
-    handler: T,
+    handler: impl PinInit<T, Error> + 'a,
 ) -> Result<ThreadedIrq<'a, T>> {
-    let handler = Ok::<_, Error>(handler);
-
     // SAFETY: The registration is kept in `Irqs`, which is kept in the driver data and dropped at
     // unbind.
     let registration = unsafe {
         gpu.pdev()
             .request_threaded_irq_by_name(Flags::SHARED, irq, name, handler)
     };
-    KBox::pin_init(registration, GFP_KERNEL)
-        .inspect_err(|e| dev_err!(gpu.dev(), "cannot get interrupt {:?}: {:?}\n", irq, e))
+    KBox::pin_init(registration, GFP_KERNEL).inspect_err(|&e| {
+        if e != EPROBE_DEFER {
+            dev_err!(gpu.dev(), "cannot get interrupt {:?}: {:?}\n", irq, e);
+        }
+    })
 }

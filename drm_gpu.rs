@@ -3,61 +3,66 @@
 //! DRM driver for the Job-Manager generations of the Arm Mali GPU: Midgard, Bifrost and the first
 //! Valhall parts.
 //!
-//! It speaks the UAPI of `panfrost` and answers to that name, so that user space which knows
-//! panfrost needs nothing new.
+//! The driver implements the UAPI of `panfrost` under that name, so that user space written for
+//! panfrost works unchanged.
 //!
-//! # The house
+//! # Modules
 //!
-//! Calls go in one direction only, from the top of this list to its bottom:
+//! Calls go in one direction only, from the top of this list to the bottom. `tools/build/check
+//! graph` enforces that for imports, with a list of the few exceptions that remain:
 //!
-//! | module       | what it is                                                            |
+//! | module       | contents                                                              |
 //! | ------------ | --------------------------------------------------------------------- |
 //! | [`uapi`]     | the ioctls: decode the arguments, check them, call the core           |
 //! | [`file`]     | one open file: its address space and its job contexts                 |
 //! | [`job`]      | submission, contexts, the queue of the job slots, recovery            |
-//! | [`shrinker`] | what gives memory back when it is short, and in which order           |
+//! | [`shrinker`] | freeing memory when it is short, where it costs least                 |
 //! | [`gem`]      | buffer objects: pages, mappings, heaps that grow on faults, sharing   |
 //! | [`mmu`]      | GPU address spaces: addresses, page tables, hardware slots, faults    |
 //! | [`hw`]       | the registers: identity and quirks, power, reset, MMU commands, slots |
-//! | [`debugfs`]  | what is shown of all this, for debugging and for tests                |
-//! | [`device`]   | what holds it together: probe, teardown, interrupts, the DRM device   |
+//! | [`debugfs`]  | files that show the state of the above, for debugging and tests       |
+//! | [`device`]   | the bound GPU: probe, teardown, interrupts, the DRM device            |
 //!
 //! `uapi` keeps no state, the core (`job`, `gem`, `mmu`) names no register, and `hw` never sees a
 //! handle or a pointer of user space.
 //!
 //! # Proof of power
 //!
-//! Whatever touches a register takes a [`device::Gpu`]. One exists from the moment at which clocks
-//! and power are on until they go off, and code that holds nothing but the DRM device gets at it
-//! through [`device::with_gpu`], which fails once the device has gone.
+//! Code that accesses a register takes a [`device::Gpu`], which exists from the time clocks and
+//! power are on until they are turned off. Code that has nothing but the DRM device obtains it with
+//! [`device::with_gpu`], which fails once the device has gone.
 //!
 //! # Locks, in order
 //!
-//! 1. the retiring of jobs (mutex), under which they are dropped
-//! 2. dma_resv of objects
-//! 3. mappings of an object, then one of them, then the object's pages (mutexes); its label's mutex and
-//!    a file's table of contexts are leaves
-//! 4. [`job::Jobs`]'s `hardware` (mutex): how jobs end, resets
+//! 1. [`job::Jobs`]'s `retiring` (mutex): held while ended jobs are dropped
+//! 2. dma_resv of address spaces and objects
+//! 3. the list of an object's mappings, then one mapping, then the object's pages (mutexes); the
+//!    mutexes of an object's label and of a file's table of contexts are leaves
+//! 4. [`job::Jobs`]'s `hardware` (mutex): held while the end of jobs is handled, and across resets
 //! 5. [`device::Hw`]'s `reset` (mutex)
-//! 6. the order of a context (mutex in the job queue), from arming to pushing
-//! 7. the heaps of a file, all heaps, a heap, the reserve of chunks (mutexes)
-//! 8. VA tree of an address space (spinlock)
+//! 6. the submission order of a context and slot (mutex in the job queue): held from arming to
+//!    pushing
+//! 7. the heaps of a file, the list of all heaps, a heap, the reserve of chunks (mutexes)
+//! 8. the VA tree of an address space (spinlock)
 //! 9. the job queue (spinlock)
-//! 10. address-space slots (spinlock)
-//! 11. the cycle counter (spinlock)
+//! 10. a page table, for writers (spinlock), then the memory reserved for it (spinlock)
+//! 11. the address-space slots (spinlock), then their orphans (spinlock)
+//! 12. the cycle counter (spinlock)
 //!
-//! The mutex of the user memory of an address space ([`gem::userptr`]) is taken inside of 1 to 3, and 6
-//! and 10 inside of it. Changes of the memory take it, in reclaim as well: nothing is allocated under
-//! it, and no fence waits for it. They wait for jobs without it.
+//! The mutex of an address space's user memory ([`gem::userptr`]) nests inside 1 to 3, and 6, 10
+//! and 11 nest inside it. MMU notifiers take it when the memory changes, in reclaim as well, so
+//! nothing is allocated under it, and no fence waits for it. The notifiers wait for jobs without
+//! holding it.
 //!
-//! 7 nests in 1 to 3 only; the MMU's interrupt thread takes its last two with nothing held, and
-//! nothing is allocated under these. All spinlocks are taken in process context only; the hard halves
-//! of the interrupt handlers mask and read, and leave the rest to their threads. Fences are signalled
-//! with none of them held. The interrupt threads are fence-signalling sections: nothing in them may
-//! wait for memory or for another fence.
+//! The locks of 7 nest inside 1 to 3 only. The MMU's interrupt thread takes the last two of them,
+//! of a heap and of the reserve, with no other lock held, and nothing is allocated under those two.
+//! All spinlocks are taken in process context only: the hard interrupt handlers mask and read, and
+//! leave the rest to their threads. None of the spinlocks listed here is held while a fence is
+//! signalled. The interrupt threads are fence-signalling sections: nothing in them may wait for
+//! memory or for another fence.
 //!
-//! Reclaim comes with any locks of others. It only tries to get 2, 3 and 7, and waits for 8 to 10 and
-//! for DRM's lock of the LRU lists, which is a leaf.
+//! Reclaim runs with arbitrary locks of its callers held. It only tries to take 2, 3 and 7, and
+//! waits for 8 to 11 and for DRM's lock of the LRU lists, which is a leaf.
 
 mod debugfs;
 mod device;
@@ -79,6 +84,10 @@ kernel::module_platform_driver! {
         job_timeout_ms: u32 {
             default: 500,
             description: "Time in milliseconds that a job may run before it is stopped (50 to 600000)",
+        },
+        job_limit_ms: u32 {
+            default: 10_000,
+            description: "Time in milliseconds that a job which goes on after each stop may run in all (job_timeout_ms to 3600000)",
         },
     },
 }

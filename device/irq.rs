@@ -2,18 +2,32 @@
 
 //! The three interrupts: jobs, MMU, GPU.
 //!
-//! The hard halves read their status and mask their block. The threads do the work and unmask.
-//! Both the job and the MMU thread are fence-signalling sections: fences wait for them.
+//! Each hard half reads the status of its block and masks the block. The threads do the work and
+//! unmask. The threads of the job and MMU interrupts are fence-signalling sections.
+//!
+//! A storm of GPU interrupts would keep a CPU busy, so the interrupt stays masked and a reset is
+//! requested.
 
 use kernel::{
+    device::Bound,
     dma_buf::fence::Signalling,
     irq::{
         IrqReturn,
         ThreadedHandler,
         ThreadedIrqReturn, //
     },
+    new_spinlock,
+    platform,
     prelude::*,
-    sync::aref::ARef, //
+    sync::{
+        aref::ARef,
+        SpinLock, //
+    },
+    time::{
+        Delta,
+        Instant,
+        Monotonic, //
+    }, //
 };
 
 use super::{
@@ -27,6 +41,21 @@ use crate::{
     mmu, //
 };
 
+/// The interrupts, as the devicetree binding calls them.
+const JOB: &CStr = c"job";
+const MMU: &CStr = c"mmu";
+const GPU: &CStr = c"gpu";
+
+/// Checks that all interrupts exist, before anything is turned on. `EPROBE_DEFER`: a driver that
+/// provides one has not been probed yet.
+pub(super) fn look_up(pdev: &platform::Device<Bound>) -> Result {
+    for name in [JOB, MMU, GPU] {
+        // The platform core logs which one is missing.
+        pdev.irq_by_name(name)?;
+    }
+    Ok(())
+}
+
 /// Handler of the job interrupt.
 struct Job<'a> {
     gpu: Gpu<'a>,
@@ -35,7 +64,7 @@ struct Job<'a> {
 
 impl ThreadedHandler for Job<'_> {
     fn handle(&self) -> ThreadedIrqReturn {
-        wake_if(!self.gpu.stopped() && irq::take_job(self.gpu.io()))
+        wake_if(self.gpu.listens() && irq::take_job(self.gpu.io()))
     }
 
     fn handle_threaded(&self) -> IrqReturn {
@@ -52,33 +81,39 @@ struct Mmu<'a> {
 
 impl ThreadedHandler for Mmu<'_> {
     fn handle(&self) -> ThreadedIrqReturn {
-        wake_if(!self.gpu.stopped() && irq::take_mmu(self.gpu.io()))
+        wake_if(self.gpu.listens() && irq::take_mmu(self.gpu.io()))
     }
 
     fn handle_threaded(&self) -> IrqReturn {
         let _signalling = Signalling::begin();
 
-        mmu::fault::handle(&self.drm, &self.gpu);
+        mmu::fault::handle(&self.drm, &self.gpu, |nr| {
+            self.drm.jobs.fault(&self.drm, &self.gpu, nr)
+        });
         self.drm.slots.unmask(&self.gpu);
         IrqReturn::Handled
     }
 }
 
 /// Handler of the GPU interrupt.
+#[pin_data]
 struct Fault<'a> {
     gpu: Gpu<'a>,
+    drm: ARef<Device>,
+    #[pin]
+    storm: SpinLock<Storm>,
 }
 
 impl ThreadedHandler for Fault<'_> {
     fn handle(&self) -> ThreadedIrqReturn {
-        wake_if(!self.gpu.stopped() && irq::take_gpu(self.gpu.io()))
+        wake_if(self.gpu.listens() && irq::take_gpu(self.gpu.io()))
     }
 
     fn handle_threaded(&self) -> IrqReturn {
-        if self.gpu.halted() {
+        let Some(fault) = self.gpu.while_on(irq::take_gpu_fault) else {
             return IrqReturn::Handled;
-        }
-        if let Some(fault) = irq::take_gpu_fault(self.gpu.io()) {
+        };
+        if let Some(fault) = fault {
             if self.gpu.log.allows() {
                 dev_notice!(
                     self.gpu.dev(),
@@ -90,14 +125,79 @@ impl ThreadedHandler for Fault<'_> {
                 );
             }
         }
-        if !self.gpu.halted() {
-            irq::unmask_gpu(self.gpu.io());
+        let verdict = self.storm.lock().count(Instant::now());
+        match verdict {
+            Frequency::Fair => {
+                self.gpu.while_on(irq::unmask_gpu);
+            }
+            Frequency::Storm => {
+                dev_warn!(
+                    self.gpu.dev(),
+                    "GPU interrupt storm: the interrupt is masked until the next reset\n"
+                );
+                self.drm.jobs.request_reset();
+            }
+            // A reset has not helped.
+            Frequency::StormAgain => (),
         }
         IrqReturn::Handled
     }
 }
 
-/// Wakes the thread if the interrupt was ours.
+/// More GPU interrupts than this within [`STORM_TIME`] are a storm. Each of them reports an error.
+const STORM: u32 = 50;
+/// Period over which interrupts are counted; see [`STORM`].
+const STORM_TIME: Delta = Delta::from_secs(1);
+/// A storm that begins at least this long after the last one counts as a new one.
+const CALM_TIME: Delta = Delta::from_secs(60);
+
+/// Verdict on the rate of interrupts, which decides how the last one is handled.
+#[derive(Debug, PartialEq, Eq)]
+enum Frequency {
+    /// The rate is acceptable: unmask the interrupt.
+    Fair,
+    /// Leave the interrupt masked, and reset the GPU.
+    Storm,
+    /// Leave the interrupt masked: a reset for the last storm has not helped.
+    StormAgain,
+}
+
+/// Detects an interrupt storm, such as one caused by an interrupt that cannot be cleared.
+struct Storm {
+    since: Instant<Monotonic>,
+    count: u32,
+    last: Option<Instant<Monotonic>>,
+}
+
+impl Storm {
+    /// Creates a detector that has counted nothing.
+    fn new(now: Instant<Monotonic>) -> Self {
+        Self {
+            since: now,
+            count: 0,
+            last: None,
+        }
+    }
+
+    /// Counts an interrupt at time `now`, and returns the verdict.
+    fn count(&mut self, now: Instant<Monotonic>) -> Frequency {
+        if now - self.since > STORM_TIME {
+            self.since = now;
+            self.count = 0;
+        }
+        self.count += 1;
+        if self.count <= STORM {
+            return Frequency::Fair;
+        }
+        self.count = 0;
+        match self.last.replace(now) {
+            Some(last) if now - last < CALM_TIME => Frequency::StormAgain,
+            _ => Frequency::Storm,
+        }
+    }
+}
+
+/// Returns the value that wakes the thread if the interrupt is from this device.
 fn wake_if(ours: bool) -> ThreadedIrqReturn {
     if ours {
         ThreadedIrqReturn::WakeThread
@@ -114,7 +214,7 @@ pub(super) struct Irqs<'a> {
 }
 
 impl<'a> Irqs<'a> {
-    /// Registers all three. The GPU raises none before it is told to.
+    /// Registers all three. The interrupts stay masked until probe unmasks them.
     pub(super) fn new(gpu: &Gpu<'a>, drm: &ARef<Device>) -> Result<Self> {
         let job = Job {
             gpu: gpu.clone(),
@@ -124,19 +224,57 @@ impl<'a> Irqs<'a> {
             gpu: gpu.clone(),
             drm: drm.clone(),
         };
-        let fault = Fault { gpu: gpu.clone() };
+        let (its_gpu, its_drm) = (gpu.clone(), drm.clone());
+        let fault = try_pin_init!(Fault {
+            gpu: its_gpu,
+            drm: its_drm,
+            storm <- new_spinlock!(Storm::new(Instant::now()), "drm_gpu::storm"),
+        }? Error);
 
         Ok(Self {
-            job: threaded_irq(gpu, c"job", c"drm_gpu-job", job)?,
-            mmu: threaded_irq(gpu, c"mmu", c"drm_gpu-mmu", mmu)?,
-            gpu: threaded_irq(gpu, c"gpu", c"drm_gpu-gpu", fault)?,
+            job: threaded_irq(gpu, JOB, c"drm_gpu-job", Ok(job))?,
+            mmu: threaded_irq(gpu, MMU, c"drm_gpu-mmu", Ok(mmu))?,
+            gpu: threaded_irq(gpu, GPU, c"drm_gpu-gpu", fault)?,
         })
     }
 
-    /// Waits until no handler and no thread of one runs.
+    /// Waits until no handler and no interrupt thread is running.
     pub(super) fn synchronize(&self) {
         self.job.synchronize();
         self.mmu.synchronize();
         self.gpu.synchronize();
+    }
+}
+
+#[kunit_tests(drm_gpu_irq)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn storms() {
+        let start = Instant::now();
+        let mut storm = Storm::new(start);
+        let mut burst = |now| {
+            (0..STORM)
+                .all(|_| storm.count(now) == Frequency::Fair)
+                .then(|| storm.count(now))
+        };
+
+        assert!(burst(start) == Some(Frequency::Storm));
+        assert!(burst(start + STORM_TIME) == Some(Frequency::StormAgain));
+        let later = start + STORM_TIME + CALM_TIME + Delta::from_millis(1);
+        assert!(burst(later) == Some(Frequency::Storm));
+    }
+
+    #[test]
+    fn now_and_then_is_no_storm() {
+        let start = Instant::now();
+        let mut storm = Storm::new(start);
+        let mut now = start;
+
+        for _ in 0..4 * STORM {
+            now = now + Delta::from_millis(100);
+            assert!(storm.count(now) == Frequency::Fair);
+        }
     }
 }

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Limits how much clients can make the driver log: some lines at once, then silence for a while.
+//! Limits how much the driver logs: a burst of lines, then none until the interval has passed. The
+//! next line after that is preceded by the number of lines that were suppressed.
+//!
+//! Each file has a limit for messages about its jobs, so that one client cannot suppress messages
+//! about another. Messages about the hardware have a limit of their own.
 //!
 //! One spinlock, a leaf.
 
@@ -15,16 +19,16 @@ use kernel::{
     }, //
 };
 
-/// Lines per interval.
+/// Number of lines allowed per interval.
 const BURST: u32 = 10;
-/// The interval.
+/// Length of the interval.
 const INTERVAL: Delta = Delta::from_secs(5);
 
 /// State of the limit.
 struct State {
     /// When the interval began.
     since: Instant<Monotonic>,
-    /// Lines in it so far.
+    /// Number of lines in the interval so far, including those suppressed.
     lines: u32,
 }
 
@@ -36,7 +40,7 @@ pub(crate) struct Ratelimit {
 }
 
 impl Ratelimit {
-    /// A limit that nothing was counted against.
+    /// Creates a limit against which nothing was counted yet.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             state <- new_spinlock!(
@@ -49,15 +53,55 @@ impl Ratelimit {
         })
     }
 
-    /// Whether one more line may be logged. Process context.
+    /// Counts a line. Returns whether it may be logged. If an interval with suppressed lines has
+    /// ended, logs their number first. Process context.
     pub(crate) fn allows(&self) -> bool {
-        let mut state = self.state.lock();
+        let (allowed, left_out) = self.state.lock().count(Instant::now());
 
-        if state.since.elapsed() > INTERVAL {
-            state.since = Instant::now();
-            state.lines = 0;
+        if left_out != 0 {
+            pr_notice!("{} message(s) like the next one suppressed\n", left_out);
         }
-        state.lines = state.lines.saturating_add(1);
-        state.lines <= BURST
+        allowed
+    }
+}
+
+impl State {
+    /// Counts a line. Returns whether it may be logged, and the number of lines suppressed in the
+    /// previous interval if this line begins a new one.
+    fn count(&mut self, now: Instant<Monotonic>) -> (bool, u32) {
+        let mut left_out = 0;
+
+        if now - self.since > INTERVAL {
+            left_out = self.lines.saturating_sub(BURST);
+            self.since = now;
+            self.lines = 0;
+        }
+        self.lines = self.lines.saturating_add(1);
+        (self.lines <= BURST, left_out)
+    }
+}
+
+#[kunit_tests(drm_gpu_ratelimit)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_left_out_are_told() {
+        let start = Instant::now();
+        let mut state = State {
+            since: start,
+            lines: 0,
+        };
+
+        for _ in 0..BURST {
+            assert!(state.count(start) == (true, 0));
+        }
+        for _ in 0..3 {
+            assert!(state.count(start) == (false, 0));
+        }
+        let later = start + INTERVAL + Delta::from_millis(1);
+        assert!(state.count(later) == (true, 3));
+        assert!(state.count(later) == (true, 0));
+        assert!(state.count(later + INTERVAL + Delta::from_millis(1)) == (true, 0));
     }
 }

@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the compatible string says about the system on a chip around the GPU.
+//! Properties of the SoC around the GPU, by compatible string.
 //!
-//! The facts are those of panfrost's table and of the devicetree binding `arm,mali-*`.
+//! The values are those of panfrost's table and of the devicetree bindings `arm,mali-*`.
 
 use kernel::prelude::*;
 
 use crate::hw::mali::power::Overrides;
 
-/// A kind of system.
+/// Properties of a SoC.
 #[derive(Clone, Copy)]
 pub(crate) struct Soc {
     /// Names of the supplies.
     pub(super) supplies: &'static [&'static CStr],
-    /// Names of the power domains, if there is more than one.
+    /// Names of the power domains if there is more than one, else empty.
     pub(super) domains: &'static [&'static CStr],
     /// Page tables must be in the AArch64 format.
     pub(crate) aarch64_tables: bool,
-    /// Settings that the GPU needs after each reset.
+    /// Register settings that the GPU needs after each reset.
     pub(super) overrides: Overrides,
 }
 
-/// Most systems: one supply, at most one power domain.
+/// Most SoCs: one supply, at most one power domain.
 pub(super) const DEFAULT: Soc = Soc {
     supplies: &[c"mali"],
     domains: &[],
@@ -35,16 +35,16 @@ impl Default for Soc {
     }
 }
 
-/// Amlogic.
+/// Amlogic SoCs.
 pub(super) const AMLOGIC: Soc = Soc {
     overrides: Overrides { amlogic: true },
     ..DEFAULT
 };
 
-/// Domain names of MediaTek systems; the first so many are used.
+/// Names of the power domains of MediaTek SoCs, of which each SoC uses the first few.
 const MEDIATEK_DOMAINS: &[&CStr] = &[c"core0", c"core1", c"core2", c"core3", c"core4"];
 
-/// A MediaTek system with a number of domains.
+/// Returns the properties of a MediaTek SoC with the given number of power domains.
 pub(super) const fn mediatek(domains: usize, aarch64_tables: bool) -> Soc {
     Soc {
         domains: MEDIATEK_DOMAINS.split_at(domains).0,

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What keeps the GPU alive: power domains, regulators, clocks, reset line.
+//! Resources of the GPU: power domains, regulators, reset line, operating point, clocks.
 //!
-//! They are turned on in that order and off in the reverse, by dropping. A missing one is an error
-//! with its name in the log; one whose driver has not come up yet is a quiet `EPROBE_DEFER`.
+//! They are turned on in that order, and off in the reverse order when they are dropped. To recover
+//! a GPU, all of them except the regulators and the operating point are turned off and on again.
+//! Some systems (Allwinner H616) hang if a power domain is switched while a clock runs or the reset
+//! line is released, which this order rules out. A missing resource is an error, logged with its
+//! name; one whose driver has not been probed yet leads to `EPROBE_DEFER`, which is not logged.
 
 use kernel::{
     clk::{
@@ -11,10 +14,12 @@ use kernel::{
         OptionalClk, //
     },
     device::{
+        property::NArgs,
         Bound,
         Device, //
     },
     fmt,
+    opp,
     pm_domain::{
         self,
         DomainList, //
@@ -28,34 +33,83 @@ use kernel::{
         ResetArray,
         Usage, //
     },
+    str::CString,
     sync::atomic::{
         Acquire,
         Atomic,
         Release, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
     }, //
 };
 
 use super::Soc;
 
-/// A clock that runs.
-struct Clock(Clk);
+/// Time for which the reset line is asserted, and again between its release and the first access to
+/// a register.
+const RESET_TIME: Delta = Delta::from_micros(100);
 
-impl Drop for Clock {
-    fn drop(&mut self) {
-        self.0.disable_unprepare();
+/// The clocks. Either all of those that the system has are running, or none.
+struct Clocks<'a> {
+    dev: &'a Device<Bound>,
+    gpu: Clk,
+    bus: OptionalClk,
+    bus_ace: OptionalClk,
+    run: Atomic<bool>,
+}
+
+impl<'a> Clocks<'a> {
+    /// Gets the clocks, without starting them.
+    fn get(dev: &'a Device<Bound>) -> Result<Self> {
+        let optional = |name| {
+            let clock = OptionalClk::get(dev, Some(name));
+
+            named(dev, fmt!("clock '{}'", name), clock)
+        };
+
+        Ok(Self {
+            dev,
+            gpu: named(dev, fmt!("GPU clock"), Clk::get(dev, None))?,
+            bus: optional(c"bus")?,
+            bus_ace: optional(c"bus_ace")?,
+            run: Atomic::new(false),
+        })
+    }
+
+    /// Starts the clocks. On error, none is left running. Sleeps.
+    fn start(&self) -> Result {
+        let dev = self.dev;
+
+        named(dev, fmt!("GPU clock"), self.gpu.prepare_enable())?;
+        named(dev, fmt!("bus clock"), self.bus.prepare_enable())
+            .inspect_err(|_| self.gpu.disable_unprepare())?;
+        named(dev, fmt!("ACE clock"), self.bus_ace.prepare_enable()).inspect_err(|_| {
+            self.bus.disable_unprepare();
+            self.gpu.disable_unprepare();
+        })?;
+        self.run.store(true, Release);
+        Ok(())
+    }
+
+    /// Stops the clocks if they are running. Sleeps.
+    fn stop(&self) {
+        if self.run.xchg(false, Acquire) {
+            self.bus_ace.disable_unprepare();
+            self.bus.disable_unprepare();
+            self.gpu.disable_unprepare();
+        }
     }
 }
 
-/// A clock that runs if the system has it.
-struct MaybeClock(OptionalClk);
-
-impl Drop for MaybeClock {
+impl Drop for Clocks<'_> {
     fn drop(&mut self) {
-        self.0.disable_unprepare();
+        self.stop();
     }
 }
 
-/// The reset line, released.
+/// The released reset line, which is asserted when this is dropped.
 struct Released<'a>(&'a Device<Bound>, ResetArray);
 
 impl Drop for Released<'_> {
@@ -66,21 +120,26 @@ impl Drop for Released<'_> {
     }
 }
 
-/// Everything that is on. Dropped from top to bottom.
+/// The resources that are on. Turned off from top to bottom when this is dropped.
 pub(super) struct Supply<'a> {
+    clocks: Clocks<'a>,
+    // Before the regulators: dropping this releases its reference to one.
+    _operating_points: Option<OperatingPoints>,
     reset: Released<'a>,
-    /// The reset line was asserted before its time, see [`Supply::force_reset`].
+    /// The reset line is asserted by [`Supply::force_reset`], or the power is off, in or after a
+    /// failed [`Supply::cycle_power`].
     held: Atomic<bool>,
-    _bus_ace_clock: MaybeClock,
-    _bus_clock: MaybeClock,
-    _clock: Clock,
     _regulators: KVec<Regulator<Enabled>>,
-    _domains: Option<DomainList<'a>>,
+    domains: Option<DomainList<'a>>,
 }
 
 impl<'a> Supply<'a> {
     /// Turns everything on. Sleeps.
+    ///
+    /// `EINVAL` if the devicetree does not have the number of power domains that the system needs:
+    /// the registers of a GPU that is not powered must not be touched.
     pub(super) fn new(dev: &'a Device<Bound>, soc: &Soc) -> Result<Self> {
+        check_domains(dev, soc)?;
         // A single domain is attached and turned on by the driver core.
         let domains = if soc.domains.len() > 1 {
             let list = DomainList::attach(dev, soc.domains, pm_domain::Power::FollowFromOn);
@@ -96,28 +155,34 @@ impl<'a> Supply<'a> {
             regulators.push(regulator, GFP_KERNEL)?;
         }
 
-        let clock = named(dev, fmt!("GPU clock"), Clk::get(dev, None))?;
-        named(dev, fmt!("GPU clock"), clock.prepare_enable())?;
-        let clock = Clock(clock);
-        let bus_clock = optional_clock(dev, c"bus")?;
-        let bus_ace_clock = optional_clock(dev, c"bus_ace")?;
-
         let reset = ResetArray::get_optional(dev, Usage::Exclusive);
         let reset = named(dev, fmt!("reset line"), reset)?;
         named(dev, fmt!("reset line"), reset.deassert())?;
+        let reset = Released(dev, reset);
+
+        let clocks = Clocks::get(dev)?;
+        // Set before the clocks start: the present voltage may be too low for the rate.
+        let operating_points = OperatingPoints::new(dev, soc, &clocks.gpu);
+        let operating_points = named(dev, fmt!("operating point"), operating_points)?;
+        clocks.start()?;
+        dev_info!(
+            dev,
+            "GPU clock at {} kHz, bus clock at {} kHz\n",
+            clocks.gpu.rate().as_khz(),
+            clocks.bus.rate().as_khz()
+        );
 
         Ok(Self {
-            reset: Released(dev, reset),
+            clocks,
+            _operating_points: operating_points,
+            reset,
             held: Atomic::new(false),
-            _bus_ace_clock: bus_ace_clock,
-            _bus_clock: bus_clock,
-            _clock: clock,
             _regulators: regulators,
-            _domains: domains,
+            domains,
         })
     }
 
-    /// Stops a GPU that does not listen to commands. Whether that has surely stopped it.
+    /// Holds the GPU in reset. Returns whether it is known to have stopped. Sleeps.
     pub(super) fn force_reset(&self) -> bool {
         let Released(dev, reset) = &self.reset;
 
@@ -132,23 +197,146 @@ impl<'a> Supply<'a> {
         false
     }
 
-    /// Whether the GPU is held in reset. Its registers are not to be touched then.
+    /// Asserts the reset line for [`RESET_TIME`], then releases it. `ENODEV` if there is none.
+    /// Sleeps.
+    pub(super) fn pulse_reset(&self) -> Result {
+        let Released(_, reset) = &self.reset;
+
+        if !reset.is_present() {
+            return Err(ENODEV);
+        }
+        reset.assert()?;
+        fsleep(RESET_TIME);
+        reset.deassert()?;
+        fsleep(RESET_TIME);
+        Ok(())
+    }
+
+    /// Cuts the power of the GPU and turns it on again, with the clocks stopped and the reset line
+    /// asserted in between. Also ends a [`Self::force_reset`]. Nobody may touch a register
+    /// meanwhile, nor after an error, while [`Self::is_held`] is true. Sleeps and may wait for
+    /// memory.
+    ///
+    /// A power domain that other devices use stays on, as do the regulators.
+    pub(super) fn cycle_power(&self) -> Result {
+        let Released(dev, reset) = &self.reset;
+
+        self.held.store(true, Release);
+        // This also turns off cores that are still on, before they lose their power.
+        named(dev, fmt!("reset line"), reset.assert())?;
+        self.clocks.stop();
+        let cycled = pm_domain::cycle(dev, self.domains.as_ref());
+        if !named(dev, fmt!("power"), cycled)? {
+            dev_warn!(dev, "the power of the GPU stays on\n");
+        }
+        named(dev, fmt!("reset line"), reset.deassert())?;
+        self.clocks.start()?;
+        fsleep(RESET_TIME);
+        self.held.store(false, Release);
+        Ok(())
+    }
+
+    /// Returns whether the GPU is held in reset or has no power. Its registers must not be touched
+    /// then.
     pub(super) fn is_held(&self) -> bool {
         self.held.load(Acquire)
     }
 }
 
-/// Turns on a clock that not every system has.
-fn optional_clock(dev: &Device<Bound>, name: &'static CStr) -> Result<MaybeClock> {
-    let clock = OptionalClk::get(dev, Some(name));
-    let clock = named(dev, fmt!("clock '{}'", name), clock)?;
-    let on = clock.prepare_enable();
+/// Refuses a devicetree node whose number of power domains is not that of the SoC.
+///
+/// The driver core attaches a single domain, and [`Supply`] attaches named ones. Several domains
+/// without names would be attached by neither, which would leave the GPU without power.
+fn check_domains(dev: &Device<Bound>, soc: &Soc) -> Result {
+    let domains = dev.fwnode().map_or(0, |node| {
+        (0..)
+            .take_while(|&index| {
+                let cells = NArgs::Prop(c"#power-domain-cells");
 
-    named(dev, fmt!("clock '{}'", name), on)?;
-    Ok(MaybeClock(clock))
+                node.property_get_reference_args(c"power-domains", cells, index)
+                    .is_ok()
+            })
+            .count()
+    });
+
+    if domains.max(1) == soc.domains.len().max(1) {
+        return Ok(());
+    }
+    dev_err!(
+        dev,
+        "the devicetree has {} power domains, the GPU of this system has {}\n",
+        domains,
+        soc.domains.len().max(1)
+    );
+    Err(EINVAL)
 }
 
-/// Says which resource an error is about.
+/// The operating points of the GPU: the voltage that each clock rate needs.
+struct OperatingPoints {
+    _table: opp::Table,
+    // Last: the table depends on it. [`None`] if there is no regulator for the driver to set.
+    _config: Option<opp::ConfigToken>,
+}
+
+/// Leaves setting the clock and the regulator to the OPP library.
+#[derive(Default)]
+struct LibraryOps;
+
+#[vtable]
+impl opp::ConfigOps for LibraryOps {}
+
+impl OperatingPoints {
+    /// Sets the rate and voltage of the lowest operating point that is not below the present rate
+    /// of `clock`, or of the highest one if there is none.
+    ///
+    /// The boot loader may have left a voltage that does not fit the rate, or a rate that is not in
+    /// the table. Returns [`None`] for systems without a table, for those with several supplies,
+    /// whose voltages depend on each other, and if all points are for speed bins.
+    fn new(dev: &Device<Bound>, soc: &Soc, clock: &Clk) -> Result<Option<Self>> {
+        let &[supply] = soc.supplies else {
+            return Ok(None);
+        };
+        let present = dev
+            .fwnode()
+            .is_some_and(|node| node.property_present(c"operating-points-v2"));
+        if !present {
+            return Ok(None);
+        }
+
+        let mut names = KVec::with_capacity(1, GFP_KERNEL)?;
+        names.push(CString::try_from(supply)?, GFP_KERNEL)?;
+        let config = match opp::Config::<LibraryOps>::new()
+            .set_regulator_names(names)?
+            .set(dev)
+        {
+            Err(ENODEV) => None,
+            config => Some(config?),
+        };
+        let table = match opp::Table::from_of(&dev.into(), 0) {
+            // Each point is for certain speed bins, and the bin of this GPU is not known.
+            Err(ENOENT) => {
+                dev_info!(
+                    dev,
+                    "all operating points depend on the speed bin, which is not known\n"
+                );
+                return Ok(None);
+            }
+            table => table?,
+        };
+
+        let rate = clock.rate();
+        let point = table
+            .opp_from_freq(rate, None, None, opp::SearchType::Ceil)
+            .or_else(|_| table.opp_from_freq(rate, None, None, opp::SearchType::Floor))?;
+        table.set_opp(&point)?;
+        Ok(Some(Self {
+            _table: table,
+            _config: config,
+        }))
+    }
+}
+
+/// Logs an error, other than `EPROBE_DEFER`, with the name of the resource. Returns `result`.
 fn named<T>(dev: &Device<Bound>, what: fmt::Arguments<'_>, result: Result<T>) -> Result<T> {
     result.inspect_err(|&e| {
         if e != EPROBE_DEFER {

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Resetting a GPU, losing it, finding it again, and stopping it for good.
+//!
+//! If a reset by command fails, the reset line is used, if there is one. If that fails as well, the
+//! GPU is *lost*: it is held in reset, or at least given no more work, and ioctls fail with
+//! `ENODEV`. A worker of the job side tries to recover it at once and then periodically: it cuts
+//! the power, turns it on again, and resets the GPU. Work resumes when that succeeds.
+//!
+//! Power is cut only after all jobs have been failed, because fences wait for a reset, and
+//! switching clocks and power domains takes locks under which others wait for memory.
+//!
+//! Nobody may touch a register while the power is off or the reset line is asserted. So code that
+//! can run at any time touches registers only within an RCU read-side section, or with a spinlock
+//! held, after [`Hw::off_limits`] has returned false in that section; [`Hw::while_on`] does that.
+//! Interrupt handlers check [`Hw::listens`] instead. Code that sleeps in between holds the job
+//! side's mutex or [`Hw::reset`](super::Hw).
+//!
+//! There is one mutex, [`Hw::reset`](super::Hw), which nests inside that of the job side. The
+//! functions that reset, stop or find the GPU sleep but, except for [`Hw::cycle_power`](super::Hw),
+//! allocate nothing.
+
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Release, //
+        },
+        rcu::{
+            self,
+            synchronize_rcu, //
+        }, //
+    }, //
+};
+
+use super::{
+    Device,
+    Hw, //
+};
+use crate::hw::mali::{
+    self,
+    IoMem, //
+};
+
+impl Hw<'_> {
+    /// Returns whether the GPU is stopped, so that it reaches no memory unless it is abandoned.
+    pub(crate) fn stopped(&self) -> bool {
+        self.stopped.load(Acquire)
+    }
+
+    /// Returns whether nothing may be started: the GPU is lost or is being unbound.
+    pub(crate) fn halted(&self) -> bool {
+        self.unbinding.load(Acquire) || self.lost.load(Acquire)
+    }
+
+    /// Returns whether no register may be touched: the GPU has halted, or its reset line is driven,
+    /// after which work goes on.
+    pub(crate) fn off_limits(&self) -> bool {
+        self.halted() || self.quiet.load(Acquire)
+    }
+
+    /// Returns whether interrupt handlers may read registers. That is so for longer than work can
+    /// be started, because a level interrupt that no handler masks is raised again at once.
+    pub(super) fn listens(&self) -> bool {
+        !self.stopped() && !self.quiet.load(Acquire)
+    }
+
+    /// Calls `f`, which drives the reset line, while nobody touches a register. [`Self::reset`] is
+    /// held. Sleeps.
+    fn quietly<R>(&self, f: impl FnOnce() -> R) -> R {
+        self.quiet.store(true, Release);
+        // Waits for code that has not seen the flag yet.
+        synchronize_rcu();
+        let ret = f();
+        self.quiet.store(false, Release);
+        ret
+    }
+
+    /// Calls `f` with the registers, unless they are [off limits](Self::off_limits). They are not
+    /// put off limits until `f` has returned. `f` runs in an RCU read-side section and must not
+    /// sleep.
+    pub(crate) fn while_on<R>(&self, f: impl FnOnce(&IoMem<'_>) -> R) -> Option<R> {
+        let _rcu = rcu::read_lock();
+
+        (!self.off_limits()).then(|| f(&self.io))
+    }
+
+    /// Calls `f` while no reset is under way. Sleeps.
+    pub(crate) fn between_resets<R>(&self, f: impl FnOnce() -> R) -> R {
+        let _one = self.reset.lock();
+
+        f()
+    }
+
+    /// Resets the GPU and makes it ready for work: the cores are on, the address spaces forgotten,
+    /// and the interrupts unmasked except that of the jobs.
+    ///
+    /// The caller ensures that nothing programs a job slot meanwhile. Sleeps. Allocates nothing, so
+    /// that fences may depend on it. `ENODEV` if the GPU has halted or is gone. After any error the
+    /// GPU has halted, and is stopped if that was possible.
+    pub(crate) fn recover(&self, drm: &Device) -> Result {
+        let _one = self.reset.lock();
+
+        if self.halted() {
+            return Err(ENODEV);
+        }
+        mali::irq::mask_all(&self.io);
+        if let Err((error, reset)) = self.reset_somehow(drm) {
+            self.lost.store(true, Release);
+            self.stop_after(drm, reset);
+            return Err(error);
+        }
+        self.resume();
+        Ok(())
+    }
+
+    /// Keeps everybody except [`Self::find`] and unbind from the registers of a lost GPU, in
+    /// preparation for [`Self::cycle_power`]. The mutex of the job side is held.
+    pub(crate) fn lock_out(&self) {
+        // This does not clear the mark of an abandoned GPU, which still counts as reaching memory.
+        self.stopped.store(true, Release);
+    }
+
+    /// Cuts the power of a lost GPU and turns it on again. Sleeps and may wait for memory, so the
+    /// caller holds no lock that a fence depends on. [`Self::lock_out`] must have been called
+    /// before, and [`Self::find`] follows. Unbind waits for this to end before it touches a
+    /// register.
+    pub(crate) fn cycle_power(&self) {
+        // Waits for code, such as an interrupt handler, that has not seen `lost` or `stopped` yet.
+        synchronize_rcu();
+        // An error has been logged, and the supply is held then; the next attempt starts from
+        // there.
+        let _ = self.supply.cycle_power();
+    }
+
+    /// Tries to make a lost GPU work again. Sleeps. After an error the GPU is still lost, or is
+    /// being unbound, or was not lost. On success it is in the state that [`Self::recover`] leaves
+    /// it in.
+    pub(crate) fn find(&self, drm: &Device) -> Result {
+        let _one = self.reset.lock();
+
+        if self.unbinding.load(Acquire) || !self.lost.load(Acquire) {
+            return Err(ENODEV);
+        }
+        if self.supply.is_held() {
+            return Err(EIO);
+        }
+        if let Err((error, reset)) = self.reset_somehow(drm) {
+            self.stop_after(drm, reset);
+            return Err(error);
+        }
+        drm.slots.unabandon();
+        self.stopped.store(false, Release);
+        self.lost.store(false, Release);
+        self.resume();
+        Ok(())
+    }
+
+    /// Resets the GPU by command, else by its reset line, and turns its cores on. An error comes
+    /// with the result of the last reset, for [`Self::stop_after`].
+    fn reset_somehow(&self, drm: &Device) -> Result<(), (Error, Result)> {
+        let reset = self.reset_by_command(drm);
+        let error = match reset.and_then(|()| self.wake()) {
+            Ok(()) => return Ok(()),
+            // The device is gone: its reset line does not help.
+            Err(e) if e == ENODEV => return Err((e, reset)),
+            Err(e) => e,
+        };
+
+        if let Err(e) = self.quietly(|| self.supply.pulse_reset()) {
+            if e != ENODEV {
+                dev_err!(self.dev(), "reset line: {:?}\n", e);
+            }
+            return Err((error, reset));
+        }
+        dev_warn!(self.dev(), "the GPU was reset by its reset line\n");
+        mali::reset::forget(&self.io);
+        drm.slots.forget_all();
+        self.wake().map_err(|e| (e, Ok(())))
+    }
+
+    /// Resets the GPU by command. On success, the MMU has forgotten all address spaces.
+    fn reset_by_command(&self, drm: &Device) -> Result {
+        mali::reset::prepare(self.dev(), &self.io, &self.caps);
+        match drm.slots.reset(|| mali::reset::soft(&self.io)) {
+            Err(ETIMEDOUT) => {
+                mali::reset::finish(self.dev(), &self.io)?;
+                drm.slots.forget_all();
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Turns the cores on after a reset.
+    fn wake(&self) -> Result {
+        mali::power::on(
+            self.dev(),
+            &self.io,
+            &self.id,
+            &self.caps,
+            self.soc.overrides,
+        )
+    }
+
+    /// Restarts the cycle counter and the interrupts, after the cores were turned on.
+    fn resume(&self) {
+        mali::counter::restart(&self.io, &self.cycle_users);
+        self.start_irqs();
+    }
+
+    /// Clears old interrupts of the MMU and the jobs, and unmasks those of the GPU and the MMU
+    /// unless the GPU has halted.
+    pub(super) fn start_irqs(&self) {
+        mali::irq::clear(&self.io);
+        if !self.halted() {
+            mali::irq::unmask_gpu(&self.io);
+            mali::irq::unmask_mmu(&self.io, 0);
+        }
+    }
+
+    /// First part of the halt: prevents anything from being started and any interrupt from being
+    /// unmasked from now on.
+    pub(super) fn begin_halt(&self) {
+        self.unbinding.store(true, Release);
+        // Waits until nobody drives the reset line.
+        let _one = self.reset.lock();
+        if !self.supply.is_held() {
+            mali::irq::mask_all(&self.io);
+        }
+    }
+
+    /// Second part of the halt, after all interrupt threads have ended: stops the GPU for good.
+    pub(super) fn halt(&self, drm: &Device) {
+        let _one = self.reset.lock();
+
+        // A failed reset may have stopped the GPU already. A lost GPU is marked as stopped for the
+        // power cycle, even if it is abandoned and its power stays on, so that mark alone does not
+        // suffice.
+        if (!self.stopped() || drm.slots.is_abandoned()) && !self.supply.is_held() {
+            mali::irq::mask_all(&self.io);
+            let reset = self.reset_by_command(drm);
+
+            self.stop_after(drm, reset);
+        }
+    }
+
+    /// Records whether `reset`, the result of a reset, has stopped the GPU. If it has not, holds
+    /// the GPU in reset. If that fails as well, abandons the GPU: the memory that it may reach is
+    /// leaked, because fences cannot wait for it for ever.
+    fn stop_after(&self, drm: &Device, reset: Result) {
+        let note = |stopped| {
+            match stopped {
+                true => drm.slots.unabandon(),
+                false => drm.slots.abandon(),
+            }
+            self.stopped.store(stopped, Release);
+        };
+
+        match reset {
+            Ok(()) => note(true),
+            // A device that has left the bus does not write to memory either.
+            Err(e) if e == ENODEV => note(true),
+            Err(_) => self.quietly(|| note(self.supply.force_reset())),
+        }
+    }
+}
