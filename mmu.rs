@@ -2,36 +2,54 @@
 
 //! GPU address spaces.
 //!
-//! - [`Vm`] belongs to a file: while it exists, so do its addresses and its claim on the hardware.
-//! - [`Space`] is what it consists of: page table and VA tree. The hardware slots and the fault
-//!   path share it, and never keep a [`Vm`] alive.
+//! - [`Vm`] is the address space of a file. While it exists, so do its addresses and its claim on
+//!   the hardware. It treats the owner's data about the memory in it as opaque.
+//! - [`Space`] is the part of a [`Vm`] that the hardware slots and the fault path share: page table
+//!   and VA tree. They hold references to it, and never keep the [`Vm`] alive.
 //! - [`VaNode`] is a range of addresses, held by a mapping of a BO.
 //! - [`Slots`] are the address spaces of the hardware, of which there are fewer than files. A space
-//!   gets one when a job of it runs, and keeps it until another needs it.
-//! - [`Occupants`](occupants::Occupants) are the jobs of a space that are in the hardware.
+//!   gets one when a job of it is about to run, and keeps it until another space needs it.
+//! - [`Orphans`](orphans::Orphans) keeps memory that has no owner any more, but that the hardware
+//!   may still reach.
+//! - [`Change`](change::Change) decides how thorough a flush has to be.
+//! - [`closing`] removes the mappings of a BO, or of a whole file.
+//! - [`Occupants`](occupants::Occupants) tracks which jobs of a space are in the hardware.
 //! - [`fault`] is the thread of the MMU interrupt.
 //!
 //! # Locks
 //!
-//! The VA tree has a spinlock, the slots have one; neither nests in the other. Page tables have
-//! none: whoever maps or unmaps holds the [`VaNode`] of the range, so ranges are disjoint, and the
-//! table code is built for that.
+//! The VA tree has a spinlock, and the slots have one; neither nests in the other. Code that maps
+//! or unmaps holds the [`VaNode`] of the range. While it writes to the page table it also holds the
+//! spinlock of the table, inside which that of the slots may be taken.
 //!
-//! # What must go before what
+//! # Teardown order
 //!
-//! A table is freed while accesses through it are locked out. A range is unmapped before its
-//! [`VaNode`] is dropped, and flushed before its pages are freed. [`Space::unmap`] does both; if it fails, the hardware may still reach the pages and they must be
-//! leaked. A [`Vm`] gives its slot back before its page table can go.
+//! A table of 4 KiB entries is freed only while the accesses through it are locked out. A range is
+//! unmapped before its [`VaNode`] is dropped, and flushed before its pages are freed; if jobs of
+//! the space run, the flush also waits for their accesses and writes the GPU's caches back.
+//! [`Space::unmap`] does all of that; if it fails, the hardware may still reach the pages until it
+//! is reset, and they are [kept](Space::keep). A [`Vm`] gives its slot back before its page table
+//! can be freed.
 
+mod change;
+mod closing;
 pub(crate) mod fault;
 mod occupants;
+mod orphans;
 mod page_table;
 pub(crate) mod slots;
 mod va;
 mod vm;
 
+pub(crate) use fault::{
+    Grow,
+    Growth, //
+};
 pub(crate) use occupants::Seen;
-pub(crate) use page_table::Prot;
+pub(crate) use page_table::{
+    PageTables,
+    Prot, //
+};
 pub(crate) use slots::Slots;
 pub(crate) use vm::{
     Space,

@@ -2,31 +2,33 @@
 
 //! The thread of the MMU interrupt.
 //!
-//! A fault stalls the job that made the access. If it hit a heap, the heap grows and the access is
-//! made again. Any other fault ends the jobs of the address space, because the hardware offers
-//! nothing finer: the address space is turned off, all accesses in it fail, and the next job that is
-//! submitted to it turns it on again.
+//! A fault stalls the job that made the access. If the address belongs to memory that
+//! [grows](Grow), such as a heap, the memory is mapped there and the access is retried. Any other
+//! fault ends all jobs of the address space, because the hardware has no finer means: the address
+//! space is turned off, so that all accesses in it fail, and the next job of the space turns it on
+//! again.
 //!
-//! Fences wait for what happens here: nothing blocks on memory or on another fence. No lock is held
-//! when a heap is asked to grow.
+//! This is a fence-signalling section: nothing here waits for memory or for another fence.
+//! [`Grow::grow`] is called without any lock held.
 
 use kernel::{
     prelude::*,
     sync::Arc, //
 };
 
-use super::Space;
+use super::{
+    slots::TakenFault,
+    Space, //
+};
 use crate::{
     device::{
         Device,
         Gpu, //
     },
-    gem::heap::Growth,
     hw::mali::{
         irq,
         job,
         mmu::{
-            self,
             Fault,
             MAX_AS, //
         },
@@ -34,19 +36,38 @@ use crate::{
     }, //
 };
 
-/// How often the status is read before the thread returns. The interrupt comes again if there is
-/// more.
+/// Memory that grows when the GPU touches it, such as a heap.
+pub(crate) trait Grow: Send + Sync {
+    /// Maps memory around `va`, where a job is stalled, or has a worker do so. An error ends the
+    /// jobs of the address space.
+    ///
+    /// Called by the interrupt thread with no lock held. Must not wait for memory or for a fence.
+    fn grow(self: Arc<Self>, gpu: &Gpu<'_>, va: u64) -> Result<Growth>;
+}
+
+/// The outcome of a fault on memory that grows.
+pub(crate) enum Growth {
+    /// Memory was mapped, and the flush after that has let the access go on.
+    Mapped,
+    /// Memory was mapped there before: the caller has to retry the access.
+    Present,
+    /// A worker allocates the memory. It then lets the access go on, or ends the job.
+    Stalled,
+}
+
+/// Number of times the status is read before the thread returns. Faults that are still pending
+/// raise the interrupt again.
 const ROUNDS: usize = 32;
 
-/// Handles faults until there are none. The caller unmasks.
-pub(crate) fn handle(drm: &Device, gpu: &Gpu<'_>) {
+/// Handles faults until none are pending, for at most [`ROUNDS`] rounds. The caller unmasks the
+/// interrupt.
+///
+/// Calls `failed` with the number of each slot that was turned off: the jobs in it have to end.
+pub(crate) fn handle(drm: &Device, gpu: &Gpu<'_>, failed: impl Fn(u8)) {
     for _ in 0..ROUNDS {
-        if gpu.halted() {
-            return;
-        }
         let ignored = drm.slots.faulty();
-        // A device that is gone has no faults to handle.
-        let Ok(pending) = irq::pending_mmu(gpu.io()) else {
+        // A device that is gone or has halted has no faults to handle.
+        let Some(Ok(pending)) = gpu.while_on(irq::pending_mmu) else {
             return;
         };
         let pending = pending & !(ignored | ignored << 16);
@@ -55,47 +76,51 @@ pub(crate) fn handle(drm: &Device, gpu: &Gpu<'_>) {
         }
 
         for nr in 0..MAX_AS {
-            let (page, bus) = (pending & 1 << nr != 0, pending & 1 << (nr + 16) != 0);
-
-            if page || bus {
+            if pending & 0x1_0001 << nr != 0 {
                 // There are 16 numbers.
-                handle_one(drm, gpu, nr as u8, bus);
+                let nr = nr as u8;
+
+                if handle_one(drm, gpu, nr) {
+                    failed(nr);
+                }
             }
         }
     }
 }
 
-/// Handles the fault of one address space.
-fn handle_one(drm: &Device, gpu: &Gpu<'_>, nr: u8, bus_error: bool) {
-    let Ok(fault) = mmu::take_fault(gpu, nr) else {
-        return;
+/// Handles the fault of one slot, if it is still pending: handling those before it may have taken a
+/// while. Returns whether the slot was turned off.
+fn handle_one(drm: &Device, gpu: &Gpu<'_>, nr: u8) -> bool {
+    let Some(TakenFault {
+        fault,
+        bus_error,
+        space,
+    }) = drm.slots.take_fault(gpu, nr)
+    else {
+        return false;
     };
-    // An interrupt without an owner, or without a cause, has been cleared, and that was all.
-    let Some(space) = drm.slots.space(nr) else {
-        return;
-    };
+    // An interrupt without a cause has been cleared by now; nothing else to do.
     if !bus_error && fault.exception == Exception::OK {
-        return;
+        return false;
     }
 
     if !bus_error && fault.exception.is_translation_fault() && mend(gpu, &space, &fault) {
-        return;
+        return false;
     }
 
     report(gpu, nr, &space, &fault, bus_error);
-    if drm.slots.fail_at(gpu, nr, &space) {
-        drm.jobs.fault(drm, gpu, nr);
-    }
+    drm.slots.fail_at(gpu, nr, &space)
 }
 
-/// Lets the heap grow that was hit. Whether that has mended the fault, or will.
+/// Grows the memory at the address of the fault, if it can grow. Returns whether that resolves the
+/// fault, now or through a worker.
 fn mend(gpu: &Gpu<'_>, space: &Arc<Space>, fault: &Fault) -> bool {
-    let Some((heap, _)) = space.lookup(fault.address) else {
+    let Some(memory) = space.lookup(fault.address) else {
         return false;
     };
 
-    match heap.grow(gpu, fault.address) {
-        // Another flush here would make the next fault of the job appear twice.
+    match memory.grow(gpu, fault.address) {
+        // Not another flush: it would make the next fault of the job appear twice.
         Ok(Growth::Mapped | Growth::Stalled) => true,
         Ok(Growth::Present) => {
             space.retry(gpu, fault.address);
@@ -107,7 +132,7 @@ fn mend(gpu: &Gpu<'_>, space: &Arc<Space>, fault: &Fault) -> bool {
 
 /// Logs a fault that ends jobs.
 fn report(gpu: &Gpu<'_>, nr: u8, space: &Space, fault: &Fault, bus_error: bool) {
-    if !gpu.log.allows() {
+    if !space.log().allows() {
         return;
     }
 
@@ -122,18 +147,18 @@ fn report(gpu: &Gpu<'_>, nr: u8, space: &Space, fault: &Fault, bus_error: bool) 
         fault.source,
         nr,
         space.id(),
-        job::slots_of(gpu, nr)
+        gpu.while_on(|_| job::slots_of(gpu, nr)).unwrap_or(0)
     );
     match space.nearest(fault.address) {
         Some(bo) if bo.contains(&fault.address) => dev_notice!(
             gpu.dev(),
-            "it lies in the BO at {:#x} to {:#x}\n",
+            "the address is in the BO at {:#x} to {:#x}\n",
             bo.start,
             bo.end
         ),
         Some(bo) => dev_notice!(
             gpu.dev(),
-            "the BO below it is at {:#x} to {:#x}\n",
+            "the next BO below the address is at {:#x} to {:#x}\n",
             bo.start,
             bo.end
         ),

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which jobs of an address space are in the hardware.
+//! Record of which jobs of an address space are in the hardware.
 //!
-//! A fault tells an address and an address space, but not which job has made the access. Whether it can be
-//! the same as that of an earlier fault is told by whether a job has stayed in its slot in between.
+//! A fault reports an address and an address space, but not the job that made the access. It can
+//! come from the same job as an earlier fault only if some job has stayed in its slot in between,
+//! which this record shows.
 
 use kernel::{
     prelude::*,
@@ -18,25 +19,26 @@ use crate::hw::mali::job::{
     SLOTS, //
 };
 
-/// Jobs of one job slot; both wrap.
+/// Counts of the jobs in one job slot. Both wrap.
 struct Counts {
-    /// How many were given to it, and not taken back before they began.
+    /// Number of jobs given to the slot, without those taken back before they began.
     entered: Atomic<u32>,
-    /// How many of these have left it.
+    /// Number of those jobs that have left the slot.
     left: Atomic<u32>,
 }
 
 /// The jobs of an address space that are in the hardware.
 ///
-/// Whoever changes it has locked the job queue; others may look on at any time.
+/// Changed with the job queue locked. May be read at any time.
 pub(crate) struct Occupants([Counts; SLOTS]);
 
-/// The jobs that were in the hardware at some moment: by slot, the number of the one that ran.
+/// The jobs that were running at some moment: for each job slot, the number of the job that ran in
+/// it, counted by departures from the slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Seen(pub(crate) [Option<u32>; SLOTS]);
 
 impl Occupants {
-    /// None.
+    /// Creates a record without jobs.
     pub(super) fn new() -> Self {
         Self(
             [const {
@@ -52,14 +54,15 @@ impl Occupants {
         self.0.get(slot.index())
     }
 
-    /// A job is about to be given to the hardware.
+    /// Records that a job is about to be given to the hardware.
     pub(crate) fn enter(&self, slot: Slot) {
         if let Some(counts) = self.of(slot) {
             counts.entered.add(1, Relaxed);
         }
     }
 
-    /// A job was not taken by the hardware, or taken back before it had begun.
+    /// Undoes [`Self::enter`] for a job that the hardware did not take, or that was taken back
+    /// before it began.
     pub(crate) fn take_back(&self, slot: Slot) {
         if let Some(counts) = self.of(slot) {
             let entered = counts.entered.load(Relaxed);
@@ -68,14 +71,14 @@ impl Occupants {
         }
     }
 
-    /// The job that ran has left the hardware.
+    /// Records that the running job of a slot has left the hardware.
     pub(crate) fn leave(&self, slot: Slot) {
         if let Some(counts) = self.of(slot) {
             counts.left.add(1, Relaxed);
         }
     }
 
-    /// The jobs that run now.
+    /// Returns the jobs that are running now.
     pub(crate) fn seen(&self) -> Seen {
         Seen(self.0.each_ref().map(|counts| {
             let left = counts.left.load(Relaxed);
@@ -86,7 +89,10 @@ impl Occupants {
 }
 
 impl Seen {
-    /// Whether a job that ran earlier is still there.
+    /// Largest number of jobs that run at the same time.
+    pub(crate) const MAX: usize = SLOTS;
+
+    /// Returns whether one of the jobs in `earlier` is still running.
     pub(crate) fn has_one_of(&self, earlier: &Seen) -> bool {
         let mut slots = self.0.iter().zip(&earlier.0);
 
@@ -107,7 +113,7 @@ mod tests {
         let alone = jobs.seen();
         assert!(jobs.seen().has_one_of(&alone));
 
-        // Others come and go.
+        // Other jobs come and go.
         jobs.enter(Slot::Fragment);
         jobs.enter(Slot::Tiler);
         jobs.leave(Slot::Fragment);

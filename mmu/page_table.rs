@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Page tables of the GPU, in one of two formats: Midgard's own, which all these GPUs can walk, and
-//! that of 64-bit Arm CPUs, which some systems need.
+//! that of 64-bit Arm CPUs, which some systems require.
 //!
-//! A table is a device-managed resource: it is gone when unbind is over, however long its owner
-//! lives; unless the GPU was abandoned and may walk it for ever. All accesses go through a bound
-//! device.
+//! A table is a device-managed resource: unbind frees it, however long its owner lives, unless the
+//! GPU is abandoned and may go on walking it, in which case the table is leaked. All accesses to a
+//! table require a bound device.
 //!
-//! This is the one place of the driver that tells the GPU where memory is.
+//! No other code of the driver gives physical addresses to the GPU's MMU.
 
 use core::{
     mem,
@@ -21,7 +21,10 @@ use kernel::{
         Bound,
         Device, //
     },
-    devres::DevresLt,
+    devres::{
+        DevresItemLt,
+        DevresListLt, //
+    },
     dma::DmaAddress,
     iommu::pgtable::{
         prot,
@@ -30,7 +33,9 @@ use kernel::{
         Config,
         IoPageTable,
         IoPageTableFmt,
+        Reserved,
         TablePool,
+        Writer,
         ARM64LPAES1, //
     },
     prelude::*,
@@ -55,7 +60,7 @@ use crate::{
     hw::mali::mmu, //
 };
 
-/// What the GPU may do with pages. Reading it always may.
+/// Access rights of the GPU to pages. Reading is always allowed.
 #[derive(Clone, Copy)]
 pub(crate) struct Prot {
     /// Run shaders from them.
@@ -65,7 +70,7 @@ pub(crate) struct Prot {
 }
 
 impl Prot {
-    /// As the page-table code wants it.
+    /// Returns the rights as flags of the page-table code.
     fn bits(self) -> u32 {
         let noexec = if self.exec { 0 } else { prot::NOEXEC };
         let write = if self.write { prot::WRITE } else { 0 };
@@ -74,9 +79,10 @@ impl Prot {
     }
 }
 
-/// A table that is leaked on purpose if the hardware may go on to walk it.
+/// A table that is leaked instead of freed if the GPU is abandoned, as it may go on walking the
+/// table.
 struct Walked<'a, F: IoPageTableFmt> {
-    /// Always there, until it is dropped.
+    /// [`None`] only while this is being dropped.
     table: Option<IoPageTable<'a, F>>,
     drm: ARef<DrmDevice>,
 }
@@ -110,34 +116,74 @@ type Aarch64 = CovariantForLt!(Walked<'_, ARM64LPAES1>);
 /// A table in either format.
 enum Table {
     /// Midgard's own.
-    Legacy(DevresLt<Legacy>),
+    Legacy(DevresItemLt<Legacy>),
     /// 64-bit Arm.
-    Aarch64(DevresLt<Aarch64>),
+    Aarch64(DevresItemLt<Aarch64>),
+}
+
+/// The page tables of a device, which are freed when the device unbinds.
+pub(crate) struct PageTables {
+    legacy: DevresListLt<Legacy>,
+    aarch64: DevresListLt<Aarch64>,
+}
+
+impl PageTables {
+    /// Creates the lists, without tables. Sleeps.
+    pub(crate) fn new(dev: &Device<Bound>) -> Result<Self> {
+        Ok(Self {
+            legacy: DevresListLt::new(dev)?,
+            aarch64: DevresListLt::new(dev)?,
+        })
+    }
 }
 
 /// Size of a block.
 const BLOCK: u64 = SZ_2M as u64;
 
+/// Range that one table of block entries covers.
+const GIB: u64 = SZ_1G as u64;
+
+/// Number of entries to write before other writers get a chance.
+const BATCH: usize = 512;
+
+/// Memory for the page tables that a mapping needs.
+pub(super) struct TableMemory<'a> {
+    /// Reserved pages, which are used first.
+    pub(super) reserved: &'a mut Reserved,
+    /// Flags to allocate with if there are too few.
+    pub(super) gfp: Flags,
+}
+
 /// The page table of an address space.
 ///
-/// The table code frees a table of 4 KiB entries as soon as it unmaps the block that the table
-/// stands for, or maps a block over it, while the hardware may still have a pointer to it. Hence
-/// it is noted where such tables are. Their entries are unmapped one by one, which leaves the table
-/// in place; one that is in the way of a block goes while the hardware makes no accesses there.
+/// One task at a time writes to it, with memory that it has reserved for the tables that it may
+/// need. The lock is released between batches of entries and to allocate; other tasks that write in
+/// the meantime work on other ranges.
+///
+/// The table code frees a table of 4 KiB entries at once when it unmaps the whole block that the
+/// table covers, or maps a block over it, although the hardware may still hold a pointer to the
+/// table. Therefore `small` records where such tables are. Their entries are unmapped as single
+/// pages, which leaves the table in place. A table in the way of a block is freed while the
+/// hardware is kept from making accesses there.
 pub(super) struct PageTable {
     table: Table,
-    /// By the number of a block: whether it may have a table. Who owns the whole block owns its bit.
+    /// For each block, whether it may have a table of 4 KiB entries. Changed by the writer.
     small: BitmapVec,
-    /// Memory for tables, for who cannot wait for it.
+    /// For each GiB, whether it has a table of block entries, which is never freed. Set by the
+    /// writer.
+    large: BitmapVec,
+    /// Holds the writer's lock, and the memory for tables that the writer lends.
     pool: Arc<TablePool>,
 }
 
 impl PageTable {
-    /// Makes an empty table. Says also how the hardware is to read it. Sleeps.
+    /// Creates an empty table. Returns it with the configuration for the hardware to read it.
+    /// Sleeps.
     pub(super) fn new(drm: &DrmDevice, gpu: &Gpu<'_>) -> Result<(Self, mmu::Config)> {
         let dev = gpu.dev();
         let blocks = usize::try_from(va::RANGE.end / BLOCK)?;
         let small = BitmapVec::new(blocks, GFP_KERNEL)?;
+        let large = BitmapVec::new(usize::try_from(va::RANGE.end.div_ceil(GIB))?, GFP_KERNEL)?;
         let pool = TablePool::new()?;
         let config = || Config {
             quirks: quirk::NO_WARN,
@@ -156,10 +202,18 @@ impl PageTable {
                 mmu::Config::aarch64_4k(ttbr, table.mair(), gpu.id.va_bits(), gpu.coherent);
             let table = Walked::new(table, drm);
             // SAFETY: The table borrows nothing but the bound device.
-            let table = unsafe { DevresLt::new(dev, Ok::<_, Error>(table)) }?;
+            let table = unsafe { drm.tables.aarch64.add(dev, table) }?;
 
             let table = Table::Aarch64(table);
-            Ok((Self { table, small, pool }, config))
+            Ok((
+                Self {
+                    table,
+                    small,
+                    large,
+                    pool,
+                },
+                config,
+            ))
         } else {
             let table = IoPageTable::<'_, ARMMaliLPAE>::with_pool(dev, config(), pool.clone())?;
             // SAFETY: As above.
@@ -167,35 +221,42 @@ impl PageTable {
             let config = mmu::Config::legacy(transtab, table.memattr());
             let table = Walked::new(table, drm);
             // SAFETY: As above.
-            let table = unsafe { DevresLt::new(dev, Ok::<_, Error>(table)) }?;
+            let table = unsafe { drm.tables.legacy.add(dev, table) }?;
 
             let table = Table::Legacy(table);
-            Ok((Self { table, small, pool }, config))
+            Ok((
+                Self {
+                    table,
+                    small,
+                    large,
+                    pool,
+                },
+                config,
+            ))
         }
     }
 
-    /// Where tables come from when nobody waits for memory.
-    pub(super) fn pool(&self) -> &TablePool {
-        &self.pool
-    }
-
-    /// Maps segments of memory one after the other, from the start of `range`, which holds all of
-    /// them. Returns what is mapped now, also on error; the caller unmaps that then.
+    /// Maps segments of memory one after the other, from the start of `range`, which must be large
+    /// enough for all of them. Returns the range that was mapped, also on error; in that case the
+    /// caller must unmap it.
     ///
-    /// `exclude` keeps the hardware from making accesses in a range while it calls what it is given,
-    /// and then makes it forget what it knows of the range. If it cannot, it calls nothing.
+    /// `exclude` calls the function that it is given while it keeps the hardware from making
+    /// accesses in a range, and then flushes the range. If it cannot keep the hardware out, it
+    /// fails without calling the function. It is called with the writer's spinlock held.
     ///
-    /// The range must be the caller's own, and `segments` must be memory that is mapped for the
-    /// device until the range is unmapped and flushed. Sleeps if `gfp` allows it.
+    /// The caller must own the range, with nothing mapped in it. `segments` must be memory that
+    /// stays mapped for the device until the range is unmapped and flushed. Sleeps if the flags of
+    /// `memory` allow it.
     pub(super) fn map(
         &self,
         dev: &Device<Bound>,
         range: Range<u64>,
         segments: impl Iterator<Item = (DmaAddress, usize)>,
-        how: (Prot, Flags),
+        (prot, memory): (Prot, TableMemory<'_>),
         exclude: impl FnMut(&Range<u64>, &mut dyn FnMut()) -> Result,
     ) -> (Range<u64>, Result) {
         let mut va = range.start;
+        let how = (prot, memory);
         let result = match &self.table {
             Table::Legacy(table) => table
                 .access(dev)
@@ -210,10 +271,10 @@ impl PageTable {
         (range.start..va, result)
     }
 
-    /// Unmaps a range, all of which must be mapped and the caller's own. Frees no table. Does not
-    /// sleep.
+    /// Unmaps a range, which the caller must own and all of which must be mapped. Frees no table.
+    /// Does not sleep.
     ///
-    /// `EFAULT` if some of it was not mapped; what was in front of that is unmapped.
+    /// `EFAULT` if part of it was not mapped; everything before that part is unmapped.
     pub(super) fn unmap(&self, dev: &Device<Bound>, range: Range<u64>) -> Result {
         match &self.table {
             Table::Legacy(table) => self.unmap_in(table.access(dev)?.get()?, range),
@@ -221,29 +282,37 @@ impl PageTable {
         }
     }
 
-    /// Makes the tables for 4 KiB pages in a range, which must be the caller's own and empty: mapping
-    /// and unmapping such pages takes no memory then. Sleeps.
+    /// Allocates the tables for 4 KiB pages in a range, so that mapping such pages later allocates
+    /// nothing. The caller must own the range, which must be empty. Sleeps.
     ///
-    /// For a moment the GPU can read `page` there. The caller flushes, also after an error.
+    /// To create the tables, `page` is mapped read-only for a moment. The caller must flush the
+    /// range before it frees the page, also after an error.
     pub(super) fn reserve(
         &self,
         dev: &Device<Bound>,
         range: &Range<u64>,
         page: DmaAddress,
     ) -> Result {
-        let how = Prot {
+        let prot = Prot {
             exec: false,
             write: false,
         };
+        let mut tables = Reserved::new();
         let mut va = range.start;
 
         while va < range.end {
+            let memory = TableMemory {
+                reserved: &mut tables,
+                // Running out of memory is an error for the caller, no reason to invoke the OOM
+                // killer.
+                gfp: GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN,
+            };
             let (mapped, result) = self.map(
                 dev,
                 va..va + SZ_4K as u64,
                 core::iter::once((page, SZ_4K)),
-                (how, GFP_KERNEL),
-                // Nothing is ever in the way of a page.
+                (prot, memory),
+                // Only blocks need this: a 4 KiB page never replaces a table.
                 |_, _| Err(EINVAL),
             );
 
@@ -254,15 +323,22 @@ impl PageTable {
         Ok(())
     }
 
-    /// The number of the block that `va` lies in.
+    /// Returns the number of the block that contains `va`. `ERANGE` beyond the last one.
     fn block_of(&self, va: u64) -> Result<usize> {
         let block = usize::try_from(va / BLOCK)?;
 
         (block < self.small.len()).then_some(block).ok_or(ERANGE)
     }
 
-    /// Where the next block begins that may have a table, from the one that `va` lies in on. The end of
-    /// all addresses if there is none.
+    /// Records that the block containing `va` has no table.
+    fn clear_small(&self, va: u64) {
+        if let Ok(block) = self.block_of(va) {
+            self.small.clear_bit_atomic(block);
+        }
+    }
+
+    /// Returns the start of the first block that may have a table, beginning with the block that
+    /// contains `va`. Returns [`u64::MAX`] if there is none.
     fn next_small(&self, va: u64) -> u64 {
         self.block_of(va)
             .ok()
@@ -270,27 +346,66 @@ impl PageTable {
             .map_or(u64::MAX, |block| block as u64 * BLOCK)
     }
 
-    /// [`Self::map`] for one format. Moves `va` behind what was mapped, also on error.
+    /// Lends the table code memory for the tables that are missing on the path to `va`: the one
+    /// below the root, the one for its GiB, and the one for its block unless `size` is that of a
+    /// block.
+    fn prepare(&self, writer: &mut Writer<'_>, va: u64, size: usize, gfp: Flags) -> Result {
+        let (gib, block) = (usize::try_from(va / GIB)?, self.block_of(va)?);
+        let missing = usize::from(self.large.next_bit(0).is_none())
+            + usize::from(!is_set(&self.large, gib))
+            + usize::from(size != SZ_2M && !is_set(&self.small, block));
+
+        match missing {
+            // The usual case.
+            0 => Ok(()),
+            _ => writer.lend(missing, gfp),
+        }
+    }
+
+    /// Records that the tables on the path to `va` exist, where an entry of `size` was written.
+    /// Returns the end of the range that the lowest of them covers.
+    fn note_tables(&self, va: u64, size: usize) -> Result<u64> {
+        self.large.set_bit_atomic(usize::try_from(va / GIB)?);
+        if size == SZ_2M {
+            return Ok((va / GIB + 1) * GIB);
+        }
+        self.small.set_bit_atomic(self.block_of(va)?);
+        Ok((va / BLOCK + 1) * BLOCK)
+    }
+
+    /// Implements [`Self::map`] for one format. Advances `va` past everything that was mapped, also
+    /// on error.
     fn map_in<F: IoPageTableFmt>(
         &self,
         table: &IoPageTable<'_, F>,
         va: &mut u64,
         end: u64,
         mut segments: impl Iterator<Item = (DmaAddress, usize)>,
-        (prot, gfp): (Prot, Flags),
+        (prot, memory): (Prot, TableMemory<'_>),
         mut exclude: impl FnMut(&Range<u64>, &mut dyn FnMut()) -> Result,
     ) -> Result {
-        // Not before `va`, once it is looked at.
+        let mut writer = self.pool.write(memory.reserved);
+        let mut left = BATCH;
+        // Cached result of `next_small()`: valid while it is not below `va`.
         let mut small = 0;
+        // Ends of the ranges for which the tables are known to exist, for blocks and for pages.
+        let mut served = [0, 0];
+        let at_once = GFP_NOWAIT | __GFP_NOWARN;
 
         segments.try_for_each(|(mut paddr, len)| {
             let mut len = len as u64;
 
-            if (*va | paddr | len) % SZ_4K as u64 != 0 {
+            if (*va | wide(paddr) | len) % SZ_4K as u64 != 0 {
                 return Err(EINVAL);
             }
             while len != 0 {
-                let (size, count) = step(*va | paddr, len);
+                let (size, count) = step(*va | wide(paddr), len);
+
+                if count > left {
+                    writer.pause();
+                    left = BATCH;
+                }
+                left -= count;
 
                 if size == SZ_2M {
                     let behind = *va + count as u64 * BLOCK;
@@ -299,27 +414,36 @@ impl PageTable {
                         small = self.next_small(*va);
                     }
                     if small < behind {
-                        // All that may be in the way, not to stop the hardware again for the next.
+                        // Frees all tables that may be in the way at once, to stop the hardware
+                        // only once.
                         let range = *va..end.max(behind);
                         exclude(&range, &mut || self.free_tables(table, &range))?;
                         small = self.next_small(*va);
                     }
-                } else {
-                    // The step stays in its block.
-                    self.small.set_bit_atomic(self.block_of(*va)?);
+                }
+
+                let [blocks, pages] = &mut served;
+                let reach = if size == SZ_2M { blocks } else { pages };
+                let is_new = *va >= *reach;
+                if is_new {
+                    self.prepare(&mut writer, *va, size, memory.gfp)?;
                 }
                 // SAFETY:
-                // - The caller owns the range (it holds its `VaNode`), so nobody else works on it
-                //   and nothing is mapped there.
-                // - The memory stays mapped for the device until the range was unmapped and flushed,
-                //   which is what `Space::unmap` returns or fails to.
-                let (mapped, result) =
-                    unsafe { table.map_pages(*va as usize, paddr, size, count, prot.bits(), gfp) };
-                let mapped = mapped as u64;
+                // - `writer` excludes other writers. The caller owns the range (it holds its
+                //   `VaNode`) and has nothing mapped there.
+                // - The memory stays mapped for the device until the range has been unmapped and
+                //   flushed, as `Space::map` requires of its callers: if `Space::unmap` fails, they
+                //   keep the pages.
+                let (mapped, result) = unsafe {
+                    table.map_pages(*va as usize, paddr, size, count, prot.bits(), at_once)
+                };
 
-                *va += mapped;
-                paddr += mapped;
-                len = len.saturating_sub(mapped);
+                if is_new && mapped != 0 {
+                    *reach = self.note_tables(*va, size)?;
+                }
+                *va += mapped as u64;
+                paddr += mapped as DmaAddress;
+                len = len.saturating_sub(mapped as u64);
                 result?;
                 if mapped == 0 {
                     return Err(EFAULT);
@@ -329,40 +453,46 @@ impl PageTable {
         })
     }
 
-    /// Frees the tables of the blocks that lie in `range`, where nothing is mapped. The hardware must
-    /// not walk them.
+    /// Frees the tables of the blocks that lie completely in `range`, where nothing is mapped. The
+    /// hardware must not walk them meanwhile. The caller must be the writer.
     fn free_tables<F: IoPageTableFmt>(&self, table: &IoPageTable<'_, F>, range: &Range<u64>) {
         let mut va = self.next_small(range.start.next_multiple_of(BLOCK));
 
         while va < range.end && range.end - va >= BLOCK {
-            // SAFETY: The caller owns the block, all of it, so nobody else works on it. There is at most
-            // an empty table; without one, the table code sees an entry that is not there and returns 0,
-            // without a warning because of the quirk.
+            // SAFETY: The caller is the only writer and owns the block. The block has at most an
+            // empty table. If it has none, the table code finds an invalid entry and returns 0,
+            // without a warning because of the `NO_WARN` quirk.
             let _ = unsafe { table.unmap_pages(va as usize, SZ_2M, 1) };
 
-            if let Ok(block) = self.block_of(va) {
-                self.small.clear_bit_atomic(block);
-            }
+            self.clear_small(va);
             va = self.next_small(va + BLOCK);
         }
     }
 
-    /// [`Self::unmap`] for one format.
+    /// Implements [`Self::unmap`] for one format.
     fn unmap_in<F: IoPageTableFmt>(&self, table: &IoPageTable<'_, F>, range: Range<u64>) -> Result {
+        let mut tables = Reserved::new();
+        let mut writer = self.pool.write(&mut tables);
+        let mut left = BATCH;
         let mut va = range.start;
 
         while va < range.end {
             let (size, count) = match step(va, range.end - va) {
                 (SZ_2M, count) => match (self.next_small(va) - va) / BLOCK {
                     0 => (SZ_4K, SZ_2M / SZ_4K),
-                    // Not more than `count`.
+                    // At most `count`.
                     blocks => (SZ_2M, blocks.min(count as u64) as usize),
                 },
                 pages => pages,
             };
-            // SAFETY: The caller owns the range, so nobody else works on it. It has mapped it; should
-            // it be wrong, the table code sees an entry that is not there and returns 0, without a
-            // warning because of the quirk.
+            if count > left {
+                writer.pause();
+                left = BATCH;
+            }
+            left -= count;
+            // SAFETY: `writer` excludes other writers. The caller owns the range and has mapped it.
+            // If it has not, the table code finds an invalid entry and returns 0, without a warning
+            // because of the `NO_WARN` quirk.
             let unmapped = unsafe { table.unmap_pages(va as usize, size, count) };
 
             if unmapped == 0 {
@@ -374,17 +504,27 @@ impl PageTable {
     }
 }
 
-/// Chooses the largest page size for the next step, and how many pages can go at once: the table
-/// code does not cross from one table to the next. `addr` is virtual and physical address, or-ed.
+/// Returns whether `bit`, which must be within the map, is set.
+fn is_set(map: &BitmapVec, bit: usize) -> bool {
+    map.next_bit(bit) == Some(bit)
+}
+
+/// Widens a DMA address, which has 32 bits on some kernels.
+fn wide(addr: impl Into<u64>) -> u64 {
+    addr.into()
+}
+
+/// Returns the largest page size for the next step, and the number of pages to pass in one call:
+/// the table code does not cross from one table into the next. `addr` is the bitwise OR of the
+/// virtual and the physical address.
 fn step(addr: u64, len: u64) -> (usize, usize) {
     const PAGE: u64 = SZ_4K as u64;
-    const TABLE: u64 = SZ_1G as u64;
 
     let to_block = addr.wrapping_neg() % BLOCK;
     // The counts are bounded by 512.
     if to_block == 0 && len >= BLOCK {
-        let to_table = match addr.wrapping_neg() % TABLE {
-            0 => TABLE,
+        let to_table = match addr.wrapping_neg() % GIB {
+            0 => GIB,
             rest => rest,
         };
         (SZ_2M, (to_table.min(len) / BLOCK) as usize)

@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Address spaces of the hardware, and who has them.
+//! Assignment of the hardware's address spaces (slots) to [spaces](Space).
 //!
-//! A space that is in a slot stays there until another space needs the slot, and the one that was
-//! used the longest time ago has to go first. A slot with a job in it is never taken.
+//! A space keeps its slot until another space needs it; the least recently used one is replaced
+//! first. A slot whose space has jobs in the hardware is never taken.
 //!
-//! One spinlock, a leaf; it is held while commands are given to the MMU, which waits for them in
-//! bounded loops. No function sleeps. A slot holds its [`Space`], so that the hardware never walks
-//! a table that has been freed; a space leaves its slot before its [`Vm`](super::Vm) goes, so
-//! that no reference that is dropped under the lock is the last.
+//! One spinlock protects the slots; that of the orphans nests inside it. It is held while commands
+//! are given to the MMU and polled for completion in bounded loops. No function sleeps but
+//! [`Slots::drop_orphans`] and [`Slots::settle`]. A slot holds a reference to its [`Space`], so
+//! that the hardware never walks a table that has been freed. A space leaves its slot before its
+//! [`Vm`](super::Vm) gives up its own reference, so a reference that is dropped under the lock is
+//! never the last.
 //!
-//! A GPU that does not stop, not even when it is done for, is *abandoned*: it may go on with what it
-//! was told last. All flushes fail from then on, so that nothing it may reach is ever given away.
+//! Memory that the hardware may still reach after a failed command is kept as an [orphan](Orphans)
+//! until a reset has cut the hardware off from it. A GPU that nothing stops is *abandoned*: it may
+//! still be executing its last commands. From then on all flushes fail, so that no memory within
+//! its reach is freed, unless a later reset succeeds.
 
 use core::{
     mem,
@@ -32,9 +36,16 @@ use kernel::{
     }, //
 };
 
-use super::Space;
+use super::{
+    change::Change,
+    orphans::Orphans,
+    Space, //
+};
 use crate::{
-    device::Gpu,
+    device::{
+        Device,
+        Gpu, //
+    },
     hw::mali::{
         irq,
         mmu::{
@@ -44,32 +55,52 @@ use crate::{
     }, //
 };
 
-/// What the hardware does with a slot.
+/// State of the address space in a slot, as far as the driver knows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// It translates.
+    /// The hardware translates with the table of the space. Its cached translations are as current
+    /// as the last flush, so each change of the table needs one.
+    ///
+    /// Left for [`Faulty`](Self::Faulty) by a fault, and for [`Off`](Self::Off) by reclaim, by the
+    /// removal of several mappings in a row, or by a reset.
     Live,
-    /// It was turned off after a fault, to end the jobs. Its interrupts are masked.
+    /// Turned off after a fault, so that the jobs of the space end with errors; its interrupts are
+    /// masked. No flush is needed. If turning it off has failed, the slot is also
+    /// [`stuck`](Slot::stuck).
+    ///
+    /// Left for [`Live`](Self::Live) by the next job of the space, which has to wait until all jobs
+    /// in the hardware have ended, and for [`Off`](Self::Off) by a reset.
     Faulty,
-    /// It knows nothing of the space, after a reset, an error or reclaim.
-    Lost,
+    /// The hardware has no translations of the space, after a reset or because the slot was turned
+    /// off while idle. No flush is needed, nor a command to remove the space.
+    ///
+    /// Left for [`Live`](Self::Live) by the next job of the space.
+    Off,
+    /// Assigning the slot to the space has failed: the hardware may use the table of this space or
+    /// of the one before, and nothing may be assumed. The space before is kept as an orphan.
+    ///
+    /// Left for [`Live`](Self::Live) if a later attempt succeeds, and for [`Off`](Self::Off) by a
+    /// reset.
+    Unknown,
 }
 
 /// A slot in use.
 struct Slot {
     space: Arc<Space>,
-    /// Jobs of the space in the hardware.
+    /// Number of jobs of the space in the hardware.
     jobs: u32,
-    /// When it was last used.
+    /// Value of [`Table::stamp`] when a job last used the slot.
     stamp: u64,
     state: State,
-    /// A command has not come to an end: until a reset, the hardware may do what it did before, and
-    /// takes no other command.
+    /// A mapping was removed since the last job began.
+    closed: bool,
+    /// A command has timed out. Until a reset, the hardware takes no other command, and may still
+    /// use the translations that it had.
     stuck: bool,
 }
 
 impl Slot {
-    /// Notes the result of a command.
+    /// Marks the slot as stuck if `result`, that of a command, is a timeout. Returns `result`.
     fn note(&mut self, result: Result) -> Result {
         self.stuck |= result == Err(ETIMEDOUT);
         result
@@ -79,12 +110,12 @@ impl Slot {
 /// All slots, by number.
 struct Table {
     slots: [Option<Slot>; MAX_AS],
-    /// Counts uses.
+    /// Number of times that a slot was asked for; orders the slots by last use.
     stamp: u64,
 }
 
 impl Table {
-    /// The slot that a space is in.
+    /// Returns the slot that a space is in, with its number.
     fn find(&mut self, space: &Space) -> Option<(u8, &mut Slot)> {
         self.slots.iter_mut().enumerate().find_map(|(nr, slot)| {
             let slot = slot.as_mut()?;
@@ -93,15 +124,15 @@ impl Table {
         })
     }
 
-    /// The place of the slot that a space is in.
+    /// Returns the table entry of the slot that a space is in, with its number.
     fn find_place(&mut self, space: &Space) -> Option<(u8, &mut Option<Slot>)> {
         let nr = self.find(space)?.0;
 
         Some((nr, self.slots.get_mut(usize::from(nr))?))
     }
 
-    /// A place for another space: a free one, else the one that was used the longest time ago, of
-    /// those that exist, listen, and have no job.
+    /// Chooses a table entry for another space: a free one if there is any, else the least recently
+    /// used. Slots that do not exist, are stuck, or have a job are left out.
     fn choose(&mut self, present: u32) -> Option<(u8, &mut Option<Slot>)> {
         self.slots
             .iter_mut()
@@ -122,7 +153,15 @@ impl Table {
     }
 }
 
-/// A device that has left the bus reaches no memory any more, and has nothing to forget.
+/// A fault, and the space in which it has happened.
+pub(super) struct TakenFault {
+    pub(super) fault: mmu::Fault,
+    /// The access failed on the bus.
+    pub(super) bus_error: bool,
+    pub(super) space: Arc<Space>,
+}
+
+/// Treats `ENODEV` as success: a device that has left the bus reaches no memory and needs no flush.
 fn unless_gone(result: Result) -> Result {
     match result {
         Err(ENODEV) => Ok(()),
@@ -130,19 +169,27 @@ fn unless_gone(result: Result) -> Result {
     }
 }
 
+/// A function that requests a reset of the GPU, from any context.
+pub(crate) type Alarm = fn(&Device);
+
 /// The address spaces of the hardware.
 #[pin_data]
 pub(crate) struct Slots {
     #[pin]
     table: SpinLock<Table>,
-    /// See the [module](self). Never taken back.
+    /// Called when a command of the MMU has failed, and when memory is kept until a reset.
+    alarm: Alarm,
+    /// The GPU does not stop; see the [module documentation](self).
     abandoned: Atomic<bool>,
+    #[pin]
+    orphans: Orphans,
 }
 
 impl Slots {
-    /// All free.
-    pub(crate) fn new() -> impl PinInit<Self> {
+    /// Creates the table, with all slots free.
+    pub(crate) fn new(alarm: Alarm) -> impl PinInit<Self> {
         pin_init!(Self {
+            alarm,
             table <- new_spinlock!(
                 Table {
                     slots: [const { None }; MAX_AS],
@@ -151,17 +198,34 @@ impl Slots {
                 "drm_gpu::slots"
             ),
             abandoned: Atomic::new(false),
+            orphans <- Orphans::new(),
         })
     }
 
-    /// The GPU does not stop, and nothing that it may reach can be given away any more.
+    /// Requests a reset. Any context.
+    pub(super) fn ask_for_reset(&self, drm: &Device) {
+        (self.alarm)(drm);
+    }
+
+    /// Marks the GPU as [abandoned](self): it does not stop, so no memory that it may reach can be
+    /// freed.
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, Release);
     }
 
-    /// `EIO` if the GPU was abandoned.
+    /// Clears the mark of [`Self::abandon`]: the GPU was stopped or reset after all.
+    pub(crate) fn unabandon(&self) {
+        self.abandoned.store(false, Release);
+    }
+
+    /// Returns whether the GPU is [abandoned](self).
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Acquire)
+    }
+
+    /// Fails with `EIO` if the GPU is [abandoned](self).
     pub(super) fn check(&self) -> Result {
-        match self.abandoned.load(Acquire) {
+        match self.is_abandoned() {
             true => Err(EIO),
             false => Ok(()),
         }
@@ -180,9 +244,10 @@ impl Slots {
         if let Some((nr, slot)) = table.find(space) {
             let was = slot.state;
 
-            // The jobs that the fault ends have to go first: they would only fault again.
+            // The jobs that the fault ends must leave first: with the slot on, they would fault
+            // again.
             if was == State::Faulty && slot.jobs != 0 {
-                return Err(EBUSY);
+                return Err(EAGAIN);
             }
             if slot.stuck {
                 return Err(ETIMEDOUT);
@@ -194,13 +259,14 @@ impl Slots {
             }
             slot.jobs += 1;
             slot.stamp = stamp;
+            slot.closed = false;
             if was == State::Faulty {
                 irq::unmask_mmu(gpu.io(), table.faulty());
             }
             return Ok(nr);
         }
 
-        // If those without a job are stuck, the end of another job helps nobody.
+        // Waiting for a job to end would not free a slot that is stuck without a job.
         let stuck = table.slots.iter().flatten().any(|s| s.jobs == 0 && s.stuck);
         let none = if stuck { ETIMEDOUT } else { EBUSY };
         let (nr, place) = table.choose(gpu.id.as_present).ok_or(none)?;
@@ -211,19 +277,21 @@ impl Slots {
             jobs: 1,
             stamp,
             state: State::Live,
+            closed: false,
             stuck: false,
         };
 
-        if was_faulty {
-            mmu::clear(gpu, nr);
-        }
+        // A pending fault belongs to the previous owner.
+        mmu::clear(gpu, nr);
         let result = slot.note(mmu::enable(gpu, nr, &space.config));
         if result.is_err() {
-            // The hardware may be at either table. The new one goes with its slot; the old one has
-            // none any more, and stays until unbind.
+            // The hardware may use either table. The slot keeps the new one alive; the old one has
+            // no slot any more.
             slot.jobs = 0;
-            slot.state = State::Lost;
-            mem::forget(old);
+            slot.state = State::Unknown;
+            if let Some(old) = old {
+                self.orphans.keep(old.space);
+            }
         }
         *place = Some(slot);
         if was_faulty {
@@ -239,7 +307,15 @@ impl Slots {
         }
     }
 
-    /// Takes a space out of its slot, because it goes. On error the hardware may go on with it.
+    /// Returns whether the space has jobs in the hardware. The answer may be outdated at once.
+    pub(super) fn has_jobs(&self, space: &Space) -> bool {
+        let mut table = self.table.lock();
+
+        table.find(space).is_some_and(|(_, slot)| slot.jobs != 0)
+    }
+
+    /// Removes a space that is being destroyed from its slot. After an error the hardware may still
+    /// use its table.
     pub(super) fn release(&self, gpu: &Gpu<'_>, space: &Space) -> Result {
         self.check()?;
 
@@ -252,21 +328,24 @@ impl Slots {
         let stuck = slot.as_ref().is_some_and(|s| s.stuck);
         let result = match state {
             _ if stuck && !gpu.stopped() => Err(ETIMEDOUT),
-            // A slot that is lost may have been half enabled.
-            Some(State::Live | State::Lost) if !gpu.stopped() => unless_gone(mmu::disable(gpu, nr)),
+            Some(State::Live | State::Unknown) if !gpu.stopped() => {
+                unless_gone(mmu::disable(gpu, nr))
+            }
             _ => Ok(()),
         };
 
-        if state == Some(State::Faulty) && !gpu.halted() {
+        if !gpu.off_limits() {
             mmu::clear(gpu, nr);
-            irq::unmask_mmu(gpu.io(), table.faulty());
+            if state == Some(State::Faulty) {
+                irq::unmask_mmu(gpu.io(), table.faulty());
+            }
         }
         drop(table);
         drop(slot);
         result
     }
 
-    /// Takes a space out of its slot when there is no hardware any more.
+    /// Removes a space from its slot after the hardware has been unbound. Touches no register.
     pub(super) fn forget(&self, space: &Space) {
         let slot = self
             .table
@@ -277,20 +356,32 @@ impl Slots {
         drop(slot);
     }
 
-    /// Flushes a range of a space, if it is in the hardware.
-    pub(super) fn flush(&self, gpu: &Gpu<'_>, space: &Space, range: &Range<u64>) -> Result {
+    /// Flushes a range of a space after a change, if the hardware may have translations of the
+    /// space.
+    ///
+    /// An error means that the hardware may still use the old ones. `ETIMEDOUT`: the MMU is stuck.
+    /// `EIO`: the GPU was abandoned.
+    pub(super) fn flush(
+        &self,
+        gpu: &Gpu<'_>,
+        space: &Space,
+        range: &Range<u64>,
+        change: Change,
+    ) -> Result {
         self.check()?;
         match self.table.lock().find(space) {
             Some((_, slot)) if slot.stuck && !gpu.stopped() => Err(ETIMEDOUT),
             Some((nr, slot)) if slot.state == State::Live && !gpu.stopped() => {
-                unless_gone(slot.note(mmu::flush_range(gpu, nr, range)))
+                let how = change.flush(slot.jobs);
+
+                unless_gone(slot.note(mmu::flush_range(gpu, nr, range, how)))
             }
             _ => Ok(()),
         }
     }
 
-    /// [`Self::flush`], for a range that reclaim has unmapped: turns the slot of a space without jobs
-    /// off, so that the next range needs no flush. The next job turns it on.
+    /// Like [`Self::flush`] after unmapping, but turns the slot off if the space has no jobs, so
+    /// that further ranges need no flush. The next job turns it on again.
     pub(super) fn rest(&self, gpu: &Gpu<'_>, space: &Space, range: &Range<u64>) -> Result {
         self.check()?;
         match self.table.lock().find(space) {
@@ -300,17 +391,33 @@ impl Slots {
                 let result = slot.note(mmu::disable(gpu, nr));
 
                 if result.is_ok() {
-                    slot.state = State::Lost;
+                    slot.state = State::Off;
                 }
                 return unless_gone(result);
             }
             _ => (),
         }
-        self.flush(gpu, space, range)
+        self.flush(gpu, space, range, Change::Unmapped)
+    }
+
+    /// Like [`Self::flush`], for a range whose mapping is being removed. The second such range
+    /// without a job in between has the slot turned off as by [`Self::rest`], because there may be
+    /// many more.
+    pub(super) fn flush_closed(&self, gpu: &Gpu<'_>, space: &Space, range: &Range<u64>) -> Result {
+        let again = match self.table.lock().find(space) {
+            Some((_, slot)) => mem::replace(&mut slot.closed, true),
+            None => false,
+        };
+
+        match again {
+            true => self.rest(gpu, space, range),
+            false => self.flush(gpu, space, range, Change::Unmapped),
+        }
     }
 
     /// Calls `f` while the hardware makes no accesses in a range of a space, and flushes the range
-    /// afterwards. On error of the hardware `f` may not have been called.
+    /// afterwards. After an error, `f` may or may not have been called. `f` runs under the
+    /// spinlock.
     pub(super) fn exclude(
         &self,
         gpu: &Gpu<'_>,
@@ -322,9 +429,11 @@ impl Slots {
         match self.table.lock().find(space) {
             Some((_, slot)) if slot.stuck && !gpu.stopped() => Err(ETIMEDOUT),
             Some((nr, slot)) if slot.state == State::Live && !gpu.stopped() => {
-                slot.note(mmu::exclude(gpu, nr, range, f))
+                let how = Change::Unmapped.flush(slot.jobs);
+
+                slot.note(mmu::exclude(gpu, nr, range, how, f))
             }
-            // Under the lock, so that it does not come in meanwhile.
+            // With the lock held, so that the space cannot get a slot in the meantime.
             _ => {
                 f();
                 Ok(())
@@ -332,23 +441,50 @@ impl Slots {
         }
     }
 
-    /// The space in a slot.
-    pub(super) fn space(&self, nr: u8) -> Option<Arc<Space>> {
+    /// Takes the fault that is pending in slot `nr`, and returns it with the space it belongs to.
+    ///
+    /// Returns [`None`] if no fault is pending, because the space has left the slot since the
+    /// caller saw it; if the slot is free, in which case the fault is cleared; or if the registers
+    /// are off limits.
+    pub(super) fn take_fault(&self, gpu: &Gpu<'_>, nr: u8) -> Option<TakenFault> {
+        // A slot is reassigned, and its interrupts cleared, under the same lock. So a pending fault
+        // belongs to the current owner.
         let table = self.table.lock();
+        if gpu.off_limits() {
+            return None;
+        }
+        let pending = irq::pending_mmu(gpu.io()).ok()?;
+        let (page, bus) = (pending & 1 << nr != 0, pending & 1 << (nr + 16) != 0);
+
+        if !page && !bus {
+            return None;
+        }
+        // This clears the interrupt, also if the slot has no owner.
+        let fault = mmu::take_fault(gpu, nr).ok()?;
         let slot = table.slots.get(usize::from(nr))?.as_ref()?;
 
-        Some(slot.space.clone())
+        Some(TakenFault {
+            fault,
+            bus_error: bus,
+            space: slot.space.clone(),
+        })
     }
 
-    /// Turns the slot of a space off, so that its jobs end. It was in slot `nr` when the fault was
-    /// seen. False if it is not there any more, because its jobs have ended meanwhile.
+    /// Turns off the slot `nr`, in which `space` was when it faulted, so that its jobs end. Returns
+    /// false if the space is no longer there, because its jobs have ended in the meantime, or has
+    /// been turned off for another reason, or if the registers are off limits: the jobs are about
+    /// to leave the hardware then.
     pub(super) fn fail_at(&self, gpu: &Gpu<'_>, nr: u8, space: &Space) -> bool {
         let mut table = self.table.lock();
+        if gpu.off_limits() {
+            return false;
+        }
 
         match table.find(space) {
-            Some((at, slot)) if at == nr && slot.state != State::Lost => {
+            Some((at, slot)) if at == nr && matches!(slot.state, State::Live | State::Faulty) => {
                 slot.state = State::Faulty;
-                // A stuck MMU was logged; the stop of the jobs, or the reset after it, does the rest.
+                // A timeout was logged. The jobs are stopped next, or a reset follows if they do
+                // not stop.
                 let _ = slot.note(mmu::disable(gpu, nr));
                 true
             }
@@ -356,26 +492,75 @@ impl Slots {
         }
     }
 
-    /// Slots that were turned off after a fault and whose interrupts are to be ignored, as a bitmap.
+    /// Returns the slots that were turned off after a fault, as a bitmap. Their interrupts must be
+    /// ignored.
     pub(crate) fn faulty(&self) -> u32 {
         self.table.lock().faulty()
     }
 
-    /// Unmasks the MMU interrupts, but for slots that were turned off.
+    /// Unmasks the MMU interrupts, except those of slots that were turned off after a fault.
     pub(crate) fn unmask(&self, gpu: &Gpu<'_>) {
         let table = self.table.lock();
 
-        if !gpu.halted() {
+        if !gpu.off_limits() {
             irq::unmask_mmu(gpu.io(), table.faulty());
         }
     }
 
-    /// A reset has made the hardware forget all spaces. Those with jobs keep their places, since the
-    /// jobs will be put or run again.
+    /// Calls `reset` with the lock held, so that no command is given to the MMU: it would be lost,
+    /// or never end because the caches are off. `reset` must not sleep.
+    ///
+    /// If `reset` returns `ETIMEDOUT`, the reset is not over: until [`Self::forget_all`], the
+    /// hardware is assumed to reach all memory that it could reach before.
+    pub(crate) fn reset(&self, reset: impl FnOnce() -> Result) -> Result {
+        let mut table = self.table.lock();
+        let result = reset();
+
+        match result {
+            Ok(()) => self.forget_in(&mut table),
+            Err(_) => {
+                for slot in table.slots.iter_mut().flatten() {
+                    let _ = slot.note(result);
+                }
+            }
+        }
+        result
+    }
+
+    /// Records that a reset has made the hardware forget all spaces. They keep their slots, and
+    /// their counts of jobs, which [`Self::put`] lowers. The caller must see that
+    /// [`Self::drop_orphans`] is called afterwards.
     pub(crate) fn forget_all(&self) {
-        for slot in self.table.lock().slots.iter_mut().flatten() {
-            slot.state = State::Lost;
+        self.forget_in(&mut self.table.lock());
+    }
+
+    /// Does the work of [`Self::forget_all`], with the lock held.
+    fn forget_in(&self, table: &mut Table) {
+        for slot in table.slots.iter_mut().flatten() {
+            slot.state = State::Off;
             slot.stuck = false;
+        }
+        self.orphans.forget();
+    }
+
+    /// Keeps `thing`, which the hardware may still reach, until the hardware is reset. Does not
+    /// sleep.
+    pub(super) fn keep(&self, thing: impl Send + 'static) {
+        self.orphans.keep(thing);
+    }
+
+    /// Drops everything that was [kept](Self::keep) before the last reset. Sleeps. The caller holds
+    /// no lock that dropping a BO or an address space takes.
+    pub(crate) fn drop_orphans(&self) {
+        self.orphans.drop_forgotten();
+    }
+
+    /// Drops all orphans at unbind, unless the GPU is abandoned. Sleeps, like
+    /// [`drop_orphans`](Self::drop_orphans).
+    pub(crate) fn settle(&self) {
+        if self.check().is_ok() {
+            self.orphans.forget();
+            self.orphans.drop_forgotten();
         }
     }
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where BOs may be placed: the rules of the hardware and of user space.
+//! Placement of BOs in an address space: the rules of the hardware and of user space.
 //!
-//! User space takes for granted that addresses lie between 32 MiB and 4 GiB. Executable BOs have
-//! rules of their own: the program counter of a shader has 24 bits, so its code must not cross a
-//! boundary of 16 MiB, and code next to a boundary of 4 GiB is misread by the prefetcher.
+//! User space relies on addresses between 32 MiB and 4 GiB. Executable BOs have additional rules:
+//! the program counter of a shader has 24 bits, so its code must not cross a 16 MiB boundary, and
+//! the instruction prefetcher misbehaves next to a 4 GiB boundary.
 
 use core::ops::Range;
 
@@ -27,7 +27,7 @@ const BLOCK: u64 = SZ_2M as u64;
 const WINDOW: u64 = SZ_16M as u64;
 const GIB_4: u64 = 1 << 32;
 
-/// All addresses that BOs can have.
+/// Range of the addresses that BOs can have.
 pub(super) const RANGE: Range<u64> = SZ_32M as u64..GIB_4;
 
 /// Colour of executable BOs. All others have [`DATA`].
@@ -35,7 +35,7 @@ const EXEC: usize = 1;
 /// Colour of BOs that are not executable.
 const DATA: usize = 0;
 
-/// Keeps executable BOs away from boundaries of 4 GiB.
+/// Keeps executable BOs away from 4 GiB boundaries.
 pub(super) struct Rules;
 
 impl Policy for Rules {
@@ -48,7 +48,7 @@ impl Policy for Rules {
         if start % GIB_4 == 0 {
             start = start.saturating_add(PAGE);
         }
-        // Too little left in front of the next boundary: begin behind it.
+        // Too little room before the next boundary: start after it.
         let boundary = start.div_ceil(GIB_4).saturating_mul(GIB_4);
         if boundary - start <= WINDOW {
             start = boundary.saturating_add(PAGE);
@@ -60,10 +60,11 @@ impl Policy for Rules {
     }
 }
 
-/// Alignment of a BO of a size (a multiple of a page, not 0).
+/// Returns the alignment of a BO of `size` bytes, a nonzero multiple of the page size.
 fn alignment(size: u64, exec: bool) -> u64 {
     if exec {
-        // Aligned to its size, it cannot cross a boundary that is a multiple of it.
+        // A BO that is aligned to its size, rounded up to a power of two, crosses no 16 MiB
+        // boundary.
         size.min(WINDOW).next_power_of_two()
     } else if size >= BLOCK {
         BLOCK
@@ -72,7 +73,7 @@ fn alignment(size: u64, exec: bool) -> u64 {
     }
 }
 
-/// Where a BO of a size (a multiple of a page, not 0) is to go.
+/// Returns the placement of a BO of `size` bytes, a nonzero multiple of the page size.
 pub(super) fn placement(size: u64, exec: bool) -> Placement {
     Placement::new(size)
         .align(alignment(size, exec))
@@ -92,7 +93,7 @@ mod tests {
     fn code_keeps_off_4g() {
         assert!(Rules::adjust(EXEC, RANGE) == (RANGE.start..GIB_4 - PAGE));
         assert!(Rules::adjust(EXEC, 0..WINDOW) == (PAGE..WINDOW));
-        // A hole that ends at the boundary and is smaller than a window cannot be used.
+        // A hole that ends at the boundary and is no larger than a window cannot be used.
         let hole = Rules::adjust(EXEC, GIB_4 - WINDOW..GIB_4);
         assert!(hole.start >= GIB_4);
     }

@@ -2,17 +2,14 @@
 
 //! The address space of a file: addresses, page table, and its claim on the hardware.
 //!
-//! Two spinlocks, that of the VA tree and that of the list of mappings which have lost their memory;
-//! nothing is called with one held. Contexts: allocating and
-//! dropping are for process context, looking up, mapping without waiting and unmapping are also for
-//! the interrupt threads.
+//! One spinlock protects the VA tree; nothing that takes another lock is called with it held.
+//! Addresses are allocated and freed in process context, where sleeping is allowed. Looking up,
+//! mapping from reserved memory, and the functions that take a [`Gpu`] to unmap or flush are also
+//! for the interrupt threads.
 
-use core::{
-    mem,
-    ops::{
-        Deref,
-        Range, //
-    }, //
+use core::ops::{
+    Deref,
+    Range, //
 };
 
 use kernel::{
@@ -21,10 +18,7 @@ use kernel::{
         Coherent,
         DmaAddress, //
     },
-    dma_buf::resv::{
-        Resv,
-        ResvLocked, //
-    },
+    dma_buf::resv::Resv,
     drm::{
         gem::{
             BaseObject,
@@ -35,14 +29,10 @@ use kernel::{
             NodeAlloc, //
         }, //
     },
-    iommu::pgtable::TablePage,
+    iommu::pgtable::Reserved,
     new_spinlock,
     page::page_align,
     prelude::*,
-    rbtree::{
-        RBTree,
-        RBTreeNode, //
-    },
     sizes::SZ_4K,
     sync::{
         aref::ARef,
@@ -51,16 +41,19 @@ use kernel::{
             Relaxed, //
         },
         Arc,
-        SetOnce,
         SpinLock, //
     }, //
 };
 
 use super::{
+    change::Change,
+    closing::Closing,
+    fault::Grow,
     occupants::Occupants,
     page_table::{
         PageTable,
-        Prot, //
+        Prot,
+        TableMemory, //
     },
     va, //
 };
@@ -68,64 +61,66 @@ use crate::{
     device::{
         with_gpu,
         Device,
-        Gpu, //
-    },
-    gem::{
-        heap,
-        userptr,
-        Mapping, //
+        Gpu,
+        Ratelimit, //
     },
     hw::mali::mmu, //
 };
 
-/// What the VA tree knows of a range: the heap that grows in it, if it is one.
-type Entry = Option<Arc<heap::Heap>>;
+/// Payload of a node in the VA tree: the memory that grows on faults there, if any.
+type Entry = Option<Arc<dyn Grow>>;
 
-/// Why pages could not be mapped.
+/// The error with which a mapping failed, and what the caller has to do about the pages.
 pub(crate) struct MapError {
-    /// What has failed.
+    /// The reason of the failure.
     pub(crate) error: Error,
-    /// The hardware does not answer and may still reach the pages: they must be leaked.
+    /// The hardware does not answer and may still reach the pages: they must be
+    /// [kept](Space::keep).
     pub(crate) leak: bool,
 }
 
 /// Page table and VA tree of an address space.
 #[pin_data]
 pub(crate) struct Space {
-    /// For logs.
+    /// Number of the address space in the log.
     id: u64,
-    drm: ARef<Device>,
-    /// How the hardware is to read the table.
+    pub(super) drm: ARef<Device>,
+    /// How the hardware reads the table.
     pub(super) config: mmu::Config,
     table: PageTable,
     occupants: Occupants,
+    /// Limits what is logged about the file.
+    log: Arc<Ratelimit>,
     #[pin]
     tree: SpinLock<Mm<Entry, va::Rules>>,
 }
 
 impl Space {
-    /// Number of the address space, for logs.
+    /// Returns the number of the address space, for the log.
     pub(crate) fn id(&self) -> u64 {
         self.id
     }
 
-    /// The jobs of the space that are in the hardware.
+    /// Returns the limit for what is logged about the file.
+    pub(crate) fn log(&self) -> &Arc<Ratelimit> {
+        &self.log
+    }
+
+    /// Returns the record of the jobs that the space has in the hardware.
     pub(crate) fn occupants(&self) -> &Occupants {
         &self.occupants
     }
 
-    /// The heap that `va` lies in, and where its range starts. O(log n).
-    ///
-    /// [`None`] if nothing is there, or something that is not a heap.
-    pub(crate) fn lookup(&self, va: u64) -> Option<(Arc<heap::Heap>, u64)> {
+    /// Returns the memory that grows on faults at `va`, if any. O(log n).
+    pub(super) fn lookup(&self, va: u64) -> Option<Arc<dyn Grow>> {
         let tree = self.tree.lock();
-        let node = tree.find(va)?;
-        let heap: &Entry = node;
+        let memory: &Entry = tree.find(va)?;
 
-        Some((heap.clone()?, node.start()))
+        memory.clone()
     }
 
-    /// The range of the BO next to `va` at or below it, for logs.
+    /// Returns the range of the BO that contains `va`, else of the nearest one below it, for the
+    /// log.
     pub(crate) fn nearest(&self, va: u64) -> Option<Range<u64>> {
         let tree = self.tree.lock();
         let nearest = match tree.find(va) {
@@ -140,17 +135,18 @@ impl Space {
         nearest
     }
 
-    /// Maps segments of DMA memory one after the other, from the start of `range`, in blocks of 2 MiB
-    /// where possible. Returns how many bytes it were. On error nothing of it stays mapped; see
-    /// [`MapError`].
+    /// Maps segments of DMA memory one after the other, from the start of `range`, in blocks of 2
+    /// MiB where possible. Returns the number of bytes mapped. On error the entries are removed
+    /// again; see [`MapError`].
     ///
-    /// The range must lie in the caller's [`VaNode`], with nothing mapped there, and hold all
-    /// segments. These are mapped for the device until [`Self::unmap`] has returned. `EINVAL` if one is
-    /// no multiple of 4 KiB. Sleeps if `gfp` allows it; takes no sleeping lock.
+    /// The range must lie in the caller's [`VaNode`], be empty, and be large enough for all
+    /// segments. The segments must stay mapped for the device until [`Self::unmap`] has succeeded,
+    /// or the pages are [kept](Self::keep). `EINVAL` if the address or size of one is not a
+    /// multiple of 4 KiB. Sleeps if `gfp` allows it; takes no sleeping lock.
     ///
-    /// One flush at the end if the space is in the hardware: it holds no translations that were not
-    /// there, but may hold table entries on the way to them; and accesses that wait for the
-    /// mapping go on.
+    /// Flushes once at the end if the space is in the hardware. The MMU has no translations of the
+    /// new pages, but may have cached empty entries of the upper levels. The flush also lets
+    /// stalled accesses go on.
     pub(crate) fn map(
         &self,
         gpu: &Gpu<'_>,
@@ -159,10 +155,45 @@ impl Space {
         prot: Prot,
         gfp: Flags,
     ) -> Result<u64, MapError> {
+        let memory = TableMemory {
+            reserved: &mut Reserved::new(),
+            gfp,
+        };
+
+        self.map_with(gpu, range, segments, prot, memory)
+    }
+
+    /// Like [`Self::map`], but takes the memory for page tables from `tables`, where unused pages
+    /// stay. If there are too few, tries to allocate more, without waiting for memory.
+    pub(crate) fn map_reserved(
+        &self,
+        gpu: &Gpu<'_>,
+        range: Range<u64>,
+        segments: impl Iterator<Item = (DmaAddress, usize)>,
+        prot: Prot,
+        tables: &mut Reserved,
+    ) -> Result<u64, MapError> {
+        let memory = TableMemory {
+            reserved: tables,
+            gfp: GFP_NOWAIT | __GFP_NOWARN,
+        };
+
+        self.map_with(gpu, range, segments, prot, memory)
+    }
+
+    /// Implements [`Self::map`] and [`Self::map_reserved`].
+    fn map_with(
+        &self,
+        gpu: &Gpu<'_>,
+        range: Range<u64>,
+        segments: impl Iterator<Item = (DmaAddress, usize)>,
+        prot: Prot,
+        memory: TableMemory<'_>,
+    ) -> Result<u64, MapError> {
         let dev = gpu.dev();
         let (mapped, result) = self
             .table
-            .map(dev, range, segments, (prot, gfp), |range, f| {
+            .map(dev, range, segments, (prot, memory), |range, f| {
                 self.drm
                     .slots
                     .exclude(gpu, self, range, f)
@@ -170,14 +201,14 @@ impl Space {
             });
 
         result
-            .and_then(|()| self.flush(gpu, &mapped))
+            .and_then(|()| self.flush(gpu, &mapped, Change::Mapped))
             .map(|()| mapped.end - mapped.start)
             .map_err(|error| {
-                // Whatever runs may have found these pages.
+                // Running jobs may have accessed these pages.
                 let undone = self
                     .table
                     .unmap(dev, mapped.clone())
-                    .and_then(|()| self.flush(gpu, &mapped));
+                    .and_then(|()| self.flush(gpu, &mapped, Change::Unmapped));
 
                 MapError {
                     error,
@@ -186,70 +217,43 @@ impl Space {
             })
     }
 
-    /// [`Self::map`] for who has paid for the tables before: `table` is the memory for one, beyond what
-    /// was [set aside](Self::set_aside). Returns it if it was not needed. Does not wait for memory.
-    pub(crate) fn map_paid(
-        &self,
-        gpu: &Gpu<'_>,
-        range: Range<u64>,
-        segments: impl Iterator<Item = (DmaAddress, usize)>,
-        prot: Prot,
-        table: Option<TablePage>,
-    ) -> (Result<u64, MapError>, Option<TablePage>) {
-        let pool = self.table.pool();
-        let paid = table.is_some();
-
-        if let Some(table) = table {
-            pool.deposit(table);
-        }
-        let result = self.map(gpu, range, segments, prot, GFP_NOWAIT | __GFP_NOWARN);
-
-        (result, if paid { pool.withdraw() } else { None })
-    }
-
-    /// Sets memory aside for so many tables, for [`Self::map_paid`]. Sleeps.
-    ///
-    /// To be followed by [`Self::put_back`].
-    pub(crate) fn set_aside(&self, tables: usize) -> Result {
-        for done in 0..tables {
-            let page = TablePage::new(GFP_KERNEL).inspect_err(|_| self.put_back(done))?;
-
-            self.table.pool().deposit(page);
-        }
-        Ok(())
-    }
-
-    /// Frees what is left of memory that was set aside.
-    pub(crate) fn put_back(&self, tables: usize) {
-        for _ in 0..tables {
-            drop(self.table.pool().withdraw());
-        }
-    }
-
-    /// Makes the tables for 4 KiB pages in a range, which lies in the caller's [`VaNode`] and where
-    /// nothing is mapped: pages can be mapped there without memory then. Sleeps.
+    /// Allocates the page tables for 4 KiB pages in a range, so that pages can be mapped there
+    /// later without allocating. The range must lie in the caller's [`VaNode`] and be empty.
+    /// Sleeps.
     pub(crate) fn reserve(&self, gpu: &Gpu<'_>, range: &Range<u64>) -> Result {
         let page = Coherent::<u8>::zeroed_slice(gpu.dev(), SZ_4K, GFP_KERNEL)?;
         let result = self.table.reserve(gpu.dev(), range, page.dma_address());
 
-        // The GPU may have found the page.
-        if let Err(e) = self.flush(gpu, range) {
-            mem::forget(page);
+        // The GPU may have cached a translation to the page.
+        if let Err(e) = self.flush(gpu, range, Change::Unmapped) {
+            self.keep(page);
             return Err(e);
         }
         result
     }
 
-    /// Unmaps ranges that are mapped completely. One flush over all of them, if the space is in the
-    /// hardware. Nothing to do after unplug: the GPU has stopped for good by then, or never will.
+    /// Keeps pages, or the object that owns them, that the GPU may still reach after an error. Does
+    /// not sleep.
     ///
-    /// An error means that the GPU may still reach the pages: they must be leaked. May sleep.
+    /// They are dropped after the next reset. One that was requested when the error occurred may be
+    /// over by now, so this requests another.
+    pub(crate) fn keep(&self, pages: impl Send + 'static) {
+        self.drm.slots.keep(pages);
+        self.drm.slots.ask_for_reset(&self.drm);
+    }
+
+    /// Unmaps ranges, all of which must be mapped completely, and flushes once for all of them if
+    /// the space is in the hardware. After unbind there is nothing to unmap: the GPU has stopped
+    /// for good, or is abandoned, which is an error.
+    ///
+    /// An error means that the GPU may still reach the pages: they must be [kept](Self::keep). May
+    /// sleep.
     pub(crate) fn unmap(&self, ranges: impl Iterator<Item = Range<u64>>) -> Result {
         with_gpu(&self.drm, |gpu| self.unmap_with(gpu, ranges))
             .unwrap_or_else(|| self.drm.slots.check())
     }
 
-    /// [`Self::unmap`] for callers who have the hardware at hand. Does not sleep.
+    /// Like [`Self::unmap`], for callers that have a [`Gpu`]. Does not sleep.
     pub(crate) fn unmap_with(
         &self,
         gpu: &Gpu<'_>,
@@ -266,13 +270,13 @@ impl Space {
         }
 
         match hull {
-            Some(hull) => self.flush(gpu, &hull),
+            Some(hull) => self.flush(gpu, &hull, Change::Unmapped),
             None => Ok(()),
         }
     }
 
-    /// [`Self::unmap`] for reclaim, in a space that no job uses. Takes it out of the hardware, if that
-    /// has it, until its next job: so one flush will do for all that is unmapped before that.
+    /// Like [`Self::unmap`], for reclaim. If the space has a slot and no jobs, turns the slot off
+    /// until the next job of the space, so that no further flush is needed until then.
     pub(crate) fn unmap_idle(&self, range: Range<u64>) -> Result {
         with_gpu(&self.drm, |gpu| {
             self.clear(gpu, range.clone())?;
@@ -284,60 +288,67 @@ impl Space {
         .unwrap_or_else(|| self.drm.slots.check())
     }
 
-    /// Takes a range out of the page table. The hardware may know it still.
-    fn clear(&self, gpu: &Gpu<'_>, range: Range<u64>) -> Result {
+    /// Removes a range from the page table, without a flush. The hardware may still have
+    /// translations of it.
+    pub(super) fn clear(&self, gpu: &Gpu<'_>, range: Range<u64>) -> Result {
         self.table
             .unmap(gpu.dev(), range)
             .inspect_err(|e| dev_err!(gpu.dev(), "address space {}: unmap: {:?}\n", self.id, e))
     }
 
-    /// Makes the hardware forget its translations of a range, and try again what waits for one.
-    pub(super) fn flush(&self, gpu: &Gpu<'_>, range: &Range<u64>) -> Result {
+    /// Flushes the hardware's translations of a range, and lets stalled accesses go on. Requests a
+    /// reset on error.
+    fn flush(&self, gpu: &Gpu<'_>, range: &Range<u64>, change: Change) -> Result {
         self.drm
             .slots
-            .flush(gpu, self, range)
+            .flush(gpu, self, range, change)
             .inspect_err(|&e| self.ask_for_reset(e))
     }
 
-    /// Makes the hardware forget its translations of a range that was unmapped, if that did not work then.
+    /// Flushes the hardware's translations of a range that was removed from the page table without
+    /// a successful flush.
     ///
-    /// An error means that the GPU may still reach the pages: they must be leaked. May sleep.
+    /// An error means that the GPU may still reach the pages: they must be [kept](Self::keep). May
+    /// sleep.
     pub(crate) fn forget(&self, range: Range<u64>) -> Result {
-        with_gpu(&self.drm, |gpu| self.flush(gpu, &range)).unwrap_or_else(|| self.drm.slots.check())
+        with_gpu(&self.drm, |gpu| self.forget_with(gpu, &range))
+            .unwrap_or_else(|| self.drm.slots.check())
     }
 
-    /// After an error of the hardware: a reset helps, unless the device has gone.
-    fn ask_for_reset(&self, error: Error) {
+    /// Like [`Self::forget`], for callers that have a [`Gpu`]. Does not sleep.
+    pub(crate) fn forget_with(&self, gpu: &Gpu<'_>, range: &Range<u64>) -> Result {
+        self.flush(gpu, range, Change::Unmapped)
+    }
+
+    /// Requests a reset after an error of the hardware, unless the device is gone.
+    pub(super) fn ask_for_reset(&self, error: Error) {
         if error != ENODEV {
-            self.drm.jobs.request_reset();
+            self.drm.slots.ask_for_reset(&self.drm);
         }
     }
 
-    /// Has an access made again that waits for the page of `va`, if there still is one. Does not
-    /// sleep. After an error the GPU will be reset, which is as good.
+    /// Retries the access stalled on the page containing `va`, if any. Does not sleep. An error
+    /// needs no handling, because the GPU is reset then.
     pub(crate) fn retry(&self, gpu: &Gpu<'_>, va: u64) {
         let page = va & !(SZ_4K as u64 - 1);
 
-        let _ = self.flush(gpu, &(page..page + SZ_4K as u64));
+        let _ = self.flush(gpu, &(page..page + SZ_4K as u64), Change::Mapped);
     }
 }
 
-/// The address space of a file.
+/// The address space of a file, with its owner's data `M` about the memory mapped in it.
 #[pin_data(PinnedDrop)]
-pub(crate) struct Vm {
+pub(crate) struct Vm<M> {
     space: Arc<Space>,
-    /// Has the fences of all jobs that run in the space.
+    /// Contains the fences of all jobs of the space.
     resv: ARef<ResvObject>,
-    heaps: Arc<heap::Client>,
-    /// By address, the mappings that reclaim has taken the memory from. With the last handle of its BO,
-    /// a mapping leaves.
     #[pin]
-    evicted: SpinLock<RBTree<u64, Arc<Mapping>>>,
-    /// The user memory in the space, once there is some.
-    user_memory: SetOnce<userptr::Mirror>,
+    memory: M,
+    #[pin]
+    pub(super) closing: Closing,
 }
 
-impl Deref for Vm {
+impl<M> Deref for Vm<M> {
     type Target = Arc<Space>;
 
     fn deref(&self) -> &Arc<Space> {
@@ -345,17 +356,15 @@ impl Deref for Vm {
     }
 }
 
-impl Vm {
-    /// Makes an empty address space. Sleeps. `ENODEV` also if the GPU has halted.
-    pub(crate) fn new(drm: &Device, gpu: &Gpu<'_>) -> Result<Arc<Self>> {
+impl<M> Vm<M> {
+    /// Creates an empty address space. Works while the GPU is lost, too: the client can use the
+    /// space as soon as the GPU has recovered. Sleeps.
+    pub(crate) fn new(drm: &Device, gpu: &Gpu<'_>, memory: impl PinInit<M>) -> Result<Arc<Self>> {
         static NEXT_ID: Atomic<u64> = Atomic::new(1);
-
-        if gpu.halted() {
-            return Err(ENODEV);
-        }
 
         let (table, config) = PageTable::new(drm, gpu)?;
         let tree = Mm::new(va::RANGE)?;
+        let log = Arc::pin_init(Ratelimit::new(), GFP_KERNEL)?;
         let space = Arc::pin_init(
             try_pin_init!(Space {
                 id: NEXT_ID.fetch_add(1, Relaxed),
@@ -363,120 +372,65 @@ impl Vm {
                 config,
                 table,
                 occupants: Occupants::new(),
+                log,
                 tree <- new_spinlock!(tree, "drm_gpu::va"),
             }? Error),
             GFP_KERNEL,
         )?;
 
         let resv = ResvObject::new(drm)?;
-        let heaps = heap::Client::new()?;
 
         Arc::pin_init(
             pin_init!(Self {
                 space,
                 resv,
-                heaps,
-                evicted <- new_spinlock!(RBTree::new(), "drm_gpu::evicted"),
-                user_memory: SetOnce::new(),
+                memory <- memory,
+                closing <- Closing::new(),
             }),
             GFP_KERNEL,
         )
     }
 
-    /// The heaps of the file.
-    pub(crate) fn heaps(&self) -> &Arc<heap::Client> {
-        &self.heaps
+    /// Returns the owner's data about the memory in the space.
+    pub(crate) fn memory(&self) -> &M {
+        &self.memory
     }
 
-    /// The user memory in the space, if there ever was some.
-    pub(crate) fn user_memory(&self) -> Option<&userptr::Mirror> {
-        self.user_memory.as_ref()
-    }
-
-    /// The user memory in the space. Sleeps.
-    pub(crate) fn user_memory_or_new(&self, gpu: &Gpu<'_>) -> Result<&userptr::Mirror> {
-        loop {
-            if let Some(mirror) = self.user_memory() {
-                return Ok(mirror);
-            }
-            // Another task may be faster.
-            self.user_memory.populate(userptr::Mirror::new(gpu)?);
-        }
-    }
-
-    /// What has the resv of the space, to be locked together with BOs, before them.
+    /// Returns the GEM object that carries the reservation lock of the space. Lock it before those
+    /// of BOs.
     ///
-    /// It has the fences of all jobs that run in the space, as `Usage::Bookkeep`: a job can reach all
-    /// that is mapped, whether or not its submit has listed it. So a BO is idle when its own resv is,
-    /// and that of each address space that maps it. As long as this one is locked, no job is
-    /// published.
+    /// The resv contains the fences of all jobs of the space, as `Usage::Bookkeep`: a job can reach
+    /// everything that is mapped, whether or not its submission lists it. So a BO is idle when its
+    /// own resv and those of all address spaces that map it are idle. While this one is locked, no
+    /// job of the space is published.
     pub(crate) fn resv_object(&self) -> &ResvObject {
         &self.resv
     }
 
-    /// The resv of the space; see [`Self::resv_object`].
+    /// Returns the resv of the space; see [`Self::resv_object`].
     pub(crate) fn resv(&self) -> &Resv {
         self.resv.resv()
     }
 
-    /// Notes that the mapping in `node` has lost its memory. The resv is locked.
-    pub(crate) fn add_evicted(&self, node: RBTreeNode<u64, Arc<Mapping>>) {
-        let old = self.evicted.lock().insert(node);
-
-        // None, as a mapping is added once.
-        drop(old);
-    }
-
-    /// Forgets that the mapping at `va` has lost its memory, if it has. Drop what is returned with no
-    /// lock held.
-    pub(crate) fn take_evicted(&self, va: u64) -> Option<RBTreeNode<u64, Arc<Mapping>>> {
-        self.evicted.lock().remove_node(&va)
-    }
-
-    /// Whether reclaim has taken memory from the space. The answer may be outdated.
-    pub(crate) fn misses_memory(&self) -> bool {
-        !self.evicted.lock().is_empty()
-    }
-
-    /// Brings back all memory that reclaim has taken from the space, so that a job can use it. `locked`
-    /// proves that the resv is locked, so reclaim takes nothing until the fence of the job is there.
+    /// Allocates addresses for a BO of `size` bytes, rounded up to pages. `exec`: shaders can run
+    /// from it. `grows`: the memory that grows on faults there, if any.
     ///
-    /// Sleeps. After an error the rest is still noted.
-    pub(crate) fn restore(&self, gpu: &Gpu<'_>, locked: ResvLocked<'_>) -> Result {
-        loop {
-            let next = {
-                let evicted = self.evicted.lock();
-                let first = evicted.cursor_front();
-
-                first.map(|first| first.current().1.clone())
-            };
-            let Some(mapping) = next else {
-                return Ok(());
-            };
-
-            mapping.restore(gpu, locked)?;
-        }
-    }
-
-    /// Finds a place for a BO of `size` bytes, which is rounded up to pages. `exec`: shaders can run
-    /// from it. `heap`: what grows on faults there.
-    ///
-    /// `EINVAL` for a size of 0, `ENOSPC` when there is no room.
+    /// `EINVAL` for a size of 0, `ENOSPC` when there is no room, `ENOMEM`. Sleeps.
     pub(crate) fn alloc_va(
         self: &Arc<Self>,
         size: usize,
         exec: bool,
-        heap: Option<Arc<heap::Heap>>,
-    ) -> Result<VaNode> {
+        grows: Option<Arc<dyn Grow>>,
+    ) -> Result<VaNode<M>> {
         let size = page_align(size).filter(|&s| s != 0).ok_or(EINVAL)? as u64;
         let node = NodeAlloc::new(GFP_KERNEL)?;
 
         let inserted = self
             .tree
             .lock()
-            .insert(node, &va::placement(size, exec), |_| heap)
+            .insert(node, &va::placement(size, exec), |_| grows)
             .map(|node| node.range());
-        // An error carries the node's memory, which goes here, with the lock released.
+        // An error carries the memory of the node, which is freed here, with the lock released.
         let range = inserted.map_err(|(e, _)| e)?;
 
         Ok(VaNode {
@@ -485,70 +439,83 @@ impl Vm {
         })
     }
 
-    /// Gives the space a slot of the hardware for a job that is about to run. Returns its number.
+    /// Assigns a slot of the hardware to the space for a job that is about to run. Returns its
+    /// number.
     ///
-    /// Every success is to be followed by one [`Self::as_put`]. Does not sleep; the lock of the job
-    /// queue may be held. `EBUSY`: all slots have running jobs, or that of the space has some which a
-    /// fault has to end; one of them will end. `ETIMEDOUT`: the MMU is stuck, only a reset helps.
-    /// `ENODEV`: the device has gone.
+    /// The caller balances each success with one [`Self::as_put`]. Does not sleep; the lock of the
+    /// job queue may be held. `EBUSY`: all slots are in use, and one becomes free when its jobs
+    /// end. `EAGAIN`: the space has faulted, and the jobs that it has in the hardware must end
+    /// first. `ETIMEDOUT`: the MMU is stuck and needs a reset. `ENODEV`: the GPU has halted or the
+    /// device is gone.
     pub(crate) fn as_get(&self, gpu: &Gpu<'_>) -> Result<u8> {
         self.drm.slots.get(gpu, &self.space)
     }
 
-    /// The job has left the hardware. Does not sleep, touches no register.
+    /// Balances [`Self::as_get`] when the job has left the hardware. Does not sleep, touches no
+    /// register.
     pub(crate) fn as_put(&self) {
         self.drm.slots.put(&self.space);
     }
 }
 
 #[pinned_drop]
-impl PinnedDrop for Vm {
+impl<M> PinnedDrop for Vm<M> {
     fn drop(self: Pin<&mut Self>) {
         let drm = &self.space.drm;
         let released = with_gpu(drm, |gpu| drm.slots.release(gpu, &self.space));
 
+        let released = released.unwrap_or_else(|| {
+            // After unbind the GPU does not walk the table, unless it was abandoned.
+            drm.slots.forget(&self.space);
+            drm.slots.check()
+        });
+        let last = self.closing.take();
         match released {
-            Some(Ok(())) => (),
-            // Without hardware, nobody walks the table.
-            None => drm.slots.forget(&self.space),
-            Some(Err(_)) => {
-                // The hardware may still walk the table. It stays until unbind, which takes the
-                // power away first.
-                mem::forget(self.space.clone());
-                drm.jobs.request_reset();
+            Ok(()) => drop(last),
+            Err(_) => {
+                // The hardware may still walk the table.
+                drm.slots.keep((last, self.space.clone()));
+                drm.slots.ask_for_reset(drm);
             }
         }
     }
 }
 
-/// A range of addresses. Dropping it frees them: unmap them first. Process context.
-pub(crate) struct VaNode {
-    vm: Arc<Vm>,
+/// A range of addresses. The range must be unmapped before this is dropped, which frees the
+/// addresses. Process context.
+pub(crate) struct VaNode<M> {
+    vm: Arc<Vm<M>>,
     range: Range<u64>,
 }
 
-impl VaNode {
-    /// First address.
+impl<M> VaNode<M> {
+    /// Returns the first address.
     pub(crate) fn start(&self) -> u64 {
         self.range.start
     }
 
-    /// Size in bytes, a multiple of 4 KiB.
+    /// Returns the size in bytes, a multiple of 4 KiB.
     pub(crate) fn size(&self) -> u64 {
         self.range.end - self.range.start
     }
 
-    /// The address space.
-    pub(crate) fn vm(&self) -> &Arc<Vm> {
+    /// Returns the range of addresses.
+    pub(crate) fn range(&self) -> Range<u64> {
+        self.range.clone()
+    }
+
+    /// Returns the address space.
+    pub(crate) fn vm(&self) -> &Arc<Vm<M>> {
         &self.vm
     }
 }
 
-impl Drop for VaNode {
+impl<M> Drop for VaNode<M> {
     fn drop(&mut self) {
         let removed = self.vm.tree.lock().remove(self.range.start);
 
-        // A heap can go with it, which must not happen under the lock.
+        // This may drop the last reference to memory that grows, which must not happen under the
+        // lock.
         drop(removed);
     }
 }

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which flush a change of a page table needs. Pure, without locks; for any context.
+
+use kernel::prelude::*;
+
+use crate::hw::mali::mmu::Flush;
+
+/// The change of the page table that a flush follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Pages were mapped where nothing was.
+    Mapped,
+    /// Pages or tables were removed, and may be freed and reused once the flush is over.
+    Unmapped,
+}
+
+impl Change {
+    /// Returns the kind of flush that the change needs, given the number of jobs that the space has
+    /// in the hardware.
+    ///
+    /// The end of a job writes the caches back and waits for its accesses, so only running jobs can
+    /// have accesses under way.
+    pub(super) fn flush(self, jobs: u32) -> Flush {
+        match self {
+            Self::Unmapped if jobs != 0 => Flush::Accesses,
+            Self::Mapped | Self::Unmapped => Flush::Translations,
+        }
+    }
+}
+
+#[kunit_tests(drm_gpu_mmu_change)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn running_jobs_make_unmapping_wait() {
+        assert_eq!(Change::Unmapped.flush(1), Flush::Accesses);
+        assert_eq!(Change::Unmapped.flush(0), Flush::Translations);
+        assert_eq!(Change::Mapped.flush(1), Flush::Translations);
+        assert_eq!(Change::Mapped.flush(0), Flush::Translations);
+    }
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Removal of mappings from an address space: of single ones, and of all when a file is closed.
+//!
+//! The GPU's translations must be flushed before the pages of a mapping are freed. That takes one
+//! flush per mapping, or one command that turns the slot of the space off; but the slot cannot be
+//! turned off while jobs of the space run, because they would fault. When a file is closed, its
+//! jobs are stopped only after its handles are gone. So while jobs are still in the hardware, the
+//! pages of the file's BOs are kept until the address space is destroyed, after the last of the
+//! jobs has ended. That way, closing a file takes a few commands and not one per BO.
+//!
+//! Process context. Takes the locks of the page table, of the slots and of the list of pages.
+
+use core::ops::Range;
+
+use kernel::{
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    }, //
+};
+
+use super::{
+    orphans::{
+        Orphans,
+        Things, //
+    },
+    Vm, //
+};
+use crate::device::with_gpu;
+
+/// Pages that an address space keeps while its file is being closed.
+#[pin_data]
+pub(super) struct Closing {
+    /// The file is being closed.
+    begun: Atomic<bool>,
+    /// The pages of its last mappings.
+    #[pin]
+    pages: Orphans,
+}
+
+impl Closing {
+    /// Creates the state of an open file.
+    pub(super) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            begun: Atomic::new(false),
+            pages <- Orphans::new(),
+        })
+    }
+
+    /// Takes the pages of the last mappings, which the GPU may still reach. The caller drops them
+    /// once the space has left its slot.
+    pub(super) fn take(&self) -> Things {
+        self.pages.take()
+    }
+}
+
+/// When pages can be dropped.
+enum Go {
+    /// At once.
+    Now,
+    /// With the address space.
+    Last,
+}
+
+impl<M> Vm<M> {
+    /// Marks the file as being closed: all mappings are removed, and none are added from now on.
+    pub(crate) fn begin_closing(&self) {
+        self.closing.begun.store(true, Relaxed);
+    }
+
+    /// Unmaps the range of a mapping that is being removed, and drops `pages` as soon as the GPU
+    /// can no longer reach them. Needs only a few flushes for many mappings if the space has no
+    /// jobs in the hardware or the file is being closed. Sleeps.
+    pub(crate) fn unmap_closed(&self, range: Range<u64>, pages: impl Send + 'static) {
+        let slots = &self.drm.slots;
+        let unmapped = with_gpu(&self.drm, |gpu| {
+            self.clear(gpu, range.clone())?;
+            if self.closing.begun.load(Relaxed) && slots.has_jobs(self) {
+                return Ok(Go::Last);
+            }
+            slots
+                .flush_closed(gpu, self, &range)
+                .inspect_err(|&e| self.ask_for_reset(e))?;
+            Ok(Go::Now)
+        })
+        .unwrap_or_else(|| slots.check().map(|()| Go::Now));
+
+        match unmapped {
+            Ok(Go::Now) => drop(pages),
+            Ok(Go::Last) => {
+                let Err(pages) = self.closing.pages.try_keep(pages) else {
+                    return;
+                };
+                // Without memory for the list entry, a flush is needed.
+                match self.forget(range) {
+                    Ok(()) => drop(pages),
+                    Err(_) => self.keep(pages),
+                }
+            }
+            Err(_) => self.keep(pages),
+        }
+    }
+}
