@@ -2,25 +2,26 @@
 
 //! Buffer objects.
 //!
-//! A BO is memory with a name in each file that has a handle for it, and an address in each of their
-//! address spaces:
+//! A BO is memory that has a handle in each file that uses it, and an address in the address space
+//! of each of these files:
 //!
 //! - [`object`]: the BO itself, its handles, its flags.
-//! - [`backing`]: the life of its pages.
-//! - [`mapping`]: a BO in an address space; what jobs hold.
-//! - [`heap`]: memory that grows while the GPU waits for it, and goes again.
-//! - [`reclaim`]: taking the pages of idle BOs away, of which [`shrinker`](crate::shrinker) makes a
-//!   policy.
-//! - [`shortage`]: whose pages come back first when there are not enough for all.
-//! - [`userptr`]: memory of a process, as a BO.
-//! - [`prime`]: what may be shared with other drivers.
-//! - [`label`]: names for debugging.
+//! - [`backing`]: the states of its pages.
+//! - [`mapping`]: a BO in an address space. Jobs hold these.
+//! - [`heap`]: memory that grows when the GPU touches it, and is given back when it is unused.
+//! - [`residency`]: the memory of an address space, and the mappings that reclaim has evicted.
+//! - [`reclaim`]: taking pages from idle BOs. The [`shrinker`](crate::shrinker) decides from which.
+//! - [`shortage`]: the order in which submissions get memory when there is not enough for all.
+//! - [`userptr`]: BOs made of the memory of a process.
+//! - [`prime`]: the rules for sharing BOs with other drivers.
+//! - [`label`]: names of BOs, for debugging.
 //!
-//! Pages are in the hands of [`uma`], whose guards decide whether they may go: a mapping has one.
+//! [`uma`] manages the pages. They cannot be taken from a BO while one of its guards
+//! ([`uma::Pinned`]) exists; each mapping that has pages holds one.
 //!
-//! Locks, in order: reservation (DRM core calls us with it), a BO's state, a mapping, a heap, then
-//! `uma`'s and the address space's. What this module offers to the UAPI sleeps,
-//! and needs no lock to be held.
+//! Locks, in order: the reservation, a BO's state, a mapping, a heap, then those of `uma` and of
+//! the address space. The functions offered to the UAPI may sleep, and are called with no lock
+//! held.
 
 pub(crate) mod backing;
 pub(crate) mod heap;
@@ -29,6 +30,7 @@ pub(crate) mod mapping;
 pub(crate) mod object;
 mod prime;
 pub(crate) mod reclaim;
+mod residency;
 pub(crate) mod shortage;
 pub(crate) mod userptr;
 
@@ -42,17 +44,16 @@ use kernel::{
     sync::{
         aref::ARef,
         Arc, //
-    },
-    uapi, //
+    }, //
 };
 
 pub(crate) use backing::Advice;
 pub(crate) use label::Label;
 pub(crate) use mapping::Mapping;
+pub(crate) use object::Flags;
 use object::{
     Args,
-    BoData,
-    Flags, //
+    BoData, //
 };
 
 use crate::{
@@ -60,29 +61,35 @@ use crate::{
         Device,
         Gpu, //
     },
-    mmu::Vm, //
+    mmu, //
 };
 use heap::Heap;
+use residency::Residency;
+
+pub(crate) use residency::new_vm;
+
+/// The address space of a file, together with its memory.
+pub(crate) type Vm = mmu::Vm<Residency>;
 
 /// A buffer object. Dereferences to [`BoData`].
 pub(crate) type Bo = uma::Object<BoData>;
 
-/// Creates a BO of `size` bytes, rounded up to pages, or for heaps to 2 MiB, with flags from user
-/// space.
+/// Creates a BO of `size` bytes, rounded up to pages, or for heaps to 2 MiB.
 ///
-/// It has no memory and no address yet: it gets the address, and unless it is a heap the memory,
-/// with the first handle.
+/// The BO has neither memory nor an address yet. With the first handle it gets an address and,
+/// unless it is a heap, its memory.
 ///
-/// `EINVAL`: a size of 0, flags that are unknown or do not go together. `ENOMEM`.
-pub(crate) fn create(drm: &Device, gpu: &Gpu<'_>, size: u32, flags: u32) -> Result<ARef<Bo>> {
-    let flags = Flags::new(flags)?;
+/// Errors: `EINVAL` for a size of 0 or flags that exclude each other, `ENOMEM`.
+pub(crate) fn create(drm: &Device, gpu: &Gpu<'_>, size: u32, flags: Flags) -> Result<ARef<Bo>> {
+    flags.check()?;
+
     let mut size = usize::try_from(size).map_err(|_| EOVERFLOW)?;
 
     if size == 0 {
         return Err(EINVAL);
     }
 
-    let heap = match flags.is_heap() {
+    let heap = match flags.heap {
         true => {
             size = size
                 .checked_next_multiple_of(heap::CHUNK)
@@ -93,9 +100,9 @@ pub(crate) fn create(drm: &Device, gpu: &Gpu<'_>, size: u32, flags: u32) -> Resu
     };
 
     let config = Config {
-        // Zeroed pages have to be flushed before they are mapped write-combined, which DMA mapping
-        // does for devices that are not coherent only.
-        caching: match gpu.coherent || flags.is_cached() {
+        // Zeroed pages have to be flushed from the CPU's caches before they are mapped
+        // write-combined. DMA mapping does that only for devices that are not coherent.
+        caching: match gpu.coherent || flags.cached {
             true => Caching::Cached,
             false => Caching::WriteCombined,
         },
@@ -116,18 +123,20 @@ pub(crate) fn create(drm: &Device, gpu: &Gpu<'_>, size: u32, flags: u32) -> Resu
     )
 }
 
-/// Creates a BO over `size` bytes of the current process from `address` on, with flags from user
-/// space (`DRM_GPU_USERPTR_*`). It gets its address in `vm` at once, and is good for its file alone.
+/// Creates a BO from `size` bytes at `address` in the current process. The GPU may write to them if
+/// they are `writable`. The BO gets its address in `vm` at once, and only the file of `vm` can use
+/// it.
 ///
-/// To be called without a guard. The errors are those of [`userptr`].
+/// Must not be called from within [`with_gpu`](crate::device::with_gpu), as it waits for user
+/// space. For the errors, see [`userptr::prepare`].
 pub(crate) fn create_user(
     drm: &Device,
     vm: &Arc<Vm>,
     address: u64,
     size: u64,
-    flags: u32,
+    writable: bool,
 ) -> Result<ARef<Bo>> {
-    let memory = userptr::prepare(drm, vm, address, size, flags)?;
+    let memory = userptr::prepare(drm, vm, address, size, writable)?;
     let size = usize::try_from(size)?;
 
     Bo::new(
@@ -147,55 +156,36 @@ pub(crate) fn create_user(
     )
 }
 
-/// The mapping of `bo` in `vm`, if the file has a handle.
+/// Returns the mapping of `bo` in `vm`, if the file of `vm` has a handle.
 pub(crate) fn mapping(bo: &Bo, vm: &Arc<Vm>) -> Option<Arc<Mapping>> {
     bo.mapping(vm)
 }
 
-/// Takes advice about the content of `bo`. Returns whether the content is still there.
+/// Records user space's advice about the content of `bo`. Returns whether the content is still
+/// there.
 ///
-/// `EINVAL`: [`Advice::DontNeed`] for a BO with more than one handle.
+/// Errors: `EINVAL` for user memory, and for [`Advice::DontNeed`] if the file of `vm` does not have
+/// the only handle.
 pub(crate) fn madvise(bo: &Bo, vm: &Arc<Vm>, advice: Advice) -> Result<bool> {
     BoData::take_advice(bo, vm, advice)
 }
 
-/// Makes what the CPU's caches hold of a part of `bo` visible to the GPU; `kind` is one of
-/// `PANFROST_BO_SYNC_*`. Does nothing for BOs that are not mapped cached.
+/// Writes the CPU's caches back for a part of `bo`, so that the GPU sees the data; with
+/// `invalidate`, also invalidates them. Does nothing for BOs that are not mapped cached, nor for
+/// user memory, which exists only with coherent GPUs.
 ///
-/// `EINVAL`: a range outside of the BO, an imported BO, an unknown kind.
-pub(crate) fn sync(bo: &Bo, gpu: &Gpu<'_>, kind: u32, offset: u32, size: u32) -> Result {
-    let invalidate = match kind {
-        uapi::PANFROST_BO_SYNC_CPU_CACHE_FLUSH => false,
-        uapi::PANFROST_BO_SYNC_CPU_CACHE_FLUSH_AND_INVALIDATE => true,
-        _ => return Err(EINVAL),
-    };
-
-    // The UAPI's arithmetic is that of 32 bits.
+/// Errors: `EINVAL` for a range that exceeds the BO, and for imported BOs.
+pub(crate) fn sync(bo: &Bo, gpu: &Gpu<'_>, invalidate: bool, offset: u32, size: u32) -> Result {
+    // The UAPI has 32-bit offsets: the end of the range must fit as well.
     offset.checked_add(size).ok_or(EINVAL)?;
-    if let Some(mapping) = bo.user_mapping() {
-        return mapping.sync(offset as usize, size as usize, invalidate);
-    }
     bo.sync(gpu.dev(), offset as usize, size as usize, invalidate)
 }
 
-/// What QUERY_BO_INFO says of `bo`: the flags of its creation, and the extra flags.
-pub(crate) fn query(bo: &Bo) -> (u32, u32) {
-    if bo.is_imported() {
-        return (0, uapi::DRM_PANFROST_BO_IS_IMPORTED);
-    }
-
-    let flags = bo.flags();
-    let mut create = 0;
-
-    if !flags.is_executable() {
-        create |= uapi::PANFROST_BO_NOEXEC;
-    }
-    if flags.is_heap() {
-        create |= uapi::PANFROST_BO_HEAP;
-    }
-    // What the mapping is, whatever was asked for.
-    if bo.caching() == Caching::Cached {
-        create |= uapi::PANFROST_BO_WB_MMAP;
-    }
-    (create, 0)
+/// Returns the flags of `bo`, or [`None`] if it was imported.
+pub(crate) fn flags(bo: &Bo) -> Option<Flags> {
+    (!bo.is_imported()).then(|| Flags {
+        // Reports how the BO is mapped, which can differ from the request.
+        cached: bo.caching() == Caching::Cached,
+        ..bo.flags()
+    })
 }

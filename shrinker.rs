@@ -1,38 +1,51 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What gives memory back when it is short, and in which order.
+//! Gives memory back when it is short, in the order of what that costs.
 //!
-//! Memory management asks how many pages could be had ([`Shrinker::count`], which reads numbers), and
-//! then for some of them ([`Shrinker::scan`]). They are taken where it costs least:
+//! Memory management asks how many pages could be freed ([`Shrinker::count`], which sums up
+//! counters), and then to free some of them ([`Shrinker::scan`]). They are taken where it costs
+//! least:
 //!
-//! 1. what user space has given up, of idle BOs,
-//! 2. what heaps have beyond content that may still be read,
+//! 1. the content of idle BOs that user space has given up,
+//! 2. memory of heaps, except content that may still be read,
 //! 3. idle BOs, if there is room in swap,
-//! 4. and 5. the first and the third of BOs that are busy, if the caller may wait: for [`PATIENCE_MS`] in
-//!    all.
+//! 4. and 5. the first and the third again, from busy BOs, if the caller may wait: for at most
+//!    [`PATIENCE_MS`] in all.
 //!
-//! Each begins with what was not used for the longest time. What counts is pages that are there; those
-//! of an evicted BO are not free yet, but memory management can swap them out from then on.
+//! Each step begins with the least recently used. Only resident pages count. The pages of an
+//! evicted BO are not free yet, but memory management can swap them out from then on.
 //!
-//! A call looks at as many BOs as it is to take pages, and the next one goes on behind them. So with
-//! thousands that are busy it does not take long; and nobody waits for those, nor is told that there is
-//! nothing, before all have been looked at.
+//! In the steps that do not wait, a call visits at most as many BOs as it has pages to take, and
+//! the next call continues behind them. A call therefore stays short even with thousands of busy
+//! BOs. No call waits for busy BOs, or reports that nothing can be freed, before all BOs have been
+//! visited.
 //!
-//! Whoever is short of memory calls this, with their locks: see [`reclaim`](gem::reclaim) for how BOs
-//! are locked. It works on a GPU that is idle or gone as well, and has it do nothing unless the address
-//! space is in the hardware.
+//! Memory management asks for the BOs of one control group after another, or for those of a single
+//! group if that has reached its own limit. A call for a group other than the root group visits all
+//! of the group's BOs. The memory of heaps is counted and taken together with the BOs of the root
+//! group.
+//!
+//! Any task that is short of memory can enter this, with any locks held: see
+//! [`reclaim`](gem::reclaim) for how BOs are locked. It also works while the GPU is idle or gone,
+//! and needs the GPU only for address spaces that are in the hardware.
 
 use core::cell::Cell;
 
 use kernel::{
     alloc::Flags,
-    drm::gem::uma::Lru,
-    mm::shrinker::{
-        as_reclaim,
-        free_swap_pages,
-        Control,
-        Registration,
-        Shrinker, //
+    drm::gem::uma::{
+        Limit,
+        Lru, //
+    },
+    mm::{
+        memcg::MemCgroup,
+        shrinker::{
+            as_reclaim,
+            free_swap_pages,
+            Control,
+            Registration,
+            Shrinker, //
+        }, //
     },
     prelude::*,
     sync::{
@@ -62,22 +75,22 @@ use crate::{
     }, //
 };
 
-/// How long a call waits for busy BOs, in milliseconds: half of it for each of the two steps.
+/// The time that a call waits for busy BOs, in milliseconds. Each of the two steps gets half of it.
 const PATIENCE_MS: u32 = 50;
 
-/// Pages that were taken, by how.
+/// Numbers of pages that were taken, by the means.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Taken {
-    /// With their content, which user space had given up.
+    /// Dropped with their content, which user space had given up.
     pub(crate) purged: usize,
-    /// From heaps.
+    /// Taken from heaps.
     pub(crate) heaps: usize,
-    /// To swap.
+    /// Evicted, so that they can be swapped out.
     pub(crate) evicted: usize,
 }
 
 impl Taken {
-    /// All of them.
+    /// Returns the number of all pages.
     pub(crate) fn sum(&self) -> usize {
         self.purged
             .saturating_add(self.heaps)
@@ -85,19 +98,20 @@ impl Taken {
     }
 }
 
-/// What was taken since the device was bound.
+/// Statistics of reclaim since the device was bound.
 pub(crate) struct Record {
     purged: Atomic<usize>,
     heaps: Atomic<usize>,
     evicted: Atomic<usize>,
-    /// Of the last call that user space has asked for.
+    /// The pages taken by the last call that user space asked for.
     asked: Atomic<usize>,
-    /// Pages of the BOs that were looked at in vain, by [`Means`], since all have been.
+    /// Pages of the BOs that were visited in vain, by [`Means`], since all BOs had last been
+    /// visited.
     vain: [Atomic<usize>; Means::ALL.len()],
 }
 
 impl Record {
-    /// Nothing yet.
+    /// Returns a record in which nothing was taken.
     pub(crate) fn new() -> Self {
         Self {
             purged: Atomic::new(0),
@@ -108,7 +122,7 @@ impl Record {
         }
     }
 
-    /// What was taken so far.
+    /// Returns the numbers of pages that were taken so far.
     pub(crate) fn taken(&self) -> Taken {
         Taken {
             purged: self.purged.load(Relaxed),
@@ -117,7 +131,7 @@ impl Record {
         }
     }
 
-    /// How many pages the last [`shrink`] has taken.
+    /// Returns the number of pages that the last [`shrink_as_asked`] took.
     pub(crate) fn asked(&self) -> usize {
         self.asked.load(Relaxed)
     }
@@ -129,7 +143,8 @@ impl Record {
     }
 }
 
-/// The list of those that can be taken from by one means.
+/// Returns the list of the BOs that can be reclaimed by these means; [`None`] if none can, as there
+/// is no room in swap.
 fn list(means: Means) -> Option<Lru> {
     match means {
         Means::Purge => Some(Lru::DontNeed),
@@ -137,54 +152,80 @@ fn list(means: Means) -> Option<Lru> {
     }
 }
 
-/// Pages that could be taken by one means, if nothing were busy. Takes no lock.
-fn pages(drm: &Device, means: Means) -> usize {
-    list(means).map_or(0, |lru| Bo::reclaimable(drm, lru))
+/// Returns the number of pages that these means could take from the BOs of a group, if none were
+/// busy.
+fn pages(drm: &Device, of: Option<&MemCgroup>, means: Means) -> usize {
+    list(means).map_or(0, |lru| Bo::reclaimable(drm, of, lru))
 }
 
-/// Pages that could be taken. Takes no lock.
-fn count(drm: &Device) -> usize {
-    pages(drm, Means::Purge)
-        .saturating_add(drm.heaps.pages())
-        .saturating_add(pages(drm, Means::Evict))
+/// Returns whether memory is wanted from a single control group other than the root group.
+fn is_of_one(of: Option<&MemCgroup>) -> bool {
+    of.is_some_and(|of| !of.is_root())
 }
 
-/// Takes up to `missing` pages, or what BOs have beyond, by one means. Looks at so many BOs at most.
-fn take(drm: &Device, means: Means, missing: usize) -> usize {
+/// Returns the number of pages that could be taken.
+fn count(drm: &Device, control: &Control<'_>) -> usize {
+    let of = control.group();
+    let of_heaps = match is_of_one(of) {
+        true => 0,
+        false => drm.heaps.pages(),
+    };
+
+    pages(drm, of, Means::Purge)
+        .saturating_add(of_heaps)
+        .saturating_add(pages(drm, of, Means::Evict))
+}
+
+/// Takes `missing` pages from idle BOs by these means, or more, since BOs are taken whole. Visits
+/// at most `missing` BOs, unless the pages are wanted from one group. Returns the number of pages
+/// taken.
+fn take(drm: &Device, of: Option<&MemCgroup>, means: Means, missing: usize) -> usize {
     let Some(lru) = list(means) else {
         return 0;
     };
-    // The last address space that was found to be busy, with all that is in no other.
+    // The last address space that was found busy. BOs that are mapped in no other are skipped.
     let busy = Cell::new(None);
+
+    let limit = Limit {
+        target: missing,
+        looks: match is_of_one(of) {
+            true => usize::MAX,
+            false => missing,
+        },
+    };
 
     let scanned = Bo::scan(
         drm,
+        of,
         lru,
-        missing,
-        missing,
+        limit,
         |bo| busy.get().is_some_and(|vm| bo.is_only_in(vm)),
         |bo| {
-            // What cannot go now is left alone.
+            // A BO that cannot be reclaimed now is passed over.
             let pages = reclaim::reclaim(bo, means).unwrap_or(0);
 
-            if pages == 0 {
+            // Content that was given up can be purged even if the address space is busy.
+            if pages == 0 && means == Means::Evict {
                 busy.set(reclaim::busy_vm(bo));
             }
             Some(pages)
         },
     );
-    let vain = scanned.seen.saturating_sub(scanned.taken);
-    drm.reclaimed.vain[means as usize].add(vain, Relaxed);
+    if !is_of_one(of) {
+        let vain = scanned.seen.saturating_sub(scanned.taken);
+
+        drm.reclaimed.vain[means as usize].add(vain, Relaxed);
+    }
     scanned.taken
 }
 
-/// Whether all BOs have been looked at in vain since this was true for the last time with `reset`.
-fn all_seen(drm: &Device, reset: bool) -> bool {
+/// Returns whether all BOs were visited in vain since this last returned true with `reset` set.
+fn all_seen(drm: &Device, of: Option<&MemCgroup>, reset: bool) -> bool {
     let vain = &drm.reclaimed.vain;
     let all = Means::ALL
         .into_iter()
         .zip(vain)
-        .all(|(means, vain)| vain.load(Relaxed) >= pages(drm, means));
+        .all(|(means, vain)| vain.load(Relaxed) >= pages(drm, of, means));
 
     if all && reset {
         for vain in vain {
@@ -194,53 +235,78 @@ fn all_seen(drm: &Device, reset: bool) -> bool {
     all
 }
 
-/// [`take`], from BOs that are busy: waits for them until `patience` jiffies are used up.
-fn take_busy(drm: &Device, means: Means, missing: usize, mut patience: Jiffies) -> usize {
+/// Like [`take`], but also waits for busy BOs, for `patience` jiffies in all, and visits any number
+/// of BOs.
+fn take_busy(
+    drm: &Device,
+    of: Option<&MemCgroup>,
+    means: Means,
+    missing: usize,
+    mut patience: Jiffies,
+) -> usize {
     let Some(lru) = list(means) else {
         return 0;
     };
 
     let take = |bo: &Bo| {
-        reclaim::wait_idle(bo, &mut patience);
+        reclaim::wait_idle(bo, means, &mut patience);
         let pages = reclaim::reclaim(bo, means).unwrap_or(0);
 
         (pages != 0 || patience != 0).then_some(pages)
     };
 
-    Bo::scan(drm, lru, missing, usize::MAX, |_| false, take).taken
+    let limit = Limit {
+        target: missing,
+        looks: usize::MAX,
+    };
+
+    Bo::scan(drm, of, lru, limit, |_| false, take).taken
 }
 
-/// Takes pages. [`None`]: there are none, at the moment.
-fn scan(drm: &Device, control: &Control) -> Option<Taken> {
+/// Takes pages. Returns [`None`] if none can be taken at the moment.
+fn scan(drm: &Device, control: &Control<'_>) -> Option<Taken> {
+    let of = control.group();
     let mut taken = Taken::default();
     let missing = |taken: &Taken| control.target().saturating_sub(taken.sum());
 
-    taken.purged = take(drm, Means::Purge, missing(&taken));
-    taken.heaps = with_gpu(drm, |gpu| drm.heaps.scan(gpu, missing(&taken))).unwrap_or(0);
-    taken.evicted = take(drm, Means::Evict, missing(&taken));
+    // Purging may have to wait for the writeback of a page.
+    let purge = control.may_write_back();
 
-    // Those who may not wait leave it to others, who do when all have been looked at.
-    let all_seen = missing(&taken) != 0 && all_seen(drm, control.may_block());
+    if purge {
+        taken.purged = take(drm, of, Means::Purge, missing(&taken));
+    }
+    if !is_of_one(of) {
+        taken.heaps = with_gpu(drm, |gpu| drm.heaps.scan(gpu, missing(&taken))).unwrap_or(0);
+    }
+    taken.evicted = take(drm, of, Means::Evict, missing(&taken));
+
+    // Callers that may not wait leave that to those that may, which do so once all BOs were
+    // visited.
+    let all_seen =
+        missing(&taken) != 0 && (is_of_one(of) || all_seen(drm, of, control.may_block()));
     if all_seen && control.may_block() {
         let patience = msecs_to_jiffies(PATIENCE_MS / 2);
 
-        taken.purged += take_busy(drm, Means::Purge, missing(&taken), patience);
-        taken.evicted += take_busy(drm, Means::Evict, missing(&taken), patience);
+        if purge {
+            taken.purged += take_busy(drm, of, Means::Purge, missing(&taken), patience);
+        }
+        taken.evicted += take_busy(drm, of, Means::Evict, missing(&taken), patience);
     }
     drm.reclaimed.add(taken);
     (taken.sum() != 0 || !all_seen).then_some(taken)
 }
 
-/// Takes `pages` pages, as if memory management had asked for them. Returns how many it were.
+/// Takes `pages` pages, as if memory management had asked for them. Returns the number taken.
 ///
-/// Waits, for as long as the calls of memory management do, if the flags allow it.
+/// If `flags` allow blocking, waits for busy BOs for as long as a call from memory management
+/// would.
 pub(crate) fn shrink(drm: &Device, pages: usize, flags: Flags) -> usize {
     let taken = as_reclaim(|| scan(drm, &Control::new(pages, flags)));
 
     taken.map_or(0, |taken| taken.sum())
 }
 
-/// [`shrink`] for user space, which can ask for the result.
+/// Like [`shrink`], for user space. Records the result for [`Record::asked`].
 pub(crate) fn shrink_as_asked(drm: &Device, pages: usize, flags: Flags) -> usize {
     let taken = shrink(drm, pages, flags);
 
@@ -248,26 +314,36 @@ pub(crate) fn shrink_as_asked(drm: &Device, pages: usize, flags: Flags) -> usize
     taken
 }
 
-/// The device as a cache that can shrink.
+/// The shrinker of a device.
 pub(crate) struct MemoryShrinker(ARef<Device>);
 
 impl MemoryShrinker {
-    /// Tells memory management about a device.
+    /// Registers the shrinker of a device with memory management. Sleeps.
     pub(crate) fn register(drm: &Device) -> Result<Registration<Self>> {
-        // Lockdep is to know what reclaim waits for, before it does.
-        as_reclaim(|| Bo::scan(drm, Lru::WillNeed, 1, 1, |_| false, |_| None));
+        // Teaches lockdep the locks that reclaim waits for, before reclaim first takes them.
+        let limit = Limit {
+            target: 1,
+            looks: 1,
+        };
+        as_reclaim(|| Bo::scan(drm, None, Lru::WillNeed, limit, |_| false, |_| None));
 
-        Registration::new(c"drm_gpu", Self(drm.into()))
+        let registration = Registration::new(c"drm_gpu", Self(drm.into()))?;
+
+        drm.dma.set_shrinker(registration.id());
+        Ok(registration)
     }
 }
 
 impl Shrinker for MemoryShrinker {
-    fn count(&self) -> usize {
-        count(&self.0)
+    const MEMCG_AWARE: bool = true;
+
+    fn count(&self, control: &Control<'_>) -> usize {
+        count(&self.0, control)
     }
 
-    fn scan(&self, control: &Control) -> Option<usize> {
-        // None if the locks are taken, or all is busy: this caller would find the same again.
+    fn scan(&self, control: &Control<'_>) -> Option<usize> {
+        // `None` if all locks are held by others or all BOs are busy: the caller would find the
+        // same again.
         scan(&self.0, control).map(|taken| taken.sum())
     }
 }

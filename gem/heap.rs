@@ -1,41 +1,51 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Heaps: BOs that get their memory when the GPU touches it, and give it back.
+//! Heaps: BOs that get memory when the GPU touches them, and give it back.
 //!
-//! The tiler writes as much as a frame needs, which nobody knows before. A heap BO is a range of
-//! addresses; each 2 MiB of it, a chunk, get memory on the first access, in whatever order. A chunk is
-//! zeroed, mapped for DMA, and brings the page along that its page table may take.
+//! The tiler writes as much as a frame needs, which is not known in advance. A heap BO is a range
+//! of addresses, divided into chunks of 2 MiB. Each chunk gets memory on the first access, in any
+//! order. This memory is zeroed and mapped for DMA, and comes with a page for the page table that
+//! it may need.
 //!
 //! # Growth
 //!
-//! A fault arrives in the MMU's interrupt thread, while the fence of the job waits for it: nothing
-//! there may wait for memory. So it is paid for in advance: before a job with a heap is armed, the
-//! heap is given *credit*, chunks that wait for their place ([`Use::prepare`]). A fault takes one of
-//! these; if there is none, one of the device's reserve; then what the page allocator has at once. If
-//! it has nothing, the job stays stalled, which is harmless, and a worker asks again and again for
-//! what others free: kswapd, and a second worker, which reclaims and which nobody waits for. Who has
-//! waited for the longest time gets it first. If there is nothing within the deadline, the access is
-//! made again, and if there still is no memory then, that fault is one like any other. So no job is
-//! ended but one that waits at that very moment.
+//! A fault is handled in the MMU's interrupt thread, and the fence of the faulting job depends on
+//! it, so nothing there may wait for memory. Memory is therefore allocated in advance: before a job
+//! with a heap is armed, [`Use::prepare`] gives the heap *credit*, which is a stock of unmapped
+//! chunks. A fault takes a chunk from the credit, else from the device's reserve, else from the
+//! page allocator without waiting. If all of these fail, the job stays stalled, which is harmless,
+//! and the refill worker collects memory piece by piece, as it is freed by kswapd and by a second
+//! worker. The second worker reclaims memory, and no fence depends on it. The heap that has waited
+//! for the longest time is served first. At the deadline the access is retried, and if there still
+//! is no memory, the fault is handled like any other. So a job is only ended if it is stalled at
+//! that moment.
 //!
 //! # Give-back
 //!
-//! What is in a heap is *live* as [`policy`] tells. When it is dead, its chunks may go, and the credit
-//! with them: most of them after a while, all of them when memory is short. They are unmapped, the
-//! GPU is made to forget them with one flush for all, if it knows the address space at all, and then
-//! they are free. If the GPU does not answer, they are leaked, for it may still write to them.
+//! [`policy`] defines whether the content of a heap is *live* or dead. The chunks and the credit of
+//! a dead heap may be freed: most of them after a while, all of them when memory is short. The
+//! chunks are unmapped, then flushed from the GPU's TLB with one command for all of them, if the
+//! address space is in the hardware, and then freed. If the GPU does not answer, it may still write
+//! to the chunks: they are *stuck*, and are kept until a later flush succeeds. A heap that is
+//! closed with stuck chunks is kept until the next reset.
+//!
+//! # Who pays
+//!
+//! The control group of the task that has created the heap: see [`pay`]. Content that is never
+//! drawn stays live, and stays charged.
 //!
 //! # Parts
 //!
-//! A [`Heap`] belongs to one file, as it can be neither exported nor mapped twice; it has its
-//! addresses as long as a [`Mapping`](super::mapping::Mapping) does, and the VA tree leads faults to
-//! it. [`set`] has all heaps of the device, [`uses`] those of a file and of a job, [`stall`] the jobs
-//! that wait, and [`policy`] and [`wait`] the rules and numbers.
+//! A [`Heap`] belongs to one file, as it can be neither exported nor mapped twice. It has addresses
+//! for the lifetime of its [`Mapping`](super::mapping::Mapping), and the VA tree is used to find it
+//! on a fault. [`set`] manages all heaps of the device, [`uses`] those of a file and of a job, and
+//! [`stall`] the stalled jobs; [`policy`] and [`wait`] contain the rules and numbers.
 //!
-//! Locks, in order: [`Heap::inner`], the reserve, those of the page table. Under them nobody waits for
-//! memory, as the interrupt thread takes them.
+//! Locks, in order: [`Heap::inner`], the reserve, those of the page table. The interrupt thread
+//! takes them, so code that holds one of them must not wait for memory.
 
 mod give_back;
+mod pay;
 mod policy;
 mod set;
 mod show;
@@ -50,10 +60,13 @@ use core::{
 
 use kernel::{
     alloc::Flags,
+    bitmap::BitmapVec,
     drm::gem::uma::{
         Chunk,
         Chunks, //
     },
+    iommu::pgtable::Reserved,
+    mm::memcg::ObjCgroup,
     new_mutex,
     prelude::*,
     sync::{
@@ -66,7 +79,6 @@ use kernel::{
         Mutex, //
     },
     workqueue::{
-        self,
         impl_has_delayed_work,
         new_delayed_work,
         DelayedWork, //
@@ -84,6 +96,8 @@ use crate::{
         Gpu, //
     },
     mmu::{
+        Grow,
+        Growth,
         Prot,
         Space, //
     }, //
@@ -92,6 +106,7 @@ use crate::{
 use policy::{
     HighWater,
     Life,
+    Outcome,
     Probe, //
 };
 use wait::{
@@ -102,29 +117,20 @@ use wait::{
 pub(crate) use set::HeapSet;
 pub(crate) use uses::{
     Client,
+    Stream,
     Use, //
 };
 
-/// Bytes by which a heap grows.
+/// The number of bytes by which a heap grows.
 pub(crate) const CHUNK: usize = Chunk::SIZE;
 
-/// Pages of a chunk.
+/// The number of pages of a chunk.
 const CHUNK_PAGES: usize = CHUNK / kernel::page::PAGE_SIZE;
 
-/// See [`Heap::stalled`].
+/// The value of [`Heap::stalled`] if no job waits.
 const NOT_STALLED: u64 = u64::MAX;
 
-/// What a fault has led to.
-pub(crate) enum Growth {
-    /// The memory is mapped now, and the flush that ends the mapping lets the access go on.
-    Mapped,
-    /// The memory was mapped already: the access has to be made again.
-    Present,
-    /// A worker gets the memory. It lets the access go on, or ends the job.
-    Stalled,
-}
-
-/// Where a heap is.
+/// The address space, the file and the first address of a heap.
 #[derive(Clone)]
 struct Place {
     space: Arc<Space>,
@@ -140,22 +146,26 @@ impl Place {
     }
 }
 
-/// What a heap's lock guards.
+/// The data guarded by the lock of a heap.
 struct Inner {
-    /// None before the heap has addresses, and when it has lost them.
+    /// [`None`] before the heap gets its addresses, and after it has lost them.
     place: Option<Place>,
     state: State,
-    /// By number. Those that are there are mapped.
+    /// The chunks, by number. Those that are present are either mapped or stuck.
     chunks: Chunks,
-    /// A stack of chunks that wait for a place.
+    /// The numbers of the chunks that were unmapped, but that the GPU may still reach.
+    stuck: BitmapVec,
+    /// A stack of chunks that are not mapped yet.
     credit: Chunks,
+    /// Memory for the [upper tables](Heap::upper_tables), while the heap has a place.
+    tables: Reserved,
     high: HighWater,
     life: Life,
     probe: Probe,
-    /// Since when the content is dead, if it is: milliseconds of the set's clock.
+    /// When the content died, if it is dead, in milliseconds of the set's clock.
     dead_since: u64,
     waits: Waits,
-    /// Pages that were reported to the set.
+    /// The number of pages last reported to the set.
     counted: usize,
 }
 
@@ -164,22 +174,37 @@ impl Inner {
         policy::chunk_of(self.place.as_ref()?.start, len, va)
     }
 
-    /// Chunks, wherever they are.
+    /// Returns whether the chunk with this number was unmapped, but may still be reached by the
+    /// GPU.
+    fn is_stuck(&self, index: usize) -> bool {
+        self.stuck.next_bit(index) == Some(index)
+    }
+
+    /// Returns the numbers of the mapped chunks, in ascending order.
+    fn mapped<'a>(&'a self, gpu: &'a Gpu<'_>) -> impl Iterator<Item = usize> + 'a {
+        self.chunks
+            .indices(gpu.dev())
+            .filter(|&index| !self.is_stuck(index))
+    }
+
+    /// Returns the number of all chunks: mapped, stuck, and in the credit.
     fn filled(&self) -> usize {
         self.chunks.filled() + self.credit.filled()
     }
 }
 
-/// The memory of a heap, and where it is mapped.
+/// The memory of a heap, and its place in an address space.
 #[pin_data]
 pub(crate) struct Heap {
     drm: ARef<Device>,
-    /// Number of chunks at most.
+    /// The control group that is charged for the memory, if any.
+    payer: Option<ARef<ObjCgroup>>,
+    /// The largest number of chunks.
     len: usize,
-    /// Bytes of memory, credit included, for statistics.
+    /// The number of bytes of memory, credit included, for statistics.
     resident: Atomic<usize>,
-    /// Since when a job waits for memory, for looks without the lock: milliseconds of the set's clock,
-    /// or [`NOT_STALLED`].
+    /// When the longest-waiting job stalled, in milliseconds of the set's clock, or
+    /// [`NOT_STALLED`]. Written with `inner` locked, and read without.
     stalled: Atomic<u64>,
     #[pin]
     inner: Mutex<Inner>,
@@ -191,24 +216,25 @@ impl_has_delayed_work! {
     impl HasDelayedWork<Self> for Heap { self.deadline }
 }
 
-/// How memory is got where a fence depends on it: what there is, and kswapd is to see to more.
+/// Returns the allocation flags for code that a fence depends on: take what is free, wake kswapd,
+/// never block.
 fn at_once() -> Flags {
     GFP_NOWAIT | __GFP_NOWARN
 }
 
-/// The same for a job that has stalled: it may use what the page allocator keeps for those who cannot
-/// wait, up to a half. Those who can wait leave nothing but that.
+/// Returns the allocation flags for stalled jobs: like [`at_once()`], but may use up to half of the
+/// emergency reserves of the page allocator. Allocations that can block leave nothing else free.
 fn urgently() -> Flags {
     GFP_ATOMIC | __GFP_NOWARN
 }
 
-/// How memory is got where no fence depends on it: the page allocator does what it can, but ends no
-/// process for it.
+/// Returns the allocation flags for code that no fence depends on: reclaim and retry, but never
+/// invoke the OOM killer.
 fn patiently() -> Flags {
     GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN
 }
 
-/// Removes a heap from a list. True if the list is empty now.
+/// Removes a heap from a list. Returns whether the list is empty now.
 fn remove(list: &Mutex<KVec<Arc<Heap>>>, heap: &Heap) -> bool {
     let (removed, empty) = {
         let mut list = list.lock();
@@ -220,20 +246,23 @@ fn remove(list: &Mutex<KVec<Arc<Heap>>>, heap: &Heap) -> bool {
         )
     };
 
-    // With the lock released.
+    // Drop the reference with the lock released.
     drop(removed);
     empty
 }
 
 impl Heap {
-    /// Makes a heap of `size` bytes, a multiple of [`CHUNK`], without memory and addresses. Sleeps.
+    /// Creates a heap of `size` bytes, a multiple of [`CHUNK`], without memory and addresses. Its
+    /// memory will be charged to the control group of the current task. Sleeps.
     pub(super) fn new(drm: &Device, gpu: &Gpu<'_>, size: usize) -> Result<Arc<Self>> {
         let len = size / CHUNK;
         let inner = Inner {
             place: None,
             state: State::None,
-            chunks: Chunks::new(gpu.dev(), len)?,
-            credit: Chunks::new(gpu.dev(), len.min(policy::MAX_CREDIT))?,
+            chunks: Chunks::new(&drm.heaps.space, gpu.dev(), len)?,
+            stuck: BitmapVec::new(len, GFP_KERNEL_ACCOUNT)?,
+            credit: Chunks::new(&drm.heaps.space, gpu.dev(), len.min(policy::MAX_CREDIT))?,
+            tables: Reserved::new(),
             high: HighWater::default(),
             life: Life::default(),
             probe: Probe::new(drm.heaps.now()),
@@ -245,6 +274,7 @@ impl Heap {
         Arc::pin_init(
             pin_init!(Self {
                 drm: drm.into(),
+                payer: ObjCgroup::current(),
                 len,
                 resident: Atomic::new(0),
                 stalled: Atomic::new(NOT_STALLED),
@@ -255,7 +285,7 @@ impl Heap {
         )
     }
 
-    /// Bytes of memory that the heap has, credit included. Needs no lock.
+    /// Returns the number of bytes of memory that the heap has, credit included. Takes no lock.
     pub(crate) fn resident(&self) -> usize {
         self.resident.load(Relaxed)
     }
@@ -264,20 +294,21 @@ impl Heap {
         &self.drm
     }
 
-    /// Since when a job waits for memory, if one does, in milliseconds of the set's clock.
+    /// Returns when the longest-waiting job stalled, if one waits, in milliseconds of the set's
+    /// clock. Takes no lock.
     fn stalled_since(&self) -> Option<u64> {
         Some(self.stalled.load(Relaxed)).filter(|&since| since != NOT_STALLED)
     }
 
-    /// Tells those who look without the lock whether a job waits.
+    /// Updates [`Heap::stalled`], which is read without the lock.
     fn note_wait(&self, inner: &Inner) {
-        let since = inner.waits.now().map_or(NOT_STALLED, |wait| wait.since);
+        let since = inner.waits.first().map_or(NOT_STALLED, |wait| wait.since);
 
         self.stalled.store(since, Relaxed);
     }
 
-    /// Pages for tables that the heap can need before the first chunk that is not one block: those
-    /// between the root and the tables of its chunks.
+    /// Returns the largest number of pages for the tables between the root and the tables of the
+    /// chunks: one, and one for each GiB that the heap touches.
     fn upper_tables(&self, start: u64) -> usize {
         const GIB: u64 = kernel::sizes::SZ_1G as u64;
         let last = start
@@ -287,31 +318,30 @@ impl Heap {
         1 + usize::try_from(last / GIB - start / GIB + 1).unwrap_or(1)
     }
 
-    /// From now on the heap is at `start`, and faults make it grow. Sleeps.
+    /// Places the heap at `start`. From then on faults make it grow. Sleeps.
     ///
-    /// `EINVAL` if it is somewhere else: a heap is for one file at a time. `ENOMEM`.
+    /// Errors: `EINVAL` if the heap already has a place, as it can be used by one file at a time,
+    /// or still has stuck chunks; `ENOMEM`.
     pub(super) fn place(
         self: &Arc<Self>,
         space: &Arc<Space>,
         client: &Arc<Client>,
         start: u64,
     ) -> Result {
-        let tables = self.upper_tables(start);
-
-        space.set_aside(tables)?;
+        let tables = Reserved::with_pages(self.upper_tables(start), GFP_KERNEL)?;
         {
             let mut inner = self.inner.lock();
-            if inner.place.is_some() {
-                drop(inner);
-                space.put_back(tables);
+            // A heap that was closed may have stuck chunks.
+            if inner.place.is_some() || inner.chunks.filled() != 0 {
                 return Err(EINVAL);
             }
+            inner.tables = tables;
             inner.place = Some(Place {
                 space: space.clone(),
                 client: client.clone(),
                 start,
             });
-            // It is empty, and each file counts its own jobs.
+            // The heap is empty, and job numbers are only comparable within one file.
             inner.life = Life::default();
         }
 
@@ -322,43 +352,13 @@ impl Heap {
         added
     }
 
-    /// Ends the heap: it loses its addresses and its memory. Sleeps.
-    pub(super) fn close(self: &Arc<Self>) {
-        let place = self.inner.lock().place.clone();
-        let Some(place) = place else {
-            return;
-        };
-
-        place.client.remove(self);
-        with_gpu(&self.drm, |gpu| {
-            self.drm.heaps.remove(Some(gpu), self);
-
-            let mut inner = self.inner.lock();
-            let gone = inner.waits.end();
-            self.note_wait(&inner);
-            self.release(gpu, &mut inner, &place, 0, usize::MAX);
-            inner.place = None;
-            self.recount(&mut inner);
-            drop(inner);
-
-            // Nobody looks after it any more: the access is to fail.
-            if let Some(va) = gone {
-                place.space.retry(gpu, va);
-            }
-        })
-        .unwrap_or_else(|| {
-            // The memory went with the hardware, or stays if that does not stop.
-            self.drm.heaps.remove(None, self);
-
-            let mut inner = self.inner.lock();
-            inner.place = None;
-            self.recount(&mut inner);
-        });
-        place.space.put_back(self.upper_tables(place.start));
-        workqueue::cancel_delayed_sync::<_, 0>(self.as_arc_borrow());
+    /// Causes unbind to leak the chunks that are mapped or stuck, as the GPU may still write to
+    /// them. Sleeps.
+    fn leak(&self, gpu: &Gpu<'_>) {
+        self.inner.lock().chunks.leak(gpu.dev());
     }
 
-    /// Reports to the set what could be given back.
+    /// Updates the resident size, and reports to the set how many pages could be given back.
     fn recount(&self, inner: &mut Inner) {
         let pages = match inner.place {
             Some(_) if !inner.life.is_live() => inner.filled() * CHUNK_PAGES,
@@ -371,8 +371,9 @@ impl Heap {
             .count(mem::replace(&mut inner.counted, pages), pages);
     }
 
-    /// Changes the life of the content. Sleeps.
-    fn live(&self, f: impl FnOnce(&mut Life)) {
+    /// Applies `f` to the life of the content. If the content dies, queues the trim worker, and
+    /// probes the heap if that is due. Sleeps.
+    fn update_life(&self, f: impl FnOnce(&mut Life)) {
         let mut inner = self.inner.lock();
         let was_live = inner.life.is_live();
 
@@ -390,64 +391,58 @@ impl Heap {
         }
     }
 
-    /// A job is about to use the heap: nothing is given back.
-    fn begin(&self) {
-        self.live(Life::begin);
-    }
+    /// Notes that a job of a context is about to use the heap: nothing is given back until it has
+    /// ended. Sleeps. Returns `ENOMEM` if there is no memory for the note.
+    fn begin(&self, context: u64) -> Result {
+        let mut room = KVec::new();
 
-    /// A job has ended that used the heap. `wrote`: it has run, and was no fragment job.
-    fn end(&self, job: u64, wrote: bool) {
-        self.live(|life| life.end(job, wrote));
-    }
-
-    /// A fragment job of the file has run and ended.
-    fn drawn(&self, job: u64) {
-        self.live(|life| life.drawn(job));
-    }
-
-    /// Gives the heap its credit for a job, as far as there is memory. Sleeps, and reclaims.
-    fn top_up(&self, gpu: &Gpu<'_>) {
         loop {
-            {
-                let inner = self.inner.lock();
-                let wanted = policy::credit(self.len, inner.chunks.filled(), inner.high.mark());
-                if inner.credit.filled() >= wanted {
-                    break;
-                }
+            let mut begun = false;
+            let mut wanted = 0;
+
+            // The fault path takes the lock, so memory is allocated without it.
+            self.update_life(|life| {
+                life.swap_room(&mut room);
+                begun = life.begin(context);
+                wanted = life.wanted_room();
+            });
+            if begun {
+                return Ok(());
             }
-            let Ok(chunk) = Chunk::new(gpu.dev(), patiently()) else {
-                break;
-            };
-            let mut inner = self.inner.lock();
-            if inner.credit.push(gpu.dev(), chunk).is_err() {
-                break;
-            }
-            self.recount(&mut inner);
+            room = KVec::with_capacity(wanted, GFP_KERNEL_ACCOUNT)?;
         }
-        self.drm.heaps.keep_reserve();
     }
 
-    /// Gives memory to the chunk around `va`, on which a job waits, or has that done.
+    /// Notes that a job of a context, which used the heap, has ended. Sleeps.
+    fn end(&self, context: u64, job: u64, outcome: Outcome) {
+        self.update_life(|life| life.end(context, job, outcome));
+    }
+
+    /// Notes that a context has been destroyed, and all of its jobs have ended. Sleeps.
+    fn forget(&self, context: u64) {
+        self.update_life(|life| life.forget(context));
+    }
+
+    /// Backs the chunk that contains `va` with memory, or leaves that to refill: see
+    /// [`Grow::grow`]. Does not wait for memory.
     ///
-    /// For the interrupt thread: never waits for memory. `EFAULT`: the address is not, or not any
-    /// more, one of this heap. `ENOMEM`: there was none in time.
-    pub(crate) fn grow(self: &Arc<Self>, gpu: &Gpu<'_>, va: u64) -> Result<Growth> {
+    /// Errors: `EFAULT` if the heap does not contain the address, or has lost its addresses;
+    /// `ENOMEM` if there was no memory by the deadline; those of the hardware.
+    fn grow_at(self: &Arc<Self>, gpu: &Gpu<'_>, va: u64) -> Result<Growth> {
         let heaps = &self.drm.heaps;
         let mut inner = self.inner.lock();
         let index = inner.chunk_of(self.len, va).ok_or(EFAULT)?;
         let place = inner.place.clone().ok_or(EFAULT)?;
 
         if inner.chunks.get(gpu.dev(), index).is_some() {
-            return Ok(Growth::Present);
+            if !inner.is_stuck(index) {
+                return Ok(Growth::Present);
+            }
+            self.free_stuck(gpu, &mut inner, &place)?;
         }
         inner.life.grow(place.client.last_job());
 
-        let chunk = inner
-            .credit
-            .pop(gpu.dev())
-            .or_else(|| heaps.take(gpu))
-            .or_else(|| Chunk::new(gpu.dev(), at_once()).ok());
-
+        let chunk = inner.credit.pop(gpu.dev()).or_else(|| self.take_one(gpu));
         let result = match chunk {
             Some(chunk) => self.insert(gpu, &mut inner, &place, index, chunk),
             None => Err(ENOMEM),
@@ -468,10 +463,10 @@ impl Heap {
             jobs: place.space.occupants().seen(),
             since: heaps.now(),
         };
-        let since = inner.waits.begin(wait);
+        let waits = inner.waits.begin(wait);
         self.note_wait(&inner);
-        let Some(since) = since else {
-            if gpu.log.allows() {
+        if !waits {
+            if place.space.log().allows() {
                 dev_notice!(
                     gpu.dev(),
                     "no memory for the heap at {:#x} of address space {} in {} ms\n",
@@ -481,15 +476,18 @@ impl Heap {
                 );
             }
             return Err(ENOMEM);
-        };
+        }
 
-        self.queue_deadline(since);
+        if let Some(first) = inner.waits.first() {
+            self.queue_deadline(first.since);
+        }
         heaps.queue_refill();
         Ok(Growth::Stalled)
     }
 
-    /// Puts a chunk in its place and maps it. If that fails, it is credit, or is freed. Does not wait
-    /// for memory.
+    /// Puts a chunk in its place and maps it. If that fails, the chunk becomes credit, is freed if
+    /// there is no room for credit, or becomes stuck if the GPU may reach it. Does not wait for
+    /// memory.
     fn insert(
         &self,
         gpu: &Gpu<'_>,
@@ -504,14 +502,26 @@ impl Heap {
 
         inner.chunks.fill(dev, index, chunk)?;
         let mem = inner.chunks.get(dev, index).ok_or(ENODEV)?;
+        if let Some(table) = table {
+            inner.tables.push(table);
+        }
         let prot = Prot {
             exec: false,
             write: true,
         };
-        let (result, table) =
-            place
-                .space
-                .map_paid(gpu, place.range(index), mem.segments(), prot, table);
+        let result = place.space.map_reserved(
+            gpu,
+            place.range(index),
+            mem.segments(),
+            prot,
+            &mut inner.tables,
+        );
+        // Keep no more than the upper tables: another page is that of the chunk, or an equivalent
+        // one.
+        let table = match inner.tables.len() > self.upper_tables(place.start) {
+            true => inner.tables.pop(),
+            false => None,
+        };
 
         if let Err(e) = result {
             if let Some(mut chunk) = inner.chunks.take(dev, index) {
@@ -519,9 +529,10 @@ impl Heap {
                     chunk.put_table(table);
                 }
                 if e.leak {
-                    mem::forget(chunk);
+                    inner.chunks.fill(dev, index, chunk)?;
+                    inner.stuck.set_bit(index);
                 } else {
-                    // Freed if there is no room.
+                    // The chunk is freed if there is no room.
                     let _ = inner.credit.push(dev, chunk);
                 }
             }
@@ -532,5 +543,11 @@ impl Heap {
         inner.waits.served(index);
         self.note_wait(inner);
         Ok(())
+    }
+}
+
+impl Grow for Heap {
+    fn grow(self: Arc<Self>, gpu: &Gpu<'_>, va: u64) -> Result<Growth> {
+        self.grow_at(gpu, va)
     }
 }

@@ -2,8 +2,8 @@
 
 //! Names that user space gives to BOs, for debugging.
 //!
-//! Mesa labels every BO, and again when it puts one into its cache: a label is as large as its text,
-//! and reading a short one from user space needs no buffer but the stack.
+//! Mesa labels every BO, and labels it again when the BO enters its cache. So a label takes no more
+//! memory than its text needs, and a short one is read from user space into a buffer on the stack.
 
 use core::fmt;
 
@@ -17,19 +17,20 @@ use kernel::{
     }, //
 };
 
-/// Longest label in bytes, with the NUL at the end.
+/// The length of the longest label in bytes, including the NUL.
 const MAX: usize = 4096;
 
-/// Most labels are shorter than this.
+/// The size of the buffer on the stack. Most labels are shorter.
 const SHORT: usize = 64;
 
 /// The label of a BO.
 pub(crate) struct Label(CString);
 
 impl Label {
-    /// Copies a label from the string at `ptr` in user space; none if `ptr` is 0.
+    /// Copies a label from the string at `ptr` in user space. Returns [`None`] if `ptr` is 0.
     ///
-    /// `E2BIG`: longer than 4095 bytes. `EFAULT`, `ENOMEM`. Sleeps; no lock may be held.
+    /// Sleeps; must be called with no lock held. Errors: `E2BIG` for a string of more than 4095
+    /// bytes, `EFAULT`, `ENOMEM`.
     pub(crate) fn from_user(ptr: u64) -> Result<Option<Self>> {
         if ptr == 0 {
             return Ok(None);
@@ -45,26 +46,26 @@ impl Label {
         Self::read(ptr, &mut long)?.ok_or(E2BIG).map(Some)
     }
 
-    /// The text.
+    /// Returns the text.
     pub(super) fn as_cstr(&self) -> &CStr {
         &self.0
     }
 
-    /// Reads a string that fits into `buf` with a byte to spare, else none.
+    /// Reads a string. Returns [`None`] unless it fits into `buf` with a byte to spare.
     fn read(ptr: usize, buf: &mut [u8]) -> Result<Option<Self>> {
         let len = buf.len();
         let text = UserSlice::new(UserPtr::from_addr(ptr), len)
             .reader()
             .strcpy_into_buf(buf)?;
 
-        // A string that fills the buffer was cut off.
+        // A string that fills the buffer may have been cut off.
         if text.to_bytes_with_nul().len() == len {
             return Ok(None);
         }
         Ok(Some(Self(CString::try_from(text)?)))
     }
 
-    /// Makes a label of a text of our own.
+    /// Creates a label from a text of the driver.
     pub(crate) fn new(text: &CStr) -> Result<Self> {
         Ok(Self(CString::try_from(text)?))
     }
@@ -72,7 +73,7 @@ impl Label {
 
 impl fmt::Display for Label {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What user space writes need not be UTF-8, nor printable.
+        // A text from user space may be neither UTF-8 nor printable.
         for byte in self.0.to_bytes() {
             match byte {
                 0x20..=0x7e => fmt::Write::write_char(f, char::from(*byte))?,
@@ -83,5 +84,5 @@ impl fmt::Display for Label {
     }
 }
 
-// A short read must not need more than the page that the string ends in.
+// A short read spans no more than two pages.
 kernel::build_assert::static_assert!(SHORT <= PAGE_SIZE);

@@ -2,27 +2,26 @@
 
 //! A BO in an address space.
 //!
-//! There is one [`Mapping`] for each pair of BO and address space, however many handles the file has
-//! for the BO. The handles hold it, through the list in the BO, and so does every job that uses the
-//! BO: closing the handle of a busy BO takes nothing away from the GPU. With the last reference the
-//! pages are unmapped and the addresses are free again; that may sleep, so jobs are to be dropped by
-//! a worker, not by an interrupt thread.
+//! There is one [`Mapping`] for each pair of BO and address space, however many handles the file
+//! has for the BO. The handles hold it, through the list in the BO, and so does every job that uses
+//! the BO: closing the handle of a busy BO takes nothing away from the GPU. When the last reference
+//! is dropped, the pages are unmapped and the addresses are freed. That may sleep, so jobs must be
+//! dropped by a worker, not by an interrupt thread.
 //!
-//! A mapping keeps the pages of its BO in, until reclaim takes them away ([`Mapping::evict`]): then it
-//! goes on the list of its [`Vm`] from which the next job of that address space brings them back
-//! ([`Mapping::restore`]). User memory comes and goes as its owner likes: see [`userptr`]. A heap is
-//! mapped piece by piece as the GPU asks for it: see [`heap`](super::heap).
+//! A mapping holds the pages of its BO until reclaim takes them away ([`Mapping::evict`]). The
+//! mapping is then added to a list of its [`Vm`], and the next job of that address space brings the
+//! pages back ([`Mapping::restore`]). The pages of user memory change whenever its owner changes
+//! them: see [`userptr`]. A heap is mapped chunk by chunk as the GPU touches it: see
+//! [`heap`](super::heap).
 //!
-//! Lock: that of the mapping's memory. It is inside of a BO's state and of the reservation of an address
-//! space, and is held while pages are brought in; reclaim only tries to get it.
+//! Lock: the mutex of [`Inner`]. It nests inside of a BO's state and of the reservation of an
+//! address space, and is held while pages are brought in; reclaim only tries to get it.
 //!
 //! Drop order: unmap, then pages, then the addresses and the BO. If the hardware does not answer
-//! while we unmap, the pages are leaked on purpose, for it may still write to them.
+//! while the pages are unmapped, they are kept until it has been reset, as it may still write to
+//! them.
 
-use core::{
-    iter,
-    mem, //
-};
+use core::mem;
 
 use kernel::{
     dma::DmaAddress,
@@ -36,6 +35,10 @@ use kernel::{
     rbtree::RBTreeNodeReservation,
     sync::{
         aref::ARef,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         Arc,
         Mutex, //
     }, //
@@ -46,40 +49,48 @@ use super::{
     heap::Heap,
     object::BoData,
     userptr,
-    Bo, //
+    Bo,
+    Residency,
+    Vm, //
 };
 use crate::{
     device::Gpu,
     mmu::{
         Prot,
-        VaNode,
-        Vm, //
+        VaNode, //
     }, //
 };
 
-/// What is mapped.
+/// The memory of a mapping.
 enum Memory {
-    /// All pages of the BO; so many bytes are mapped. An imported buffer can have less than its size.
+    /// All pages of the BO are held, and the given number of bytes is mapped, which is less than
+    /// the size of the BO if an imported buffer has fewer. Left by [`Mapping::evict`], or when the
+    /// mapping is dropped.
     Pages(Pinned<BoData>, u64),
-    /// What the heap knows of.
+    /// The heap maps and unmaps its chunks itself, until the mapping is dropped.
     Heap(Arc<Heap>),
-    /// Pages that were unmapped, but which the hardware may not have forgotten, as it does not answer:
-    /// nobody else is to get them. So many bytes.
+    /// The given number of bytes was unmapped, but the hardware did not answer and may still reach
+    /// the pages, which must not be freed. Left by [`Mapping::restore`], which maps the same pages
+    /// again, or when the mapping is dropped: then the pages are kept until a reset unless the
+    /// hardware can be made to forget them.
     Stuck(Pinned<BoData>, u64),
-    /// What is at an address of a process.
+    /// Memory of a process. Its pages are mapped and unmapped by [`userptr`], until the mapping is
+    /// dropped.
     User(userptr::Memory),
-    /// Nothing: not yet, or not any more.
+    /// No memory: not yet, after an eviction, or because its content was purged. Left when the
+    /// pages are mapped: at creation, or by [`Mapping::restore`] unless the content was purged.
     Nothing,
 }
 
-/// What the lock of a mapping guards.
+/// The data guarded by the lock of a mapping.
 struct Inner {
     memory: Memory,
-    /// Room in the address space's list of mappings without memory, unless it is in that list.
+    /// A node for the address space's list of evicted mappings. [`None`] while the mapping is in
+    /// that list, and for mappings that are never evicted.
     room: Option<Room>,
 }
 
-/// Room for a mapping in a list by address.
+/// A node, allocated in advance, for a list of mappings that is sorted by address.
 pub(crate) type Room = RBTreeNodeReservation<u64, Arc<Mapping>>;
 
 /// A BO in an address space.
@@ -87,14 +98,18 @@ pub(crate) type Room = RBTreeNodeReservation<u64, Arc<Mapping>>;
 pub(crate) struct Mapping {
     #[pin]
     inner: Mutex<Inner>,
-    node: VaNode,
+    /// Whether reclaim has taken the memory. Changes only with `inner` and the resv of the address
+    /// space locked.
+    evicted: Atomic<bool>,
+    node: VaNode<Residency>,
     bo: ARef<Bo>,
 }
 
 impl Mapping {
-    /// Maps `bo` into `vm`, a heap without any memory. Sleeps.
+    /// Maps `bo` into `vm`. A heap gets addresses only. Sleeps.
     ///
-    /// `ENODEV` also if the GPU has halted: what is mapped then could not be taken away again.
+    /// Returns `ENODEV` also if the GPU has halted: pages that are mapped then could not be
+    /// unmapped again.
     pub(super) fn new(bo: &Bo, gpu: &Gpu<'_>, vm: &Arc<Vm>) -> Result<Arc<Self>> {
         if gpu.halted() {
             return Err(ENODEV);
@@ -108,11 +123,11 @@ impl Mapping {
             return Ok(new);
         }
 
-        // Addresses first: no memory is brought in for a BO that has no place.
-        let node = vm.alloc_va(bo.size(), bo.flags().is_executable(), None)?;
+        // Allocate addresses first, so that no pages are brought in if there are none.
+        let node = vm.alloc_va(bo.size(), bo.flags().executable, None)?;
         let room = match bo.is_imported() {
             true => None,
-            false => Some(Room::new(GFP_KERNEL)?),
+            false => Some(Room::new(GFP_KERNEL_ACCOUNT)?),
         };
         let new = Self::with(bo, Memory::Nothing, node, room)?;
 
@@ -120,18 +135,24 @@ impl Mapping {
         Ok(new)
     }
 
-    /// Makes one with this memory. If that fails, the memory goes before the addresses.
-    fn with(bo: &Bo, memory: Memory, node: VaNode, room: Option<Room>) -> Result<Arc<Self>> {
+    /// Creates a mapping with `memory`. On failure, `memory` is dropped before `node`.
+    fn with(
+        bo: &Bo,
+        memory: Memory,
+        node: VaNode<Residency>,
+        room: Option<Room>,
+    ) -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
                 inner <- new_mutex!(
                     Inner { memory, room },
                     "drm_gpu::mapping"
                 ),
+                evicted: Atomic::new(false),
                 node,
                 bo: bo.into(),
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
     }
 
@@ -139,7 +160,7 @@ impl Mapping {
     fn populate(&self, gpu: &Gpu<'_>, inner: &mut Inner) -> Result {
         let pages = self.bo.pin(gpu.dev())?;
         let prot = Prot {
-            exec: self.bo.flags().is_executable(),
+            exec: self.bo.flags().executable,
             write: true,
         };
 
@@ -147,12 +168,13 @@ impl Mapping {
         let segments = cut(
             table
                 .iter()
-                // A segment of memory always fits.
+                // The length of a segment in memory always fits.
                 .map(|entry| (entry.dma_address(), entry.dma_len() as usize)),
             self.node.size(),
         );
-        // Not enough for its tables is an error, and no reason to kill.
-        let gfp = GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
+        // Page tables are charged to the client. If there is no memory for them, return an error
+        // rather than have the OOM killer end a process.
+        let gfp = GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
         let range = self.va()..self.va() + self.node.size();
 
         let mapped = match self.vm().map(gpu, range, segments, prot, gfp) {
@@ -160,50 +182,45 @@ impl Mapping {
             Ok(mapped) => mapped,
             Err(e) => {
                 if e.leak {
-                    mem::forget(pages);
+                    self.vm().keep(pages);
                 }
                 return Err(e.error);
             }
         };
         inner.memory = Memory::Pages(pages, mapped);
+        self.evicted.store(false, Relaxed);
         Ok(())
     }
 
-    /// User memory, where it has been prepared.
+    /// Creates the mapping of user memory, at the addresses that were prepared for it.
     pub(super) fn of_user(bo: &Bo, prepared: userptr::Prepared) -> Result<Arc<Self>> {
         let userptr::Prepared { memory, node, .. } = prepared;
 
         Self::with(bo, Memory::User(memory), node, None)
     }
 
-    /// Does what [`gem::sync`](super::sync) is for with user memory. Sleeps.
-    pub(super) fn sync(&self, offset: usize, len: usize, invalidate: bool) -> Result {
-        match &self.inner.lock().memory {
-            Memory::User(memory) => memory.range()?.sync(offset, len, invalidate),
-            _ => Err(EINVAL),
-        }
-    }
-
-    /// First address. Never changes.
+    /// Returns the first address, which never changes.
     pub(crate) fn va(&self) -> u64 {
         self.node.start()
     }
 
-    /// The heap, if it is one.
+    /// Returns the heap, if the BO is one.
     pub(super) fn heap(&self) -> Option<&Arc<Heap>> {
         self.bo.heap()
     }
 
-    /// The address space.
+    /// Returns the address space.
     pub(crate) fn vm(&self) -> &Arc<Vm> {
         self.node.vm()
     }
 
-    /// Takes the pages away from the GPU, for reclaim: waits for no lock, allocates nothing.
+    /// Takes the pages away from the GPU, for reclaim. Waits for no lock but spinlocks, and
+    /// allocates nothing.
     ///
-    /// `_idle` proves that no job can be published in the address space; the caller has seen that none
-    /// is under way. `EBUSY`: it is not possible now. Any other error comes from hardware that does not
-    /// answer, and then the pages stay until [`Self::restore`].
+    /// `_idle` proves that no job can be published in the address space; the caller has checked
+    /// that no unfinished job needs the pages. Returns `EBUSY` if the lock is taken or the memory
+    /// is of a kind that cannot be evicted. Any other error means that the hardware does not
+    /// answer; the mapping then holds the pages until [`Self::restore`].
     pub(super) fn evict(self: &Arc<Self>, _idle: ResvLocked<'_>) -> Result {
         let mut inner = self.inner.try_lock().ok_or(EBUSY)?;
 
@@ -216,7 +233,7 @@ impl Mapping {
             }
         };
         let Some(room) = inner.room.take() else {
-            // Not ours, or the list has it, which a mapping with memory is not in.
+            // An imported buffer, which has no node; a mapping with memory is never in the list.
             inner.memory = Memory::Pages(pages, mapped);
             return Err(EBUSY);
         };
@@ -225,23 +242,34 @@ impl Mapping {
         if unmapped.is_err() {
             inner.memory = Memory::Stuck(pages, mapped);
         }
+        self.evicted.store(true, Relaxed);
         self.vm()
             .add_evicted(room.into_node(self.va(), self.clone()));
         unmapped
     }
 
-    /// Brings back what [`Self::evict`] has taken away, if user space has not given it up meanwhile: then
-    /// there is nothing any more, and a job that uses it faults. Sleeps.
+    /// Returns whether [`Self::evict`] has taken the pages away. The answer remains valid while the
+    /// resv of the address space is locked.
+    pub(crate) fn is_evicted(&self) -> bool {
+        self.evicted.load(Relaxed)
+    }
+
+    /// Brings back the pages that [`Self::evict`] has taken away. If user space has given the
+    /// content up in the meantime, it is purged instead, and a job that uses it faults. Sleeps.
     ///
-    /// The reservation of the address space is locked. The caller has a reference besides that of the
-    /// list.
+    /// `_vm` proves that the reservation of the address space is locked. The caller must hold a
+    /// reference besides that of the list, which is dropped here.
     pub(crate) fn restore(&self, gpu: &Gpu<'_>, _vm: ResvLocked<'_>) -> Result {
         let mut inner = self.inner.lock();
 
         if let Memory::Nothing | Memory::Stuck(..) = inner.memory {
+            if self.bo.is_given_up() {
+                // If the pages are in use, this fails, and they are mapped once more.
+                let _ = self.bo.purge();
+            }
             if self.bo.state() != State::Purged {
                 match self.populate(gpu, &mut inner) {
-                    // Reclaim has taken it from the address space, and has purged it just now.
+                    // Reclaim has purged the content since the check above.
                     Err(_) if self.bo.state() == State::Purged => (),
                     result => result?,
                 }
@@ -253,15 +281,15 @@ impl Mapping {
         Ok(())
     }
 
-    /// The last handle has gone: nobody is to bring it back.
+    /// Notes that the last handle has been closed: jobs no longer bring the pages back.
     pub(super) fn close(&self) {
         let node = self.vm().take_evicted(self.va());
 
-        // With the list's lock released.
+        // Drop the node with the lock of the list released.
         drop(node);
     }
 
-    /// Whether the GPU has the pages.
+    /// Returns whether the GPU has the pages, or `EBUSY` if the lock is taken.
     pub(super) fn has_pages(&self) -> Result<bool> {
         let inner = self.inner.try_lock().ok_or(EBUSY)?;
 
@@ -276,25 +304,21 @@ impl PinnedDrop for Mapping {
         let memory = mem::replace(&mut self.inner.lock().memory, Memory::Nothing);
 
         match memory {
-            Memory::Pages(pages, mapped) => {
-                if self.vm().unmap(iter::once(start..start + mapped)).is_err() {
-                    mem::forget(pages);
-                }
-            }
+            Memory::Pages(pages, mapped) => self.vm().unmap_closed(start..start + mapped, pages),
             Memory::Stuck(pages, mapped) => {
                 if self.vm().forget(start..start + mapped).is_err() {
-                    mem::forget(pages);
+                    self.vm().keep(pages);
                 }
             }
             Memory::Heap(heap) => heap.close(),
-            // It is unmapped, or leaked, by itself, and waits for nobody.
+            // Dropping it unmaps the pages, or keeps them if that fails.
             Memory::User(memory) => drop(memory),
             Memory::Nothing => (),
         }
     }
 }
 
-/// Ends a list of segments after `left` bytes.
+/// Cuts a list of segments off after `left` bytes.
 fn cut(
     segments: impl Iterator<Item = (DmaAddress, usize)>,
     mut left: u64,
@@ -303,7 +327,7 @@ fn cut(
         let len = left.min(len as u64);
 
         left -= len;
-        // It is not more than it was.
+        // Fits, as it is no larger than the original length.
         (len != 0).then_some((address, len as usize))
     })
 }

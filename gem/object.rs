@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the driver knows of a BO, and how DRM calls it.
+//! The driver's part of a BO, and the callbacks of the DRM core.
 //!
-//! Locks: [`State`]'s mutex, inside of the reservation and outside of everything that brings pages
-//! in or maps them; the label's mutex, under which nothing happens. Mappings are dropped with no lock
-//! held: taking them out of the list and letting them go are two steps.
+//! Locks: the mutex of [`State`] nests inside of the reservation, and all locks that are needed to
+//! bring pages in or to map them nest inside of it; the mutex of the label is a leaf. Mappings are
+//! dropped with no lock held, so removing one from the list and dropping it are separate steps.
 //!
-//! Opening and closing handles is for process context. Handles are also closed after unplug: nothing
-//! here needs the hardware for that. The statistics are read with a spinlock held: they look at
+//! Handles are opened and closed in process context. They may be closed after unplug, so closing
+//! one must not depend on the hardware. The statistics are read with a spinlock held, so they use
 //! atomics only.
 
 use kernel::{
@@ -32,8 +32,7 @@ use kernel::{
         Mutex,
         MutexGuard, //
     },
-    task::Pid,
-    uapi, //
+    task::Pid, //
 };
 
 use super::{
@@ -46,67 +45,57 @@ use super::{
     mapping::Mapping,
     prime,
     userptr,
-    Bo, //
+    Bo,
+    Vm, //
 };
-use crate::{
-    device::{
-        with_gpu,
-        Device,
-        Driver, //
-    },
-    mmu::Vm, //
+use crate::device::{
+    with_gpu,
+    Device,
+    DeviceData,
+    Driver, //
 };
 
-/// Flags that a BO was created with: `PANFROST_BO_*`.
+/// The properties of a BO that were requested at its creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Flags(u32);
+pub(crate) struct Flags {
+    /// The GPU may execute code from it.
+    pub(crate) executable: bool,
+    /// It gets memory when the GPU touches it.
+    pub(crate) heap: bool,
+    /// User space maps it cached, and is responsible for coherency.
+    pub(crate) cached: bool,
+}
 
 impl Flags {
-    /// Flags of user memory.
-    pub(super) const USER: Self = Self(uapi::PANFROST_BO_NOEXEC | uapi::PANFROST_BO_WB_MMAP);
+    /// The flags of user memory.
+    pub(super) const USER: Self = Self {
+        executable: false,
+        heap: false,
+        cached: true,
+    };
 
-    /// Flags of an imported buffer.
-    pub(super) const IMPORTED: Self = Self(uapi::PANFROST_BO_NOEXEC);
+    /// The flags of an imported buffer.
+    pub(super) const IMPORTED: Self = Self {
+        executable: false,
+        heap: false,
+        cached: false,
+    };
 
-    const ALL: u32 = uapi::PANFROST_BO_NOEXEC | uapi::PANFROST_BO_HEAP | uapi::PANFROST_BO_WB_MMAP;
-
-    /// Checks flags from user space.
-    ///
-    /// `EINVAL`: unknown ones; a heap that is executable, or that the CPU is to map.
-    pub(crate) fn new(flags: u32) -> Result<Self> {
-        let new = Self(flags);
-
-        if flags & !Self::ALL != 0 {
-            return Err(EINVAL);
+    /// Returns `EINVAL` for a heap that is executable or is to be mapped cached by the CPU.
+    pub(super) fn check(self) -> Result {
+        match self.heap && (self.executable || self.cached) {
+            true => Err(EINVAL),
+            false => Ok(()),
         }
-        if new.is_heap() && (new.is_executable() || new.is_cached()) {
-            return Err(EINVAL);
-        }
-        Ok(new)
-    }
-
-    /// Shaders can run from it.
-    pub(crate) fn is_executable(self) -> bool {
-        self.0 & uapi::PANFROST_BO_NOEXEC == 0
-    }
-
-    /// It gets its memory when the GPU touches it.
-    pub(crate) fn is_heap(self) -> bool {
-        self.0 & uapi::PANFROST_BO_HEAP != 0
-    }
-
-    /// User space maps it cached, and cares for coherency itself.
-    pub(crate) fn is_cached(self) -> bool {
-        self.0 & uapi::PANFROST_BO_WB_MMAP != 0
     }
 }
 
-/// What a BO is made of.
+/// The arguments for [`BoData`]'s constructor.
 pub(crate) struct Args {
     pub(super) flags: Flags,
     pub(super) label: Option<Label>,
     pub(super) heap: Option<Arc<Heap>>,
-    /// User memory, for the first handle.
+    /// User memory, to be mapped with the first handle.
     pub(super) user: Option<userptr::Prepared>,
 }
 
@@ -115,12 +104,12 @@ pub(crate) struct Args {
 pub(crate) struct BoData {
     flags: Flags,
     heap: Option<Arc<Heap>>,
-    /// Process that created or imported it.
+    /// The process that created or imported the BO.
     creator: Pid,
-    /// If it is user memory: whether the GPU has the pages.
+    /// Whether the GPU has the pages; [`None`] if this is not user memory.
     user: Option<Arc<Atomic<bool>>>,
-    /// The number of the address space that it is in, 0 if there are others or none. Changed with the
-    /// state locked.
+    /// The number of the only address space that has a mapping, or 0 if there are several or none.
+    /// Written with `state` locked.
     only_vm: Atomic<u64>,
     #[pin]
     label: Mutex<Option<Label>>,
@@ -128,15 +117,15 @@ pub(crate) struct BoData {
     state: Mutex<State>,
 }
 
-/// What the lock of a BO guards.
+/// The data guarded by the lock of a BO.
 pub(super) struct State {
     mappings: KVec<Entry>,
-    /// User memory, until there is a handle. There will be one mapping only.
+    /// User memory, until the first handle maps it. There is never a second mapping.
     user: Option<userptr::Prepared>,
 }
 
 impl State {
-    /// What [`BoData::only_vm`] is to be.
+    /// Returns the new value of [`BoData::only_vm`].
     fn only_vm(&self) -> u64 {
         match self.mappings.as_slice() {
             [only] => only.mapping.vm().id(),
@@ -144,16 +133,16 @@ impl State {
         }
     }
 
-    /// The mappings, in all address spaces whose files have a handle.
+    /// Returns the mappings: one for each address space whose file has a handle.
     pub(super) fn mappings(&self) -> impl Iterator<Item = &Arc<Mapping>> {
         self.mappings.iter().map(|entry| &entry.mapping)
     }
 }
 
-/// The handles that a file has for a BO.
+/// The mapping of a BO for a file, and how often the file has a handle.
 struct Entry {
     mapping: Arc<Mapping>,
-    /// Number of handles, not 0.
+    /// The number of handles, which is never 0.
     handles: usize,
 }
 
@@ -164,55 +153,47 @@ impl Entry {
 }
 
 impl BoData {
-    /// The flags that it was created with.
+    /// Returns the flags that the BO was created with.
     pub(crate) fn flags(&self) -> Flags {
         self.flags
     }
 
-    /// Whether it is a heap.
+    /// Returns whether the BO is a heap.
     pub(crate) fn is_heap(&self) -> bool {
-        self.flags.is_heap()
+        self.flags.heap
     }
 
-    /// Whether it is in the address space with this number, and in no other. Needs no lock: the answer
-    /// may be outdated.
+    /// Returns whether the BO is mapped in the address space with number `vm`, and in no other.
+    /// Takes no lock, so the answer may be outdated.
     pub(crate) fn is_only_in(&self, vm: u64) -> bool {
         self.only_vm.load(Relaxed) == vm
     }
 
-    /// Whether it is user memory.
+    /// Returns whether the BO is user memory.
     pub(crate) fn is_user(&self) -> bool {
         self.user.is_some()
     }
 
-    /// The one mapping of user memory.
-    pub(super) fn user_mapping(&self) -> Option<Arc<Mapping>> {
-        let state = self.state.lock();
-
-        self.is_user()
-            .then(|| state.mappings.first().map(|entry| entry.mapping.clone()))
-            .flatten()
-    }
-
-    /// The memory of a heap.
+    /// Returns the memory of a heap, or [`None`] if the BO is not a heap.
     pub(crate) fn heap(&self) -> Option<&Arc<Heap>> {
         self.heap.as_ref()
     }
 
-    /// Sets the label, or takes it away.
+    /// Sets or removes the label.
     pub(crate) fn set_label(&self, label: Option<Label>) {
         let old = core::mem::replace(&mut *self.label.lock(), label);
 
-        // Freed with the lock released.
+        // Free the old label with the lock released.
         drop(old);
     }
 
-    /// The process that created or imported it, for debugging.
+    /// Returns the process that created or imported the BO, for debugging.
     pub(crate) fn creator(&self) -> Pid {
         self.creator
     }
 
-    /// Where the pages are and how many bytes of them, for debugging. Takes no lock.
+    /// Returns the state of the pages and the number of bytes that are resident, for debugging.
+    /// Takes no lock.
     pub(crate) fn pages(&self, info: &uma::Info<'_, Self>) -> (Pages, usize) {
         let bytes = self.resident(info.size, info.state);
 
@@ -224,18 +205,19 @@ impl BoData {
         }
     }
 
-    /// How many bytes of memory it has, of its `size`. `state`: that of its file. Takes no lock.
+    /// Returns the number of bytes that are resident. `size` is the size of the BO, `state` the
+    /// state of its file. Takes no lock.
     fn resident(&self, size: usize, state: Pages) -> usize {
         match (&self.heap, &self.user) {
             (Some(heap), _) => heap.resident(),
-            // It is its process's, too.
+            // Counted in full, although it is memory of the process as well.
             (None, Some(resident)) if resident.load(Relaxed) => size,
             (None, None) if state == Pages::Resident => size,
             (None, _) => 0,
         }
     }
 
-    /// Writes the label, for debugging; nothing if it is just being changed.
+    /// Writes the label, for debugging, or nothing if its lock is taken.
     pub(crate) fn write_label(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.label.try_lock().as_deref() {
             Some(Some(label)) => f.write_fmt(fmt!("{}", label.as_cstr())),
@@ -243,7 +225,7 @@ impl BoData {
         }
     }
 
-    /// The mapping in `vm`, if the file has a handle.
+    /// Returns the mapping in `vm`, if the file of `vm` has a handle.
     pub(crate) fn mapping(&self, vm: &Arc<Vm>) -> Option<Arc<Mapping>> {
         let state = self.state.lock();
         let entry = state.mappings.iter().find(|entry| entry.is_in(vm))?;
@@ -251,10 +233,12 @@ impl BoData {
         Some(entry.mapping.clone())
     }
 
-    /// Takes advice about the content from the file with `vm`. Returns whether it is still there.
+    /// Records the advice of the file of `vm` about the content. Returns whether the content is
+    /// still there.
     ///
-    /// `EINVAL`: only the one handle that a BO has can declare its content dispensable. What user
-    /// memory is good for is between its owner and the memory management.
+    /// Errors: `EINVAL` for user memory, whose content the memory management looks after, and for
+    /// [`Advice::DontNeed`] unless the file has the only handle: one user cannot give up the
+    /// content for others.
     pub(crate) fn take_advice(bo: &Bo, vm: &Arc<Vm>, advice: Advice) -> Result<bool> {
         if bo.is_user() {
             return Err(EINVAL);
@@ -270,7 +254,7 @@ impl BoData {
         }
     }
 
-    /// A file gets a handle: maps the BO into its address space, if it is not there.
+    /// Adds a handle of the file of `vm`. The first one maps the BO into `vm`. Sleeps.
     fn add_handle(bo: &Bo, vm: &Arc<Vm>) -> Result {
         let mut state = bo.state.lock();
 
@@ -279,10 +263,10 @@ impl BoData {
             return Ok(());
         }
 
-        state.mappings.reserve(1, GFP_KERNEL)?;
+        state.mappings.reserve(1, GFP_KERNEL_ACCOUNT)?;
 
         let mapping = match bo.is_user() {
-            // It is in one address space only, and nobody else can have a handle.
+            // User memory is mapped in a single address space, and no other file can get a handle.
             true => {
                 let user = state.user.take().filter(|user| user.is_in(vm));
 
@@ -296,13 +280,14 @@ impl BoData {
                 mapping,
                 handles: 1,
             })
-            // There is room.
+            // The reservation above has made room.
             .map_err(|_| ENOMEM)?;
         bo.only_vm.store(state.only_vm(), Relaxed);
         Ok(())
     }
 
-    /// A file loses a handle. Returns the mapping if it was the last one, to be dropped.
+    /// Removes a handle of the file of `vm`. If it was the last one, returns the mapping, which the
+    /// caller drops with no lock held. Sleeps.
     fn remove_handle(&self, vm: &Arc<Vm>) -> Option<Arc<Mapping>> {
         let mut state = self.state.lock();
         let index = state.mappings.iter().position(|entry| entry.is_in(vm))?;
@@ -315,12 +300,12 @@ impl BoData {
         let mapping = state.mappings.remove(index).ok()?.mapping;
 
         self.only_vm.store(state.only_vm(), Relaxed);
-        // With the lock held: reclaim, which also has it, finds the mapping no more.
+        // Done with the lock held, which reclaim also takes: it can no longer find the mapping.
         mapping.close();
         Some(mapping)
     }
 
-    /// What the lock guards, if nobody has it.
+    /// Locks the state, unless the lock is taken.
     pub(super) fn try_state(&self) -> Option<MutexGuard<'_, State>> {
         self.state.try_lock()
     }
@@ -355,11 +340,16 @@ impl DriverObject for BoData {
     fn close(bo: &Bo, file: &DriverFile<Self>) {
         let mapping = bo.remove_handle(file.inner().get_ref().vm());
 
-        // With the lock released: this may be the last reference, and unmaps then. If not, a job that
-        // has ended may have it still. User space knows of that end, and can take it that the GPU
-        // reaches the BO no more.
-        if mapping.is_some_and(|mapping| Arc::into_unique_or_drop(mapping).is_none()) {
-            bo.dev().jobs.retire(bo.dev());
+        // The lock is released: if this is the last reference, dropping it unmaps the BO. Otherwise
+        // a job that has ended may still hold the mapping. User space has seen its fence signal,
+        // and can expect that the GPU no longer reaches the BO, so such jobs are dropped now. Other
+        // jobs are left to the worker, as dropping them can take long.
+        if let Some(mapping) = mapping {
+            let id = Arc::as_ptr(&mapping);
+
+            if Arc::into_unique_or_drop(mapping).is_none() {
+                DeviceData::mapping_closed(bo.dev(), id);
+            }
         }
     }
 }
@@ -396,17 +386,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_from_user_space() {
-        // Which combinations are allowed, from 0 to all three.
-        const ALLOWED: [bool; 8] = [true, true, false, true, true, true, false, false];
+    fn heaps_are_data_for_the_gpu_alone() {
+        for (executable, cached) in [(false, false), (false, true), (true, false), (true, true)] {
+            let flags = |heap| Flags {
+                executable,
+                heap,
+                cached,
+            };
 
-        for (flags, allowed) in ALLOWED.into_iter().enumerate() {
-            assert_eq!(Flags::new(flags as u32).is_ok(), allowed);
+            assert_eq!(flags(false).check(), Ok(()));
+            assert_eq!(flags(true).check().is_ok(), !executable && !cached);
         }
-        for bit in 3..32 {
-            assert_eq!(Flags::new(1 << bit), Err(EINVAL));
-        }
-        assert!(!Flags::IMPORTED.is_executable());
-        assert!(!Flags::IMPORTED.is_heap());
     }
 }

@@ -2,7 +2,7 @@
 
 //! Sharing BOs with other drivers.
 //!
-//! The class ([`uma`](kernel::drm::gem::uma)) does the work; this is what the driver decides. An
+//! [`uma`](kernel::drm::gem::uma) implements sharing; this module has the rules of the driver. An
 //! imported buffer is a BO like any other: it can be mapped, labelled and waited for.
 
 use kernel::prelude::*;
@@ -16,9 +16,9 @@ use super::{
     Bo, //
 };
 
-/// What an imported buffer is made of.
+/// Returns the arguments for the BO of an imported buffer.
 ///
-/// Nothing in our UAPI creates it, so nobody but us can name it.
+/// The label identifies imported buffers in debugfs, unless user space sets another one.
 pub(super) fn import_args() -> Result<Args> {
     Ok(Args {
         flags: Flags::IMPORTED,
@@ -28,10 +28,10 @@ pub(super) fn import_args() -> Result<Args> {
     })
 }
 
-/// Whether somebody else than the GPU may have the pages of `bo`.
+/// Checks whether the pages of `bo` may be used by the CPU and by other drivers.
 ///
-/// `EINVAL` for heaps: they have only what the GPU touched, and that can go again. `EINVAL` for user
-/// memory, which is its owner's.
+/// Returns `EINVAL` for heaps, which only have the chunks that the GPU has touched, and may lose
+/// them again; and for user memory, which belongs to its process.
 pub(super) fn may_export(bo: &Bo) -> Result {
     match bo.is_heap() || bo.is_user() {
         true => Err(EINVAL),

@@ -1,43 +1,61 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Taking the pages of a BO away because memory is short.
+//! Taking pages from a BO because memory is short.
 //!
-//! A BO can give its pages up when nobody but address spaces has them and all of those are idle, as
-//! told by their reservations and its own: a job can reach everything in its address space, listed or
-//! not. What was seen without locks is looked at again with them.
+//! Pages can be taken from a BO if only address spaces hold them. For an eviction, the reservations
+//! of all these address spaces and that of the BO must be idle: a job can reach everything in its
+//! address space, listed or not. Content that user space has given up may be dropped as soon as the
+//! BO's own reservation is idle, as in the C driver: user space has said that no other job needs
+//! it, and the BO cache of a client that keeps the GPU busy may be the only memory that can be had.
+//! Everything that is checked without locks is checked again with them.
 //!
-//! Called by whoever is short of memory, with whatever they have locked. So every lock here is only
-//! tried, in this order: the BO's reservation, its state, then for one address space after the other
-//! its reservation and the mapping's memory, and last the lock of the pages. Nothing is allocated.
+//! [`reclaim`] is called by code that is short of memory and may hold any lock. So all locks but
+//! spinlocks are only tried, in this order: the BO's reservation, its state, then for one address
+//! space after the other its reservation and the mapping's memory, and last the lock of the pages.
+//! Nothing is allocated.
 
 use kernel::{
     dma_buf::resv::Usage,
     drm::gem::BaseObject,
+    mm::shrinker::is_at_own_limit,
     prelude::*,
     time::Jiffies, //
 };
 
-use super::Bo;
+use super::{
+    Bo,
+    Mapping, //
+};
 
-/// How pages are taken away.
+/// A client with room for fewer pages than this counts as being at its own limit, as the kernel
+/// charges up to 64 pages at a time.
+const MARGIN: usize = 64;
+
+/// Returns whether the current task has reached the limit of its own control group.
+pub(super) fn at_own_limit() -> bool {
+    is_at_own_limit(MARGIN)
+}
+
+/// The way in which pages are taken.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Means {
-    /// With their content, which user space has given up.
+    /// Drop the pages with their content, which user space has given up. It never comes back.
     Purge,
-    /// To swap, from where the next use brings them back.
+    /// Give the pages back to shmem, which may swap them out. The next use brings them back.
     Evict,
 }
 
 impl Means {
-    /// Both.
+    /// Both means.
     pub(crate) const ALL: [Self; 2] = [Self::Purge, Self::Evict];
 }
 
-/// Takes the pages of `bo` away. Returns how many there were.
+/// Takes the pages of `bo`. Returns the number of pages.
 ///
-/// `EBUSY`: somebody has them, or one of the locks; or they are not to be taken by these means.
+/// Returns `EBUSY` if the pages are in use, one of the locks is taken, or `means` does not apply to
+/// the BO. Other errors come from hardware that does not answer.
 pub(crate) fn reclaim(bo: &Bo, means: Means) -> Result<usize> {
-    // Most of what cannot go is found here.
+    // Most BOs that cannot be reclaimed are recognized here, without locks.
     if !bo.is_resident()
         || bo.is_shared()
         || bo.is_given_up() != (means == Means::Purge)
@@ -56,12 +74,12 @@ pub(crate) fn reclaim(bo: &Bo, means: Means) -> Result<usize> {
     for mapping in state.mappings() {
         if mapping.has_pages()? {
             mapped += 1;
-            if !mapping.vm().resv().test_signaled(Usage::Bookkeep) {
+            if !may_lose(bo, mapping, means) {
                 return Err(EBUSY);
             }
         }
     }
-    // A mapping whose handle is closed belongs to a job.
+    // Another mapping, whose handle was closed, belongs to a job.
     if bo.maps() != mapped {
         return Err(EBUSY);
     }
@@ -69,8 +87,9 @@ pub(crate) fn reclaim(bo: &Bo, means: Means) -> Result<usize> {
     for mapping in state.mappings() {
         let vm = mapping.vm().resv().try_lock().ok_or(EBUSY)?;
 
-        // As long as it is locked, no job is published in the address space.
-        if !mapping.vm().resv().test_signaled(Usage::Bookkeep) {
+        // While `vm` is locked, no job is published in the address space. But a job may have been
+        // published before, and may need content that user space has asked to keep since.
+        if !may_lose(bo, mapping, means) {
             return Err(EBUSY);
         }
         mapping.evict(vm.locked())?;
@@ -82,7 +101,17 @@ pub(crate) fn reclaim(bo: &Bo, means: Means) -> Result<usize> {
     }
 }
 
-/// The number of the one address space that `bo` is in, if there are jobs in that.
+/// Returns whether the jobs in the address space of `mapping` can do without the pages of `bo`,
+/// whose own resv is idle.
+fn may_lose(bo: &Bo, mapping: &Mapping, means: Means) -> bool {
+    match means {
+        Means::Purge => bo.is_given_up(),
+        Means::Evict => mapping.vm().resv().test_signaled(Usage::Bookkeep),
+    }
+}
+
+/// Returns the number of the address space of `bo`, if there is only one and it has unfinished
+/// jobs.
 pub(crate) fn busy_vm(bo: &Bo) -> Option<u64> {
     let state = bo.try_state()?;
     let mut mappings = state.mappings();
@@ -93,14 +122,18 @@ pub(crate) fn busy_vm(bo: &Bo) -> Option<u64> {
     (!only.vm().resv().test_signaled(Usage::Bookkeep)).then(|| only.vm().id())
 }
 
-/// Waits until `bo` is idle, for `left` jiffies at most, and takes from `left` what that took.
-pub(crate) fn wait_idle(bo: &Bo, left: &mut Jiffies) {
-    // Its address spaces do not go meanwhile. Who wants the lock waits with us; those who signal
-    // fences never do.
+/// Waits until `bo` is as idle as `means` requires, for up to `left` jiffies, and subtracts the
+/// time spent from `left`. Returns at once if the state of the BO is locked.
+pub(crate) fn wait_idle(bo: &Bo, means: Means, left: &mut Jiffies) {
+    // The lock keeps the mappings, and so their address spaces, alive. Others that want the lock
+    // wait as long, but code that signals fences never takes it.
     let Some(state) = bo.try_state() else {
         return;
     };
-    let vms = state.mappings().map(|mapping| mapping.vm().resv());
+    let vms = state
+        .mappings()
+        .filter(|_| means == Means::Evict)
+        .map(|mapping| mapping.vm().resv());
 
     for resv in Iterator::chain(vms, [bo.resv()]) {
         if resv.test_signaled(Usage::Bookkeep) {

@@ -1,26 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! User memory: BOs over memory of the process that made them.
+//! User memory: BOs made of memory of the process that created them.
 //!
-//! The [`mirror`] does the work with the memory management; here is what the GPU has to do with it.
-//! Each address space has a [`Mirror`] once it has user memory, and each BO of that kind a [`Region`]
-//! in it, which belongs to its [`Mapping`](super::Mapping). The addresses and the tables of 4 KiB
-//! pages are there from the creation on, so that pages can be mapped and unmapped without memory.
+//! The [`mirror`] tracks the memory of the process; this module connects it to the GPU. Each
+//! address space has a [`Mirror`] once it has user memory, and each BO of that kind has a
+//! [`Region`] in it, which belongs to its [`Mapping`](super::Mapping). The addresses and the page
+//! tables for 4 KiB pages are allocated at the creation, so that pages can be mapped and unmapped
+//! without allocating memory.
 //!
-//! A submission makes all user memory of its address space valid, not only what it lists, and
-//! publishes its fence while that is so: see [`submit`](crate::job::submit). When the memory changes
-//! after that, the change waits for the jobs of the address space and takes the pages from the GPU.
-//! It waits for [`PATIENCE_MS`] at most; jobs that have not ended by then lose all user memory of the
-//! address space, and fault.
-//! Without that, a client whose jobs wait for something that comes only after its end could not end:
-//! a process gives back its memory before its files.
+//! A submission makes all user memory of its address space valid, not only the BOs that it lists,
+//! and publishes its fence while the memory is valid: see [`submit`](crate::job::submit). When the
+//! process changes its memory after that, the change waits for the jobs of the address space and
+//! takes the pages from the GPU. It waits for up to [`CHANGE_MS`]; jobs that have not ended by then
+//! lose all user memory of the address space, and fault. Without that limit, a process could not
+//! exit if its jobs wait for an event that follows only after its exit: a process frees its memory
+//! before it closes its files.
 //!
-//! Whoever drops user memory must not wait for such a change: see [`leaving`].
+//! Code that drops user memory must not wait for such a change: see [`leaving`].
+//!
+//! The CPU and the GPU use the same pages at the same time, so user memory is only supported if
+//! their caches are coherent and the GPU can reach all memory: see [`supported`].
 //!
 //! # Locks
 //!
-//! The mirror's lock, inside of the reservations. The callbacks run under it, maybe in reclaim: they
-//! take the lock of the address-space slots inside, and no other. They wait for jobs without it.
+//! The mirror's lock nests inside of the reservations. The callbacks that map and unmap run with it
+//! held, possibly in reclaim, and take the spinlocks of the page table and of the address-space
+//! slots, but no mutex. Jobs are waited for without it.
 
 mod leaving;
 
@@ -45,6 +50,7 @@ use kernel::{
     mm::mirror::{
         self,
         Access,
+        LostPages,
         MapError, //
     },
     page::PAGE_SIZE,
@@ -57,8 +63,10 @@ use kernel::{
         },
         Arc, //
     },
-    time::msecs_to_jiffies,
-    uapi, //
+    time::{
+        msecs_to_jiffies,
+        Delta, //
+    }, //
 };
 
 use crate::{
@@ -70,16 +78,36 @@ use crate::{
     mmu::{
         Prot,
         Space,
-        VaNode,
-        Vm, //
+        VaNode, //
     }, //
+};
+
+use super::{
+    Residency,
+    Vm, //
 };
 
 use leaving::Leaving;
 pub(super) use leaving::Memory;
 
-/// How long a change of the memory waits for jobs.
-const PATIENCE_MS: u32 = 10_000;
+/// How long a change of the memory waits for jobs, in milliseconds.
+const CHANGE_MS: u32 = 10_000;
+
+/// How long validation keeps trying while memory that it has brought in is lost again, because
+/// there is not enough for all of it or because the process changes it. After that, it fails with
+/// `ENOMEM`.
+const PATIENCE: Delta = Delta::from_secs(10);
+
+/// Returns whether the GPU can use memory of processes.
+///
+/// The device tree and the DMA layer have to agree on coherency: the GPU is set up according to the
+/// former, and memory is mapped according to the latter.
+pub(crate) fn supported(gpu: &Gpu<'_>) -> bool {
+    gpu.coherent && mirror::supported(gpu.dev())
+}
+
+/// The user memory of a device.
+pub(crate) type Mirrors = mirror::Mirrors<Region>;
 
 /// The user memory of an address space.
 pub(crate) struct Mirror {
@@ -88,12 +116,23 @@ pub(crate) struct Mirror {
 }
 
 impl Mirror {
-    /// Without any memory. Sleeps.
-    pub(crate) fn new(gpu: &Gpu<'_>) -> Result<Self> {
+    /// Creates a mirror without memory. Sleeps. Returns `EOPNOTSUPP` unless the GPU is
+    /// [`supported`].
+    pub(crate) fn new(drm: &Device, gpu: &Gpu<'_>) -> Result<Self> {
+        if !supported(gpu) {
+            return Err(EOPNOTSUPP);
+        }
         Ok(Self {
-            mirror: mirror::Mirror::new(gpu.dev())?,
+            mirror: mirror::Mirror::new(&drm.mirrors, gpu.dev())?,
             leaving: Leaving::new()?,
         })
+    }
+
+    /// Brings in all user memory of the address space. Sleeps, and may wait for user space.
+    ///
+    /// Errors: those of [`mirror::Mirror::validate`], with a limit of [`PATIENCE`].
+    pub(crate) fn validate(&self) -> Result {
+        self.mirror.validate(PATIENCE)
     }
 }
 
@@ -105,15 +144,15 @@ impl Deref for Mirror {
     }
 }
 
-/// Where user memory is in the GPU's address space.
+/// The place of a piece of user memory in a GPU address space.
 pub(crate) struct Region {
     drm: ARef<Device>,
     space: Arc<Space>,
-    /// Has the fences of all jobs of the space.
+    /// The reservation of the address space, with the fences of all of its jobs.
     resv: ARef<ResvObject>,
     range: Range<u64>,
     writable: bool,
-    /// Whether the GPU has the pages, for looks without the mirror's lock.
+    /// Whether the GPU has the pages. Written with the mirror's lock held, and read without.
     resident: Arc<Atomic<bool>>,
 }
 
@@ -124,14 +163,14 @@ impl mirror::Device for Region {
         if !may_block {
             return resv.test_signaled(Usage::Bookkeep);
         }
-        match resv.wait_timeout_uninterruptible(Usage::Bookkeep, msecs_to_jiffies(PATIENCE_MS)) {
+        match resv.wait_timeout_uninterruptible(Usage::Bookkeep, msecs_to_jiffies(CHANGE_MS)) {
             Waited::Signaled(_) => true,
             Waited::TimedOut => {
                 with_gpu(&self.drm, |gpu| {
-                    if gpu.log.allows() {
+                    if self.space.log().allows() {
                         dev_notice!(
                             gpu.dev(),
-                            "user memory at {:#x} of address space {} goes before its jobs have ended\n",
+                            "user memory at {:#x} of address space {} goes while jobs use it\n",
                             self.range.start,
                             self.space.id()
                         );
@@ -150,7 +189,7 @@ impl mirror::Device for Region {
         let failed = |error, leak| MapError { error, leak };
 
         with_gpu(&self.drm, |gpu| {
-            // One by one, so that there are no blocks: those would need other tables.
+            // Map page by page: the tables are allocated for pages, not for blocks.
             let pages = pages.iter().map(|&address| (address, PAGE_SIZE));
 
             self.space
@@ -166,52 +205,56 @@ impl mirror::Device for Region {
             .unmap(iter::once(self.range.clone()))
             .inspect(|()| self.resident.store(false, Relaxed))
     }
+
+    fn keep(&self, pages: LostPages<Self>) {
+        self.space.keep(pages);
+    }
 }
 
-/// User memory with its addresses, for a BO that has no handle yet. The memory goes first.
+/// User memory and its addresses, for a BO that has no handle yet. The memory is dropped first.
 pub(crate) struct Prepared {
     pub(super) memory: Memory,
-    pub(super) node: VaNode,
+    pub(super) node: VaNode<Residency>,
     /// Whether the GPU has the pages.
     pub(super) resident: Arc<Atomic<bool>>,
 }
 
 impl Prepared {
-    /// Whether it has its addresses in `vm`.
+    /// Returns whether the addresses are in `vm`.
     pub(super) fn is_in(&self, vm: &Arc<Vm>) -> bool {
         Arc::ptr_eq(self.node.vm(), vm)
     }
 }
 
-/// Maps `size` bytes of the current process from `address` on into `vm`. Sleeps, and waits for
-/// whoever has to provide the memory: not to be called with a guard.
+/// Maps `size` bytes at `address` in the current process into `vm`. Sleeps, and may wait for user
+/// space to provide the memory, so it must not be called from within [`with_gpu`].
 ///
-/// `EINVAL`: unknown flags; not whole pages, or none, or more than there are. `ENOSPC`: no room in
-/// the address space. `EFAULT`: there is no such memory, or it may not be written and the GPU is to
-/// write it, or it is no memory but a device. `EPERM`: the file has user memory of another process.
-/// `ENODEV`, `ENOMEM`; `EAGAIN`, `EINTR`: try again.
+/// Errors: `EINVAL` if the range is not made of whole pages, is empty, or wraps around;
+/// `EOPNOTSUPP` unless the GPU is [`supported`]; `ENOSPC` if there is no room in the address space;
+/// `EFAULT` if some of the memory is unmapped, is to be `writable` but may not be written, is
+/// secret, or belongs to a device; `EPERM` if the file has user memory of another process;
+/// `ENOMEM`, also if the pages cannot all be made present at once; `ENODEV` if the device is being
+/// removed or the GPU has halted; `EINTR` and `ERESTARTSYS` for signals, after which the call can
+/// be repeated.
 pub(super) fn prepare(
     drm: &Device,
     vm: &Arc<Vm>,
     address: u64,
     size: u64,
-    flags: u32,
+    writable: bool,
 ) -> Result<Prepared> {
-    if flags & !uapi::DRM_GPU_USERPTR_READONLY != 0 {
-        return Err(EINVAL);
-    }
-    let writable = flags & uapi::DRM_GPU_USERPTR_READONLY == 0;
     let (address, size) = bounds(address, size)?;
 
     let resident = Arc::new(Atomic::new(false), GFP_KERNEL)?;
-    let node = vm.alloc_va(size, false, None)?;
-    let range = node.start()..node.start() + node.size();
-    let mirror = with_gpu(drm, |gpu| {
+    let (mirror, node) = with_gpu(drm, |gpu| {
         if gpu.halted() {
             return Err(ENODEV);
         }
-        vm.reserve(gpu, &range)?;
-        vm.user_memory_or_new(gpu)
+        let mirror = vm.user_memory_or_new(drm, gpu)?;
+        let node = vm.alloc_va(size, false, None)?;
+
+        vm.reserve(gpu, &node.range())?;
+        Ok((mirror, node))
     })
     .ok_or(ENODEV)??;
 
@@ -226,14 +269,14 @@ pub(super) fn prepare(
             drm: drm.into(),
             space: (**vm).clone(),
             resv: vm.resv_object().into(),
-            range,
+            range: node.range(),
             writable,
             resident: resident.clone(),
         },
     )?;
     let memory = Memory::new(range, &mirror.leaving)?;
-    // What cannot be is known at once.
-    memory.range()?.validate()?;
+    // Report memory that cannot be used now, not with the first job.
+    memory.range()?.validate(PATIENCE)?;
     Ok(Prepared {
         memory,
         node,
@@ -241,7 +284,7 @@ pub(super) fn prepare(
     })
 }
 
-/// Checks what user space asks for: whole pages, at least one, that do not wrap.
+/// Checks the range given by user space: whole pages, at least one, which do not wrap around.
 fn bounds(address: u64, size: u64) -> Result<(usize, usize)> {
     let (address, size) = (usize::try_from(address)?, usize::try_from(size)?);
 

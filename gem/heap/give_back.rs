@@ -1,12 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How heaps give memory back: after a while, and when memory is short.
+//! How heaps give memory back: after a while, when memory is short, and when they are closed.
 //!
-//! What goes is unmapped from the page table; the GPU is made to forget it, once for all that goes at
-//! a time; and then it is free. The lock of the heap is held meanwhile, so that a fault on what goes is
-//! seen when it has gone. Does not sleep but for that lock, and allocates nothing.
+//! Chunks are removed from the page table, then flushed from the GPU's TLB with one command for all
+//! of them, and then freed. The lock of the heap is held throughout, so that a fault on one of
+//! these chunks is handled after the chunk is gone. Nothing here sleeps except to get that lock and
+//! to close a heap, and nothing is allocated. If the flush fails, the chunks are stuck: they are
+//! kept, and the flush is repeated later.
 
-use core::mem;
+use kernel::{
+    iommu::pgtable::Reserved,
+    prelude::*,
+    sync::Arc,
+    workqueue, //
+};
 
 use super::{
     policy::{
@@ -19,13 +26,71 @@ use super::{
     Place,
     CHUNK_PAGES, //
 };
-use crate::device::Gpu;
+use crate::device::{
+    with_gpu,
+    Gpu, //
+};
+
+/// A heap that was closed with chunks that the GPU may still reach. Dropped when the GPU can no
+/// longer reach them, which removes the heap from the list of the set.
+struct Remains(Arc<Heap>);
+
+impl Drop for Remains {
+    fn drop(&mut self) {
+        let heap = &self.0;
+
+        with_gpu(&heap.drm, |gpu| heap.drm.heaps.remove(Some(gpu), heap))
+            .unwrap_or_else(|| heap.drm.heaps.remove(None, heap));
+    }
+}
 
 impl Heap {
-    /// Gives up to `max` chunks back, with the highest addresses first, and keeps `keep`. Credit goes
-    /// first. Returns how many went. Does not sleep.
+    /// Closes the heap, which loses its addresses and its memory. Sleeps.
+    pub(in crate::gem) fn close(self: &Arc<Self>) {
+        let place = self.inner.lock().place.clone();
+        let Some(place) = place else {
+            return;
+        };
+
+        place.client.remove(self);
+        with_gpu(&self.drm, |gpu| {
+            let mut inner = self.inner.lock();
+            let gone = inner.waits.end();
+            self.note_wait(&inner);
+            self.release(gpu, &mut inner, &place, 0, usize::MAX);
+            let stuck = inner.chunks.filled() != 0;
+            inner.place = None;
+            self.recount(&mut inner);
+            drop(inner);
+
+            match stuck {
+                true => place.space.keep(Remains(self.clone())),
+                false => self.drm.heaps.remove(Some(gpu), self),
+            }
+
+            // Retry the stalled accesses, which now fail.
+            for va in gone {
+                place.space.retry(gpu, va);
+            }
+        })
+        .unwrap_or_else(|| {
+            // Unbind has freed the memory, or leaked it if the hardware could not be stopped.
+            self.drm.heaps.remove(None, self);
+
+            let mut inner = self.inner.lock();
+            inner.place = None;
+            self.recount(&mut inner);
+        });
+        self.inner.lock().tables = Reserved::new();
+        workqueue::cancel_delayed_sync::<_, 0>(self.as_arc_borrow());
+    }
+
+    /// Gives back up to `max` chunks: the credit first, then stuck chunks, which are freed all at
+    /// once if the GPU can be made to forget them, then mapped chunks from the highest address
+    /// down, of which at least `keep` stay. Returns the number of chunks freed. Does not sleep.
     ///
-    /// The content must be dead.
+    /// The content must be dead, or the heap about to be closed. The caller holds the lock of
+    /// `inner`.
     pub(super) fn release(
         &self,
         gpu: &Gpu<'_>,
@@ -40,37 +105,72 @@ impl Heap {
         while freed < max && inner.credit.pop(dev).is_some() {
             freed += 1;
         }
+        freed += self.free_stuck(gpu, inner, place).unwrap_or(0);
 
-        let filled = inner.chunks.filled();
-        let keep = keep.max(filled.saturating_sub(max - freed));
-        if filled <= keep {
+        let mapped = inner.mapped(gpu).count();
+        let keep = keep.max(mapped.saturating_sub(max.saturating_sub(freed)));
+        if mapped <= keep {
             return freed;
         }
 
-        let going = inner.chunks.indices(dev).skip(keep);
+        let going = inner.mapped(gpu).skip(keep);
         let unmapped = place
             .space
             .unmap_with(gpu, going.map(|index| place.range(index)));
-        loop {
-            let index = inner.chunks.indices(dev).nth(keep);
-            let Some(chunk) = index.and_then(|index| inner.chunks.take(dev, index)) else {
-                break;
-            };
+        // Free all chunks that are mapped from this one on, which were unmapped above.
+        let Some(first) = inner.mapped(gpu).nth(keep) else {
+            return freed;
+        };
+        for index in first..self.len {
+            if inner.chunks.get(dev, index).is_none() || inner.is_stuck(index) {
+                continue;
+            }
             if unmapped.is_err() {
-                // The GPU may still write to it.
-                mem::forget(chunk);
-            } else {
+                // The GPU may still write to the chunk.
+                inner.stuck.set_bit(index);
+            } else if inner.chunks.take(dev, index).is_some() {
                 freed += 1;
             }
         }
+        if unmapped.is_err() {
+            // Look at the heap again after the reset.
+            self.drm.heaps.queue_trim();
+        }
         if inner.chunks.filled() == 0 {
-            // It was not empty.
+            // Cannot fail: the heap was not empty.
             inner.state = inner.state.after(Event::Empty).unwrap_or(inner.state);
         }
         freed
     }
 
-    /// Gives back up to `nr` pages of dead content, if nobody has the lock. Returns how many.
+    /// Frees the stuck chunks, if the GPU can be made to forget them now. Returns the number of
+    /// chunks freed, or an error if they are still stuck. Does not sleep.
+    pub(super) fn free_stuck(
+        &self,
+        gpu: &Gpu<'_>,
+        inner: &mut Inner,
+        place: &Place,
+    ) -> Result<usize> {
+        let mut freed = 0;
+        let Some(first) = inner.stuck.next_bit(0) else {
+            return Ok(0);
+        };
+        let last = inner.stuck.last_bit().unwrap_or(first);
+
+        place
+            .space
+            .forget_with(gpu, &(place.range(first).start..place.range(last).end))?;
+        while let Some(index) = inner.stuck.next_bit(0) {
+            inner.stuck.clear_bit(index);
+            if inner.chunks.take(gpu.dev(), index).is_some() {
+                freed += 1;
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Gives back up to `nr` pages, rounded up to whole chunks, if the content is dead and the lock
+    /// is free. Returns the number of pages freed.
     pub(super) fn try_give_back(&self, gpu: &Gpu<'_>, nr: usize) -> usize {
         let Some(mut inner) = self.inner.try_lock() else {
             return 0;
@@ -87,8 +187,8 @@ impl Heap {
         freed * CHUNK_PAGES
     }
 
-    /// Gives back what the heap does not need, if it was dead for a while. Whether it has to be looked
-    /// after again.
+    /// Gives back the chunks beyond [`policy::WORKING_SET`] and the credit, if the heap has been
+    /// dead for [`policy::IDLE_MS`]. Returns whether the heap has to be trimmed again.
     pub(super) fn trim(&self, gpu: &Gpu<'_>) -> bool {
         let now = self.drm.heaps.now();
         let mut inner = self.inner.lock();
@@ -96,7 +196,7 @@ impl Heap {
             return false;
         };
 
-        // When it dies, the worker is told.
+        // The worker is queued when the heap dies.
         if inner.life.is_live() {
             return false;
         }
@@ -108,10 +208,11 @@ impl Heap {
         inner.high.idle(left);
         inner.probe = Probe::new(now);
         self.recount(&mut inner);
-        false
+        inner.stuck.next_bit(0).is_some()
     }
 
-    /// Takes from the heap, which was in use just now, what it may not need, if it is time to.
+    /// Probes a heap that has just died, if it is time to: gives back its credit, and the chunks
+    /// that it may not need. Sleeps.
     pub(super) fn probe(&self, gpu: &Gpu<'_>) {
         let now = self.drm.heaps.now();
         let mut inner = self.inner.lock();

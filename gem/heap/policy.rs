@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! When heaps get memory and when they give it back: numbers and rules, without memory or hardware.
+//! The numbers and rules for when heaps get memory and when they give it back. Nothing here touches
+//! memory or hardware.
 
 use core::mem;
 
@@ -8,36 +9,36 @@ use kernel::prelude::*;
 
 use super::CHUNK;
 
-/// Chunks of credit beyond what the heap had at its last high-water mark.
+/// The number of chunks of credit beyond the last high-water mark.
 pub(super) const SPARE: usize = 1;
 
-/// Most chunks of credit: 32 MiB. What a frame needs beyond that it gets on the way.
+/// The largest number of chunks of credit: 32 MiB. A frame that needs more gets the rest on faults.
 pub(super) const MAX_CREDIT: usize = 16;
 
-/// Chunks that a heap keeps when it is idle.
+/// The number of chunks that a heap keeps when it is idle.
 pub(super) const WORKING_SET: usize = 1;
 
-/// Chunks that the device has for faults on heaps without credit.
+/// The number of chunks in the device's reserve, for faults on heaps without credit.
 pub(super) const RESERVE: usize = 2;
 
-/// Milliseconds for which the content of a heap is dead before it goes.
+/// The time in milliseconds for which content must be dead before it is given back.
 pub(super) const IDLE_MS: u32 = 2000;
 
-/// Milliseconds after which a heap that is never idle is asked what it needs, at first; at most
+/// The initial period in milliseconds between probes of a heap that is never idle. It grows up to
 /// [`MAX_PROBE_MS`].
 pub(super) const PROBE_MS: u64 = 5000;
-/// See [`PROBE_MS`].
+/// The longest period between probes, see [`PROBE_MS`].
 pub(super) const MAX_PROBE_MS: u64 = 32 * PROBE_MS;
 
-/// Milliseconds that a job waits for memory, if it has `timeout_ms` to run. A quarter less, so that
-/// it is the lack of memory that ends the job, and the log says so, unless the job has used more
-/// than that quarter before.
+/// Returns how many milliseconds a job that has `timeout_ms` to run may wait for memory. This is
+/// three quarters of the timeout, so that a lack of memory ends the job, and is logged, before the
+/// timeout does, unless the job had run for more than a quarter of its time when it stalled.
 pub(super) const fn stall_ms(timeout_ms: u32) -> u32 {
     timeout_ms - timeout_ms / 4
 }
 
-/// The chunks of credit that a heap is to have for a job. `len`: chunks at most; `resident`: those
-/// that it has; `high`: its high-water mark.
+/// Returns the number of chunks of credit that a heap should have for a job. `len` is the largest
+/// number of chunks, `resident` the number that the heap has, and `high` its high-water mark.
 pub(super) fn credit(len: usize, resident: usize, high: usize) -> usize {
     high.max(resident)
         .saturating_add(SPARE)
@@ -46,42 +47,43 @@ pub(super) fn credit(len: usize, resident: usize, high: usize) -> usize {
         .min(MAX_CREDIT)
 }
 
-/// How much memory a heap needs, as far as that is known.
+/// An estimate of the memory that a heap needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct HighWater {
-    /// Most chunks between the last two times that the heap was idle.
+    /// The largest number of chunks in the last period.
     last: usize,
-    /// Most chunks since.
+    /// The largest number of chunks in the current period.
     now: usize,
 }
 
 impl HighWater {
-    /// The heap has so many chunks.
+    /// Records that the heap has `chunks` chunks.
     pub(super) fn see(&mut self, chunks: usize) {
         self.now = self.now.max(chunks);
     }
 
-    /// The heap is idle, and has so many chunks left.
+    /// Ends a period: the heap was idle or was probed, and has `chunks` chunks left.
     pub(super) fn idle(&mut self, chunks: usize) {
         self.last = mem::replace(&mut self.now, chunks);
     }
 
-    /// Chunks that the next job may need.
+    /// Returns the number of chunks that the next job may need.
     pub(super) fn mark(&self) -> usize {
         self.last.max(self.now)
     }
 }
 
-/// Finds out what a heap needs that is in use again and again.
+/// Finds out how much memory a heap needs that is never idle for long.
 ///
-/// Nobody sees which chunks a frame reads. So from time to time the heap loses half of them when it is
-/// dead. If it has grown again after that time, it needs them, and is left alone for twice as long.
+/// The driver cannot see which chunks a frame uses. So once in a period, half of the chunks are
+/// taken from the heap when it is dead. If it has grown again by the end of the next period, it
+/// needs them, nothing is taken, and the period is doubled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Probe {
-    /// When it was last asked, in milliseconds.
+    /// When the current period began, in milliseconds.
     since: u64,
     period: u64,
-    /// Chunks that it was left with.
+    /// The number of chunks left by the last probe, if that took any.
     left: Option<usize>,
 }
 
@@ -94,12 +96,13 @@ impl Probe {
         }
     }
 
-    /// Whether it is time to ask.
+    /// Returns whether the period has ended.
     pub(super) fn is_due(&self, now: u64) -> bool {
         now.saturating_sub(self.since) >= self.period
     }
 
-    /// Asks a dead heap with so many chunks. Returns how many it may keep, if it is to lose some.
+    /// Probes a dead heap with `chunks` chunks, if the period has ended. Returns how many it may
+    /// keep, or [`None`] if it keeps all.
     pub(super) fn ask(&mut self, now: u64, chunks: usize) -> Option<usize> {
         if !self.is_due(now) {
             return None;
@@ -121,59 +124,152 @@ impl Probe {
     }
 }
 
-/// The number of the chunk that `va` lies in, of `len` from `start` on.
+/// Returns the number of the chunk that contains `va`, in a heap of `len` chunks at `start`.
 pub(super) fn chunk_of(start: u64, len: usize, va: u64) -> Option<usize> {
     let index = usize::try_from(va.checked_sub(start)? / CHUNK as u64).ok()?;
 
     (index < len).then_some(index)
 }
 
-/// Whether somebody needs what is in a heap.
-///
-/// User space submits the chain that fills the heap and the chain that draws from it one by one. In
-/// between no job uses the heap, but its content is all there is of the frame. So it lives until a
-/// fragment job of the same file, which was submitted later, has ended. Jobs of a file are counted in
-/// the order of their submission, from 1.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Life {
-    /// Jobs that have the heap in their list, and have not ended.
+/// The effect on the content of a heap of a job that listed the heap and has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// None: the job never ran.
+    Nothing,
+    /// The job may have written to the heap.
+    Wrote,
+    /// The job was a fragment job, which has consumed the content.
+    Drew,
+}
+
+/// The use of a heap by the jobs of one context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Frame {
+    /// The number of the context, which is unique.
+    context: u64,
+    /// The number of jobs of the context that list the heap and have not ended.
     users: usize,
-    /// The last job that may have written to it.
+    /// The highest number of a job that listed the heap, may have written to it, and has ended; or
+    /// 0.
     written: u64,
-    /// The last fragment job of the file that has ended.
+    /// The highest number of a fragment job that listed the heap and has ended; or 0.
+    drawn: u64,
+}
+
+impl Frame {
+    fn is_live(&self) -> bool {
+        self.users != 0 || self.written > self.drawn
+    }
+}
+
+/// Tracks whether the content of a heap is live, that is, may still be needed.
+///
+/// User space submits the chain that fills the heap and the chain that draws from it separately. In
+/// between no job uses the heap, but the frame exists only there. So the content is live until a
+/// fragment job of the *same context* that lists the heap has ended. Fragment jobs of other
+/// contexts of the file, and those that do not list the heap, may run in between at any time, for
+/// instance to clear a buffer, and do not affect this frame. Jobs of a file are numbered in the
+/// order of their submission, from 1.
+///
+/// Content that is never drawn is live until its context is destroyed or the heap is closed. The
+/// client is charged for the memory for as long.
+#[derive(Debug, Default)]
+pub(super) struct Life {
+    /// The live frames, in no order. The capacity is kept, so that successive frames need no
+    /// allocation.
+    frames: KVec<Frame>,
+    /// The highest number of a job that may have written to the heap without listing it; or 0.
+    unlisted: u64,
+    /// The highest number of a fragment job of any context that listed the heap and has ended; or
+    /// 0.
     drawn: u64,
 }
 
 impl Life {
-    /// A job is about to use the heap.
-    pub(super) fn begin(&mut self) {
-        self.users += 1;
+    fn find(&self, context: u64) -> Option<usize> {
+        self.frames
+            .iter()
+            .position(|frame| frame.context == context)
     }
 
-    /// A job has ended that used the heap. `wrote`: it ran, and was no fragment job.
-    pub(super) fn end(&mut self, job: u64, wrote: bool) {
-        self.users = self.users.saturating_sub(1);
-        if wrote {
-            self.written = self.written.max(job);
+    /// Notes that a job of `context` is about to use the heap. Returns whether there was room for
+    /// the note; if not, the caller makes room with [`Self::swap_room`] and tries again. Allocates
+    /// nothing.
+    #[must_use]
+    pub(super) fn begin(&mut self, context: u64) -> bool {
+        if let Some(frame) = self.find(context).and_then(|at| self.frames.get_mut(at)) {
+            frame.users += 1;
+            return true;
+        }
+
+        let frame = Frame {
+            context,
+            users: 1,
+            written: 0,
+            drawn: 0,
+        };
+        self.frames.push_within_capacity(frame).is_ok()
+    }
+
+    /// Returns the number of frames that a list for [`Self::swap_room`] should have room for.
+    pub(super) fn wanted_room(&self) -> usize {
+        self.frames.len().saturating_mul(2).max(4)
+    }
+
+    /// Exchanges the memory of the list for that of `room`, an empty list, if that has a larger
+    /// capacity. The caller must free `room` with no lock held.
+    pub(super) fn swap_room(&mut self, room: &mut KVec<Frame>) {
+        if room.capacity() <= self.frames.capacity() {
+            return;
+        }
+        for frame in self.frames.drain_all() {
+            // Cannot fail, as `room` has the larger capacity.
+            let _ = room.push_within_capacity(frame);
+        }
+        mem::swap(&mut self.frames, room);
+    }
+
+    /// Notes that a job of `context`, which listed the heap, has ended.
+    pub(super) fn end(&mut self, context: u64, job: u64, outcome: Outcome) {
+        if outcome == Outcome::Drew {
+            self.drawn = self.drawn.max(job);
+        }
+
+        let Some(at) = self.find(context) else {
+            return;
+        };
+        let Some(frame) = self.frames.get_mut(at) else {
+            return;
+        };
+        frame.users = frame.users.saturating_sub(1);
+        match outcome {
+            Outcome::Nothing => (),
+            Outcome::Wrote => frame.written = frame.written.max(job),
+            Outcome::Drew => frame.drawn = frame.drawn.max(job),
+        }
+        if !frame.is_live() {
+            // Later jobs have higher numbers, so these two numbers are no longer needed.
+            let _ = self.frames.remove(at);
         }
     }
 
-    /// A job made the heap grow. If no job has it in its list, it was one that has not, and no later
-    /// one than `last`.
+    /// Notes that a context has been destroyed: content that its jobs have left will not be drawn.
+    pub(super) fn forget(&mut self, context: u64) {
+        self.frames.retain(|frame| frame.context != context);
+    }
+
+    /// Notes that a job made the heap grow. If no unfinished job lists the heap, the job was one
+    /// that does not list it, with a number of at most `last`. Its content is live until a later
+    /// fragment job that lists the heap has ended.
     pub(super) fn grow(&mut self, last: u64) {
-        if self.users == 0 {
-            self.written = self.written.max(last);
+        if self.frames.iter().all(|frame| frame.users == 0) {
+            self.unlisted = self.unlisted.max(last);
         }
     }
 
-    /// A fragment job of the file has run and ended.
-    pub(super) fn drawn(&mut self, job: u64) {
-        self.drawn = self.drawn.max(job);
-    }
-
-    /// Whether the content has to stay.
+    /// Returns whether the content may still be needed.
     pub(super) fn is_live(&self) -> bool {
-        self.users != 0 || self.written > self.drawn
+        !self.frames.is_empty() || self.unlisted > self.drawn
     }
 }
 
@@ -200,10 +296,10 @@ mod tests {
     fn credit_follows_the_high_water_mark() {
         // The first job.
         assert_eq!(credit(64, 0, 0), SPARE);
-        // A heap that has what it had.
+        // A heap that has as much as before.
         assert_eq!(credit(64, 5, 5), SPARE);
         assert_eq!(credit(64, 5, 0), SPARE);
-        // One that gave some back.
+        // A heap that has given some back.
         assert_eq!(credit(64, 1, 5), 4 + SPARE);
         assert_eq!(credit(64, 1, 60), MAX_CREDIT);
     }
@@ -244,7 +340,7 @@ mod tests {
         let mut probe = Probe::new(0);
         let (mut now, mut asked) = (0, 0);
 
-        // Always back to 20.
+        // The heap always grows back to 20 chunks.
         while now < 100 * MAX_PROBE_MS {
             now += PROBE_MS;
             asked += usize::from(probe.ask(now, 20).is_some());
@@ -269,100 +365,168 @@ mod tests {
         }
     }
 
+    /// Contexts of one file.
+    const A: u64 = 7;
+    const B: u64 = 9;
+
+    /// Begins a job, and makes room if necessary.
+    fn begin(life: &mut Life, context: u64) -> Result {
+        if !life.begin(context) {
+            let mut room = KVec::with_capacity(life.wanted_room(), GFP_KERNEL)?;
+
+            life.swap_room(&mut room);
+            assert!(room.is_empty());
+            assert!(life.begin(context));
+        }
+        Ok(())
+    }
+
+    /// Begins and ends a job.
+    fn run(life: &mut Life, context: u64, job: u64, outcome: Outcome) -> Result {
+        begin(life, context)?;
+        assert!(life.is_live());
+        life.end(context, job, outcome);
+        Ok(())
+    }
+
     #[test]
     fn unused_heaps_are_dead() {
         assert!(!Life::default().is_live());
     }
 
     #[test]
-    fn content_lives_from_tiler_to_fragment() {
+    fn content_lives_from_tiler_to_fragment() -> Result {
         let mut life = Life::default();
 
-        life.begin();
+        run(&mut life, A, 1, Outcome::Wrote)?;
         assert!(life.is_live());
-        life.end(1, true);
-        assert!(life.is_live());
-        // The fragment job, whether or not it has the heap in its list.
-        life.begin();
-        life.drawn(2);
-        assert!(life.is_live());
-        life.end(2, false);
+        run(&mut life, A, 2, Outcome::Drew)?;
         assert!(!life.is_live());
+        // The next frame.
+        run(&mut life, A, 3, Outcome::Wrote)?;
+        assert!(life.is_live());
+        run(&mut life, A, 4, Outcome::Drew)?;
+        assert!(!life.is_live());
+        Ok(())
     }
 
     #[test]
-    fn earlier_fragment_jobs_do_not_count() {
+    fn fragment_jobs_of_other_contexts_do_not_count() -> Result {
         let mut life = Life::default();
 
-        life.begin();
-        life.end(5, true);
-        life.drawn(4);
+        run(&mut life, A, 1, Outcome::Wrote)?;
+        run(&mut life, B, 2, Outcome::Drew)?;
         assert!(life.is_live());
-        life.drawn(6);
+        run(&mut life, B, 3, Outcome::Wrote)?;
+        run(&mut life, A, 4, Outcome::Drew)?;
+        assert!(life.is_live());
+        run(&mut life, B, 5, Outcome::Drew)?;
         assert!(!life.is_live());
-        // A late report of an early job changes nothing.
-        life.drawn(3);
-        assert!(!life.is_live());
+        Ok(())
     }
 
     #[test]
-    fn the_order_of_reports_does_not_matter() {
-        let (mut a, mut b) = (Life::default(), Life::default());
+    fn earlier_fragment_jobs_do_not_count() -> Result {
+        let mut life = Life::default();
 
-        for life in [&mut a, &mut b] {
-            life.begin();
+        begin(&mut life, A)?;
+        begin(&mut life, A)?;
+        life.end(A, 5, Outcome::Wrote);
+        life.end(A, 4, Outcome::Drew);
+        assert!(life.is_live());
+        run(&mut life, A, 6, Outcome::Drew)?;
+        assert!(!life.is_live());
+        Ok(())
+    }
+
+    #[test]
+    fn the_order_of_reports_does_not_matter() -> Result {
+        let jobs = [(1, Outcome::Wrote), (2, Outcome::Drew)];
+
+        for (first, second) in [(0, 1), (1, 0)] {
+            let mut life = Life::default();
+
+            begin(&mut life, A)?;
+            begin(&mut life, A)?;
+            life.end(A, jobs[first].0, jobs[first].1);
+            assert!(life.is_live());
+            life.end(A, jobs[second].0, jobs[second].1);
+            assert!(!life.is_live());
         }
-        a.end(1, true);
-        a.drawn(2);
-        b.drawn(2);
-        b.end(1, true);
-        assert_eq!(a, b);
-        assert!(!a.is_live());
+        Ok(())
     }
 
     #[test]
-    fn jobs_that_never_ran_leave_nothing() {
+    fn jobs_that_never_ran_leave_nothing() -> Result {
         let mut life = Life::default();
 
-        life.begin();
-        life.end(1, false);
+        run(&mut life, A, 1, Outcome::Nothing)?;
         assert!(!life.is_live());
-    }
-
-    #[test]
-    fn the_next_frame_is_live_again() {
-        let mut life = Life::default();
-
-        life.begin();
-        life.end(1, true);
-        life.drawn(2);
-        life.begin();
-        life.end(3, true);
+        // They do not draw, either.
+        run(&mut life, A, 2, Outcome::Wrote)?;
+        run(&mut life, A, 3, Outcome::Nothing)?;
         assert!(life.is_live());
-        life.drawn(4);
-        assert!(!life.is_live());
+        Ok(())
     }
 
     #[test]
-    fn unlisted_use_counts() {
+    fn content_goes_with_its_context() -> Result {
+        let mut life = Life::default();
+
+        run(&mut life, A, 1, Outcome::Wrote)?;
+        run(&mut life, B, 2, Outcome::Wrote)?;
+        life.forget(A);
+        assert!(life.is_live());
+        life.forget(B);
+        assert!(!life.is_live());
+        // A late report for a context that was forgotten changes nothing.
+        life.end(A, 3, Outcome::Wrote);
+        assert!(!life.is_live());
+        Ok(())
+    }
+
+    #[test]
+    fn many_contexts_find_room() -> Result {
+        let mut life = Life::default();
+
+        for context in 0..65 {
+            run(&mut life, context, context + 1, Outcome::Wrote)?;
+        }
+        for context in 0..65 {
+            assert!(life.is_live());
+            run(&mut life, context, context + 100, Outcome::Drew)?;
+        }
+        assert!(!life.is_live());
+        // The room is kept.
+        assert!(life.begin(A));
+        Ok(())
+    }
+
+    #[test]
+    fn unlisted_use_lives_until_a_listed_fragment_job() -> Result {
         let mut life = Life::default();
 
         life.grow(7);
         assert!(life.is_live());
-        life.drawn(8);
+        run(&mut life, A, 6, Outcome::Drew)?;
+        run(&mut life, A, 8, Outcome::Nothing)?;
+        assert!(life.is_live());
+        run(&mut life, B, 9, Outcome::Drew)?;
         assert!(!life.is_live());
+        Ok(())
     }
 
     #[test]
-    fn growth_of_listed_heaps_is_that_of_the_job() {
+    fn growth_of_listed_heaps_is_that_of_the_job() -> Result {
         let mut life = Life::default();
 
-        // Jobs 2 and 3 wait behind it, 3 does not draw.
-        life.begin();
+        // Jobs 2 and 3 are queued behind job 1, and job 3 does not draw.
+        begin(&mut life, A)?;
         life.grow(3);
-        life.end(1, true);
+        life.end(A, 1, Outcome::Wrote);
         assert!(life.is_live());
-        life.drawn(2);
+        run(&mut life, A, 2, Outcome::Drew)?;
         assert!(!life.is_live());
+        Ok(())
     }
 }

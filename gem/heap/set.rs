@@ -1,27 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All heaps of a device: its reserve of chunks, and the workers that get memory and give it back.
+//! All heaps of a device, its reserve of chunks, and the workers that get memory and give it back.
 //!
-//! Locks, in order: the list, a heap, the reserve. The fault path takes the last two, under which
-//! nobody waits for memory; the shrinker takes the first two if it gets them at once.
+//! Locks, in order: the list, a heap, the reserve. The fault path takes the last two, so code that
+//! holds one of them must not wait for memory; the shrinker only tries to get the first two. The
+//! lock of [`HeapSet::partial`] is taken alone.
 //!
-//! The workers have the device from the heaps in the list, so they do nothing when there are none.
-//! [`HeapSet::settle`] ends them.
+//! The workers get at the device through the heaps in the list, so they do nothing when the list is
+//! empty. [`HeapSet::settle`] ends them.
 //!
-//! Refill and the deadlines of the heaps are on one queue, which may come down to one thread when memory
-//! is short. So neither waits there: refill does one step at a time, and a pause is a delay of the next.
+//! Refill and the deadlines of the heaps share one queue, which may be down to one thread when
+//! memory is short. So neither sleeps to pass the time: refill does one step at a time, and queues
+//! the next one with a delay if it needs a pause.
 
 use core::mem;
 
 use kernel::{
+    alloc::Flags,
     device,
     dma_buf::fence::Signalling,
     drm::gem::uma::{
         Chunk,
-        Chunks, //
+        ChunkSpace,
+        Chunks,
+        Partial, //
     },
+    mm::memcg::Charge,
     new_mutex,
+    page::PAGE_SIZE,
     prelude::*,
+    sizes::SZ_64K,
     sync::{
         atomic::{
             Acquire,
@@ -61,55 +69,83 @@ use super::{
     Heap,
     CHUNK_PAGES, //
 };
-use crate::{
-    device::{
-        with_gpu,
-        Gpu, //
-    },
-    shrinker, //
+use crate::device::{
+    with_gpu,
+    Device,
+    Gpu, //
 };
 
-/// Gets memory for stalled jobs and for the reserve.
+/// Work item that gets memory for stalled jobs and for the reserve.
 const REFILL: u64 = 1;
-/// Gives back what idle heaps have.
+/// Work item that gives back the memory of idle heaps.
 const TRIM: u64 = 2;
-/// Takes memory from others for stalled jobs.
+/// Work item that reclaims memory for stalled jobs.
 const RECLAIM: u64 = 3;
 
-/// Pause after the page allocator had nothing.
+/// Pause in milliseconds before refill tries again to get memory.
 const RETRY_MS: u32 = 10;
 
-/// What refill does next.
+/// The number of pages allocated at a time when a whole chunk is not available at once.
+const STEP_PAGES: usize = if SZ_64K > PAGE_SIZE {
+    SZ_64K / PAGE_SIZE
+} else {
+    1
+};
+
+/// The next action of refill.
 enum Next {
-    /// The next step.
+    /// Take the next step at once.
     Step,
-    /// The same again, after a pause.
+    /// There was no memory or no charge: start reclaim, and try again after a pause.
     Pause,
-    /// Nothing, until it is asked to.
+    /// Do nothing until refill is queued again.
     Rest,
+}
+
+/// Takes up to a number of pages from clients of the device, as memory management would with these
+/// allocation flags. Returns the number of pages taken.
+pub(crate) type Shrink = fn(&Device, usize, Flags) -> usize;
+
+/// The heaps whose jobs wait for memory, as found by [`HeapSet::find`].
+struct Found {
+    /// The heap whose job has waited for the longest time, of those whose payer could be charged
+    /// for a chunk, with that charge.
+    stalled: Option<(Arc<Heap>, Option<Charge>)>,
+    /// A heap whose job waits, but whose payer is at its limit.
+    unpaid: Option<Arc<Heap>>,
+    /// Any heap, which gives access to the device.
+    any: Option<Arc<Heap>>,
 }
 
 /// The heaps of a device.
 #[pin_data]
 pub(crate) struct HeapSet {
-    /// Heaps that have an address.
+    /// The heaps that have an address, or stuck chunks.
     #[pin]
     list: Mutex<KVec<Arc<Heap>>>,
-    /// A stack of chunks for whoever has no credit.
+    /// The memory of all chunks of the device.
+    pub(super) space: ChunkSpace,
+    /// A stack of chunks for heaps without credit. These are not charged to any group.
     #[pin]
     reserve: Mutex<Chunks>,
-    /// Number of chunks in the reserve, for looks without the lock.
+    /// The part of the next chunk that refill has collected. Code that holds the lock must neither
+    /// wait for memory nor take another lock.
+    #[pin]
+    partial: Mutex<Partial>,
+    /// The number of chunks in the reserve. Written with `reserve` locked, and read without.
     in_reserve: Atomic<usize>,
-    /// Pages that [`Self::scan`] could free.
+    /// The number of pages that [`Self::scan`] could free.
     pages: Atomic<usize>,
-    /// Milliseconds that a job waits for memory.
+    /// How long a job waits for memory, in milliseconds.
     stall_ms: u32,
-    /// Zero of the clock.
+    /// Takes memory that clients of the device do not need.
+    shrink: Shrink,
+    /// The zero of the set's clock.
     epoch: Instant<Monotonic>,
-    /// No worker is started any more.
+    /// Set when no more workers may be started.
     settled: Atomic<bool>,
-    /// For what stalled jobs wait for. The last reference to it goes after [`Self::settle`], hence not
-    /// with one of its items.
+    /// The queue for the work that stalled jobs depend on. Its last reference is dropped after
+    /// [`Self::settle`], hence not by one of its own items.
     pub(super) queue: OwnedQueue,
     #[pin]
     refill: DelayedWork<HeapSet, REFILL>,
@@ -135,18 +171,27 @@ impl KeepsQueue for HeapSet {
 }
 
 impl HeapSet {
-    /// Without heaps. `timeout_ms`: how long jobs may run. Sleeps.
-    pub(crate) fn new(dev: &device::Device<device::Bound>, timeout_ms: u32) -> Result<Arc<Self>> {
-        let reserve = Chunks::new(dev, policy::RESERVE)?;
+    /// Creates a set without heaps. Jobs may run for `timeout_ms`. Sleeps.
+    pub(crate) fn new(
+        dev: &device::Device<device::Bound>,
+        timeout_ms: u32,
+        shrink: Shrink,
+    ) -> Result<Arc<Self>> {
+        let space = ChunkSpace::new(dev)?;
+        let reserve = Chunks::new(&space, dev, policy::RESERVE)?;
+        let partial = Partial::new(&space, dev)?;
         let queue = OwnedQueue::for_reclaim(c"drm_gpu_heap")?;
 
         Arc::pin_init(
             pin_init!(Self {
                 list <- new_mutex!(KVec::new(), "drm_gpu::heap::list"),
+                space,
                 reserve <- new_mutex!(reserve, "drm_gpu::heap::reserve"),
+                partial <- new_mutex!(partial, "drm_gpu::heap::partial"),
                 in_reserve: Atomic::new(0),
                 pages: Atomic::new(0),
                 stall_ms: policy::stall_ms(timeout_ms),
+                shrink,
                 epoch: Instant::now(),
                 settled: Atomic::new(false),
                 queue,
@@ -158,16 +203,16 @@ impl HeapSet {
         )
     }
 
-    /// Number of pages in dead chunks and in credit that nobody needs. Takes no lock.
+    /// Returns the number of pages in the chunks and the credit of dead heaps. Takes no lock.
     pub(crate) fn pages(&self) -> usize {
         self.pages.load(Relaxed)
     }
 
-    /// Frees up to `nr` pages of [`Self::pages`], in whole chunks. Returns how many.
+    /// Frees `nr` of the pages counted by [`Self::pages`], or as many as possible, rounded up to
+    /// whole chunks. Returns the number of pages freed.
     ///
-    /// For the shrinker: waits for no lock but spinlocks, and allocates nothing. Content that may
-    /// still be needed stays. A chunk leaves when the GPU has forgotten it; if it does not answer, the
-    /// chunk is lost.
+    /// For the shrinker: only tries to get the locks of the list and of the heaps, and allocates
+    /// nothing. Live content is kept. A chunk is only freed once the GPU can no longer reach it.
     pub(crate) fn scan(&self, gpu: &Gpu<'_>, nr: usize) -> usize {
         let mut freed = 0;
         let Some(list) = self.list.try_lock() else {
@@ -183,7 +228,8 @@ impl HeapSet {
         freed
     }
 
-    /// Calls `f` for each heap, with a lock held, until it fails. [`None`] if the lock was not free.
+    /// Calls `f` for each heap, with the list locked, until it fails. Returns [`None`] if the lock
+    /// is taken.
     pub(super) fn try_for_each<E>(
         &self,
         f: impl FnMut(&Arc<Heap>) -> Result<(), E>,
@@ -191,38 +237,39 @@ impl HeapSet {
         Some(self.list.try_lock()?.iter().try_for_each(f))
     }
 
-    /// Number of chunks in the reserve.
+    /// Returns the number of chunks in the reserve. Takes no lock.
     pub(super) fn in_reserve(&self) -> usize {
         self.in_reserve.load(Relaxed)
     }
 
-    /// Milliseconds that a job waits for memory.
+    /// Returns how long a job waits for memory, in milliseconds.
     pub(super) fn stall_ms(&self) -> u32 {
         self.stall_ms
     }
 
-    /// Milliseconds of a monotonic clock.
+    /// Returns the time of the set's clock, which is monotonic, in milliseconds.
     pub(super) fn now(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(0)
     }
 
-    /// What `scan` can free changes, as the contribution of a heap goes from `old` to `new` pages.
+    /// Updates [`Self::pages`] when the contribution of a heap changes from `old` to `new` pages.
     pub(super) fn count(&self, old: usize, new: usize) {
-        // The sum wraps back.
+        // A negative difference wraps, and so does the sum.
         self.pages.add(new.wrapping_sub(old), Relaxed);
     }
 
-    /// Adds a heap that has an address. Sleeps.
+    /// Adds a heap that has an address. Sleeps. Returns `ENOMEM` if there is no memory for the
+    /// list.
     pub(super) fn add(&self, heap: &Arc<Heap>) -> Result {
         let mut room = KVec::new();
 
-        // Stalled jobs wait for the lock: nobody waits for memory with it held.
+        // Refill takes the lock for stalled jobs, so memory is allocated without it.
         loop {
             let mut list = self.list.lock();
 
             if list.len() == list.capacity() && list.len() < room.capacity() {
                 for heap in list.drain_all() {
-                    // There is room.
+                    // Cannot fail, as `room` has the larger capacity.
                     let _ = room.push_within_capacity(heap);
                 }
                 mem::swap(&mut *list, &mut room);
@@ -237,17 +284,17 @@ impl HeapSet {
         }
     }
 
-    /// Removes a heap that has lost its address. With the last one goes the reserve. Sleeps.
+    /// Removes a heap that has lost its address, and frees the reserve with the last one. Sleeps.
     pub(super) fn remove(&self, gpu: Option<&Gpu<'_>>, heap: &Heap) {
         if super::remove(&self.list, heap) {
-            // Without hardware, unbind has done it.
+            // Without hardware there is no reserve: unbind has freed it.
             if let Some(gpu) = gpu {
                 self.drain(gpu);
             }
         }
     }
 
-    /// Takes a chunk from the reserve. Waits for no memory.
+    /// Takes a chunk from the reserve. Does not wait for memory.
     pub(super) fn take<'a>(&self, gpu: &'a Gpu<'_>) -> Option<Chunk<'a>> {
         let mut reserve = self.reserve.lock();
         let chunk = reserve.pop(gpu.dev());
@@ -256,8 +303,10 @@ impl HeapSet {
         chunk
     }
 
-    /// Puts a chunk into the reserve, or frees it if there are enough.
-    pub(super) fn put(&self, gpu: &Gpu<'_>, chunk: Chunk<'_>) {
+    /// Puts a chunk into the reserve, or frees it if the reserve is full. A charge for the chunk is
+    /// returned.
+    pub(super) fn put(&self, gpu: &Gpu<'_>, mut chunk: Chunk<'_>) {
+        chunk.pay(None);
         let mut reserve = self.reserve.lock();
 
         // A chunk that does not fit is freed.
@@ -265,33 +314,35 @@ impl HeapSet {
         self.in_reserve.store(reserve.filled(), Relaxed);
     }
 
-    /// Has the reserve filled if it is not full. Any context.
+    /// Queues refill if the reserve is not full. Callable from any context.
     pub(super) fn keep_reserve(self: &Arc<Self>) {
         if self.in_reserve() < policy::RESERVE {
             self.queue_refill();
         }
     }
 
-    /// Has memory found for stalled jobs, then for the reserve. Any context.
+    /// Queues refill, which gets memory for stalled jobs, then for the reserve. Callable from any
+    /// context.
     pub(super) fn queue_refill(self: &Arc<Self>) {
         self.queue_refill_in(0);
     }
 
     fn queue_refill_in(self: &Arc<Self>, ms: u32) {
         if !self.settled.load(Acquire) {
-            // If it is queued already, it has yet to look, after a pause at the latest.
+            // If refill is already queued, it has yet to look for stalled jobs, and does so after a
+            // pause at the latest.
             let _ = OwnedQueue::enqueue_delayed::<_, REFILL>(self.clone(), msecs_to_jiffies(ms));
         }
     }
 
-    /// Has memory taken from others for stalled jobs, if there are any. Any context.
+    /// Queues reclaim for stalled jobs. Callable from any context.
     fn queue_reclaim(self: &Arc<Self>) {
         if !self.settled.load(Acquire) {
             let _ = workqueue::system_dfl().enqueue::<Arc<Self>, RECLAIM>(self.clone());
         }
     }
 
-    /// Has idle heaps looked after before long. Any context.
+    /// Queues the trimming of idle heaps, after [`policy::IDLE_MS`]. Callable from any context.
     pub(super) fn queue_trim(self: &Arc<Self>) {
         if !self.settled.load(Acquire) {
             let _ = workqueue::system_dfl().enqueue_delayed::<Arc<Self>, TRIM>(
@@ -301,39 +352,67 @@ impl HeapSet {
         }
     }
 
-    /// Ends the workers. To be called when there are no ioctls, interrupts and jobs any more. Sleeps.
+    /// Ends the workers. Must be called when there are no more ioctls, interrupts and jobs. Sleeps.
     pub(crate) fn settle(self: &Arc<Self>) {
         self.settled.store(true, Release);
         workqueue::cancel_delayed_sync::<_, REFILL>(self.as_arc_borrow());
         workqueue::cancel_delayed_sync::<_, TRIM>(self.as_arc_borrow());
-        // Refill queues it.
+        // Cancelled after refill, which queues it.
         workqueue::cancel_sync::<_, RECLAIM>(self.as_arc_borrow());
     }
 
-    /// The heap whose job has waited for memory for the longest time, and any heap.
-    fn find(&self) -> (Option<Arc<Heap>>, Option<Arc<Heap>>) {
+    /// Looks for heaps whose jobs wait for memory. Does not wait for memory itself.
+    fn find(&self) -> Found {
         let list = self.list.lock();
-        let waiting = list.iter().map(|heap| (heap, heap.stalled_since()));
+        let mut unpaid = None;
+        // There are no more of these heaps than jobs in the hardware. Unused charges are returned.
+        let paid = list.iter().filter_map(|heap| {
+            let since = heap.stalled_since()?;
 
-        (wait::first(waiting).cloned(), list.first().cloned())
+            match heap.charge(at_once()) {
+                Ok(charge) => Some(((heap.clone(), charge), Some(since))),
+                Err(_) => {
+                    unpaid = Some(heap.clone());
+                    None
+                }
+            }
+        });
+
+        Found {
+            stalled: wait::first(paid),
+            unpaid,
+            any: list.first().cloned(),
+        }
     }
 
-    /// Gets a chunk for a heap whose job waits for it.
+    /// Allocates memory for a chunk without waiting. Returns [`None`] if the chunk is still
+    /// incomplete; the memory allocated so far is kept for the next call.
     ///
-    /// The fence of the job waits for this, and reclaim may wait for the fence. So this one never
+    /// Only a few pages at a time are taken from the emergency reserves of the page allocator, as
+    /// others need these as well.
+    fn collect<'a>(&self, gpu: &'a Gpu<'_>) -> Option<Chunk<'a>> {
+        let mut partial = self.partial.lock();
+
+        match partial.grow(gpu.dev(), CHUNK_PAGES, at_once()) {
+            Ok(Some(chunk)) => Some(chunk),
+            _ => partial.grow(gpu.dev(), STEP_PAGES, urgently()).ok()?,
+        }
+    }
+
+    /// Gets a chunk for a heap whose job waits for one. `charge` is the charge for it.
+    ///
+    /// The fence of the job depends on this, and reclaim may wait for the fence. So this never
     /// reclaims memory itself.
-    fn serve(&self, gpu: &Gpu<'_>, heap: &Heap) -> Next {
-        // Unbind ends the job.
+    fn serve(&self, gpu: &Gpu<'_>, heap: &Heap, charge: Option<Charge>) -> Next {
+        // Unbind will end the job.
         if gpu.halted() {
             return Next::Rest;
         }
-        let chunk = self
-            .take(gpu)
-            .or_else(|| Chunk::new(gpu.dev(), urgently()).ok());
-        let Some(chunk) = chunk else {
+        let Some(mut chunk) = self.take(gpu).or_else(|| self.collect(gpu)) else {
             return Next::Pause;
         };
 
+        chunk.pay(charge);
         match heap.give(gpu, chunk) {
             Given::Taken => (),
             Given::Spare(chunk) => self.put(gpu, chunk),
@@ -342,13 +421,14 @@ impl HeapSet {
         Next::Step
     }
 
-    /// Gets a chunk for the reserve, if there is one at once.
+    /// Adds a chunk to the reserve, if one can be allocated without waiting.
     fn fill_reserve(&self, gpu: &Gpu<'_>) -> Next {
         if self.in_reserve() >= policy::RESERVE || gpu.halted() {
             return Next::Rest;
         }
-        let Ok(chunk) = Chunk::new(gpu.dev(), at_once()) else {
-            // The next job asks again.
+        let chunk = self.partial.lock().grow(gpu.dev(), CHUNK_PAGES, at_once());
+        let Ok(Some(chunk)) = chunk else {
+            // The next job with a heap queues refill again.
             return Next::Rest;
         };
 
@@ -356,32 +436,83 @@ impl HeapSet {
         Next::Step
     }
 
-    /// Puts a chunk into the reserve, unless the last heap went meanwhile.
+    /// Puts a chunk into the reserve, unless the last heap was removed in the meantime.
     fn keep(&self, gpu: &Gpu<'_>, chunk: Chunk<'_>) {
         self.put(gpu, chunk);
-        if self.find().1.is_none() {
+        if self.list.lock().is_empty() {
             self.drain(gpu);
         }
     }
 
-    /// Takes memory from others: first what clients of this device do not need, for which this waits for
-    /// nobody, then what reclaim finds. May wait for long, and find nothing.
-    fn reclaim_for(&self, gpu: &Gpu<'_>, heap: &Heap) {
-        if gpu.halted() {
-            return;
-        }
-        shrinker::shrink(heap.drm(), CHUNK_PAGES, at_once());
-        if heap.stalled_since().is_none() {
-            return;
-        }
-        if let Ok(chunk) = Chunk::new(gpu.dev(), patiently()) {
-            self.keep(gpu, chunk);
+    /// Reclaims memory for the reserve: first from clients of this device, then by an allocation
+    /// that may reclaim from anybody. May take long, and find nothing.
+    fn reclaim_for(&self, heap: &Heap) {
+        let mut partial = None;
+
+        with_gpu(heap.drm(), |gpu| {
+            if !gpu.halted() {
+                // The flags permit waiting for writeback, without which the shrinker does not purge
+                // content that was given up. They also let it wait for busy BOs, for a bounded
+                // time.
+                (self.shrink)(heap.drm(), CHUNK_PAGES, patiently());
+            }
+        });
+        // Each step has its own guard, so that unbind waits for no more than one of them.
+        while heap.stalled_since().is_some() {
+            let goes_on = with_gpu(heap.drm(), |gpu| self.reclaim_step(gpu, &mut partial));
+
+            if goes_on != Some(true) {
+                break;
+            }
         }
     }
 
-    /// Frees the reserve.
+    /// Does one step of [`Self::reclaim_for`]. Returns whether another one is needed.
+    fn reclaim_step(&self, gpu: &Gpu<'_>, partial: &mut Option<Partial>) -> bool {
+        if gpu.halted() {
+            return false;
+        }
+        let partial = match partial {
+            Some(partial) => partial,
+            None => match Partial::new(&self.space, gpu.dev()) {
+                Ok(new) => partial.insert(new),
+                Err(_) => return false,
+            },
+        };
+
+        match partial.grow(gpu.dev(), STEP_PAGES, patiently()) {
+            Ok(None) => true,
+            Ok(Some(chunk)) => {
+                self.keep(gpu, chunk);
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Reclaims memory of the payer of a heap, which is at its limit, to charge the payer for a
+    /// chunk. May take long, and find nothing.
+    fn pay_for(&self, heap: &Heap) {
+        let Ok(charge) = heap.charge(patiently()) else {
+            return;
+        };
+
+        // If there is no chunk, refill looks for one; the charge is then returned.
+        with_gpu(heap.drm(), |gpu| self.serve(gpu, heap, charge));
+    }
+
+    /// Causes unbind to leak all mapped and stuck chunks, for a GPU that cannot be stopped and may
+    /// continue to write to them. Called during unbind, when there are no more jobs. Sleeps.
+    pub(crate) fn leak(&self, gpu: &Gpu<'_>) {
+        for heap in self.list.lock().iter() {
+            heap.leak(gpu);
+        }
+    }
+
+    /// Frees the reserve, and the part of a chunk that refill has collected.
     fn drain(&self, gpu: &Gpu<'_>) {
         while self.take(gpu).is_some() {}
+        self.partial.lock().clear(gpu.dev());
     }
 }
 
@@ -389,19 +520,25 @@ impl WorkItem<REFILL> for HeapSet {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
-        let (stalled, any) = {
+        let found = {
             let _signalling = Signalling::begin();
             this.find()
         };
-        let Some(heap) = stalled.as_ref().or(any.as_ref()) else {
+        let waits = found.stalled.is_some() || found.unpaid.is_some();
+        let Some(any) = found.any else {
             return;
         };
-        let next = with_gpu(heap.drm(), |gpu| {
+        // The heaps of the list have one device.
+        let next = with_gpu(any.drm(), |gpu| {
             let _signalling = Signalling::begin();
 
-            match &stalled {
-                Some(heap) => this.serve(gpu, heap),
-                None => this.fill_reserve(gpu),
+            match found.stalled {
+                Some((heap, charge)) => this.serve(gpu, &heap, charge),
+                None => match this.fill_reserve(gpu) {
+                    // A payer that was at its limit may have room later.
+                    Next::Rest if waits && !gpu.halted() => Next::Pause,
+                    next => next,
+                },
             }
         });
 
@@ -419,10 +556,18 @@ impl WorkItem<REFILL> for HeapSet {
 impl WorkItem<RECLAIM> for HeapSet {
     type Pointer = Arc<Self>;
 
-    /// No fence waits for this, as refill does not: it looks again from time to time.
+    /// No fence depends on this, as refill does not wait for it: it looks for memory again from
+    /// time to time.
     fn run(this: Arc<Self>) {
-        if let Some(heap) = this.find().0 {
-            with_gpu(heap.drm(), |gpu| this.reclaim_for(gpu, &heap));
+        let found = this.find();
+
+        if let Some((heap, charge)) = found.stalled {
+            // Refill makes a new charge when there is a chunk.
+            drop(charge);
+            this.reclaim_for(&heap);
+        }
+        if let Some(heap) = found.unpaid {
+            this.pay_for(&heap);
         }
     }
 }
@@ -431,14 +576,15 @@ impl WorkItem<TRIM> for HeapSet {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
-        let Some(first) = this.find().1 else {
+        let Some(first) = this.list.lock().first().cloned() else {
             return;
         };
         // The heaps of the list have one device.
         let again = with_gpu(first.drm(), |gpu| {
             let list = this.list.lock();
 
-            // Of all, not of those up to the first.
+            // Trim every heap: `||` must not skip the rest after the first one that needs another
+            // look.
             list.iter()
                 .fold(false, |again, heap| heap.trim(gpu) || again)
         });

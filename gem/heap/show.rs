@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What debugfs tells of heaps.
+//! The state of heaps, for debugfs.
 //!
 //! Locks are only tried, and nothing is allocated under them.
 
@@ -14,12 +14,12 @@ use super::{
 };
 
 impl Heap {
-    /// Writes a line.
+    /// Writes the line of a heap.
     fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(inner) = self.inner.try_lock() else {
             return writeln!(f, "busy");
         };
-        // It is about to go.
+        // The heap is about to be removed from the set.
         let Some(place) = &inner.place else {
             return Ok(());
         };
@@ -34,7 +34,7 @@ impl Heap {
             inner.chunks.filled(),
             inner.credit.filled(),
             inner.high.mark(),
-            match inner.waits.now() {
+            match inner.waits.first() {
                 Some(_) => "stalled",
                 None if inner.life.is_live() => "live",
                 None => "dead",
@@ -44,7 +44,7 @@ impl Heap {
 }
 
 impl HeapSet {
-    /// Writes all there is to know.
+    /// Writes the numbers of the policy, the state of the reserve, and a line for each heap.
     pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "chunk: {CHUNK} bytes")?;
         writeln!(

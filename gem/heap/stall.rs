@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A job that waits for memory, and the deadline of that.
+//! Jobs that wait for memory, and their deadlines.
 //!
-//! The fence of the job waits for all of this: nothing here waits for memory.
+//! The fences of these jobs depend on this code, so nothing here waits for memory.
 
 use kernel::{
     dma_buf::fence::Signalling,
@@ -27,26 +27,28 @@ use crate::device::{
     Gpu, //
 };
 
-/// What became of a chunk that was got for a stalled job.
+/// The result of giving a chunk to a stalled job.
 pub(super) enum Given<'a> {
-    /// It was put in its place, or into the credit.
+    /// The heap owns the chunk, or has freed it: there is nothing left to do with it.
     Taken,
-    /// Nobody waits for it any more.
+    /// No job needs the chunk any more. The caller gets it back.
     Spare(Chunk<'a>),
-    /// It is credit now: there was no memory to map it.
+    /// There was no memory for page tables. The chunk has become credit, and the job still waits:
+    /// the caller tries again later.
     NotEnough,
 }
 
 impl Heap {
-    /// Takes a chunk for the job that waits, if it still does. Waits for no memory.
+    /// Gives a chunk, which is charged to the payer, to the job that has waited for the longest
+    /// time, if any still waits. Does not wait for memory.
     pub(super) fn give<'a>(&self, gpu: &Gpu<'_>, chunk: Chunk<'a>) -> Given<'a> {
         let mut inner = self.inner.lock();
-        let (Some(wait), Some(place)) = (inner.waits.now().copied(), inner.place.clone()) else {
+        let (Some(wait), Some(place)) = (inner.waits.first().copied(), inner.place.clone()) else {
             return Given::Spare(chunk);
         };
 
         if inner.chunks.get(gpu.dev(), wait.index).is_some() {
-            // What was mapped before us has let the access go on.
+            // The chunk was mapped in the meantime, which has let the access continue.
             inner.waits.served(wait.index);
             self.note_wait(&inner);
             return Given::Spare(chunk);
@@ -56,20 +58,23 @@ impl Heap {
         self.recount(&mut inner);
         match result {
             Ok(()) => Given::Taken,
-            // The next chunk tries again, until the deadline.
+            // The next chunk triggers another attempt, until the deadline.
             Err(ENOMEM) => Given::NotEnough,
-            // More memory is no help: the access is to fail like any other.
+            // More memory does not help. Retry the accesses, which then fail like any other.
             Err(_) => {
-                inner.waits.end();
+                let gone = inner.waits.end();
                 self.note_wait(&inner);
                 drop(inner);
-                place.space.retry(gpu, wait.va);
+                for va in gone {
+                    place.space.retry(gpu, va);
+                }
                 Given::Taken
             }
         }
     }
 
-    /// Sets the deadline of a job that waits for memory since then, by the set's clock. Any context.
+    /// Sets the timer to the deadline of a job that has waited since `since`, by the set's clock.
+    /// Callable from any context.
     pub(super) fn queue_deadline(self: &Arc<Self>, since: u64) {
         let heaps = &self.drm.heaps;
         let end = since.saturating_add(heaps.stall_ms().into());
@@ -89,29 +94,32 @@ impl KeepsQueue for Heap {
 impl WorkItem for Heap {
     type Pointer = Arc<Self>;
 
-    /// The deadline of a stall.
+    /// Gives up on the jobs whose deadline has passed, and retries their accesses.
     fn run(this: Arc<Self>) {
         let _signalling = Signalling::begin();
         let heaps = &this.drm.heaps;
-        let (va, place) = {
-            let mut inner = this.inner.lock();
 
-            match inner.waits.expire(heaps.now(), heaps.stall_ms().into()) {
-                Expired::Nobody => return,
-                Expired::NotYet(since) => {
-                    // It was for an earlier one.
-                    this.queue_deadline(since);
-                    return;
+        loop {
+            let (va, place) = {
+                let mut inner = this.inner.lock();
+
+                match inner.waits.expire(heaps.now(), heaps.stall_ms().into()) {
+                    Expired::Nobody => return,
+                    Expired::NotYet(since) => {
+                        // The timer was set for an earlier job.
+                        this.queue_deadline(since);
+                        return;
+                    }
+                    Expired::GivenUp(va) => {
+                        this.note_wait(&inner);
+                        (va, inner.place.clone())
+                    }
                 }
-                Expired::GivenUp(va) => {
-                    this.note_wait(&inner);
-                    (va, inner.place.clone())
-                }
+            };
+
+            if let Some(place) = place {
+                with_gpu(&this.drm, |gpu| place.space.retry(gpu, va));
             }
-        };
-
-        if let Some(place) = place {
-            with_gpu(&this.drm, |gpu| place.space.retry(gpu, va));
         }
     }
 }

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who uses heaps: files and jobs.
+//! The users of heaps: files, their contexts, and jobs.
 //!
-//! A [`Client`] is what a file has for its heaps, a [`Use`] what each job has for those in its list.
-//! Before a job is armed, [`Use::prepare`] gives its heaps credit, which may take time; when the job
-//! is dropped, having ended, the content of heaps may be dead.
+//! A file has a [`Client`], which lists its heaps; each of its contexts has a [`Stream`]; and each
+//! job has a [`Use`], with the heaps that it lists. Before a job is armed, [`Use::prepare`] gives
+//! its heaps credit, which may take time. When the job has ended and is dropped, the content of its
+//! heaps may die.
 //!
-//! Locks, in order: the client's list of heaps, the heap. Process context; both sleep.
+//! Locks, in order: the client's list of heaps, the heap. Both are mutexes: process context only.
 
 use kernel::{
     new_mutex,
@@ -17,11 +18,15 @@ use kernel::{
             Relaxed, //
         },
         Arc,
-        Mutex, //
+        Mutex,
+        SetOnce, //
     }, //
 };
 
-use super::Heap;
+use super::{
+    policy::Outcome,
+    Heap, //
+};
 use crate::{
     device::Gpu,
     gem::Mapping, //
@@ -30,14 +35,14 @@ use crate::{
 /// The heaps of a file, and the count of its jobs.
 #[pin_data]
 pub(crate) struct Client {
-    /// Jobs so far.
+    /// The number of jobs so far.
     jobs: Atomic<u64>,
     #[pin]
     heaps: Mutex<KVec<Arc<Heap>>>,
 }
 
 impl Client {
-    /// Without heaps. Sleeps.
+    /// Creates a client without heaps. Sleeps.
     pub(crate) fn new() -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
@@ -48,7 +53,7 @@ impl Client {
         )
     }
 
-    /// The number of the last job.
+    /// Returns the number of the last job.
     pub(super) fn last_job(&self) -> u64 {
         self.jobs.load(Relaxed)
     }
@@ -62,40 +67,82 @@ impl Client {
     }
 }
 
+/// A context, as far as heaps are concerned: a frame is filled and drawn by jobs of one context.
+///
+/// Held by the context and by each of its jobs. When the last reference is dropped, content that
+/// the jobs have left in heaps without drawing it dies.
+pub(crate) struct Stream {
+    /// A number that no other context has.
+    id: u64,
+    /// The client of the file, once a job has listed a heap.
+    client: SetOnce<Arc<Client>>,
+}
+
+impl Stream {
+    /// Creates the stream of a new context. Sleeps.
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        static NEXT_ID: Atomic<u64> = Atomic::new(1);
+
+        Ok(Arc::new(
+            Self {
+                id: NEXT_ID.fetch_add(1, Relaxed),
+                client: SetOnce::new(),
+            },
+            GFP_KERNEL,
+        )?)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Some(client) = self.client.as_ref() {
+            for heap in client.heaps.lock().iter() {
+                heap.forget(self.id);
+            }
+        }
+    }
+}
+
 /// The heaps of a job.
 pub(crate) struct Use {
-    client: Arc<Client>,
     heaps: KVec<Arc<Heap>>,
-    /// The job's number.
+    /// The number of the job.
     job: u64,
     fragment: bool,
     ran: Atomic<bool>,
+    stream: Arc<Stream>,
 }
 
 impl Use {
-    /// Gives credit to the heaps among `mappings`, which a job of the file is about to use.
-    /// `fragment`: the job is a fragment job.
+    /// Gives credit to the heaps among `mappings`, which a job of `client` and of its context
+    /// `stream` is about to use. `fragment` says whether the job is a fragment job.
     ///
-    /// Sleeps, and may reclaim memory. That there is none is no error, as some may be found while the
-    /// job runs. `ENOMEM`: for the list.
+    /// Sleeps, and may reclaim memory. A lack of memory for credit is not an error, as some may be
+    /// found while the job runs. Returns `ENOMEM` if there is no memory for the lists.
     pub(crate) fn prepare(
         gpu: &Gpu<'_>,
         client: &Arc<Client>,
+        stream: &Arc<Stream>,
         mappings: &[Arc<Mapping>],
         fragment: bool,
     ) -> Result<Self> {
         let mut this = Self {
-            client: client.clone(),
             heaps: KVec::new(),
             job: client.jobs.fetch_add(1, Relaxed) + 1,
             fragment,
             ran: Atomic::new(false),
+            stream: stream.clone(),
         };
 
         for heap in mappings.iter().filter_map(|mapping| mapping.heap()) {
-            this.heaps.push(heap.clone(), GFP_KERNEL)?;
-            // Dropping ends it.
-            heap.begin();
+            // Has no effect if another job of the context was faster.
+            if stream.client.as_ref().is_none() {
+                stream.client.populate(client.clone());
+            }
+            this.heaps.reserve(1, GFP_KERNEL)?;
+            heap.begin(stream.id)?;
+            // From here on, dropping `this` ends the use of the heap.
+            let _ = this.heaps.push_within_capacity(heap.clone());
         }
         for heap in &this.heaps {
             heap.top_up(gpu);
@@ -103,7 +150,7 @@ impl Use {
         Ok(this)
     }
 
-    /// The job was given to the hardware. Any context.
+    /// Notes that the job was given to the hardware. Callable from any context.
     pub(crate) fn started(&self) {
         self.ran.store(true, Relaxed);
     }
@@ -111,15 +158,14 @@ impl Use {
 
 impl Drop for Use {
     fn drop(&mut self) {
-        let ran = self.ran.load(Relaxed);
+        let outcome = match (self.ran.load(Relaxed), self.fragment) {
+            (false, _) => Outcome::Nothing,
+            (true, false) => Outcome::Wrote,
+            (true, true) => Outcome::Drew,
+        };
 
         for heap in &self.heaps {
-            heap.end(self.job, ran && !self.fragment);
-        }
-        if ran && self.fragment {
-            for heap in self.client.heaps.lock().iter() {
-                heap.drawn(self.job);
-            }
+            heap.end(self.stream.id, self.job, outcome);
         }
     }
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who waits for memory, and for how long: rules, without memory or hardware.
+//! The rules for which job waits for memory, and for how long. Nothing here touches memory or
+//! hardware.
 //!
-//! A fault tells an address and an address space, but not which job has made the access. It is taken to be
-//! the job of an earlier fault if it is for the same chunk, and a job of the address space has stayed in
-//! the hardware in between. If none has, the one that waited has gone, and this one has all of its time
-//! before it.
+//! A fault reports an address and an address space, but not the job that made the access. It is
+//! attributed to the job of an earlier fault if it is for the same chunk, and if a job of the
+//! address space has stayed in the hardware since. If none has, the job that waited has left, and
+//! the new fault gets the full time.
 
 use kernel::prelude::*;
 
@@ -14,92 +15,120 @@ use crate::mmu;
 /// A job that waits for a chunk of a heap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wait {
-    /// The address that it has touched.
+    /// The faulting address.
     pub(super) va: u64,
-    /// The chunk around that, by number.
+    /// The number of the chunk that contains the address.
     pub(super) index: usize,
-    /// The jobs of the address space that ran then.
+    /// The jobs of the address space that ran at the time of the fault.
     pub(super) jobs: mmu::Seen,
-    /// Since when, in milliseconds.
+    /// When the job began to wait, in milliseconds.
     pub(super) since: u64,
 }
 
 impl Wait {
-    /// Whether it is the same job that waits.
+    /// Returns whether the job of this fault can be that of an `earlier` one.
     fn is_still(&self, earlier: &Wait) -> bool {
         self.index == earlier.index && self.jobs.has_one_of(&earlier.jobs)
     }
 }
 
-/// What the deadline finds.
+/// The result of [`Waits::expire`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expired {
-    /// Nobody waits.
+    /// No job waits.
     Nobody,
-    /// There is time left for who waits since then.
+    /// All jobs have time left; the first one has waited since the given time.
     NotYet(u64),
-    /// There was no memory in time for an access to this address.
+    /// There was no memory in time for an access to this address, which has to be retried. Other
+    /// jobs may have expired as well.
     GivenUp(u64),
 }
 
-/// The job that waits for memory of a heap. If there are two, in two job slots, it is the last that was
-/// heard of: what is mapped for that one has the other's access made again.
+/// One entry for each job that can run at a time.
+type Entries = [Option<Wait>; mmu::Seen::MAX];
+
+/// The jobs that wait for memory of a heap, with one entry for each chunk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Waits {
-    now: Option<Wait>,
-    /// There was no memory for it in time: its next fault does not wait.
-    given_up: Option<Wait>,
+    now: Entries,
+    /// Jobs that got no memory in time: their next fault fails instead of waiting.
+    given_up: Entries,
+}
+
+/// Stores an entry in a free place, or replaces the oldest one, whose job has most likely left.
+fn put(entries: &mut Entries, wait: Wait) {
+    let place = entries
+        .iter_mut()
+        .min_by_key(|entry| entry.map(|old| old.since));
+
+    if let Some(place) = place {
+        *place = Some(wait);
+    }
 }
 
 impl Waits {
-    /// The one that waits.
-    pub(super) fn now(&self) -> Option<&Wait> {
-        self.now.as_ref()
+    /// Returns the entry that has waited for the longest time.
+    pub(super) fn first(&self) -> Option<&Wait> {
+        self.now.iter().flatten().min_by_key(|wait| wait.since)
     }
 
-    /// There is no memory for a fault. Returns since when its job waits: since before `wait` if it is the
-    /// same that waited already. [`None`] if that was given up, and is not to wait any more.
-    pub(super) fn begin(&mut self, wait: Wait) -> Option<u64> {
-        // What is for another one stays: that may come after this.
-        if self.given_up.take_if(|old| wait.is_still(old)).is_some() {
-            return None;
+    /// Notes that there is no memory for a fault. Returns whether its job waits. A job that already
+    /// waited for this chunk keeps its earlier start; one that was given up does not wait again.
+    pub(super) fn begin(&mut self, wait: Wait) -> bool {
+        // Entries of other jobs stay, as their faults may still come.
+        for entry in &mut self.given_up {
+            if entry.take_if(|old| wait.is_still(old)).is_some() {
+                return false;
+            }
         }
 
-        let since = match &self.now {
-            Some(old) if wait.is_still(old) => old.since,
-            _ => wait.since,
-        };
-        self.now = Some(Wait { since, ..wait });
-        Some(since)
+        let mut since = wait.since;
+        for entry in &mut self.now {
+            let old = entry.take_if(|old| {
+                // Either its job has left, or `wait` replaces the entry.
+                !wait.jobs.has_one_of(&old.jobs) || old.index == wait.index
+            });
+            if let Some(old) = old.filter(|old| wait.is_still(old)) {
+                since = old.since;
+            }
+        }
+        put(&mut self.now, Wait { since, ..wait });
+        true
     }
 
-    /// The chunk is there. Who waits for another one goes on to wait.
+    /// Notes that a chunk is present. Jobs that wait for other chunks continue to wait.
     pub(super) fn served(&mut self, index: usize) {
-        self.now.take_if(|wait| wait.index == index);
-        self.given_up.take_if(|wait| wait.index == index);
+        for entry in Iterator::chain(self.now.iter_mut(), &mut self.given_up) {
+            entry.take_if(|wait| wait.index == index);
+        }
     }
 
-    /// Nobody waits any more. Returns the address that somebody has waited for.
-    pub(super) fn end(&mut self) -> Option<u64> {
-        self.given_up = None;
-        self.now.take().map(|wait| wait.va)
+    /// Ends all waits. Returns the addresses whose accesses were stalled.
+    pub(super) fn end(&mut self) -> impl Iterator<Item = u64> {
+        let all = core::mem::take(self).now;
+
+        all.into_iter().flatten().map(|wait| wait.va)
     }
 
-    /// Gives up who has waited for `limit` milliseconds.
+    /// Gives up on the longest-waiting job, if it has waited for `limit` milliseconds.
     pub(super) fn expire(&mut self, now: u64, limit: u64) -> Expired {
-        let Some(wait) = self.now else {
+        let Some(&wait) = self.first() else {
             return Expired::Nobody;
         };
 
         if now.saturating_sub(wait.since) < limit {
             return Expired::NotYet(wait.since);
         }
-        self.given_up = self.now.take();
+        for entry in &mut self.now {
+            entry.take_if(|old| *old == wait);
+        }
+        put(&mut self.given_up, wait);
         Expired::GivenUp(wait.va)
     }
 }
 
-/// Who has waited for the longest time, of all that wait, as told by since when.
+/// Returns the longest-waiting item: the one with the earliest start. Items without a start do not
+/// wait.
 pub(super) fn first<T>(waiting: impl Iterator<Item = (T, Option<u64>)>) -> Option<T> {
     waiting
         .filter_map(|(who, since)| Some((who, since?)))
@@ -122,16 +151,69 @@ mod tests {
         }
     }
 
+    /// Returns when the job of a fault began to wait, if it waits.
+    fn since(waits: &mut Waits, wait: Wait) -> Option<u64> {
+        let index = wait.index;
+
+        waits.begin(wait).then_some(())?;
+        waits
+            .now
+            .iter()
+            .flatten()
+            .find(|wait| wait.index == index)
+            .map(|wait| wait.since)
+    }
+
+    #[test]
+    fn two_slots_wait_in_one_heap() {
+        let mut waits = Waits::default();
+        let both = |index, since| Wait {
+            jobs: mmu::Seen([Some(1), Some(7), None]),
+            ..wait(index, 7, since)
+        };
+
+        assert_eq!(since(&mut waits, both(3, 1000)), Some(1000));
+        assert_eq!(since(&mut waits, both(5, 1200)), Some(1200));
+        // Retried because of a mapping for another job.
+        assert_eq!(since(&mut waits, both(3, 1300)), Some(1000));
+        assert_eq!(since(&mut waits, both(5, 1301)), Some(1200));
+        assert_eq!(waits.first(), Some(&both(3, 1000)));
+
+        // The first job is served, the second one has its own deadline.
+        waits.served(3);
+        assert_eq!(waits.expire(1500, LIMIT), Expired::NotYet(1200));
+        assert_eq!(waits.expire(1575, LIMIT), Expired::GivenUp(5 * 0x20_0000));
+        assert_eq!(waits.expire(1575, LIMIT), Expired::Nobody);
+    }
+
+    #[test]
+    fn both_are_given_up_in_turn() {
+        let mut waits = Waits::default();
+        let both = |index, since| Wait {
+            jobs: mmu::Seen([Some(1), Some(7), None]),
+            ..wait(index, 7, since)
+        };
+
+        assert_eq!(since(&mut waits, both(3, 1000)), Some(1000));
+        assert_eq!(since(&mut waits, both(5, 1001)), Some(1001));
+        assert_eq!(waits.expire(2000, LIMIT), Expired::GivenUp(3 * 0x20_0000));
+        assert_eq!(waits.expire(2000, LIMIT), Expired::GivenUp(5 * 0x20_0000));
+        assert_eq!(waits.expire(2000, LIMIT), Expired::Nobody);
+        assert_eq!(since(&mut waits, both(5, 2001)), None);
+        assert_eq!(since(&mut waits, both(3, 2001)), None);
+        assert_eq!(waits, Waits::default());
+    }
+
     #[test]
     fn who_is_tried_again_goes_on_to_wait() {
         let mut waits = Waits::default();
 
-        assert_eq!(waits.begin(wait(3, 7, 1000)), Some(1000));
-        assert_eq!(waits.begin(wait(3, 7, 1300)), Some(1000));
+        assert_eq!(since(&mut waits, wait(3, 7, 1000)), Some(1000));
+        assert_eq!(since(&mut waits, wait(3, 7, 1300)), Some(1000));
         assert_eq!(waits.expire(1374, LIMIT), Expired::NotYet(1000));
         assert_eq!(waits.expire(1375, LIMIT), Expired::GivenUp(3 * 0x20_0000));
-        assert_eq!(waits.begin(wait(3, 7, 1376)), None);
-        // That was said once.
+        assert_eq!(since(&mut waits, wait(3, 7, 1376)), None);
+        // A job is given up only once.
         assert_eq!(waits, Waits::default());
     }
 
@@ -139,9 +221,9 @@ mod tests {
     fn the_next_job_has_its_own_time() {
         let mut waits = Waits::default();
 
-        // The first one has ended by itself.
-        assert_eq!(waits.begin(wait(3, 7, 1000)), Some(1000));
-        assert_eq!(waits.begin(wait(3, 8, 1300)), Some(1300));
+        // The first job has ended by itself.
+        assert_eq!(since(&mut waits, wait(3, 7, 1000)), Some(1000));
+        assert_eq!(since(&mut waits, wait(3, 8, 1300)), Some(1300));
         assert_eq!(waits.expire(1375, LIMIT), Expired::NotYet(1300));
     }
 
@@ -149,9 +231,9 @@ mod tests {
     fn the_next_job_is_not_given_up() {
         let mut waits = Waits::default();
 
-        assert_eq!(waits.begin(wait(3, 7, 1000)), Some(1000));
+        assert_eq!(since(&mut waits, wait(3, 7, 1000)), Some(1000));
         assert_eq!(waits.expire(2000, LIMIT), Expired::GivenUp(3 * 0x20_0000));
-        assert_eq!(waits.begin(wait(3, 8, 2001)), Some(2001));
+        assert_eq!(since(&mut waits, wait(3, 8, 2001)), Some(2001));
     }
 
     #[test]
@@ -162,42 +244,42 @@ mod tests {
             ..wait(3, 7, since)
         };
 
-        assert_eq!(waits.begin(beside(Some(1), 1000)), Some(1000));
-        assert_eq!(waits.begin(beside(None, 1100)), Some(1000));
+        assert_eq!(since(&mut waits, beside(Some(1), 1000)), Some(1000));
+        assert_eq!(since(&mut waits, beside(None, 1100)), Some(1000));
         assert_eq!(waits.expire(1375, LIMIT), Expired::GivenUp(3 * 0x20_0000));
-        // One that waits for another chunk is heard of first.
-        assert_eq!(waits.begin(wait(4, 7, 1376)), Some(1376));
-        assert_eq!(waits.begin(beside(Some(2), 1377)), None);
+        // A fault for another chunk comes first.
+        assert_eq!(since(&mut waits, wait(4, 7, 1376)), Some(1376));
+        assert_eq!(since(&mut waits, beside(Some(2), 1377)), None);
     }
 
     #[test]
     fn memory_ends_the_wait_for_it() {
         let mut waits = Waits::default();
 
-        assert_eq!(waits.begin(wait(3, 7, 1000)), Some(1000));
+        assert_eq!(since(&mut waits, wait(3, 7, 1000)), Some(1000));
         waits.served(4);
-        assert_eq!(waits.now(), Some(&wait(3, 7, 1000)));
+        assert_eq!(waits.first(), Some(&wait(3, 7, 1000)));
         waits.served(3);
-        assert_eq!(waits.now(), None);
+        assert_eq!(waits.first(), None);
         assert_eq!(waits.expire(5000, LIMIT), Expired::Nobody);
 
-        assert_eq!(waits.begin(wait(3, 7, 6000)), Some(6000));
+        assert_eq!(since(&mut waits, wait(3, 7, 6000)), Some(6000));
         assert_eq!(waits.expire(7000, LIMIT), Expired::GivenUp(3 * 0x20_0000));
-        // There was some after all.
+        // There was memory after all.
         waits.served(3);
-        assert_eq!(waits.begin(wait(3, 7, 7001)), Some(7001));
+        assert_eq!(since(&mut waits, wait(3, 7, 7001)), Some(7001));
     }
 
     #[test]
     fn nothing_is_left_in_the_end() {
         let mut waits = Waits::default();
 
-        assert_eq!(waits.begin(wait(3, 7, 1000)), Some(1000));
-        assert_eq!(waits.end(), Some(3 * 0x20_0000));
-        assert_eq!(waits.begin(wait(3, 7, 2000)), Some(2000));
+        assert_eq!(since(&mut waits, wait(3, 7, 1000)), Some(1000));
+        assert!(waits.end().eq([3 * 0x20_0000]));
+        assert_eq!(since(&mut waits, wait(3, 7, 2000)), Some(2000));
         assert_eq!(waits.expire(3000, LIMIT), Expired::GivenUp(3 * 0x20_0000));
-        assert_eq!(waits.end(), None);
-        assert_eq!(waits.begin(wait(3, 7, 3001)), Some(3001));
+        assert_eq!(waits.end().count(), 0);
+        assert_eq!(since(&mut waits, wait(3, 7, 3001)), Some(3001));
     }
 
     #[test]

@@ -1,25 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! User memory that is not wanted any more.
+//! The removal of user memory that is no longer used.
 //!
-//! Whoever drops it, be it a client that closes a BO or the worker that drops jobs, takes it from the
-//! GPU at once. Its notifier remains, which cannot be removed while memory of that process changes;
-//! and a change may wait for jobs, of this GPU or of another. So a work item removes it. There is one
-//! item for each address space: those that wait hold up nobody else, and are no more than there are
-//! files.
+//! When user memory is dropped, by a client that closes a BO or by the worker that drops jobs, it
+//! is taken from the GPU at once. But its notifier cannot be removed while memory of that process
+//! changes, and a change may wait for jobs of this GPU or of another. So a work item removes the
+//! notifier. There is one work item for each address space: one that waits does not delay other
+//! address spaces, and there are no more of them than files.
 //!
-//! Nothing is allocated then: the item of the list and that of the queue are as old as the memory.
+//! Dropping user memory allocates nothing: the list item was allocated together with the memory,
+//! and the work item together with the first memory of the address space.
 //!
 //! # End
 //!
-//! The queue belongs to the [hardware](crate::device::Hw). Unbind ends the jobs first, and then waits
-//! for all items, so none of them runs when the module goes. A process that never stops to change that
-//! memory makes it wait until that process ends. Once the GPU has gone, whoever drops user
-//! memory removes its notifier himself: no job of ours is left that this could have to wait for.
+//! The queue belongs to the [hardware](crate::device::Hw). Unbind ends the jobs first, and then
+//! waits for all work items, so none of them runs when the module is removed. A process that never
+//! stops changing that memory makes unbind wait until the process exits. Once the GPU is gone, the
+//! notifier is removed as soon as user memory is dropped: no job of this driver is left that this
+//! would have to wait for.
 //!
 //! # Lock
 //!
-//! That of the list, a leaf.
+//! The spinlock of the list, which is a leaf.
 
 use kernel::{
     list::{
@@ -50,7 +52,7 @@ use crate::device::{
     Gpu, //
 };
 
-/// User memory that can be in the list. Dropping it removes the notifier.
+/// User memory that can be added to the list. Dropping it removes the notifier.
 #[pin_data]
 struct Item {
     #[pin]
@@ -67,16 +69,17 @@ impl_list_item! {
 
 /// The user memory of a BO.
 ///
-/// Dropping it takes the pages from the GPU, whose addresses may have another use then. That may sleep,
-/// but waits neither for jobs nor, unless the GPU has gone, for changes of the memory.
+/// Dropping it takes the pages from the GPU, after which their GPU addresses may be reused. That
+/// may sleep, but does not wait for jobs, and only waits for changes of the memory if the GPU is
+/// gone.
 pub(in super::super) struct Memory {
-    /// There until it is dropped.
+    /// Present until this is dropped.
     item: Option<ListArc<Item>>,
     leaving: Arc<Leaving>,
 }
 
 impl Memory {
-    /// Of `range`, which is in the address space that `leaving` is for.
+    /// Creates the memory of `range`, in the address space to which `leaving` belongs. Sleeps.
     pub(super) fn new(range: Range<Region>, leaving: &Arc<Leaving>) -> Result<Self> {
         let item = ListArc::pin_init(
             try_pin_init!(Item {
@@ -92,7 +95,7 @@ impl Memory {
         })
     }
 
-    /// What the mirror knows of it.
+    /// Returns the range in the mirror.
     pub(in super::super) fn range(&self) -> Result<&Range<Region>> {
         self.item.as_ref().map(|item| &item.range).ok_or(EINVAL)
     }
@@ -106,12 +109,12 @@ impl Drop for Memory {
         let drm = item.range.drm.clone();
 
         item.range.revoke();
-        // Without a GPU, the closure is dropped, and the item with it.
+        // Without a GPU, the closure is dropped together with the item.
         let _ = with_gpu(&drm, move |gpu| self.leaving.add(gpu, item));
     }
 }
 
-/// The user memory of an address space whose notifiers are to be removed.
+/// The dropped user memory of an address space, whose notifiers have yet to be removed.
 #[pin_data]
 pub(super) struct Leaving {
     #[pin]
@@ -125,7 +128,7 @@ impl_has_work! {
 }
 
 impl Leaving {
-    /// None. Sleeps.
+    /// Creates an empty list. Sleeps.
     pub(super) fn new() -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
@@ -136,10 +139,10 @@ impl Leaving {
         )
     }
 
-    /// Has the notifier of this one removed, too.
+    /// Queues the removal of the notifier of `item`.
     fn add(self: &Arc<Self>, gpu: &Gpu<'_>, item: ListArc<Item>) {
         self.items.lock().push_back(item);
-        // If it is queued already, it has not begun.
+        // If the work item is already queued, it has not started, and will see `item`.
         let _ = gpu.leaving.enqueue(self.clone());
     }
 }
@@ -149,7 +152,7 @@ impl WorkItem for Leaving {
 
     fn run(this: Arc<Self>) {
         loop {
-            // Dropped with the lock released.
+            // The item is dropped with the lock released.
             let next = this.items.lock().pop_front();
 
             if next.is_none() {

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The memory in the address space of a file: its heaps, its user memory, and the mappings from
+//! which reclaim has taken the pages, which the next job brings back.
+//!
+//! Lock: the spinlock of the list of evicted mappings, which is a leaf.
+
+use kernel::{
+    dma_buf::resv::ResvLocked,
+    new_spinlock,
+    prelude::*,
+    rbtree::{
+        RBTree,
+        RBTreeNode, //
+    },
+    sync::{
+        Arc,
+        SetOnce,
+        SpinLock, //
+    }, //
+};
+
+use super::{
+    heap,
+    userptr,
+    Mapping,
+    Vm, //
+};
+use crate::{
+    device::{
+        Device,
+        Gpu, //
+    },
+    mmu, //
+};
+
+/// The memory in an address space.
+#[pin_data]
+pub(crate) struct Residency {
+    heaps: Arc<heap::Client>,
+    /// The mappings from which reclaim has taken the memory, by address. A mapping is removed when
+    /// its memory is back, or when the last handle that the file has for the BO is closed.
+    #[pin]
+    evicted: SpinLock<RBTree<u64, Arc<Mapping>>>,
+    /// The user memory in the space. Set by the first BO of that kind, for the lifetime of the
+    /// space.
+    user_memory: SetOnce<userptr::Mirror>,
+}
+
+/// Creates the address space of a file, without memory in it. Sleeps. Returns `ENODEV` also if the
+/// GPU has halted.
+pub(crate) fn new_vm(drm: &Device, gpu: &Gpu<'_>) -> Result<Arc<Vm>> {
+    let heaps = heap::Client::new()?;
+
+    mmu::Vm::new(
+        drm,
+        gpu,
+        pin_init!(Residency {
+            heaps,
+            evicted <- new_spinlock!(RBTree::new(), "drm_gpu::evicted"),
+            user_memory: SetOnce::new(),
+        }),
+    )
+}
+
+impl Vm {
+    /// Returns the heaps of the file.
+    pub(crate) fn heaps(&self) -> &Arc<heap::Client> {
+        &self.memory().heaps
+    }
+
+    /// Returns the user memory in the space, if there has ever been any.
+    pub(crate) fn user_memory(&self) -> Option<&userptr::Mirror> {
+        self.memory().user_memory.as_ref()
+    }
+
+    /// Returns the user memory in the space, and creates it, without memory, if there is none.
+    /// Sleeps.
+    pub(crate) fn user_memory_or_new(
+        &self,
+        drm: &Device,
+        gpu: &Gpu<'_>,
+    ) -> Result<&userptr::Mirror> {
+        loop {
+            if let Some(mirror) = self.user_memory() {
+                return Ok(mirror);
+            }
+            // Has no effect if another task was faster.
+            self.memory()
+                .user_memory
+                .populate(userptr::Mirror::new(drm, gpu)?);
+        }
+    }
+
+    /// Notes that the mapping in `node` has lost its memory. The caller holds the resv of the
+    /// space.
+    pub(crate) fn add_evicted(&self, node: RBTreeNode<u64, Arc<Mapping>>) {
+        let old = self.memory().evicted.lock().insert(node);
+
+        // There is no old entry: a mapping is only added if it is not in the list.
+        drop(old);
+    }
+
+    /// Removes the mapping at `va` from the list of mappings that have lost their memory, if it is
+    /// there. The caller drops the node with no spinlock held.
+    pub(crate) fn take_evicted(&self, va: u64) -> Option<RBTreeNode<u64, Arc<Mapping>>> {
+        self.memory().evicted.lock().remove_node(&va)
+    }
+
+    /// Returns whether reclaim has taken memory from the space. The answer may be outdated.
+    pub(crate) fn misses_memory(&self) -> bool {
+        !self.memory().evicted.lock().is_empty()
+    }
+
+    /// Returns the address of the first mapping that [`Self::restore`] would bring back.
+    pub(crate) fn first_evicted(&self) -> Option<u64> {
+        let evicted = self.memory().evicted.lock();
+        let first = evicted.cursor_front();
+
+        first.map(|first| *first.current().0)
+    }
+
+    /// Brings back all memory that reclaim has taken from the space, so that a job can use it.
+    /// `locked` proves that the resv is locked, so reclaim takes nothing until the caller has added
+    /// the fence of the job and unlocks it.
+    ///
+    /// Sleeps. After an error, the mappings that are still without memory remain in the list.
+    pub(crate) fn restore(&self, gpu: &Gpu<'_>, locked: ResvLocked<'_>) -> Result {
+        loop {
+            let next = {
+                let evicted = self.memory().evicted.lock();
+                let first = evicted.cursor_front();
+
+                first.map(|first| first.current().1.clone())
+            };
+            let Some(mapping) = next else {
+                return Ok(());
+            };
+
+            mapping.restore(gpu, locked)?;
+        }
+    }
+}
