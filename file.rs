@@ -2,13 +2,14 @@
 
 //! One open file: an address space and job contexts.
 //!
-//! Everything that a client does happens in the address space of its file, and everything it has the
-//! GPU do belongs to one of its contexts. Both are created when the file is opened, which needs a
-//! bound GPU, and outlive it if jobs still run.
+//! All BOs of a client are mapped in the address space of its file, and all of its jobs belong to
+//! one of the file's contexts. The address space and context 0 are created when the file is opened,
+//! which needs a bound GPU. Jobs that still run keep the address space and their FIFO in the job
+//! queue alive after the file is closed.
 //!
-//! At close the DRM core first closes all handles of BOs, then drops this: the contexts cancel what
-//! they have not started and stop what runs, and let go of the address space. Process context, maybe
-//! after the GPU has gone.
+//! When a file is closed, the DRM core calls `closing()`, closes all handles of BOs, and then drops
+//! the [`File`]. Dropping it cancels the jobs that wait, stops those that run, and releases the
+//! address space. All of this runs in process context, and possibly after the GPU has gone.
 
 use kernel::{
     drm,
@@ -24,27 +25,27 @@ use crate::{
         Device,
         Driver, //
     },
-    job,
-    mmu, //
+    gem,
+    job, //
 };
 
-/// What the driver has for an open file.
+/// The driver's state of an open file.
 #[pin_data(PinnedDrop)]
 pub(crate) struct File {
-    // Fields are dropped in this order. Running jobs hold the address space themselves.
+    // Fields are dropped in this order. Running jobs hold references to the address space.
     #[pin]
     contexts: job::Contexts,
-    vm: Arc<mmu::Vm>,
+    vm: Arc<gem::Vm>,
     drm: ARef<Device>,
 }
 
 impl File {
-    /// The file's address space.
-    pub(crate) fn vm(&self) -> &Arc<mmu::Vm> {
+    /// Returns the file's address space.
+    pub(crate) fn vm(&self) -> &Arc<gem::Vm> {
         &self.vm
     }
 
-    /// The file's job contexts.
+    /// Returns the file's job contexts.
     pub(crate) fn contexts(&self) -> &job::Contexts {
         &self.contexts
     }
@@ -55,7 +56,7 @@ impl drm::file::DriverFile for File {
 
     fn open(device: &Device<drm::Ioctl>, _client: &drm::file::Client) -> Result<Pin<KBox<Self>>> {
         let guard = device.registration_guard().ok_or(ENODEV)?;
-        let vm = guard.registration_data_with(|gpu| mmu::Vm::new(device, gpu))?;
+        let vm = guard.registration_data_with(|gpu| gem::new_vm(device, gpu))?;
         let contexts = job::Contexts::new(device)?;
 
         KBox::try_pin_init(
@@ -66,6 +67,10 @@ impl drm::file::DriverFile for File {
             }),
             GFP_KERNEL,
         )
+    }
+
+    fn closing(self: Pin<&Self>) {
+        self.vm.begin_closing();
     }
 }
 

@@ -4,36 +4,46 @@
 //!
 //! # A job's life
 //!
-//! [`submit`](submit::submit) looks up all that the client names, locks its BOs, gathers what to
-//! wait for, allocates, and only then makes the job's fence, publishes it and pushes the job to its
-//! [context](Contexts). From there the [job queue](kernel::drm::job_queue) has it: it starts the
-//! job at once or when its time comes, through the [`Engine`](queue::Engine), which is handed in by
-//! whoever has the hardware. The interrupt thread says how the job ended ([`recovery`]), its fence
-//! signals, and a [worker](workers) drops it.
+//! A client first obtains a place in a [context](Contexts). [`submit`](submit::Admission::submit)
+//! then locks the BOs that the job uses, collects the fences it depends on and allocates; only
+//! after that does it arm the job's fence, publish it and push the job to its context. From there
+//! the [job queue](kernel::drm::job_queue) owns the job: it starts the job, immediately or later,
+//! through the [`Engine`](queue::Engine) passed in by a caller that can reach the hardware. The
+//! interrupt thread reports how the job ended ([`recovery`]), the fence signals, and a
+//! [worker](workers) drops the job.
 //!
 //! # Locks, in order
 //!
-//! 1. [`Jobs::retiring`] (mutex): ended jobs are dropped, and with them what they hold
-//! 2. dma_resv of the address space and of the BOs, held by a submission
-//! 3. [`Jobs::hardware`] (mutex): one thread at a time reads how jobs ended, or resets or halts the GPU;
-//!    then the mutex of the reset itself
-//! 4. the order of a context (mutex in the queue), from arming to pushing
-//! 5. the job queue (spinlock), then what an `Engine` takes: address-space slots, cycle counter
+//! 1. [`Jobs::retiring`] (mutex): held while ended jobs, and the references they hold, are dropped
+//! 2. dma_resv of the address space and of the BOs: held by a submission
+//! 3. [`Jobs::hardware`] (mutex): serialises reading how jobs ended with resetting and halting the
+//!    GPU; the mutex of the reset itself nests inside
+//! 4. the submission order of a context and slot (mutex in the queue): held from arming to pushing
+//! 5. the job queue (spinlock); the locks that an `Engine` takes nest inside: address-space slots,
+//!    cycle counter
 //!
-//! Nothing is allocated under 3 to 5. No fence is signalled under 5. Who waits for a place in a context
-//! holds none of them; the queue's mutex for that is a leaf, taken when a job is dropped.
+//! Nothing is allocated under 3 to 5, and no fence is signalled under 5. A task that waits for a
+//! place in a context holds none of these locks; the queue's mutex for that wait is a leaf, which
+//! is also taken when a job is dropped.
 //!
 //! # End
 //!
-//! Workers refer to the DRM device, and the device owns them, from the first submission on.
-//! [`Jobs::stop`] ends that, and all jobs; [`Jobs::settle`] waits for the workers.
+//! The device owns the workers, and from the first submission on the workers hold a reference to
+//! the DRM device. [`Jobs::stop`] breaks that cycle and fails all jobs; [`Jobs::settle`] waits for
+//! the workers.
 
+mod circles;
 mod context;
+mod events;
 mod queue;
 mod recovery;
+mod show;
 mod status;
+mod subject;
 mod submit;
 mod workers;
+
+use core::ptr;
 
 use kernel::{
     drm::job_queue::{
@@ -42,7 +52,6 @@ use kernel::{
         SlotConfig,
         Stop, //
     },
-    fmt,
     new_mutex,
     prelude::*,
     sync::{
@@ -55,8 +64,7 @@ use kernel::{
         Arc,
         Mutex,
         SetOnce, //
-    },
-    task::Pid, //
+    }, //
 };
 
 use crate::{
@@ -65,23 +73,20 @@ use crate::{
         Ratelimit, //
     },
     gem,
-    hw,
-    mmu, //
+    hw, //
 };
 
 use queue::{
     Client,
     Engine, //
 };
+use subject::Process;
 use workers::Workers;
 
 pub(crate) use context::Contexts;
-pub(crate) use submit::{
-    submit,
-    SubmitArgs, //
-};
+pub(crate) use submit::Request;
 
-/// Slots, by number.
+/// The configuration of the job slots, by number.
 static SLOTS: [SlotConfig; hw::mali::job::SLOTS] = [
     SlotConfig { name: c"fragment" },
     SlotConfig {
@@ -92,102 +97,162 @@ static SLOTS: [SlotConfig; hw::mali::job::SLOTS] = [
     },
 ];
 
-/// What is tried on a job that runs for too long, before the GPU is reset.
+/// The attempts to stop a job that runs for too long, in order, before the GPU is reset.
 static LADDER: [Stop; 2] = [Stop::Soft, Stop::Hard];
 
-/// Most jobs that a context can have, before a submission has to wait.
+/// The number of jobs that a context can have before a submission has to wait.
 const MAX_JOBS: u32 = 4096;
 
-/// With so many jobs that hang, a context is closed.
+/// The number of hung jobs that closes a context.
 const HANG_LIMIT: u32 = 3;
 
-/// So many jobs that end well, one after the other, make up for one that has hung.
+/// The number of jobs in a row that have to end well to make up for one that has hung.
 const FORGIVE_AFTER: u32 = 64;
 
-/// How long the hardware may take to stop a job, at least; more if jobs have long to run.
+/// The least time that the hardware is given to stop a job. It gets a quarter of the job timeout if
+/// that is more.
 const MIN_GRACE_MS: u64 = 50;
+
+/// The time for which jobs of higher priorities may keep those of lower priorities from a slot.
+const PATIENCE_MS: u64 = 1000;
+
+/// A job is urgent if the deadline of its fence is at most this far away. Several frames of any
+/// display.
+const NEAR_MS: u64 = 100;
+
+/// The amount of slot time by which a client may be ahead of the one whose turn it is, and still
+/// have its urgent job go first.
+const LEAD_MS: u64 = 100;
 
 const NSEC_PER_MSEC: u64 = 1_000_000;
 
-/// A job that was hit by so many resets is taken to be what causes them, and fails.
+/// The number of resets that a job may be hit by. With the last one it is taken to be their cause,
+/// and fails.
 const MAX_HITS: u32 = 5;
 
-/// A job chain, with all that must live until it has ended.
+/// A job chain, and everything that must live until the chain has ended.
 pub(crate) struct Job {
-    /// Where the chain begins; where it goes on, once it was soft-stopped.
+    /// GPU address of the first job of the chain.
+    chain: u64,
+    /// GPU address at which the chain is started next. Differs from `chain` after a soft stop from
+    /// which the chain continues.
     head: Atomic<u64>,
-    /// Counts cycles while it runs.
+    /// The GPU counts cycles while the job is in the hardware.
     counts_cycles: bool,
-    /// Flush count when it was submitted.
+    /// Flush count of the GPU when the job was submitted.
     flush_id: u32,
-    /// Who has submitted it: process, and context of the file. For logs.
-    process: Pid,
+    /// The submitting process, and below it the handle of the context. For logs only.
+    process: Process,
     context: u32,
-    /// Its address-space slot while it is in the hardware.
+    /// Number of its address-space slot. Valid only while the job is in the hardware.
     as_nr: Atomic<u32>,
-    /// Resets that it was hit by: it ran then, or could not be started before.
+    /// It was stopped because of a fault in its address space.
+    faulted: Atomic<bool>,
+    /// Its chain was seen to run in a circle.
+    circles: Atomic<bool>,
+    /// It was soft-stopped and continues, or will continue, from `head`.
+    resumed: Atomic<bool>,
+    /// A reset interrupted it at an unknown place, so that it cannot be run again.
+    lost: Atomic<bool>,
+    /// Number of resets that it was hit by: those during which it ran, and those requested because
+    /// it could not be started.
     hits: Atomic<u32>,
-    /// The number of the reset that a failed start counts for.
+    /// Number of the reset that the last failed start was counted for, so that it counts once.
     missed: Atomic<u32>,
-    /// Keeps what is in its heaps. Goes before their mappings.
+    /// Keeps the content of its heaps. Dropped before their mappings.
     heaps: gem::heap::Use,
-    /// Keeps what it uses mapped.
-    _mappings: KVVec<Arc<gem::Mapping>>,
-    vm: Arc<mmu::Vm>,
+    /// Keeps its BOs mapped.
+    mappings: KVVec<Arc<gem::Mapping>>,
+    vm: Arc<gem::Vm>,
 }
 
 impl Job {
-    /// A reset hits the job. Whether it may try again.
+    /// Returns whether the job holds this mapping.
+    fn uses(&self, mapping: *const gem::Mapping) -> bool {
+        self.mappings
+            .iter()
+            .any(|used| ptr::eq(Arc::as_ptr(used), mapping))
+    }
+
+    /// Returns the error of the fence of a job that the driver ends.
+    fn end(&self) -> Error {
+        match self.faulted.load(Relaxed) {
+            true => EINVAL,
+            false => ECANCELED,
+        }
+    }
+
+    /// Counts a reset that hits the job. Returns whether the job may run again.
     fn survives(&self) -> bool {
         self.hits.fetch_add(1, Relaxed) + 1 < MAX_HITS
     }
 }
 
-/// What exists once the product is known.
+/// The parts of [`Jobs`] that are created once the GPU has been identified.
 struct Started {
     queue: JobQueue<Client>,
     workers: Arc<Workers>,
+    /// The time that a job may run in all its turns together, in nanoseconds.
+    limit_ns: u64,
 }
 
 /// The job side of a device.
 #[pin_data]
 pub(crate) struct Jobs {
     started: SetOnce<Started>,
-    /// Held while jobs are taken from the hardware because of an interrupt, and over a reset.
+    /// Held while the state of the slots is read or jobs are stopped, and across a reset.
     #[pin]
     hardware: Mutex<()>,
-    /// Held while ended jobs are dropped, so that somebody can wait for that.
+    /// Held while ended jobs are dropped. Taking it waits until jobs being dropped are gone.
     #[pin]
     retiring: Mutex<()>,
-    /// No job is started any more. Checked under the queue's lock.
+    /// No job is started any more: unbind has begun. Never cleared. Checked under the queue's lock.
     parked: Atomic<bool>,
-    /// How often a job was told to stop because it ran for too long. It wraps.
+    /// The GPU is lost: no job is started until [`find`](Self::find) clears this.
+    lost_gpu: Atomic<bool>,
+    /// Number of times that a job was told to stop because it ran for too long. Wraps.
     overdue: Atomic<u32>,
-    /// Interrupts for chains that a slot did not have. It wraps.
+    /// Number of times that a long job was stopped to let others go first. Wraps.
+    yielded: Atomic<u32>,
+    /// Number of interrupts for chains that a slot did not have. Wraps.
     spurious: Atomic<u32>,
-    /// Limits what is logged of closed contexts: apart, as the hangs before them fill any other limit.
+    /// Number of chain ends found by the timer without an interrupt that reported them. Wraps.
+    lost: Atomic<u32>,
+    /// Number of times that a slot's second entry was still taken when a chain was to be written to
+    /// it. Wraps.
+    missed_entries: Atomic<u32>,
+    /// Limits the messages about closed contexts. They have a limit of their own, since the hangs
+    /// that precede them would have used up any other.
     #[pin]
     log: Ratelimit,
 }
 
 impl Jobs {
-    /// Nothing works yet; see [`start`](Self::start).
+    /// Returns the job side without a queue. Submissions fail with `ENODEV` until
+    /// [`start`](Self::start) is called.
     pub(crate) fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             started: SetOnce::new(),
             hardware <- new_mutex!((), "drm_gpu::job::hardware"),
             retiring <- new_mutex!((), "drm_gpu::job::retiring"),
             parked: Atomic::new(false),
+            lost_gpu: Atomic::new(false),
             overdue: Atomic::new(0),
+            yielded: Atomic::new(0),
             spurious: Atomic::new(0),
+            lost: Atomic::new(0),
+            missed_entries: Atomic::new(0),
             log <- Ratelimit::new(),
         })
     }
 
-    /// Makes the queue. Called once, before there are interrupts and clients. May sleep.
+    /// Creates the queue. Called once, before there are interrupts and clients; a second call fails
+    /// with `EBUSY`. May sleep.
     ///
-    /// `depth`: how many chains a slot can hold without confusing them, one or two.
-    pub(crate) fn start(&self, depth: usize, timeout_ms: u64) -> Result {
+    /// `depth` is the number of chains that a slot can hold and tell apart, one or two.
+    /// `timeout_ms` is the time that a job may run in one turn, `limit_ms` that in all its turns
+    /// together.
+    pub(crate) fn start(&self, depth: usize, timeout_ms: u64, limit_ms: u64) -> Result {
         let workers = Workers::new()?;
         let queue = JobQueue::new(
             Config {
@@ -199,6 +264,9 @@ impl Jobs {
                     .max(MIN_GRACE_MS)
                     .saturating_mul(NSEC_PER_MSEC),
                 ladder: &LADDER,
+                patience_ns: PATIENCE_MS.saturating_mul(NSEC_PER_MSEC),
+                near_ns: NEAR_MS.saturating_mul(NSEC_PER_MSEC),
+                lead_ns: LEAD_MS.saturating_mul(NSEC_PER_MSEC),
                 max_jobs: MAX_JOBS,
                 hang_limit: HANG_LIMIT,
                 forgive_after: FORGIVE_AFTER,
@@ -206,7 +274,14 @@ impl Jobs {
             Client::new(workers.clone()),
         )?;
 
-        if self.started.populate(Started { queue, workers }) {
+        let limit_ns = limit_ms.saturating_mul(NSEC_PER_MSEC);
+        let started = Started {
+            queue,
+            workers,
+            limit_ns,
+        };
+
+        if self.started.populate(started) {
             Ok(())
         } else {
             Err(EBUSY)
@@ -217,48 +292,47 @@ impl Jobs {
         self.started.as_ref().ok_or(ENODEV)
     }
 
-    /// The engine for calls of the queue.
+    /// Returns the engine to pass to the queue.
     fn engine<'a, 'g>(&'a self, started: &'a Started, gpu: &'a Gpu<'g>) -> Engine<'a, 'g> {
-        Engine::new(gpu, &self.parked, &started.workers)
+        Engine::new(gpu, self, &started.workers)
     }
 
-    /// From here on no job is started. Unbind begins with this.
+    /// Keeps jobs from being started, for good. The first step of unbind.
     ///
-    /// When it returns, nobody is about to write to a slot. Process context; does not sleep.
+    /// No caller of the queue is still starting a job when this returns. Process context; does not
+    /// sleep.
     pub(crate) fn park_for_ever(&self) {
         self.parked.store(true, Release);
         if let Ok(started) = self.started() {
-            // Whoever takes the queue's lock after this sees the flag.
+            // Takes the queue's lock, so that every later holder of the lock sees the flag.
             started.queue.park();
         }
     }
 
-    /// Runs `f` while nobody resets the GPU or reads what its slots report. Sleeps.
+    /// Cancels the worker that looks for a lost GPU, which cuts the GPU's power, and waits for it.
+    /// Called after [`park_for_ever`](Self::park_for_ever). Sleeps.
+    pub(crate) fn stop_looking(&self) {
+        if let Ok(started) = self.started() {
+            started.workers.cancel_find();
+        }
+    }
+
+    /// Runs `f` with [`Self::hardware`] held: no other thread resets the GPU or reads the state of
+    /// its slots meanwhile. Sleeps.
     pub(crate) fn exclude(&self, f: impl FnOnce()) {
         let _hardware = self.hardware.lock();
 
         f();
     }
 
-    /// Whether [`park_for_ever`](Self::park_for_ever) was called.
+    /// Returns whether [`park_for_ever`](Self::park_for_ever) was called or the GPU is lost.
     fn is_parked(&self) -> bool {
-        self.parked.load(Acquire)
-    }
-
-    /// Writes down what went wrong so far. Any context; takes no lock.
-    pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let overdue = self.overdue.load(Relaxed);
-        let resets = self.started().map_or(0, |started| started.workers.resets());
-        let spurious = self.spurious.load(Relaxed);
-
-        writeln!(f, "stops of jobs that ran for too long: {overdue}")?;
-        writeln!(f, "resets: {resets}")?;
-        writeln!(f, "spurious interrupts: {spurious}")
+        self.parked.load(Acquire) || self.lost_gpu.load(Acquire)
     }
 
     /// Fails all jobs with `ENODEV`. The GPU must have stopped for good.
     ///
-    /// May sleep: waits for the workers, which wait for nobody.
+    /// Detaches the workers from the device and waits for those that run. May sleep.
     pub(crate) fn stop(&self) {
         self.park_for_ever();
         if let Ok(started) = self.started() {
@@ -272,11 +346,10 @@ impl Jobs {
 
     /// Drops the jobs that have ended and waits for the workers.
     ///
-    /// To be called once more after [`stop`](Self::stop), when no ioctl can run any more. May
-    /// sleep.
+    /// Called once more after [`stop`](Self::stop), when no ioctl can run any more. May sleep.
     pub(crate) fn settle(&self) {
         if let Ok(started) = self.started() {
-            // With the jobs go their callbacks on fences, which could start a worker.
+            // Dropping the jobs also removes their callbacks on fences, which could queue a worker.
             drop(started.queue.take_retired());
             started.workers.cancel();
             drop(started.queue.take_retired());

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the job queue is told about this hardware.
+//! The driver's side of the job queue.
 //!
-//! [`Client`] is what lives in the queue, [`Engine`] is made for each call by whoever has the
-//! hardware. The engine's methods run under the queue's spinlock, and take the locks of the
-//! address-space slots and of the cycle counter inside.
+//! [`Client`] lives in the queue and queues the workers. An [`Engine`] is created for each call by
+//! a caller that can reach the hardware. Its methods run under the queue's spinlock; the locks of
+//! the address-space slots and of the cycle counter nest inside.
+
+use core::cell::Cell;
 
 use kernel::{
     drm::job_queue::{
@@ -18,11 +20,7 @@ use kernel::{
     },
     prelude::*,
     sync::{
-        atomic::{
-            Acquire,
-            Atomic,
-            Relaxed, //
-        },
+        atomic::Relaxed,
         Arc, //
     }, //
 };
@@ -39,11 +37,13 @@ use crate::{
 };
 
 use super::{
+    subject::Subject,
     workers::Workers,
-    Job, //
+    Job,
+    Jobs, //
 };
 
-/// Passes the queue's wishes on to the workers.
+/// Passes the queue's requests on to the workers.
 pub(crate) struct Client(Arc<Workers>);
 
 impl Client {
@@ -68,27 +68,74 @@ impl Kind for Client {
     }
 }
 
-/// The job slots of a GPU that can be reached.
+/// The job slots of a GPU, for a caller that can reach it.
 pub(crate) struct Engine<'a, 'g> {
     gpu: &'a Gpu<'g>,
-    parked: &'a Atomic<bool>,
+    jobs: &'a Jobs,
     workers: &'a Arc<Workers>,
+    /// The last stop in each slot, if [`Self::noting_stops`] asked for it.
+    stops: Option<Stops>,
+}
+
+/// The last stop in each slot.
+type Stops = [Cell<Option<Stopping>>; hw::SLOTS];
+
+/// An attempt to stop a job, for the log.
+pub(super) struct Stopping {
+    /// The kind of stop.
+    pub(super) how: Stop,
+    /// The status of the slot before the stop.
+    pub(super) status: hw::Status,
+    /// The job.
+    pub(super) subject: Subject,
 }
 
 impl<'a, 'g> Engine<'a, 'g> {
-    pub(super) fn new(
-        gpu: &'a Gpu<'g>,
-        parked: &'a Atomic<bool>,
-        workers: &'a Arc<Workers>,
-    ) -> Self {
+    pub(super) fn new(gpu: &'a Gpu<'g>, jobs: &'a Jobs, workers: &'a Arc<Workers>) -> Self {
         Self {
             gpu,
-            parked,
+            jobs,
             workers,
+            stops: None,
         }
     }
 
-    /// Gives back what a job has while it is in the hardware.
+    /// Records stops from now on, for [`Self::into_stops`].
+    pub(super) fn noting_stops(self) -> Self {
+        Self {
+            stops: Some([const { Cell::new(None) }; hw::SLOTS]),
+            ..self
+        }
+    }
+
+    /// Returns the last recorded stop of each slot.
+    pub(super) fn into_stops(self) -> impl Iterator<Item = Stopping> {
+        self.stops
+            .into_iter()
+            .flatten()
+            .filter_map(Cell::into_inner)
+    }
+
+    /// Records a stop for the log, unless it is a soft stop of a job that has had a turn before.
+    fn note(&self, slot: hw::Slot, how: Stop, running: &Running<'_, Client>) {
+        if how == Stop::Soft && running.ran_ns != 0 {
+            return;
+        }
+        if let Some(stop) = self
+            .stops
+            .as_ref()
+            .and_then(|stops| stops.get(slot.index()))
+        {
+            stop.set(Some(Stopping {
+                how,
+                status: hw::status(self.gpu, slot),
+                subject: Subject::new(slot, running.job),
+            }));
+        }
+    }
+
+    /// Releases the address-space slot and the cycle counter, which a job holds while it is in the
+    /// hardware.
     fn release(&self, running: &Running<'_, Client>) {
         if running.job.counts_cycles {
             counter::cycle_counter_put(self.gpu);
@@ -97,12 +144,12 @@ impl<'a, 'g> Engine<'a, 'g> {
     }
 }
 
-/// The hardware's name of a slot. The queue has no others, so there always is one.
+/// Returns the hardware's slot for one of the queue. Never [`None`], as the queue has no others.
 fn slot_of(slot: Slot) -> Option<hw::Slot> {
     hw::Slot::new(slot.index())
 }
 
-/// The queue's name of a slot.
+/// Returns the queue's slot for one of the hardware.
 pub(super) fn slot_for(slot: hw::Slot) -> Option<Slot> {
     Slot::new(slot.index())
 }
@@ -113,8 +160,8 @@ impl job_queue::Engine<Client> for Engine<'_, '_> {
     }
 
     fn start(&self, running: &Running<'_, Client>) -> Result<(), StartError> {
-        // It will be failed before long.
-        if self.parked.load(Acquire) {
+        // Unbind, or the loss of the GPU, is about to fail the job.
+        if self.jobs.is_parked() {
             return Err(StartError::Busy);
         }
 
@@ -124,10 +171,15 @@ impl job_queue::Engine<Client> for Engine<'_, '_> {
             if error == EBUSY {
                 return StartError::Busy;
             }
+            // Only jobs of this address space have to wait, until a fault has ended those that run.
+            if error == EAGAIN {
+                return StartError::Blocked;
+            }
             if error == ENODEV {
                 return StartError::Failed(error);
             }
-            // Whoever has brought the MMU down, it need not be this job.
+            // The MMU is stuck, not necessarily because of this job. The job counts one hit for
+            // each reset that it has to wait for.
             self.workers.queue_reset();
             let reset = self.workers.resets();
             if job.missed.xchg(reset, Relaxed) == reset || job.survives() {
@@ -155,10 +207,11 @@ impl job_queue::Engine<Client> for Engine<'_, '_> {
             if error != EBUSY {
                 return StartError::Failed(error);
             }
-            // The slot has not begun with the chain before this one yet. Without such a chain it has
-            // lost its way.
-            if running.position == Position::Current {
-                self.workers.queue_reset();
+            // The slot has not taken the previous chain from its second entry yet. If there is no
+            // previous chain, the slot is stuck.
+            match running.position {
+                Position::Current => self.workers.queue_reset(),
+                Position::Next => self.jobs.missed_entries.add(1, Relaxed),
             }
             StartError::Busy
         })
@@ -175,11 +228,12 @@ impl job_queue::Engine<Client> for Engine<'_, '_> {
     }
 
     fn stop(&self, running: &Running<'_, Client>, how: Stop) {
-        // All jobs are ended before long.
-        if self.gpu.halted() {
+        // A reset, the loss of the GPU or unbind is about to take the jobs from the hardware.
+        if self.gpu.off_limits() {
             return;
         }
         if let Some(slot) = slot_of(running.slot) {
+            self.note(slot, how, running);
             match how {
                 Stop::Soft => hw::soft_stop(self.gpu, slot, running.flag),
                 Stop::Hard => hw::hard_stop(self.gpu, slot, running.flag),
@@ -189,11 +243,11 @@ impl job_queue::Engine<Client> for Engine<'_, '_> {
 
     fn withdraw(&self, running: &Running<'_, Client>) -> bool {
         slot_of(running.slot).is_some_and(|slot| {
-            if self.gpu.halted() {
+            if self.gpu.off_limits() {
                 return false;
             }
             hw::cancel_next(self.gpu, slot);
-            !hw::has_begun(self.gpu, slot, running.flag)
+            !hw::has_begun(self.gpu, slot)
         })
     }
 }

@@ -1,43 +1,62 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How jobs end: by themselves, by the timer, by a fault, with a reset.
+//! How jobs end: by themselves, by the timer, by a fault, or with a reset.
 //!
 //! # Policy
 //!
-//! The smallest means comes first. A job that runs for longer than the module's parameter
-//! `job_timeout_ms` is soft-stopped: it ends where one job of its chain ends and the next would begin.
-//! If it is still there after a quarter of that time, it is hard-stopped; after another quarter the GPU
-//! is reset. However it ends, its fence gets `ECANCELED`; jobs in the other slots go on until the reset.
+//! The mildest measure is tried first. A job that runs for longer than the module parameter
+//! `job_timeout_ms` is soft-stopped, which stops it between two jobs of its chain or between two
+//! pieces of one. A job that does stop is merely slow: it continues from there once others of its
+//! priority have had their turn, until it has run for `job_limit_ms` in all. A job that has not
+//! stopped after a quarter of `job_timeout_ms` (but no less than
+//! [`MIN_GRACE_MS`](super::MIN_GRACE_MS)) has hung: it is hard-stopped, and after the same time
+//! again the GPU is reset. The fence of a job that is ended gets `ECANCELED`. Jobs in the other
+//! slots keep running until the reset.
 //!
-//! Chains that are running when the GPU is to be reset are soft-stopped first, so that those which
-//! obey go on where they were; the others begin anew with the job that they were at. Only chains
-//! that somebody had tried to end fail, and those that were hit by [`MAX_HITS`](super::MAX_HITS)
-//! resets: that did not stop softly, or could not be started because the MMU was stuck. What makes
-//! the hardware hang in other ways than by running for too long would go on for ever otherwise.
+//! Before a reset, all running chains are soft-stopped, so that those that stop can continue where
+//! they were. A chain that does not stop starts over if none of its jobs is done yet; otherwise its
+//! progress is unknown, and it fails. Chains that the timer, a cancellation or a fault had tried to
+//! stop fail too, and so do those that were hit by [`MAX_HITS`](super::MAX_HITS) resets, because
+//! they did not stop softly or because the MMU was stuck when they were to be started. Without that
+//! limit, a chain that makes the hardware hang in another way than by running for too long would do
+//! so for ever.
 //!
-//! A context is closed with the [`HANG_LIMIT`](super::HANG_LIMIT)th of its jobs that the timer had
-//! to stop: its waiting jobs fail, submissions to it get `ECANCELED`, and the log says whose it was.
-//! Jobs that fault end by themselves at once and never count.
+//! The [`HANG_LIMIT`](super::HANG_LIMIT)th job that the timer had to end closes its context, unless
+//! the context has high priority: its waiting jobs fail, submissions to it get `ECANCELED`, and the
+//! log names its owner. Jobs that fault end by themselves at once and do not count.
 //! [`FORGIVE_AFTER`](super::FORGIVE_AFTER) jobs in a row that end well make up for one that has
-//! hung. User space gets on with another context; context 0, which it can neither destroy nor
-//! create, is made anew ten seconds after the first submission that was refused.
+//! hung. User space can continue with another context. A closed one is also recreated ten seconds
+//! after the first submission that it refused, since user space can neither destroy nor create
+//! context 0.
+//!
+//! If the reset fails, the [GPU is lost](crate::device): all jobs fail with `ENODEV`, and so do
+//! submissions until the GPU works again. A worker tries to bring it back at once, and then every
+//! [`FIND_MS`] milliseconds.
 //!
 //! # Contexts
 //!
-//! Everything here runs in process context and, but for [`Jobs::retire`], in fence-signalling sections:
-//! fences wait for it, so it allocates nothing and waits for no other fence. There, [`Jobs::hardware`]
-//! is held over all but [`Jobs::run`], so that nobody reads the slots while the GPU is being reset.
+//! Everything here runs in process context. Stopping, resetting and reading the slots happens in
+//! fence-signalling sections: fences depend on it, so it allocates nothing and waits for no other
+//! fence. [`Jobs::hardware`] is held there, so that the slots are not read while the GPU is being
+//! reset. [`Jobs::run`] is such a section too, but does not take that mutex. [`Jobs::retire`],
+//! [`Jobs::retire_users`] and [`Jobs::find`] are no such sections and may wait for memory.
 
 use kernel::{
     dma_buf::fence::Signalling,
     drm::job_queue::{
-        Hardware,
+        Engine as _,
         Position,
+        Retired,
+        Running,
         Stop,
         Verdict, //
     },
     prelude::*,
-    sync::atomic::Relaxed,
+    sync::atomic::{
+        Acquire,
+        Relaxed,
+        Release, //
+    },
     time::{
         delay::fsleep,
         Delta, //
@@ -50,77 +69,120 @@ use crate::{
         Device,
         Gpu, //
     },
+    gem,
     hw::mali::{
         job::{
             self as hw,
-            Slot,
-            Status, //
+            Slot, //
         },
-        Exception, //
+        Issue, //
     }, //
 };
 
 use super::{
+    events::{
+        take_events,
+        take_unreported, //
+    },
     queue::{
         slot_for,
         Client,
-        Engine, //
+        Stopping, //
     },
     status::{
-        outcome,
-        Outcome, //
+        resume,
+        Resume, //
     },
+    subject::Subject,
     Job,
     Jobs,
     Started, //
 };
 
-/// How often pending interrupts are read in one go; a GPU that always has more is broken.
-const MAX_ROUNDS: usize = 64;
+/// The number of times that the slots are polled before a reset, and the pause between polls in
+/// microseconds. A soft stop takes until the pieces of work that have begun are done; the polls
+/// allow at least 150 ms for that.
+const STOP_POLLS: usize = 300;
+const STOP_POLL_US: i64 = 500;
 
-/// How often a slot is looked at while it is to stop before a reset, and how long between.
-const STOP_POLLS: usize = 100;
-const STOP_POLL_US: i64 = 100;
+/// The number of ended jobs that are dropped in one go. A task that waits for one of them waits for
+/// all of them.
+const RETIRE_BATCH: usize = 16;
 
-/// The queue's view of the slots, locked.
-type Slots<'l, 'a, 'g> = Hardware<'l, Client, Engine<'a, 'g>>;
+/// The time between two attempts to bring back a lost GPU, in milliseconds.
+const FIND_MS: u32 = 2000;
 
-/// What happened in a slot since its interrupts were first read.
-#[derive(Clone, Copy, Default)]
-struct Seen {
-    /// A chain was done.
-    done: bool,
-    /// The last thing that happened was a failure.
-    failed: bool,
-    /// Chains that the slot had in it then.
-    left: usize,
+/// The time after which a raised job interrupt that has not been handled is late, in milliseconds.
+const LATE_MS: i64 = 2;
+
+/// Returns whether the job interrupt is raised and is not being handled. May sleep.
+fn is_late(gpu: &Gpu<'_>) -> bool {
+    let waits = || gpu.while_on(hw::is_raised).unwrap_or(false);
+
+    waits() && {
+        fsleep(Delta::from_millis(LATE_MS));
+        waits()
+    }
 }
 
 impl Jobs {
-    /// Starts what has become ready.
+    /// Starts the jobs that have become ready. Does not sleep.
     pub(super) fn run(&self, gpu: &Gpu<'_>) {
         if let Ok(started) = self.started() {
             started.queue.run(&self.engine(started, gpu));
         }
     }
 
-    /// Drops the jobs that have ended. When it returns, nothing is held by a job any more whose fence
-    /// had signalled before. Sleeps. No lock is held that a job needs to be dropped.
+    /// Drops the jobs that have ended.
+    ///
+    /// A job whose fence had signalled before the call holds nothing any more when this returns.
+    /// Sleeps. The caller may hold no lock that dropping a job takes.
     pub(crate) fn retire(&self, drm: &Device) {
         if let Ok(started) = self.started() {
-            let _retiring = self.retiring.lock();
-            let retired = started.queue.take_retired();
+            drm.slots.drop_orphans();
 
-            retired.for_each_closing(|job| {
-                if self.log.allows() {
-                    with_gpu(drm, |gpu| report_closed(gpu, job));
+            loop {
+                let _retiring = self.retiring.lock();
+                let retired = started.queue.take_some_retired(RETIRE_BATCH);
+
+                if retired.is_empty() {
+                    break;
                 }
-            });
+                self.drop_retired(drm, retired);
+            }
         }
     }
 
-    /// The thread of the job interrupt, which is masked. Unmasks it in the end: under the lock, as a reset
-    /// must not be disturbed, and a GPU that it could not bring back is not to be touched.
+    /// Drops those jobs that have ended and hold a mapping, and no others.
+    ///
+    /// A job whose fence had signalled before the call does not hold the mapping any more when this
+    /// returns. Sleeps, but waits for at most [`RETIRE_BATCH`] other jobs at a time. The caller may
+    /// hold no lock that dropping a job takes.
+    ///
+    /// `mapping` is only compared, never dereferenced, so it may dangle.
+    pub(crate) fn retire_users(&self, drm: &Device, mapping: *const gem::Mapping) {
+        if let Ok(started) = self.started() {
+            let _retiring = self.retiring.lock();
+            let retired = started.queue.take_retired_where(|job| job.uses(mapping));
+
+            self.drop_retired(drm, retired);
+        }
+    }
+
+    /// Drops ended jobs, and logs the contexts that hung jobs among them have closed.
+    /// [`Jobs::retiring`] is held.
+    fn drop_retired(&self, drm: &Device, retired: Retired<Client>) {
+        retired.for_each_closing(|job| {
+            if self.log.allows() {
+                with_gpu(drm, |gpu| report_closed(gpu, job));
+            }
+        });
+    }
+
+    /// Handles the job interrupt in its thread, with the interrupt masked.
+    ///
+    /// Unmasks it again with [`Jobs::hardware`] held, so as not to disturb a reset nor touch a GPU
+    /// that a reset could not bring back.
     pub(crate) fn irq(&self, gpu: &Gpu<'_>) {
         if let Ok(started) = self.started() {
             let _signalling = Signalling::begin();
@@ -133,30 +195,42 @@ impl Jobs {
         }
     }
 
-    /// Takes what the slots have to report. [`Jobs::hardware`] is held. Returns whether the GPU has to
-    /// be reset.
+    /// Processes the pending interrupts of the slots. Returns whether the GPU has to be reset.
+    /// [`Jobs::hardware`] is held.
     fn handle_events(&self, started: &Started, gpu: &Gpu<'_>) -> bool {
         if gpu.stopped() {
             return false;
         }
-        let events = started
-            .queue
-            .update(&self.engine(started, gpu), |slots| take_events(slots, gpu));
+        let events = started.queue.update(&self.engine(started, gpu), |slots| {
+            take_events(slots, started, gpu)
+        });
 
+        self.yielded.add(events.yielded, Relaxed);
         self.spurious.add(events.spurious, Relaxed);
-        // With no spinlock held: a console can be slow.
-        for (&slot, status) in Slot::ALL.iter().zip(&events.failures) {
-            if let Some(status) = status {
-                report(gpu, slot, status);
+        // Logged with no spinlock held, since a console can be slow.
+        for (status, subject) in events.failures.iter().flatten() {
+            if subject.may_be_logged() {
+                dev_notice!(gpu.dev(), "a job has failed: {}; {}\n", status, subject);
             }
         }
         events.reset
     }
 
-    /// The MMU has turned an address space off after a fault: its jobs have to end.
+    /// Ends the jobs that the slots have finished without an interrupt. Returns their number.
+    /// [`Jobs::hardware`] is held.
+    fn handle_unreported(&self, started: &Started, gpu: &Gpu<'_>) -> u32 {
+        if gpu.halted() {
+            return 0;
+        }
+        started.queue.update(&self.engine(started, gpu), |slots| {
+            take_unreported(slots, gpu)
+        })
+    }
+
+    /// Ends the jobs of an address space that the MMU code has turned off after a fault.
     ///
-    /// They do so by themselves as soon as they access memory; those that do not are stopped.
-    /// Process context; does not sleep for long.
+    /// They would end by themselves at their next memory access. All of them are hard-stopped as
+    /// well, in case they make none. Process context; may sleep to take [`Jobs::hardware`].
     pub(crate) fn fault(&self, drm: &Device, gpu: &Gpu<'_>, as_nr: u8) {
         let Ok(started) = self.started() else {
             return;
@@ -166,81 +240,129 @@ impl Jobs {
         let mut hit = [const { None }; hw::SLOTS];
 
         started.queue.update(&self.engine(started, gpu), |slots| {
-            // The jobs may have ended already, and the next one have turned the space on again. With
-            // the queue locked, that cannot happen now.
+            // The jobs may have ended already, and a later job may have turned the space on again.
+            // With the queue locked, no job can do so from here on.
             if drm.slots.faulty() & 1 << as_nr == 0 {
                 return;
             }
-            for (slot, hit) in Slot::ALL.into_iter().filter_map(slot_for).zip(&mut hit) {
+            let of_space =
+                |running: &Running<'_, Client>| running.job.as_nr.load(Relaxed) == u32::from(as_nr);
+
+            for (&hw_slot, hit) in Slot::ALL.iter().zip(&mut hit) {
+                let Some(slot) = slot_for(hw_slot) else {
+                    continue;
+                };
+                // A job that has not begun is not at fault. It runs again once the others are gone.
+                if slots
+                    .get(slot, Position::Next)
+                    .is_some_and(|next| of_space(&next))
+                {
+                    slots.withdraw(slot);
+                }
                 for position in [Position::Current, Position::Next] {
                     let Some(job) = slots
                         .get(slot, position)
+                        .filter(of_space)
                         .map(|running| running.job)
-                        .filter(|job| job.as_nr.load(Relaxed) == u32::from(as_nr))
                     else {
                         continue;
                     };
 
-                    hit.get_or_insert((job.context, job.process));
+                    job.faulted.store(true, Relaxed);
+                    hit.get_or_insert_with(|| Subject::new(hw_slot, job));
                     slots.stop(slot, position, Stop::Hard);
                 }
             }
         });
+        // A hard stop may hide a bus fault, after which this GPU needs a reset.
+        if hit.iter().any(Option::is_some) && gpu.caps.issue(Issue::Ttrx3076) {
+            started.workers.queue_reset();
+        }
         drop(hardware);
 
-        for (context, process) in hit.into_iter().flatten() {
-            if gpu.log.allows() {
+        for subject in hit.into_iter().flatten() {
+            if subject.may_be_logged() {
                 dev_notice!(
                     gpu.dev(),
-                    "AS {}: it ends jobs of context {} of process {}\n",
+                    "AS {}: the fault ends a job: {}\n",
                     as_nr,
-                    context,
-                    process
+                    subject
                 );
             }
         }
     }
 
-    /// Asks for a reset of the GPU. Any context.
+    /// Requests a reset of the GPU. Any context.
     pub(crate) fn request_reset(&self) {
         if let Ok(started) = self.started() {
             started.workers.queue_reset();
         }
     }
 
-    /// The timer: stops what runs for too long. Comes again as long as something runs.
+    /// Handles the timer: stops jobs that run for too long, and resets the GPU if that does not
+    /// help. The queue rearms the timer while jobs run. Sleeps.
     pub(super) fn expire(&self, drm: &Device, gpu: &Gpu<'_>) {
         let Ok(started) = self.started() else {
             return;
         };
+        let late = is_late(gpu);
+        // Checked before they are stopped: a circular chain that has stopped looks like one that is
+        // slow.
+        self.look_for_circles(started, gpu);
+        let stops;
         let stopped = {
             let _signalling = Signalling::begin();
             let _hardware = self.hardware.lock();
 
-            // An interrupt may be late, or lost.
+            // An interrupt may be late or lost.
             let reset = self.handle_events(started, gpu);
-            let expired = started.queue.expire(&self.engine(started, gpu));
+            let unreported = self.handle_unreported(started, gpu);
+            self.lost.add(unreported.max(late.into()), Relaxed);
+            let engine = self.engine(started, gpu).noting_stops();
+            let expired = started.queue.expire(&engine);
 
             if expired.reset || reset {
                 started.workers.want_reset();
             }
+            stops = engine.into_stops();
             expired.stopped
         };
 
-        self.overdue
-            .add(u32::try_from(stopped).unwrap_or(u32::MAX), Relaxed);
-        if stopped > 0 && gpu.log.allows() {
+        if late && gpu.log.allows() {
             dev_notice!(
                 gpu.dev(),
-                "{} stop(s) of jobs that ran for too long\n",
-                stopped
+                "the job interrupt is late or was lost: the timer has found a job that has ended\n"
             );
+        }
+        self.overdue
+            .add(u32::try_from(stopped).unwrap_or(u32::MAX), Relaxed);
+        for Stopping {
+            how,
+            status,
+            subject,
+        } in stops
+        {
+            if subject.may_be_logged() {
+                let how = match how {
+                    Stop::Soft => "soft",
+                    Stop::Hard => "hard",
+                };
+                dev_notice!(
+                    gpu.dev(),
+                    "{} stop of a job that has run for too long: {}; {}\n",
+                    how,
+                    status,
+                    subject
+                );
+            }
         }
         self.reset(drm, gpu);
     }
 
-    /// Resets the GPU if somebody has asked for it since the last time. Jobs that somebody has tried to
-    /// end fail, the others run again. May sleep.
+    /// Resets the GPU if a reset was requested since the last one.
+    ///
+    /// Jobs that the timer, a cancellation or a fault had tried to stop fail, and so do those that
+    /// cannot be continued; the others run again. May sleep.
     pub(super) fn reset(&self, drm: &Device, gpu: &Gpu<'_>) {
         let Ok(started) = self.started() else {
             return;
@@ -258,42 +380,96 @@ impl Jobs {
         hw::mask(gpu);
         self.stop_softly(started, gpu);
         self.note_progress(started, gpu);
-        // This one is for those, too, who have asked meanwhile.
+        // Requests made in the meantime are served by this reset.
         started.workers.take_reset();
 
-        let result = gpu.recover(drm);
-        if let Err(error) = result {
-            // Unbind has begun meanwhile. It fails the jobs when the GPU has stopped for good.
+        if let Err(error) = gpu.recover(drm) {
+            // Unbind has begun meanwhile. It fails the jobs once the GPU has stopped for good.
             if self.is_parked() {
                 return;
             }
-            if error != ENODEV {
-                dev_err!(gpu.dev(), "the reset has failed: {:?}\n", error);
+            // The removal of a device is not an error.
+            if error == ENODEV {
+                dev_notice!(gpu.dev(), "the GPU is gone\n");
+            } else {
+                dev_err!(gpu.dev(), "the GPU is lost: {:?}\n", error);
             }
-            // Nothing can be done with it any more, and nothing is taken for it.
-            self.park_for_ever();
-            started
-                .queue
-                .kill(ENODEV, |running| running.job.vm.as_put());
+            // No job is started, and submissions are refused, until the GPU is found again.
+            self.lost_gpu.store(true, Release);
+            let engine = self.engine(started, gpu);
+            started.queue.kill(ENODEV, |running| engine.finish(running));
+            started.workers.queue_find(0);
             return;
         }
         started.workers.count_reset();
+        // Pages kept back because the GPU might still have reached them can be dropped now.
+        started.workers.queue_retire();
+        let mut guilty = [const { None }; hw::SLOTS];
         started
             .queue
             .restart(&self.engine(started, gpu), |running| {
-                // A job that has not begun has done nothing wrong.
-                let survives = running.position == Position::Next || running.job.survives();
+                if running.strikes > 0 {
+                    let slot = Slot::new(running.slot.index());
+                    let guilty = guilty.get_mut(running.slot.index());
+
+                    if let (Some(slot), Some(guilty)) = (slot, guilty) {
+                        *guilty = Some(Subject::new(slot, running.job));
+                    }
+                }
+                // A job that has not begun cannot be the cause of the reset.
+                let survives = running.position == Position::Next
+                    || running.job.survives() && !running.job.lost.load(Relaxed);
 
                 if running.strikes > 0 || !survives {
-                    Verdict::Done(Err(ECANCELED))
+                    Verdict::Done(Err(running.job.end()))
                 } else {
                     Verdict::Requeue
                 }
             });
         hw::unmask(gpu);
+        for subject in guilty.iter().flatten() {
+            if subject.may_be_logged() {
+                dev_notice!(gpu.dev(), "a job was ended by the reset: {}\n", subject);
+            }
+        }
     }
 
-    /// Gives running chains a moment to stop where they can go on. The queue is parked.
+    /// Tries to bring back a lost GPU. Accepts jobs again if that succeeds, queues another attempt
+    /// if not. Sleeps, and may wait for memory.
+    pub(super) fn find(&self, drm: &Device, gpu: &Gpu<'_>) {
+        let Ok(started) = self.started() else {
+            return;
+        };
+        let is_lost = || !self.parked.load(Acquire) && self.lost_gpu.load(Acquire);
+
+        // All jobs have failed, so no fence depends on this. Cycling the power may wait for memory,
+        // so it is done with no lock held that a fence depends on.
+        if is_lost() {
+            let hardware = self.hardware.lock();
+            gpu.lock_out();
+            drop(hardware);
+            gpu.cycle_power();
+        }
+        let _hardware = self.hardware.lock();
+
+        // Checked with the mutex held, under which unbind stops the GPU.
+        if !is_lost() {
+            return;
+        }
+        if gpu.find(drm).is_err() {
+            started.workers.queue_find(FIND_MS);
+            return;
+        }
+        dev_notice!(gpu.dev(), "the GPU works again\n");
+        started.workers.count_reset();
+        started.workers.queue_retire();
+        self.lost_gpu.store(false, Release);
+        started.queue.revive();
+        hw::unmask(gpu);
+    }
+
+    /// Soft-stops the running chains and waits for a limited time until they have stopped. The
+    /// queue is parked, and [`Jobs::hardware`] is held. Sleeps.
     fn stop_softly(&self, started: &Started, gpu: &Gpu<'_>) {
         let engine = self.engine(started, gpu);
 
@@ -307,25 +483,28 @@ impl Jobs {
         });
 
         for _ in 0..STOP_POLLS {
-            // What needs a reset gets it next.
+            // The result can be ignored: the reset comes next in any case.
             self.handle_events(started, gpu);
-            let empty = started.queue.update(&engine, |slots| {
+            let waits = started.queue.update(&engine, |slots| {
+                // A chain that has not obeyed an earlier stop is not waited for.
                 Slot::ALL
                     .into_iter()
                     .filter_map(slot_for)
-                    .all(|slot| slots.get(slot, Position::Current).is_none())
+                    .filter_map(|slot| slots.get(slot, Position::Current))
+                    .any(|running| running.strikes == 0)
             });
-            if empty {
+            if !waits {
                 return;
             }
             fsleep(Delta::from_micros(STOP_POLL_US));
         }
     }
 
-    /// What did not stop begins again with the job of its chain that it is at: the hardware refuses
-    /// jobs that it has done already. The queue is parked.
+    /// Records where the chains that did not stop are to be restarted, or that they cannot be: the
+    /// hardware refuses to run a job that is done. The queue is parked, and [`Jobs::hardware`] is
+    /// held.
     fn note_progress(&self, started: &Started, gpu: &Gpu<'_>) {
-        // What has ended at the last moment would only run again, and be refused.
+        // Collects late completions, since the hardware would refuse to run those jobs again.
         self.handle_events(started, gpu);
 
         let engine = self.engine(started, gpu);
@@ -337,160 +516,25 @@ impl Jobs {
                     continue;
                 };
                 let status = hw::status(gpu, slot);
+                let job = running.job;
+                let first = job.head.load(Relaxed);
 
-                // Or it has stopped just now, which nobody will be told any more.
-                if matches!(status.exception, Exception::ACTIVE | Exception::STOPPED)
-                    && status.head == running.job.head.load(Relaxed)
-                    && status.tail != 0
-                {
-                    running.job.head.store(status.tail, Relaxed);
+                // It may have stopped after the last interrupts were read, which will not be
+                // reported any more.
+                match resume(status.exception, status.head, status.tail, first) {
+                    Resume::At(head) => {
+                        job.head.store(head, Relaxed);
+                        job.resumed.store(true, Relaxed);
+                    }
+                    Resume::Anew => (),
+                    Resume::Nowhere => job.lost.store(true, Relaxed),
                 }
             }
         });
     }
 }
 
-/// What the slots had to report.
-#[derive(Default)]
-struct Events {
-    /// The GPU has to be reset.
-    reset: bool,
-    /// The last failure of each slot.
-    failures: [Option<Status>; hw::SLOTS],
-    /// Ends of chains that the slots did not have.
-    spurious: u32,
-}
-
-/// Reads and clears interrupts until there are none.
-///
-/// Under the queue's lock, so that no chain enters a slot meanwhile. The state of the slots is
-/// what it was when their interrupts were cleared; as more can have happened since, only the
-/// last reading counts.
-fn take_events(slots: &mut Slots<'_, '_, '_>, gpu: &Gpu<'_>) -> Events {
-    let mut seen = [Seen::default(); hw::SLOTS];
-    let mut taken = Events::default();
-
-    for _ in 0..MAX_ROUNDS {
-        // A device that is gone has nothing to report.
-        let Ok(events) = hw::pending(gpu) else {
-            break;
-        };
-        if events.is_empty() {
-            break;
-        }
-        for ((&slot, seen), failure) in Slot::ALL.iter().zip(&mut seen).zip(&mut taken.failures) {
-            if !events.any(slot) {
-                continue;
-            }
-            seen.failed = false;
-            if events.failed(slot) {
-                // The slot waits for the interrupt to be cleared before it goes on. What is
-                // done is older than what has failed.
-                if events.done(slot) || seen.done {
-                    taken.spurious += u32::from(!finish(slots, slot));
-                    seen.done = false;
-                }
-                seen.failed = true;
-                let status = hw::status(gpu, slot);
-                if take_failure(slots, gpu, slot, &status) {
-                    taken.reset |= status.exception.needs_reset(&gpu.caps);
-                    *failure = Some(status);
-                } else {
-                    taken.spurious += 1;
-                }
-            } else {
-                if seen.done {
-                    // Two have ended, one after the other.
-                    taken.spurious += u32::from(!finish(slots, slot));
-                }
-                seen.done = true;
-            }
-        }
-        let active = hw::acknowledge(gpu, events);
-        for (&slot, seen) in Slot::ALL.iter().zip(&mut seen) {
-            if events.any(slot) {
-                seen.left = usize::from(active.running(slot)) + usize::from(active.next(slot));
-            }
-        }
-    }
-
-    for (&slot, seen) in Slot::ALL.iter().zip(&seen) {
-        if seen.done && !seen.failed {
-            taken.spurious += u32::from(!finish_all_but(slots, slot, seen.left));
-        }
-    }
-    taken
-}
-
-/// The slot's oldest job has ended well. False if there is none.
-fn finish(slots: &mut Slots<'_, '_, '_>, slot: Slot) -> bool {
-    slot_for(slot).is_some_and(|slot| slots.finish(slot, Ok(())))
-}
-
-/// The slot has reported the end of a chain, and has `left` chains in it. A slot goes from one
-/// chain to the next by itself, so one report can stand for two; and one that has as many
-/// chains as it should was mistaken: false.
-fn finish_all_but(slots: &mut Slots<'_, '_, '_>, slot: Slot, left: usize) -> bool {
-    let Some(in_queue) = slot_for(slot) else {
-        return false;
-    };
-    let expected = [Position::Current, Position::Next]
-        .iter()
-        .filter(|&&position| slots.get(in_queue, position).is_some())
-        .count();
-
-    for _ in left..expected {
-        slots.finish(in_queue, Ok(()));
-    }
-    left < expected
-}
-
-/// The slot's current chain has failed or was stopped. False if it has not, or if there is none.
-fn take_failure(slots: &mut Slots<'_, '_, '_>, gpu: &Gpu<'_>, slot: Slot, status: &Status) -> bool {
-    let Some(in_queue) = slot_for(slot) else {
-        return false;
-    };
-    let condemned = slots
-        .get(in_queue, Position::Current)
-        .is_some_and(|running| running.strikes > 0);
-    let outcome = outcome(status.exception, condemned);
-
-    if outcome == Outcome::Runs {
-        return false;
-    }
-    // The slot has not begun with the next chain, and shall not before the queue says so.
-    hw::cancel_next(gpu, slot);
-    slots.requeue(in_queue, Position::Next);
-    match outcome {
-        Outcome::Runs => false,
-        Outcome::Stopped => {
-            if let Some(running) = slots.get(in_queue, Position::Current) {
-                if status.tail != 0 {
-                    running.job.head.store(status.tail, Relaxed);
-                }
-            }
-            slots.requeue(in_queue, Position::Current)
-        }
-        Outcome::Ended(result) => slots.finish(in_queue, result),
-    }
-}
-
-/// Logs how a chain ended.
-fn report(gpu: &Gpu<'_>, slot: Slot, status: &Status) {
-    if status.exception.is_fault() && gpu.log.allows() {
-        dev_notice!(
-            gpu.dev(),
-            "a job of slot {} has failed: {} ({:#x}), chain at {:#x}, job at {:#x}\n",
-            slot.name(),
-            status.exception.name(),
-            status.exception.0,
-            status.head,
-            status.tail
-        );
-    }
-}
-
-/// Logs that a context was closed for its conduct, with a job of it that hung.
+/// Logs that a context was closed because of its hung jobs, the last of which is `job`.
 fn report_closed(gpu: &Gpu<'_>, job: &Job) {
     dev_notice!(
         gpu.dev(),

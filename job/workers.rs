@@ -2,16 +2,18 @@
 
 //! The work items of the job side.
 //!
-//! A callback on a fence wants a worker to run, in whatever context and with the fence's lock held.
-//! So to queue an item takes no lock but the workqueue's, and nothing that has to be looked up: the
-//! items live in an [`Arc`] of their own, together with their queue. What they work on, the DRM
-//! device, they find under a spinlock when they run. It is set by the first submission and removed by
-//! [`Workers::detach`], which ends the cycle from the device to its workers and back.
+//! Callbacks on fences queue workers, in any context and with the fence's lock held. Queuing an
+//! item therefore takes no lock but the workqueue's and needs no lookup: the items live in an
+//! [`Arc`] of their own, together with their queue. When an item runs, it looks up the DRM device
+//! under a spinlock. The first submission sets that reference and [`Workers::detach`] removes it,
+//! which breaks the cycle between the device and its workers.
 //!
-//! What fences wait for runs on a queue of its own, which gets on without memory. Ended jobs are dropped
-//! elsewhere, since that may wait for memory.
+//! Items that fences depend on run on a workqueue of their own with a rescuer, so that they make
+//! progress when memory is short. Ended jobs are dropped on a system workqueue, since that may wait
+//! for memory.
 //!
-//! The last reference goes after [`Workers::cancel`], hence never with one of the items.
+//! The last reference is dropped after [`Workers::cancel`], so no item ever destroys the workqueue
+//! that it runs on.
 
 use kernel::{
     new_spinlock,
@@ -29,6 +31,7 @@ use kernel::{
     },
     time::{
         msecs_to_jiffies,
+        Delta,
         Instant,
         Monotonic, //
     },
@@ -51,9 +54,7 @@ use crate::device::{
     Device, //
 };
 
-use super::NSEC_PER_MSEC;
-
-/// Starts what has become ready.
+/// Starts jobs that have become ready.
 const RUN: u64 = 1;
 /// Drops ended jobs.
 const RETIRE: u64 = 2;
@@ -61,14 +62,18 @@ const RETIRE: u64 = 2;
 const TIMER: u64 = 3;
 /// Resets the GPU.
 const RESET: u64 = 4;
+/// Tries to bring back a lost GPU.
+const FIND: u64 = 5;
 
-/// Where the workers find the device.
+/// The device that the workers work for.
 enum Owner {
-    /// Nobody has submitted anything yet.
+    /// Nothing was submitted yet, so items do nothing. Left with the first [`Workers::attach`], or
+    /// with [`Workers::detach`].
     None,
-    /// Here.
+    /// Holds a reference to the device, which keeps it from being freed, not from being unbound.
+    /// Left with [`Workers::detach`].
     Device(ARef<Device>),
-    /// Nowhere any more.
+    /// The device is being unbound: items do nothing, and no more are queued. Never left.
     Detached,
 }
 
@@ -83,19 +88,21 @@ pub(super) struct Workers {
     timer: DelayedWork<Workers, TIMER>,
     #[pin]
     reset: Work<Workers, RESET>,
-    /// Runs all of them but `retire`.
+    #[pin]
+    find: DelayedWork<Workers, FIND>,
+    /// Runs all of the items but `retire`.
     queue: OwnedQueue,
     #[pin]
     owner: SpinLock<Owner>,
     /// `owner` is not [`Owner::None`].
     attached: Atomic<bool>,
-    /// No item is queued any more.
+    /// Set for good by [`Workers::detach`]: requests to queue an item are ignored.
     detached: Atomic<bool>,
-    /// Somebody wants a reset that has not begun.
+    /// A reset was requested and has not begun.
     reset_wanted: Atomic<bool>,
     /// Number of resets so far.
     resets: Atomic<u32>,
-    /// Zero of the clock.
+    /// The zero of the clock of [`Workers::now`].
     epoch: Instant<Monotonic>,
 }
 
@@ -107,6 +114,7 @@ impl_has_work! {
 
 impl_has_delayed_work! {
     impl HasDelayedWork<Self, 3> for Workers { self.timer }
+    impl HasDelayedWork<Self, 5> for Workers { self.find }
 }
 
 impl KeepsQueue for Workers {
@@ -116,7 +124,7 @@ impl KeepsQueue for Workers {
 }
 
 impl Workers {
-    /// Without a device.
+    /// Creates the workers and their workqueue, without a device. May sleep.
     pub(super) fn new() -> Result<Arc<Self>> {
         let queue = OwnedQueue::for_reclaim(c"drm_gpu")?;
 
@@ -126,6 +134,7 @@ impl Workers {
                 retire <- new_work!("drm_gpu::job::retire"),
                 timer <- new_delayed_work!("drm_gpu::job::timer"),
                 reset <- new_work!("drm_gpu::job::reset"),
+                find <- new_delayed_work!("drm_gpu::job::find"),
                 queue,
                 owner <- new_spinlock!(Owner::None, "drm_gpu::job::owner"),
                 attached: Atomic::new(false),
@@ -138,7 +147,7 @@ impl Workers {
         )
     }
 
-    /// Tells the workers which device they are for. The first call counts.
+    /// Tells the workers which device they work for. Only the first call has an effect.
     pub(super) fn attach(&self, drm: &Device) {
         if !self.attached.load(Acquire) {
             let mut owner = self.owner.lock();
@@ -149,7 +158,8 @@ impl Workers {
         }
     }
 
-    /// Takes the device from the workers. Nothing is queued any more.
+    /// Drops the workers' reference to the device, for good. Items that are queued later are
+    /// ignored.
     pub(super) fn detach(&self) {
         self.detached.store(true, Release);
         let owner = core::mem::replace(&mut *self.owner.lock(), Owner::Detached);
@@ -157,13 +167,19 @@ impl Workers {
         drop(owner);
     }
 
-    /// Takes all items from their queues and waits for those that run.
+    /// Cancels all items and waits for those that run. Sleeps.
     pub(super) fn cancel(self: &Arc<Self>) {
         let this = self.as_arc_borrow();
         workqueue::cancel_sync::<_, RUN>(this);
         workqueue::cancel_delayed_sync::<_, TIMER>(this);
         workqueue::cancel_sync::<_, RESET>(this);
+        workqueue::cancel_delayed_sync::<_, FIND>(this);
         workqueue::cancel_sync::<_, RETIRE>(this);
+    }
+
+    /// Cancels the item that brings back a lost GPU, and waits for it if it runs. Sleeps.
+    pub(super) fn cancel_find(self: &Arc<Self>) {
+        workqueue::cancel_delayed_sync::<_, FIND>(self.as_arc_borrow());
     }
 
     fn device(&self) -> Option<ARef<Device>> {
@@ -177,34 +193,36 @@ impl Workers {
         self.detached.load(Acquire)
     }
 
-    /// Asks for a reset, for whoever calls [`Jobs::reset`](super::Jobs::reset) next. Any context.
+    /// Requests a reset, without queuing the item. The next call of
+    /// [`Jobs::reset`](super::Jobs::reset) performs it. Any context.
     pub(super) fn want_reset(&self) {
         self.reset_wanted.store(true, Release);
     }
 
-    /// Whether a reset was asked for. What is asked for from here on means another one.
+    /// Takes the request for a reset, and returns whether there was one. A later request means
+    /// another reset.
     pub(super) fn take_reset(&self) -> bool {
         self.reset_wanted.xchg(false, Acquire)
     }
 
-    /// The GPU was reset.
+    /// Counts a reset of the GPU.
     pub(super) fn count_reset(&self) {
         self.resets.add(1, Relaxed);
     }
 
-    /// Number of resets so far; it wraps.
+    /// Returns the number of resets so far. Wraps.
     pub(super) fn resets(&self) -> u32 {
         self.resets.load(Relaxed)
     }
 
-    /// Nanoseconds of a monotonic clock.
+    /// Returns the nanoseconds of a monotonic clock that began with the workers.
     pub(super) fn now(&self) -> u64 {
         u64::try_from((Instant::now() - self.epoch).as_nanos()).unwrap_or(0)
     }
 
-    // An item that is queued already stays so.
+    // Queuing an item that is already queued has no effect, hence the results are ignored.
 
-    /// Queues the item that starts what has become ready. Any context.
+    /// Queues the item that starts jobs that have become ready. Any context.
     pub(super) fn queue_run(self: &Arc<Self>) {
         if !self.is_detached() {
             let _ = self.queue.enqueue::<Arc<Self>, RUN>(self.clone());
@@ -214,11 +232,11 @@ impl Workers {
     /// Queues the item that drops ended jobs. Any context.
     pub(super) fn queue_retire(self: &Arc<Self>) {
         if !self.is_detached() {
-            let _ = workqueue::system_percpu().enqueue::<Arc<Self>, RETIRE>(self.clone());
+            let _ = workqueue::system_dfl().enqueue::<Arc<Self>, RETIRE>(self.clone());
         }
     }
 
-    /// Queues the item that resets the GPU. Any context.
+    /// Requests a reset and queues the item that performs it. Any context.
     pub(super) fn queue_reset(self: &Arc<Self>) {
         self.want_reset();
         if !self.is_detached() {
@@ -226,13 +244,20 @@ impl Workers {
         }
     }
 
-    /// Sets the timer to a time of [`now`](Self::now), wherever it was before. Any context. Calls
-    /// are serialised by the caller.
+    /// Queues the item that brings back a lost GPU, to run in `ms` milliseconds. Any context.
+    pub(super) fn queue_find(self: &Arc<Self>, ms: u32) {
+        if !self.is_detached() {
+            let _ = OwnedQueue::enqueue_delayed::<_, FIND>(self.clone(), msecs_to_jiffies(ms));
+        }
+    }
+
+    /// Sets the timer to `deadline`, in the time of [`now`](Self::now), replacing any earlier
+    /// setting. Does not sleep. The caller serialises calls.
     pub(super) fn queue_timer(self: &Arc<Self>, deadline: u64) {
         if !self.is_detached() {
-            let ns = deadline.saturating_sub(self.now());
-            // Rather a little late than twice.
-            let ms = u32::try_from(ns / NSEC_PER_MSEC + 1).unwrap_or(u32::MAX);
+            let ns = i64::try_from(deadline.saturating_sub(self.now())).unwrap_or(i64::MAX);
+            // Rounds up: a timer that fires too early would have to be set again.
+            let ms = u32::try_from(Delta::from_nanos(ns).as_millis() + 1).unwrap_or(u32::MAX);
             workqueue::cancel_delayed::<_, TIMER>(self.as_arc_borrow());
             let _ = OwnedQueue::enqueue_delayed::<_, TIMER>(self.clone(), msecs_to_jiffies(ms));
         }
@@ -275,6 +300,16 @@ impl WorkItem<RESET> for Workers {
     fn run(this: Arc<Self>) {
         if let Some(drm) = this.device() {
             with_gpu(&drm, |gpu| drm.jobs.reset(&drm, gpu));
+        }
+    }
+}
+
+impl WorkItem<FIND> for Workers {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        if let Some(drm) = this.device() {
+            with_gpu(&drm, |gpu| drm.jobs.find(&drm, gpu));
         }
     }
 }

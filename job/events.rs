@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The reports of the slots: chains that are done, have failed, or have stopped.
+//!
+//! Everything here runs with [`Jobs::hardware`](super::Jobs::hardware) held and the queue locked,
+//! so that no chain enters a slot meanwhile. Nothing is logged here, since a console can be slow.
+
+use kernel::{
+    drm::job_queue::{
+        self,
+        Hardware,
+        Position, //
+    },
+    prelude::*,
+    sync::atomic::Relaxed, //
+};
+
+use crate::{
+    device::Gpu,
+    hw::mali::job::{
+        self as hw,
+        Slot,
+        Status, //
+    }, //
+};
+
+use super::{
+    queue::{
+        slot_for,
+        Client,
+        Engine, //
+    },
+    status::{
+        outcome,
+        resume,
+        stopped,
+        Outcome,
+        Resume,
+        Stopped,
+        Told, //
+    },
+    subject::Subject,
+    Started,
+    LADDER, //
+};
+
+/// The number of times that pending interrupts are read in one go. A GPU that still has more is
+/// broken.
+const MAX_ROUNDS: usize = 64;
+
+/// The queue's view of the slots, locked.
+type Slots<'l, 'a, 'g> = Hardware<'l, Client, Engine<'a, 'g>>;
+
+/// The events of a slot that [`take_events`] has read and not yet applied to the queue.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    /// A chain is done, and the queue has not been told yet.
+    done: bool,
+    /// The last event was a failure or a stop.
+    failed: bool,
+    /// The number of chains that the slot held when its interrupts were last cleared.
+    left: usize,
+}
+
+/// The result of [`take_events`].
+#[derive(Default)]
+pub(super) struct Events {
+    /// The GPU has to be reset.
+    pub(super) reset: bool,
+    /// The last failure in each slot, if it was a fault.
+    pub(super) failures: [Option<(Status, Subject)>; hw::SLOTS],
+    /// Number of jobs that have stopped and continue after others.
+    pub(super) yielded: u32,
+    /// Number of reported ends of chains that the slots did not have.
+    pub(super) spurious: u32,
+}
+
+/// Reads and clears the interrupts of the slots until none are pending, and tells the queue.
+///
+/// The queue's lock, which `slots` stands for, keeps chains from entering a slot meanwhile. The
+/// hardware latches the state of a slot when its interrupts are cleared. More can have happened
+/// since, so only the last reading counts.
+pub(super) fn take_events(
+    slots: &mut Slots<'_, '_, '_>,
+    started: &Started,
+    gpu: &Gpu<'_>,
+) -> Events {
+    let mut seen = [Seen::default(); hw::SLOTS];
+    let mut taken = Events::default();
+
+    for _ in 0..MAX_ROUNDS {
+        // A device that is gone has nothing to report.
+        let Ok(events) = hw::pending(gpu) else {
+            break;
+        };
+        if events.is_empty() {
+            break;
+        }
+        for ((&slot, seen), failure) in Slot::ALL.iter().zip(&mut seen).zip(&mut taken.failures) {
+            if !events.any(slot) {
+                continue;
+            }
+            seen.failed = false;
+            if events.failed(slot) {
+                // The slot does not go on before the interrupt is cleared, so a chain that is done
+                // precedes the one that has failed.
+                if events.done(slot) || seen.done {
+                    taken.spurious += u32::from(!finish(slots, slot));
+                    seen.done = false;
+                }
+                seen.failed = true;
+                let status = hw::status(gpu, slot);
+                let subject = slot_for(slot)
+                    .and_then(|in_queue| slots.get(in_queue, Position::Current))
+                    .map(|running| Subject::new(slot, running.job));
+                match take_failure(slots, started, gpu, slot, &status) {
+                    Some(yields) => {
+                        taken.yielded += u32::from(yields);
+                        taken.reset |= hw::needs_reset(&gpu.caps, slot, status.exception);
+                        *failure = subject
+                            .filter(|_| status.exception.is_fault())
+                            .map(|subject| (status, subject));
+                    }
+                    None => taken.spurious += 1,
+                }
+            } else {
+                if seen.done {
+                    // Two chains have ended, one after the other.
+                    taken.spurious += u32::from(!finish(slots, slot));
+                }
+                seen.done = true;
+            }
+        }
+        let active = hw::acknowledge(gpu, events);
+        for (&slot, seen) in Slot::ALL.iter().zip(&mut seen) {
+            if events.any(slot) {
+                seen.left = active.count(slot);
+            }
+        }
+    }
+
+    for (&slot, seen) in Slot::ALL.iter().zip(&seen) {
+        if seen.done && !seen.failed {
+            taken.spurious += u32::from(!finish_all_but(slots, slot, seen.left));
+        }
+    }
+    taken
+}
+
+/// Ends the slot's current job successfully. Returns false if there is none.
+fn finish(slots: &mut Slots<'_, '_, '_>, slot: Slot) -> bool {
+    slot_for(slot).is_some_and(|slot| slots.finish(slot, Ok(())))
+}
+
+/// Ends jobs successfully until a slot that has reported the end of a chain has `left` jobs.
+///
+/// A slot proceeds from one chain to the next by itself, so one report can stand for two. Returns
+/// false if the report was spurious: the slot still holds all the chains that it should.
+fn finish_all_but(slots: &mut Slots<'_, '_, '_>, slot: Slot, left: usize) -> bool {
+    let Some(in_queue) = slot_for(slot) else {
+        return false;
+    };
+    let expected = loaded(slots, in_queue);
+
+    for _ in left..expected {
+        slots.finish(in_queue, Ok(()));
+    }
+    left < expected
+}
+
+/// Ends the jobs that the slots have finished without an interrupt. Returns their number.
+///
+/// Some hardware loses the interrupt, and a slot should be asked before its job is taken for hung.
+pub(super) fn take_unreported(slots: &mut Slots<'_, '_, '_>, gpu: &Gpu<'_>) -> u32 {
+    let mut ended = 0;
+
+    for (slot, in_queue) in Slot::ALL
+        .into_iter()
+        .filter_map(|slot| Some((slot, slot_for(slot)?)))
+    {
+        let expected = loaded(slots, in_queue);
+        // A pending interrupt reports the end of the job.
+        if expected == 0 || hw::pending(gpu).map_or(true, |events| events.any(slot)) {
+            continue;
+        }
+        let left = hw::sample(gpu, slot).count(slot);
+        let gone = expected.saturating_sub(left);
+        // The last job may have failed in this moment, which an interrupt will report.
+        let unknown = usize::from(left == 0 && !hw::was_done(gpu, slot));
+
+        for _ in unknown..gone {
+            ended += u32::from(slots.finish(in_queue, Ok(())));
+        }
+    }
+    ended
+}
+
+/// Returns the number of jobs that the slot should hold.
+fn loaded(slots: &Slots<'_, '_, '_>, slot: job_queue::Slot) -> usize {
+    [Position::Current, Position::Next]
+        .into_iter()
+        .filter(|&position| slots.get(slot, position).is_some())
+        .count()
+}
+
+/// Handles the report that the slot's current chain has failed or was stopped.
+///
+/// Returns [`None`] if the report was spurious: the chain still runs, or there is none. Otherwise
+/// returns whether the chain was stopped and yields its turn to others.
+fn take_failure(
+    slots: &mut Slots<'_, '_, '_>,
+    started: &Started,
+    gpu: &Gpu<'_>,
+    slot: Slot,
+    status: &Status,
+) -> Option<bool> {
+    let in_queue = slot_for(slot)?;
+    let told = slots
+        .get(in_queue, Position::Current)
+        .map_or(Told::default(), |running| Told {
+            to_end: (usize::from(running.strikes) >= LADDER.len()).then(|| running.job.end()),
+            lacks_tiles: running.job.resumed.load(Relaxed) && hw::may_lack_tiles(&gpu.caps, slot),
+        });
+    let outcome = outcome(status.exception, told);
+
+    if outcome == Outcome::Runs {
+        return None;
+    }
+    // The slot has not begun the next chain, and must not before the queue hands it over again.
+    hw::cancel_next(gpu, slot);
+    slots.requeue(in_queue, Position::Next);
+    match outcome {
+        Outcome::Runs => None,
+        Outcome::Stopped => take_stopped(slots, started, in_queue, status),
+        Outcome::Ended(result) => slots.finish(in_queue, result).then_some(false),
+    }
+}
+
+/// Handles the current chain of a slot having stopped softly. Returns the same as [`take_failure`].
+fn take_stopped(
+    slots: &mut Slots<'_, '_, '_>,
+    started: &Started,
+    slot: job_queue::Slot,
+    status: &Status,
+) -> Option<bool> {
+    let running = slots.get(slot, Position::Current)?;
+    let now = started.workers.now();
+    let ran_ns = running
+        .ran_ns
+        .saturating_add(now.saturating_sub(running.started));
+    let circles = running.job.circles.load(Relaxed);
+
+    match resume(status.exception, status.head, status.tail, 0) {
+        Resume::At(head) => {
+            running.job.head.store(head, Relaxed);
+            running.job.resumed.store(true, Relaxed);
+        }
+        Resume::Anew | Resume::Nowhere => {
+            return slots.finish(slot, Err(ECANCELED)).then_some(false);
+        }
+    }
+    match stopped(running.strikes > 0, circles, ran_ns, started.limit_ns) {
+        Stopped::GoesOn => slots.requeue(slot, Position::Current).then_some(false),
+        Stopped::Yields => slots.yield_turn(slot).then_some(true),
+        Stopped::Ends => slots.finish(slot, Err(ECANCELED)).then_some(false),
+    }
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Jobs and their owners as the kernel log names them.
+
+use kernel::{
+    fmt::{
+        self,
+        Display,
+        Formatter, //
+    },
+    prelude::*,
+    sync::Arc,
+    task::Pid, //
+};
+
+use super::Job;
+use crate::{
+    device::Ratelimit,
+    hw::mali::job::Slot, //
+};
+
+/// A process, by its id and its name.
+#[derive(Clone, Copy)]
+pub(super) struct Process {
+    pid: Pid,
+    name: [u8; 16],
+}
+
+impl Process {
+    /// Returns the process of the current task.
+    pub(super) fn current() -> Self {
+        let task = kernel::current!();
+
+        Self {
+            pid: task.tgid(),
+            name: task.comm(),
+        }
+    }
+}
+
+impl Display for Process {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (", self.pid)?;
+        for &byte in self.name.iter().take_while(|&&byte| byte != 0) {
+            // The process chooses its name, and must not be able to forge log lines with it.
+            let shown = match byte {
+                b' '..=b'~' => char::from(byte),
+                _ => '?',
+            };
+            write!(f, "{shown}")?;
+        }
+        write!(f, ")")
+    }
+}
+
+/// The identity of a job, for a log line that is written after the locks are released, when the job
+/// may be gone.
+#[derive(Clone)]
+pub(super) struct Subject {
+    slot: Slot,
+    chain: u64,
+    context: u32,
+    process: Process,
+    space: u64,
+    log: Arc<Ratelimit>,
+}
+
+impl Subject {
+    /// Copies the identity of a job in a slot.
+    pub(super) fn new(slot: Slot, job: &Job) -> Self {
+        Self {
+            slot,
+            chain: job.chain,
+            context: job.context,
+            process: job.process,
+            space: job.vm.id(),
+            log: job.vm.log().clone(),
+        }
+    }
+
+    /// Returns whether one more line about the job's file may be logged, and counts it. Process
+    /// context.
+    pub(super) fn may_be_logged(&self) -> bool {
+        self.log.allows()
+    }
+}
+
+impl Display for Subject {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_fmt(fmt!(
+            "slot {}, chain {:#x}, context {} of process {}, address space {}",
+            self.slot.name(),
+            self.chain,
+            self.context,
+            self.process,
+            self.space
+        ))
+    }
+}
+
+#[kunit_tests(drm_gpu_job_subject)]
+mod tests {
+    use super::*;
+    use kernel::str::CString;
+
+    #[test]
+    fn names_are_harmless() -> Result {
+        let shown = |name: &[u8; 16]| {
+            let process = Process {
+                pid: 7,
+                name: *name,
+            };
+
+            CString::try_from_fmt(fmt!("{process}"))
+        };
+
+        assert!(shown(b"glxgears\0\0\0\0\0\0\0\0")?.to_bytes() == b"7 (glxgears)");
+        assert!(shown(b"a b\n<3>\xffevil\0\0\0\0")?.to_bytes() == b"7 (a b?<3>?evil)");
+        assert!(shown(&[b'x'; 16])?.to_bytes() == b"7 (xxxxxxxxxxxxxxxx)");
+        Ok(())
+    }
+}
