@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What user space asks for: ioctls and fdinfo.
+//! The interface to user space: ioctls and fdinfo.
 //!
-//! The modules here take arguments apart, check what can be checked without asking anybody, and call
-//! the core. They keep no state and take no lock.
+//! The modules here decode arguments, check those that can be checked without consulting the core,
+//! and call the core. They keep no state and have no locks of their own.
 
 pub(crate) mod fdinfo;
 pub(crate) mod panfrost;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `/proc/<pid>/fdinfo` says of an open file.
+//! The contribution of an open file to `/proc/<pid>/fdinfo`.
 //!
-//! The format is that of `Documentation/gpu/drm-usage-stats.rst`, the names of the engines are those
-//! that panfrost has used from the start. Process context; takes the locks that the accounting needs,
-//! and the DRM core the file's handle table.
+//! The format is that of `Documentation/gpu/drm-usage-stats.rst`, and the engines have the names
+//! that panfrost has always used. Process context. Takes the locks of the accounting; the DRM core
+//! takes that of the file's handle table.
 
 use core::fmt::Write;
 
@@ -15,13 +15,13 @@ use crate::{
     hw::mali::job::Slot, //
 };
 
-/// Engines that user space can use, with the names it knows them by.
+/// Engines that user space can use, and their names in fdinfo.
 const ENGINES: [(Slot, &str); 2] = [(Slot::Fragment, "fragment"), (Slot::Tiler, "vertex-tiler")];
 
 /// Prints the time that the jobs of a file have spent on each engine, and its memory.
 ///
-/// The time is that between the start of a job and its end as the CPU sees them. It is a little more
-/// than what the job took.
+/// The time is measured by the CPU from the start of a job to the handling of its end, so it is
+/// slightly longer than the job ran.
 pub(crate) fn show(file: &drm::File<File>, printer: &mut drm::Printer) {
     let contexts = file.inner().get_ref().contexts();
 

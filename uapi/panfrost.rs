@@ -2,17 +2,19 @@
 
 //! The ioctls of panfrost.
 //!
-//! User space that knows panfrost must not notice a difference, hence the error for each wrong
-//! argument is the one that the C driver returns, and where an argument is wrong in several ways, the
-//! checks come in its order. The structures and constants are those of `panfrost_drm.h`. What we have
-//! in addition is in `drm_gpu_drm.h`.
+//! User space written for panfrost must not notice a difference. Each wrong argument therefore gets
+//! the error that the C driver returns for it, and the checks are made in the same order, in case
+//! several fail. The structures and constants are those of `panfrost_drm.h`; additions are in
+//! `drm_gpu_drm.h`.
 //!
-//! All of it runs in process context with no lock held. Handlers that need a bound device run within the
-//! guard that keeps it so; but those which wait for clients or read their memory take it themselves, as
-//! they would hold up the unplug of every DRM device.
+//! All handlers run in process context with no lock held. Those that need a bound device run inside
+//! the registration guard, which keeps it bound. Handlers that wait for clients or read their
+//! memory are unguarded and take the guard themselves where they need it, since holding it
+//! meanwhile would delay the unplug of every DRM device.
 
 mod bo;
 mod param;
+mod submit;
 
 use kernel::{
     capability::{
@@ -21,7 +23,8 @@ use kernel::{
     },
     drm::{
         self,
-        ioctl, //
+        ioctl,
+        job_queue::Priority, //
     },
     prelude::*,
     uapi, //
@@ -32,8 +35,7 @@ use crate::{
         Device,
         Gpu, //
     },
-    file::File,
-    job, //
+    file::File, //
 };
 
 /// Minor version of the UAPI; the major one is 1.
@@ -43,7 +45,7 @@ use crate::{
 pub(crate) const MINOR: i32 = 6;
 
 kernel::declare_drm_ioctls! {
-    unguarded (PANFROST_SUBMIT, drm_panfrost_submit, ioctl::RENDER_ALLOW, submit),
+    unguarded (PANFROST_SUBMIT, drm_panfrost_submit, ioctl::RENDER_ALLOW, submit::submit),
     unguarded (PANFROST_WAIT_BO, drm_panfrost_wait_bo, ioctl::RENDER_ALLOW, bo::wait),
     (PANFROST_CREATE_BO, drm_panfrost_create_bo, ioctl::RENDER_ALLOW, bo::create),
     unguarded (PANFROST_MMAP_BO, drm_panfrost_mmap_bo, ioctl::RENDER_ALLOW, bo::mmap),
@@ -60,75 +62,57 @@ kernel::declare_drm_ioctls! {
     unguarded (PANFROST_SYNC_BO, drm_panfrost_sync_bo, ioctl::RENDER_ALLOW, bo::sync),
     unguarded (PANFROST_QUERY_BO_INFO, drm_panfrost_query_bo_info, ioctl::RENDER_ALLOW,
                bo::query_info),
-    // Ours, far behind those of panfrost.
+    // This driver's own ioctls, numbered far above those of panfrost.
     unguarded (DRM_GPU_CREATE_USERPTR, drm_gpu_create_userptr, ioctl::RENDER_ALLOW,
                bo::create_userptr),
 }
 
-/// The ioctls, for the DRM driver.
+/// The table of ioctls, for the DRM driver.
 pub(crate) const TABLE: &[ioctl::DrmIoctlDescriptor] = IOCTLS;
 
-/// `DRM_IOCTL_PANFROST_SUBMIT`: queues a job chain.
-///
-/// `EINVAL`: padding, no chain, unknown requirements, unknown context, a BO that the file is just
-/// closing. `ENODEV`: unknown out-sync. `ENOENT`: unknown BO or in-sync. `EFAULT`: arrays that cannot
-/// be read, user memory of the file that has gone. `EPERM`: the file has user memory of another
-/// process. `ECANCELED`: jobs of the context hang again and again. `EINTR`: a signal, while there were
-/// too many jobs to take another one. `ENOMEM`.
-///
-/// Runs unguarded, up to where the arrays have been read.
-fn submit(
-    dev: &Device<drm::Ioctl>,
-    args: &mut uapi::drm_panfrost_submit,
-    file: &drm::File<File>,
-) -> Result<u32> {
-    if args.pad != 0 {
-        return Err(EINVAL);
-    }
-
-    let args = job::SubmitArgs {
-        jc: args.jc,
-        requirements: args.requirements,
-        context: args.jm_ctx_handle,
-        in_syncs: args.in_syncs,
-        in_sync_count: args.in_sync_count,
-        bo_handles: args.bo_handles,
-        bo_handle_count: args.bo_handle_count,
-        out_sync: args.out_sync,
-    };
-
-    job::submit(dev, file, &args)?;
-    Ok(0)
+/// Returns whether a file may have contexts of high priority.
+fn high_priority_allowed(file: &drm::File<File>) -> bool {
+    // The capability is checked last, since the check can leave an entry in the audit log.
+    file.client().is_current_master() || capable(Capability::SYS_NICE)
 }
 
-/// Whether a file may have contexts of high priority.
-fn high_priority_allowed(file: &drm::File<File>) -> bool {
-    // The capability last: to be asked for it goes into audit logs.
-    file.client().is_current_master() || capable(Capability::SYS_NICE)
+/// Decodes a priority of the UAPI. `EINVAL`: unknown priority. `EACCES`: it is high, and
+/// `high_allowed` returns false.
+fn decode_priority(number: u32, high_allowed: impl FnOnce() -> bool) -> Result<Priority> {
+    const LOW: u32 = uapi::drm_panfrost_jm_ctx_priority_PANFROST_JM_CTX_PRIORITY_LOW;
+    const MEDIUM: u32 = uapi::drm_panfrost_jm_ctx_priority_PANFROST_JM_CTX_PRIORITY_MEDIUM;
+    const HIGH: u32 = uapi::drm_panfrost_jm_ctx_priority_PANFROST_JM_CTX_PRIORITY_HIGH;
+
+    match number {
+        LOW => Ok(Priority::Low),
+        MEDIUM => Ok(Priority::Medium),
+        HIGH if high_allowed() => Ok(Priority::High),
+        HIGH => Err(EACCES),
+        _ => Err(EINVAL),
+    }
 }
 
 /// `DRM_IOCTL_PANFROST_JM_CTX_CREATE`: creates a context of a given priority.
 ///
-/// `EINVAL`: unknown priority. `EACCES`: high priority without the right. `EBUSY`: the file has as
-/// many as it may have. `ENOMEM`.
+/// `EINVAL`: unknown priority. `EACCES`: high priority without the permission for it. `EBUSY`: the
+/// file has the largest number of contexts that it may have. `ENOMEM`.
 fn jm_ctx_create(
     dev: &Device<drm::Registered>,
     _gpu: &Gpu<'_>,
     args: &mut uapi::drm_panfrost_jm_ctx_create,
     file: &drm::File<File>,
 ) -> Result<u32> {
-    const HIGH: u32 = uapi::drm_panfrost_jm_ctx_priority_PANFROST_JM_CTX_PRIORITY_HIGH;
-
-    let may_be_high = args.priority == HIGH && high_priority_allowed(file);
+    let priority = decode_priority(args.priority, || high_priority_allowed(file))?;
     let contexts = file.inner().get_ref().contexts();
 
-    args.handle = contexts.create(dev, args.priority, may_be_high)?;
+    args.handle = contexts.create(dev, priority)?;
     Ok(0)
 }
 
 /// `DRM_IOCTL_PANFROST_JM_CTX_DESTROY`: destroys a context and stops its jobs.
 ///
-/// `EINVAL`: padding, unknown context, or the context 0, with which each file begins.
+/// `EINVAL`: padding is not zero, unknown context, or context 0, which every file keeps. The jobs
+/// of the context may still be running when this returns.
 fn jm_ctx_destroy(
     dev: &Device<drm::Registered>,
     _gpu: &Gpu<'_>,
@@ -145,9 +129,9 @@ fn jm_ctx_destroy(
     Ok(0)
 }
 
-/// `DRM_IOCTL_PANFROST_PERFCNT_ENABLE`: performance counters are not supported.
+/// `DRM_IOCTL_PANFROST_PERFCNT_ENABLE`: refuses to enable performance counters.
 ///
-/// `ENOSYS`, as from the C driver, which has them behind an unsafe module parameter.
+/// Fails with `ENOSYS`, as the C driver does unless an unsafe module parameter is set.
 fn perfcnt_enable(
     _dev: &Device<drm::Registered>,
     _gpu: &Gpu<'_>,
@@ -157,7 +141,7 @@ fn perfcnt_enable(
     Err(ENOSYS)
 }
 
-/// `DRM_IOCTL_PANFROST_PERFCNT_DUMP`: see [`perfcnt_enable`].
+/// `DRM_IOCTL_PANFROST_PERFCNT_DUMP`: refuses, like [`perfcnt_enable`].
 fn perfcnt_dump(
     _dev: &Device<drm::Registered>,
     _gpu: &Gpu<'_>,
@@ -165,4 +149,21 @@ fn perfcnt_dump(
     _file: &drm::File<File>,
 ) -> Result<u32> {
     Err(ENOSYS)
+}
+
+#[kunit_tests(drm_gpu_uapi)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn priorities() {
+        let (no, yes) = (|| false, || true);
+
+        assert!(decode_priority(0, no) == Ok(Priority::Low));
+        assert!(decode_priority(1, no) == Ok(Priority::Medium));
+        assert!(decode_priority(2, no) == Err(EACCES));
+        assert!(decode_priority(2, yes) == Ok(Priority::High));
+        assert!(decode_priority(3, yes) == Err(EINVAL));
+        assert!(decode_priority(u32::MAX, yes) == Err(EINVAL));
+    }
 }

@@ -2,8 +2,9 @@
 
 //! The ioctls of panfrost that are about BOs.
 //!
-//! Each looks its BO up by handle, and holds a reference while it works. The last one may go here if
-//! another thread closes the handle meanwhile, which is why none of this may run in atomic context.
+//! Each handler looks its BO up by handle and holds a reference while it works. If another thread
+//! closes the handle meanwhile, that reference may be the last one. Dropping it may sleep, so none
+//! of this may run in atomic context.
 
 use kernel::{
     dma_buf::{
@@ -34,29 +35,54 @@ use crate::{
     file::File,
     gem::{
         self,
-        Bo, //
+        Advice,
+        Bo,
+        Flags, //
     }, //
 };
 
-/// The BO behind a handle; `ENOENT` if there is none.
+/// Returns the BO behind a handle. `ENOENT`: unknown handle.
 fn lookup(file: &drm::File<File>, handle: u32) -> Result<ARef<Bo>> {
     Bo::lookup_handle(file, handle)
 }
 
-/// The GPU address of a BO in the address space of a file.
+/// Returns the GPU address of a BO in the address space of a file.
 ///
-/// `EINVAL`: the file has no handle for it any more.
+/// `EINVAL`: the file has no handle for the BO any more.
 fn address(bo: &Bo, file: &drm::File<File>) -> Result<u64> {
     let mapping = gem::mapping(bo, file.inner().get_ref().vm()).ok_or(EINVAL)?;
 
     Ok(mapping.va())
 }
 
+/// Decodes the flags of CREATE_BO. `EINVAL`: unknown flags.
+fn decode_flags(flags: u32) -> Result<Flags> {
+    const ALL: u32 = uapi::PANFROST_BO_NOEXEC | uapi::PANFROST_BO_HEAP | uapi::PANFROST_BO_WB_MMAP;
+
+    if flags & !ALL != 0 {
+        return Err(EINVAL);
+    }
+    Ok(Flags {
+        executable: flags & uapi::PANFROST_BO_NOEXEC == 0,
+        heap: flags & uapi::PANFROST_BO_HEAP != 0,
+        cached: flags & uapi::PANFROST_BO_WB_MMAP != 0,
+    })
+}
+
+/// Returns the flags of CREATE_BO that create a BO of this kind.
+fn encode_flags(flags: Flags) -> u32 {
+    let bit = |set: bool, flag: u32| if set { flag } else { 0 };
+
+    bit(!flags.executable, uapi::PANFROST_BO_NOEXEC)
+        | bit(flags.heap, uapi::PANFROST_BO_HEAP)
+        | bit(flags.cached, uapi::PANFROST_BO_WB_MMAP)
+}
+
 /// `DRM_IOCTL_PANFROST_CREATE_BO`: creates a BO and maps it into the file's address space.
 ///
-/// `EINVAL`: no size, padding, unknown flags, flags that exclude each other (an executable heap, a
-/// heap with CPU mappings), or another thread that guessed the handle and closed it. `ENOSPC`: no
-/// addresses left. `ENOMEM`.
+/// `EINVAL`: the size is zero, padding is not zero, unknown flags, flags that exclude each other
+/// (an executable heap, a heap with cached CPU mappings), or another thread has guessed the handle
+/// and closed it already. `ENOSPC`: no GPU addresses are left. `ENOMEM`.
 pub(super) fn create(
     dev: &Device<drm::Registered>,
     gpu: &Gpu<'_>,
@@ -67,38 +93,45 @@ pub(super) fn create(
         return Err(EINVAL);
     }
 
-    let bo = gem::create(dev, gpu, args.size, args.flags)?;
+    let bo = gem::create(dev, gpu, args.size, decode_flags(args.flags)?)?;
 
-    // This is what maps it: each file that has a handle has a mapping.
+    // Creating the handle also maps the BO: each file that has a handle has a mapping.
     args.handle = bo.create_handle(file)?;
     args.offset = address(&bo, file)?;
     Ok(0)
 }
 
-/// `DRM_IOCTL_DRM_GPU_CREATE_USERPTR`: creates a BO over memory of the caller.
+/// `DRM_IOCTL_DRM_GPU_CREATE_USERPTR`: creates a BO from memory of the caller.
 ///
-/// `EINVAL`: unknown flags; memory that is not whole pages, or none, or more than there are. `EFAULT`:
-/// memory that is not there, is not what the GPU may do with it, or belongs to a device. `EPERM`: the
-/// file has user memory of another process. `ENOSPC`: no addresses left. `ENOMEM`.
+/// `EINVAL`: unknown flags, or a range that is empty, too large, or does not consist of whole
+/// pages. `EOPNOTSUPP`: the GPU is not coherent with the CPUs, or cannot reach all memory.
+/// `EFAULT`: the memory is not mapped, does not permit the access, is secret, or belongs to a
+/// device. `EPERM`: the file has user memory of another process. `ENOSPC`: no GPU addresses are
+/// left. `ENOMEM`.
 ///
-/// Runs unguarded: the memory may be such that another process has to provide it.
+/// Runs unguarded, since another process may have to provide the pages.
 pub(super) fn create_userptr(
     dev: &Device<drm::Ioctl>,
     args: &mut uapi::drm_gpu_create_userptr,
     file: &drm::File<File>,
 ) -> Result<u32> {
+    if args.flags & !uapi::DRM_GPU_USERPTR_READONLY != 0 {
+        return Err(EINVAL);
+    }
+
     let vm = file.inner().get_ref().vm();
-    let bo = gem::create_user(dev, vm, args.address, args.size, args.flags)?;
+    let writable = args.flags & uapi::DRM_GPU_USERPTR_READONLY == 0;
+    let bo = gem::create_user(dev, vm, args.address, args.size, writable)?;
 
     args.handle = bo.create_handle(file)?;
     args.offset = address(&bo, file)?;
     Ok(0)
 }
 
-/// `DRM_IOCTL_PANFROST_MMAP_BO`: tells where in the device file to mmap() a BO.
+/// `DRM_IOCTL_PANFROST_MMAP_BO`: returns the offset in the device file at which to mmap() a BO.
 ///
-/// `EINVAL`: flags; a heap, which the CPU has no business with; user memory, which is mapped.
-/// `ENOENT`: unknown handle. `ENOMEM`, `ENOSPC`.
+/// `EINVAL`: flags are set, or the BO is a heap, which the CPU may not access, or user memory,
+/// which is mapped already. `ENOENT`: unknown handle. `ENOMEM`, `ENOSPC`.
 pub(super) fn mmap(
     _dev: &Device<drm::Ioctl>,
     args: &mut uapi::drm_panfrost_mmap_bo,
@@ -117,10 +150,10 @@ pub(super) fn mmap(
     Ok(0)
 }
 
-/// `DRM_IOCTL_PANFROST_GET_BO_OFFSET`: tells the GPU address of a BO.
+/// `DRM_IOCTL_PANFROST_GET_BO_OFFSET`: returns the GPU address of a BO.
 ///
-/// `ENOENT`: unknown handle. `EINVAL`: the handle is just being closed. The padding is not looked at,
-/// as it never was.
+/// `ENOENT`: unknown handle. `EINVAL`: the handle is being closed. Padding is not checked, as in
+/// the C driver.
 pub(super) fn get_offset(
     _dev: &Device<drm::Ioctl>,
     args: &mut uapi::drm_panfrost_get_bo_offset,
@@ -132,28 +165,40 @@ pub(super) fn get_offset(
     Ok(0)
 }
 
-/// `DRM_IOCTL_PANFROST_MADVISE`: tells whether the contents of a BO matter.
+/// Decodes advice of the UAPI. `EINVAL`: unknown advice.
+fn decode_advice(madv: u32) -> Result<Advice> {
+    match madv {
+        uapi::PANFROST_MADV_WILLNEED => Ok(Advice::WillNeed),
+        uapi::PANFROST_MADV_DONTNEED => Ok(Advice::DontNeed),
+        _ => Err(EINVAL),
+    }
+}
+
+/// `DRM_IOCTL_PANFROST_MADVISE`: sets whether the content of a BO is needed, and returns whether it
+/// is still there.
 ///
-/// `ENOENT`: unknown handle. `EINVAL`: a shared BO is not needed any more, in the opinion of one of
-/// its users; or an advice that does not exist, which the C driver takes and stores.
+/// `ENOENT`: unknown handle. `EINVAL`: a BO with more than one handle cannot be marked as not
+/// needed, as one user cannot decide for the others; or unknown advice, which the C driver accepts
+/// and stores.
 pub(super) fn madvise(
     _dev: &Device<drm::Ioctl>,
     args: &mut uapi::drm_panfrost_madvise,
     file: &drm::File<File>,
 ) -> Result<u32> {
     let bo = lookup(file, args.handle)?;
-    let advice = gem::Advice::try_from(args.madv)?;
+    let advice = decode_advice(args.madv)?;
     let retained = gem::madvise(&bo, file.inner().get_ref().vm(), advice)?;
 
     args.retained = retained.into();
     Ok(0)
 }
 
-/// `DRM_IOCTL_PANFROST_SET_LABEL_BO`: names a BO, or takes its name away.
+/// `DRM_IOCTL_PANFROST_SET_LABEL_BO`: sets or removes the label of a BO.
 ///
-/// `EINVAL`: padding. `ENOENT`: unknown handle. `E2BIG`: more than 4095 bytes. `EFAULT`, `ENOMEM`.
+/// `EINVAL`: padding is not zero. `ENOENT`: unknown handle. `E2BIG`: more than 4095 bytes.
+/// `EFAULT`, `ENOMEM`.
 ///
-/// Runs unguarded: what is read can be memory whose pages another process has to provide.
+/// Runs unguarded, since another process may have to provide the pages that the label is read from.
 pub(super) fn set_label(
     _dev: &Device<drm::Ioctl>,
     args: &mut uapi::drm_panfrost_set_label_bo,
@@ -170,7 +215,8 @@ pub(super) fn set_label(
     Ok(0)
 }
 
-/// `DRM_IOCTL_PANFROST_QUERY_BO_INFO`: tells where a BO comes from and how it was created.
+/// `DRM_IOCTL_PANFROST_QUERY_BO_INFO`: returns whether a BO was imported, and how it was created if
+/// not.
 ///
 /// `ENOENT`: unknown handle.
 pub(super) fn query_info(
@@ -180,18 +226,22 @@ pub(super) fn query_info(
 ) -> Result<u32> {
     let bo = lookup(file, args.handle)?;
 
-    (args.create_flags, args.extra_flags) = gem::query(&bo);
+    (args.create_flags, args.extra_flags) = match gem::flags(&bo) {
+        Some(flags) => (encode_flags(flags), 0),
+        None => (0, uapi::DRM_PANFROST_BO_IS_IMPORTED),
+    };
     args.pad = 0;
     Ok(0)
 }
 
-/// `DRM_IOCTL_PANFROST_WAIT_BO`: waits until a BO is not in use, by whomever.
+/// `DRM_IOCTL_PANFROST_WAIT_BO`: waits until no client and no other device uses a BO.
 ///
-/// The time limit is a point of `CLOCK_MONOTONIC` in nanoseconds. `EINVAL`: padding. `ENOENT`: unknown
-/// handle. `EBUSY`: it is in use, and the limit has been in the past from the start. `ETIMEDOUT`.
-/// Interruptible.
+/// The time limit is an absolute time of `CLOCK_MONOTONIC`, in nanoseconds. `EINVAL`: padding is
+/// not zero. `ENOENT`: unknown handle. `EBUSY`: the BO is in use, and the limit had already passed
+/// when the call was made. `ETIMEDOUT`: the BO was in use until the limit. `ERESTARTSYS`: a signal.
 ///
-/// Runs unguarded: all that is waited for is signalled when the device goes.
+/// Runs unguarded, since the wait can be long and would delay unbind. The fences of this device's
+/// jobs are signalled when the device goes, those of other devices need not be.
 pub(super) fn wait(
     _dev: &Device<drm::Ioctl>,
     args: &mut uapi::drm_panfrost_wait_bo,
@@ -212,11 +262,11 @@ pub(super) fn wait(
     }
 }
 
-/// Operations of SYNC_BO that are copied in at a time.
+/// The number of operations of SYNC_BO that are copied in at a time.
 const SYNC_BATCH: usize = 64;
 
-/// More operations than this are too much for one call. The C driver copies them to one array, which
-/// the kernel does not let become larger.
+/// The largest number of operations of SYNC_BO in one call. The C driver copies them to one array,
+/// and the kernel does not allocate a larger one.
 const SYNC_MAX: u32 = (i32::MAX as u32) / SYNC_OP_SIZE as u32;
 
 /// Size of a `struct drm_panfrost_bo_sync_op` in bytes.
@@ -224,7 +274,8 @@ const SYNC_OP_SIZE: usize = size_of::<uapi::drm_panfrost_bo_sync_op>();
 
 /// Copies in the next operations, at most [`SYNC_BATCH`], and calls `f` with their bytes.
 fn sync_batch(reader: &mut UserSliceReader, f: impl FnOnce(&[u8]) -> Result) -> Result {
-    // A KiB of stack. Read as a whole: a call for each costs more than what is done with it.
+    // 1 KiB of stack. Operations are read in batches, since copying each one separately costs more
+    // than performing it.
     let mut batch = [0u8; SYNC_BATCH * SYNC_OP_SIZE];
     let len = reader.len().min(batch.len());
     let batch = batch.get_mut(..len).ok_or(EINVAL)?;
@@ -236,7 +287,7 @@ fn sync_batch(reader: &mut UserSliceReader, f: impl FnOnce(&[u8]) -> Result) -> 
 /// Calls `f` with each of the operations in `batch`.
 fn sync_ops(batch: &[u8], mut f: impl FnMut(uapi::drm_panfrost_bo_sync_op) -> Result) -> Result {
     for op in batch.chunks_exact(SYNC_OP_SIZE) {
-        // Four words, in this order.
+        // The structure consists of four words, in this order.
         let word = |n: usize| -> Result<u32> {
             let bytes = op.get(n * 4..n * 4 + 4).ok_or(EINVAL)?;
 
@@ -253,13 +304,25 @@ fn sync_ops(batch: &[u8], mut f: impl FnMut(uapi::drm_panfrost_bo_sync_op) -> Re
     Ok(())
 }
 
-/// `DRM_IOCTL_PANFROST_SYNC_BO`: makes parts of BOs in the CPU's caches and in memory the same.
+/// Decodes a type of SYNC_BO. Returns whether the operation also invalidates the data that it
+/// writes back. `EINVAL`: unknown type.
+fn decode_sync(kind: u32) -> Result<bool> {
+    match kind {
+        uapi::PANFROST_BO_SYNC_CPU_CACHE_FLUSH => Ok(false),
+        uapi::PANFROST_BO_SYNC_CPU_CACHE_FLUSH_AND_INVALIDATE => Ok(true),
+        _ => Err(EINVAL),
+    }
+}
+
+/// `DRM_IOCTL_PANFROST_SYNC_BO`: writes ranges of BOs back from the CPU's caches, and invalidates
+/// them if asked to.
 ///
-/// `EINVAL`: padding, unknown type, a range outside of the BO, an imported BO. `ENOENT`: unknown
-/// handle. `EFAULT`. `ENOMEM`: more operations than fit into 2 GiB. `ENODEV`: the device goes. Those
-/// before the one that failed have been done.
+/// `EINVAL`: padding is not zero, unknown type, a range outside of the BO, an imported BO.
+/// `ENOENT`: unknown handle. `EFAULT`: the array cannot be read. `ENOMEM`: more operations than fit
+/// into 2 GiB. `ENODEV`: the device goes or the GPU is halted. `ERESTARTSYS`: a signal. The
+/// operations before the one that failed have been performed.
 ///
-/// Runs unguarded, but for the operations themselves.
+/// Runs unguarded, except while it performs the operations.
 pub(super) fn sync(
     dev: &Device<drm::Ioctl>,
     args: &mut uapi::drm_panfrost_sync_bo,
@@ -277,8 +340,8 @@ pub(super) fn sync(
     let len = args.op_count as usize * SYNC_OP_SIZE;
     let slice = || UserSlice::new(ptr, len).reader();
 
-    // Nothing is done if the array cannot be read to its end. That it can is found out ahead if it
-    // is not copied at once.
+    // No operation is performed if a part of the array cannot be read. An array of several batches
+    // is therefore read once in advance.
     if len > SYNC_BATCH * SYNC_OP_SIZE {
         let mut reader = slice();
 
@@ -299,7 +362,7 @@ pub(super) fn sync(
                 sync_ops(batch, |op| {
                     let bo = lookup(file, op.handle)?;
 
-                    gem::sync(&bo, gpu, op.type_, op.offset, op.size)
+                    gem::sync(&bo, gpu, decode_sync(op.type_)?, op.offset, op.size)
                 })
             })
             .ok_or(ENODEV)?
@@ -309,11 +372,38 @@ pub(super) fn sync(
     Ok(0)
 }
 
-/// Lets signals end what user space can make last for long. It is repeated from the beginning then,
-/// unless the signal is deadly.
+/// Fails with `ERESTARTSYS` if a signal is pending, since user space can make the call take long.
+/// The call then fails with `EINTR` or is restarted from the beginning, as the signal's handler
+/// demands.
 fn check_signals() -> Result {
     match kernel::current!().signal_pending() {
         true => Err(ERESTARTSYS),
         false => Ok(()),
+    }
+}
+
+#[kunit_tests(drm_gpu_uapi_bo)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_known_and_come_back() {
+        for flags in 0..8 {
+            assert_eq!(decode_flags(flags).map(encode_flags), Ok(flags));
+        }
+        for bit in 3..32 {
+            assert_eq!(decode_flags(1 << bit), Err(EINVAL));
+        }
+    }
+
+    #[test]
+    fn numbers_are_known() {
+        assert_eq!(decode_advice(0), Ok(Advice::WillNeed));
+        assert_eq!(decode_advice(1), Ok(Advice::DontNeed));
+        assert_eq!(decode_advice(2), Err(EINVAL));
+        assert_eq!(decode_advice(u32::MAX), Err(EINVAL));
+        assert_eq!(decode_sync(0), Ok(false));
+        assert_eq!(decode_sync(1), Ok(true));
+        assert_eq!(decode_sync(2), Err(EINVAL));
     }
 }

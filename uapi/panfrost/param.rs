@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! GET_PARAM of panfrost: what the GPU and the kernel can do.
+//! GET_PARAM of panfrost: the properties of the GPU and of the driver.
 
 use kernel::{
     drm,
-    // The prelude's, not the ones among the constants of the UAPI.
-    error::code::{
-        EINVAL,
-        ENODEV, //
-    },
+    // Needed because the constants of the UAPI include another `EINVAL`.
+    error::code::EINVAL,
     prelude::*,
     time::arch_timer,
     uapi::{
@@ -23,20 +20,22 @@ use crate::{
         Gpu, //
     },
     file::File,
+    gem::userptr,
     hw::mali, //
 };
 
-/// Version of our support for user memory.
+/// The version of the driver's support for user memory.
 const USERPTR_VERSION: u64 = 1;
 
-/// The `N`th element of a bank of registers, if the parameter is one of it.
+/// Returns the element of a bank of registers that `param` stands for, if it is one of the `N`
+/// parameters from `first` on.
 fn element<const N: usize>(bank: &[u32; N], first: u32, param: u32) -> Option<u64> {
     let index = param.checked_sub(first)?;
 
     Some((*bank.get(index as usize)?).into())
 }
 
-/// Priorities that contexts of this file can have, a bit for each.
+/// Returns the priorities that contexts of this file can have, as a bitmap.
 fn priorities(file: &drm::File<File>) -> u64 {
     let mut mask = 1 << drm_panfrost_jm_ctx_priority_PANFROST_JM_CTX_PRIORITY_LOW
         | 1 << drm_panfrost_jm_ctx_priority_PANFROST_JM_CTX_PRIORITY_MEDIUM;
@@ -47,24 +46,24 @@ fn priorities(file: &drm::File<File>) -> u64 {
     mask
 }
 
-/// The GPU's timestamp, which counts with the clock of the Arm architected timer.
+/// Returns the GPU's timestamp, which counts with the clock of the Arm architected timer.
 fn timestamp(gpu: &Gpu<'_>) -> Result<u64> {
-    if gpu.halted() {
-        return Err(ENODEV);
-    }
+    // The timestamp stands still while the counters are not in use, and after a reset until they
+    // are restarted.
+    gpu.between_resets(|| {
+        mali::cycle_counter_get(gpu);
+        let timestamp = mali::timestamp(gpu);
+        mali::cycle_counter_put(gpu);
 
-    // It stands still while nobody wants the counters.
-    mali::cycle_counter_get(gpu);
-    let timestamp = mali::timestamp(gpu);
-    mali::cycle_counter_put(gpu);
-
-    timestamp
+        timestamp
+    })
 }
 
-/// `DRM_IOCTL_PANFROST_GET_PARAM`: tells the value of a parameter.
+/// `DRM_IOCTL_PANFROST_GET_PARAM`: returns the value of a parameter.
 ///
-/// Values of registers are as the hardware has them, those of 32 bits in the lower half. `EINVAL`:
-/// padding, unknown parameter. `ENODEV`: the GPU does not answer.
+/// Registers are returned as the hardware has them; those of 32 bits are in the lower half.
+/// `EINVAL`: padding is not zero, or the parameter is unknown or belongs to a feature that is not
+/// supported. `ENODEV`: the GPU does not answer.
 #[expect(non_upper_case_globals)] // The names come from C.
 pub(super) fn get(
     _dev: &Device<drm::Registered>,
@@ -106,12 +105,12 @@ pub(super) fn get(
         drm_panfrost_param_DRM_PANFROST_PARAM_AFBC_FEATURES => id.afbc_features.into(),
         drm_panfrost_param_DRM_PANFROST_PARAM_SELECTED_COHERENCY => id.selected_coherency.into(),
         drm_panfrost_param_DRM_PANFROST_PARAM_SYSTEM_TIMESTAMP => timestamp(gpu)?,
-        // Without the timer of the Arm architecture nothing is known of the clock.
+        // The frequency is unknown on machines without the Arm architected timer.
         drm_panfrost_param_DRM_PANFROST_PARAM_SYSTEM_TIMESTAMP_FREQUENCY => {
             arch_timer::frequency().unwrap_or(0).into()
         }
         drm_panfrost_param_DRM_PANFROST_PARAM_ALLOWED_JM_CTX_PRIORITIES => priorities(file),
-        DRM_GPU_PARAM_USERPTR => USERPTR_VERSION,
+        DRM_GPU_PARAM_USERPTR if userptr::supported(gpu) => USERPTR_VERSION,
         param => {
             const TEXTURE: u32 = drm_panfrost_param_DRM_PANFROST_PARAM_TEXTURE_FEATURES0;
             const JS: u32 = drm_panfrost_param_DRM_PANFROST_PARAM_JS_FEATURES0;
