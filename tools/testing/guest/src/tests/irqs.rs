@@ -8,6 +8,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use model::control::Opcode;
+use model::control::Stat;
 
 use crate::board::Board;
 use crate::chain::Chain;
@@ -18,6 +19,7 @@ use crate::check_eq;
 use crate::debugfs;
 use crate::device::Device;
 use crate::harness::Gpu;
+use crate::harness::KernelLog;
 use crate::harness::Need;
 use crate::harness::Outcome;
 use crate::harness::Stop;
@@ -26,11 +28,22 @@ use crate::memory;
 use crate::sync::fence_status;
 use crate::uapi;
 
+use super::tiler::heap;
+
 pub(super) const TESTS: &[Test] = &[
     Test::new("irq-lost", &["C4"], lost)
         .needs(&[Need::Board])
         .warns()
         .panfrost_fails("a job whose interrupt got lost has failed"),
+    Test::new("irq-gpu-storm", &["J4"], gpu_storm)
+        .needs(&[Need::Board])
+        .warns()
+        .panfrost_fails("it masks the interrupt and waits for somebody else's reset"),
+    Test::new("irq-gpu-stuck", &["J4"], gpu_stuck)
+        .needs(&[Need::Board])
+        .warns()
+        .panfrost_fails("it masks the interrupt and waits for somebody else's reset"),
+    Test::new("irq-mmu-late", &["B1", "B5"], mmu_late).needs(&[Need::Board]),
     Test::new("irq-late", &["C4"], late)
         .needs(&[Need::Board])
         .panfrost_fails("a job whose interrupt is late has failed"),
@@ -69,12 +82,101 @@ fn runs(device: &Device, chain: &Chain) -> Outcome {
     Ok(())
 }
 
+/// The timer finds what has ended, and says that something is wrong.
 fn lost(gpu: &Gpu) -> Outcome {
+    let lost = || debugfs::jobs(gpu, "interrupts lost or late");
     let board = Board::open()?;
     let device = gpu.open()?;
+    let mut log = KernelLog::from_now();
     for (chain, _) in chains(&device)? {
+        let before = lost()?;
         board.order(Opcode::LoseIrq, &[JOB, 1])?;
         runs(&device, &chain)?;
+        // The job ends before it is counted.
+        let counted = memory::wait_for(PATIENCE, || Ok(lost()? != before))?;
+        check!(counted, "nobody has counted it");
+        runs(&device, &chain)?;
+    }
+    let said = memory::wait_for(PATIENCE, || {
+        let lines = log.lines();
+        Ok(lines
+            .iter()
+            .any(|line| line.contains("is late or was lost")))
+    })?;
+    check!(said, "nobody says so");
+    Ok(())
+}
+
+/// One reset ends what `provoke`, called again and again, brings about, and jobs go on.
+fn is_reset_once(gpu: &Gpu, board: &Board, mut provoke: impl FnMut() -> Outcome) -> Outcome {
+    // Within a minute after one storm, the driver does not reset the GPU for another.
+    gpu.node.unbind()?.give_back()?;
+    let device = gpu.open()?;
+    let resets = || board.stat(Stat::SoftResets);
+    // For the workers to know the device.
+    for (chain, _) in chains(&device)? {
+        runs(&device, &chain)?;
+    }
+    let before = resets();
+    let give_up = Instant::now() + PATIENCE;
+    while resets() == before {
+        check!(Instant::now() < give_up, "nobody cares");
+        provoke()?;
+    }
+    for (chain, _) in chains(&device)? {
+        runs(&device, &chain)?;
+    }
+    check_eq!(resets().wrapping_sub(before), 1);
+    Ok(())
+}
+
+/// The raw interrupt of a GPU fault.
+const FAULT: u32 = 1;
+
+/// An error of the GPU that is reported without end: it is ignored after a while, and the GPU is
+/// reset.
+fn gpu_storm(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    is_reset_once(gpu, &board, || {
+        for _ in 0..10 {
+            board.order(Opcode::SpuriousIrq, &[GPU, FAULT])?;
+        }
+        Ok(())
+    })
+}
+
+/// An error of the GPU that only a reset clears.
+fn gpu_stuck(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    let mut stuck = false;
+    is_reset_once(gpu, &board, || {
+        if !stuck {
+            board.order(Opcode::StickIrq, &[GPU, FAULT])?;
+            stuck = true;
+        }
+        thread::sleep(Duration::from_millis(1));
+        Ok(())
+    })
+}
+
+/// Faults are told late: a heap grows all the same, and another fault ends its job alone.
+fn mmu_late(gpu: &Gpu) -> Outcome {
+    const LATE_US: u32 = 50_000;
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    let heap = heap(&device, 4 << 20)?;
+    let mut grows = Chain::new(&device, 4096)?;
+    grows.zero(heap.va());
+    board.order(Opcode::LateIrq, &[MMU, LATE_US, 1])?;
+    grows.run(&[&heap])?;
+    check_eq!(grows.statuses(), [DONE]);
+
+    let mut faults = Chain::new(&device, 4096)?;
+    faults.zero(0xdead_0000_0000);
+    board.order(Opcode::LateIrq, &[MMU, LATE_US, 1])?;
+    faults.run(&[])?;
+    check!(faults.statuses() != [DONE], "nothing was written to");
+    for (chain, _) in chains(&device)? {
         runs(&device, &chain)?;
     }
     Ok(())
@@ -113,8 +215,8 @@ fn twice(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// Interrupts of slots that have no job, while another runs: they are counted, and neither it nor the
-/// next one notices.
+/// Interrupts of slots that have no job, while another runs: they are counted, and neither it nor
+/// the next one notices.
 fn empty_slot(gpu: &Gpu) -> Outcome {
     let spurious = || debugfs::jobs(gpu, "spurious interrupts");
     let board = Board::open()?;

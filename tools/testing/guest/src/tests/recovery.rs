@@ -2,8 +2,8 @@
 
 //! Jobs that hang: what is tried on them, and that nobody else notices.
 //!
-//! The numbers are those of the driver's policy: three hangs close a context, 64 good jobs make up for
-//! one.
+//! The numbers are those of the driver's policy: three hangs close a context, 64 good jobs make up
+//! for one.
 
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
@@ -24,7 +24,6 @@ use crate::check_eq;
 use crate::check_errno;
 use crate::device::Device;
 use crate::device::Job;
-use crate::device::Node;
 use crate::harness::Gpu;
 use crate::harness::KernelLog;
 use crate::harness::Need;
@@ -41,12 +40,14 @@ use crate::uapi;
 use super::target;
 use super::works;
 
+pub(super) mod habits;
+pub(super) mod lost;
+pub(super) mod slow;
+
 /// C panfrost has no smaller means, and cancels what the client has queued behind the job.
 const RESETS: &str = "a hung job resets the GPU, and takes those behind it along";
 /// C panfrost takes jobs from whoever hangs the GPU.
 const NO_POLICY: &str = "hangs have no consequences";
-/// Nobody has asked for more of the peer.
-const WEDGE: &str = "a GPU that cannot be reset is used on";
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("recover-soft-stop", &["C4"], soft_stop)
@@ -70,19 +71,15 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("recover-hangs-close-context", &["C4"], close_context)
         .needs(&[Need::Board, Need::Gate, Need::Minor(5)])
         .panfrost_fails(NO_POLICY),
-    Test::new("recover-default-context", &["C4"], default_context)
+    Test::new("recover-context-renewed", &["C4", "C11"], context_renewed)
         .needs(&[Need::Board, Need::Minor(5)])
         .panfrost_fails(NO_POLICY),
+    Test::new("recover-high-context", &["C11"], high_context)
+        .needs(&[Need::Board, Need::Minor(5)])
+        .panfrost_fails(RESETS),
     Test::new("recover-hangs-forgiven", &["C4"], forgiven).needs(&[Need::Board]),
     Test::new("recover-fault-storm", &["B5", "C4"], fault_storm)
         .panfrost_fails("behind so many bad jobs, a good one waits for too long"),
-    Test::new("recover-reset-fails", &["C4", "C8"], reset_fails)
-        .needs(&[Need::Board])
-        .warns()
-        .panfrost_fails(WEDGE),
-    Test::new("recover-gpu-gone", &["C4", "C8"], gone)
-        .needs(&[Need::Board])
-        .panfrost_fails(WEDGE),
 ];
 
 /// What the GPU was told to do, since a moment.
@@ -144,10 +141,11 @@ fn hang_next(board: &Board) -> Outcome {
     Ok(board.order(Opcode::HangNextJob, &[1, 1])?)
 }
 
-/// Another client with work of its own in the fragment slot, enough to last until a hung job is dealt
-/// with.
+/// Another client with work of its own in the fragment slot, enough to last until a hung job is
+/// dealt with.
 struct Innocent {
     chains: Vec<(Chain, OwnedFd)>,
+    jobs: usize,
     jobs_done: u32,
 }
 
@@ -156,6 +154,11 @@ impl Innocent {
     const JOBS: usize = 2;
 
     fn new(gpu: &Gpu, board: &Board) -> Result<Self, Stop> {
+        Self::with(gpu, board, Self::JOBS)
+    }
+
+    /// With so many jobs in each chain.
+    fn with(gpu: &Gpu, board: &Board, jobs: usize) -> Result<Self, Stop> {
         let device = gpu.open()?;
         let jobs_done = board.stat(Stat::JobsDone);
         // A quarter of a second for each chain: less than any driver's patience.
@@ -163,22 +166,26 @@ impl Innocent {
         let mut chains = Vec::new();
         for _ in 0..Self::CHAINS {
             let mut chain = Chain::new(&device, 4096)?;
-            for _ in 0..Self::JOBS {
+            for _ in 0..jobs {
                 chain.null();
             }
             chain.require(uapi::REQ_FS);
             let fence = start(&device, 0, &chain)?;
             chains.push((chain, fence));
         }
-        Ok(Self { chains, jobs_done })
+        Ok(Self {
+            chains,
+            jobs,
+            jobs_done,
+        })
     }
 
-    /// All has been done, and the client has seen nothing of what happened to others. Returns how many
-    /// jobs it took, together with those of others.
+    /// All has been done, and the client has seen nothing of what happened to others. Returns how
+    /// many jobs it took, together with those of others.
     fn finish(self, board: &Board) -> Result<u32, Stop> {
         for (chain, fence) in &self.chains {
             check_eq!(end(fence)?, Ok(()));
-            check_eq!(chain.statuses(), [DONE; Self::JOBS]);
+            check_eq!(chain.statuses(), vec![DONE; self.jobs]);
         }
         Ok(board.stat(Stat::JobsDone).wrapping_sub(self.jobs_done))
     }
@@ -201,7 +208,10 @@ fn soft_stop(gpu: &Gpu) -> Outcome {
     check_eq!(end(&fences[1])?, Ok(()));
     check_eq!(next.statuses(), [DONE]);
     innocent.finish(&board)?;
-    check_eq!(told.counts(), [1, 0, 0]);
+    // It never ends, but has its turns as long as that is not known.
+    let [soft, hard, resets] = told.counts();
+    check!(soft >= 1);
+    check_eq!([hard, resets], [0, 0]);
     works(&device)
 }
 
@@ -219,7 +229,10 @@ fn hard_stop(gpu: &Gpu) -> Outcome {
     check_eq!(chain.statuses(), [NOT_STARTED]);
     check_eq!(end(&fences[1])?, Ok(()));
     check_eq!(innocent.finish(&board)?, ONCE + 1);
-    check_eq!(told.counts(), [1, 1, 0]);
+    // On a busy host an innocent job may be told to stop softly, too.
+    let [soft, hard, resets] = told.counts();
+    check!(soft >= 1);
+    check_eq!([hard, resets], [1, 0]);
     works(&device)
 }
 
@@ -235,12 +248,15 @@ fn soft_stop_ignored(gpu: &Gpu) -> Outcome {
         Err(Errno(libc::ECANCELED))
     );
     innocent.finish(&board)?;
-    check_eq!(told.counts(), [1, 1, 0]);
+    // On a busy host an innocent job may be told to stop softly, too.
+    let [soft, hard, resets] = told.counts();
+    check!(soft >= 1);
+    check_eq!([hard, resets], [1, 0]);
     works(&device)
 }
 
-/// If nothing else helps, the GPU is reset. What runs in other slots is stopped first, and goes on where
-/// it was.
+/// If nothing else helps, the GPU is reset. What runs in other slots is stopped first, and goes on
+/// where it was.
 fn reset(gpu: &Gpu) -> Outcome {
     let board = Board::open()?;
     let device = gpu.open()?;
@@ -261,17 +277,17 @@ fn reset(gpu: &Gpu) -> Outcome {
     works(&device)
 }
 
-/// What cannot be stopped begins again with the job that it was at, which its client does not notice.
+/// What cannot be stopped begins anew if it is at its first job, which its client does not notice.
 ///
-/// Which job that is the driver reads a moment before the reset, and a job that ends in between would be
-/// one that the hardware refuses. So that none does, jobs take longer from the hard stop on, which comes
-/// an eighth of a second before the reset.
+/// A job that ends between the driver's last look and the reset would be one that the hardware
+/// refuses. So that none does, jobs take longer from the hard stop on, which comes an eighth of a
+/// second before the reset: time for a job that has begun before to end.
 fn begins_anew(gpu: &Gpu) -> Outcome {
     let board = Board::open()?;
     let device = gpu.open()?;
     let told = Told::from_now(&board);
-    let innocent = Innocent::new(gpu, &board)?;
-    board.order(Opcode::SlowJobs, &[75_000])?;
+    let innocent = Innocent::with(gpu, &board, 1)?;
+    board.order(Opcode::SlowJobs, &[80_000])?;
     hang_next(&board)?;
     board.order(Opcode::IgnoreSoftStop, &[1])?;
     board.order(Opcode::IgnoreHardStop, &[1])?;
@@ -282,12 +298,12 @@ fn begins_anew(gpu: &Gpu) -> Outcome {
         check!(Instant::now() < give_up, "no hard stop");
         std::thread::sleep(Duration::from_millis(2));
     }
-    board.order(Opcode::SlowJobs, &[250_000])?;
+    board.order(Opcode::SlowJobs, &[450_000])?;
     check!(sys::readable(fence.as_fd(), PATIENCE)?);
     board.order(Opcode::SlowJobs, &[0])?;
     check_eq!(chain.statuses(), [NOT_STARTED]);
     // No job was done twice.
-    check_eq!(innocent.finish(&board)?, ONCE);
+    check_eq!(innocent.finish(&board)?, Innocent::CHAINS as u32);
     check_eq!(told.counts()[2], 1);
     works(&device)
 }
@@ -324,8 +340,8 @@ fn hang(board: &Board, device: &Device, context: u32, times: usize) -> Outcome {
     Ok(())
 }
 
-/// With the third hang a context is closed, and what it has queued is cancelled; other contexts of the
-/// file go on, and so does a new one.
+/// With the third hang a context is closed, and what it has queued is cancelled; other contexts of
+/// the file go on, and so does a new one.
 fn close_context(gpu: &Gpu) -> Outcome {
     let board = Board::open()?;
     let device = gpu.open()?;
@@ -372,23 +388,44 @@ fn close_context(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// The context that every file begins with is closed like any other. As it cannot be made by user space,
-/// it is good again after a while.
-fn default_context(gpu: &Gpu) -> Outcome {
+/// A context that was closed is good again after a while: the one that every file begins with,
+/// which user space cannot make, and any other, which it does not make anew.
+fn context_renewed(gpu: &Gpu) -> Outcome {
     let board = Board::open()?;
     let device = gpu.open()?;
     let bystander = gpu.open()?;
-    hang(&board, &device, 0, 3)?;
+    let another = device.create_context(uapi::PRIORITY_MEDIUM)?;
     let chain = nothing(&device)?;
-    check_errno!(chain.submit(&[], &[], None), ECANCELED);
+    for context in [0, another] {
+        hang(&board, &device, context, 3)?;
+        check_errno!(chain.submit_in(context, &[], &[], None), ECANCELED);
+    }
     works(&bystander)?;
     works(&gpu.open()?)?;
     check_errno!(device.destroy_context(0), EINVAL);
-    let give_up = Instant::now() + 3 * PATIENCE;
-    while chain.submit(&[], &[], None) == Err(Errno(libc::ECANCELED)) {
-        check!(Instant::now() < give_up, "it is not made anew");
-        std::thread::sleep(Duration::from_millis(200));
+    for context in [0, another] {
+        let give_up = Instant::now() + 3 * PATIENCE;
+        while chain.submit_in(context, &[], &[], None) == Err(Errno(libc::ECANCELED)) {
+            check!(
+                Instant::now() < give_up,
+                "context {context} is not made anew"
+            );
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let fresh = nothing(&device)?;
+        check_eq!(end(&start(&device, context, &fresh)?)?, Ok(()));
     }
+    works(&device)
+}
+
+/// A context of high priority is not closed, however many of its jobs hang.
+fn high_context(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    let high = device.create_context(uapi::PRIORITY_HIGH)?;
+    hang(&board, &device, high, 4)?;
+    let chain = nothing(&device)?;
+    check_eq!(end(&start(&device, high, &chain)?)?, Ok(()));
     works(&device)
 }
 
@@ -430,61 +467,4 @@ fn fault_storm(gpu: &Gpu) -> Outcome {
     done.wait(10 * PATIENCE)?;
     works(&device)?;
     works(&other)
-}
-
-/// The GPU can do nothing for anybody any more: all that was asked for ends with an error, nothing is
-/// lost that the CPU has, and the driver can be bound again.
-fn wedged(gpu: &Gpu, board: &Board, break_it: impl FnOnce() -> Outcome) -> Outcome {
-    {
-        let device = gpu.open()?;
-        let other = gpu.open()?;
-        let (bo, map) = target(&device, 4096)?;
-        hang_next(board)?;
-        let hung = nothing(&device)?;
-        let waits = nothing(&other)?;
-        let fences = [start(&device, 0, &hung)?, start(&other, 0, &waits)?];
-        break_it()?;
-        check!(sys::readable(fences[0].as_fd(), PATIENCE)?);
-        check!(fence_status(fences[0].as_fd())?.is_some_and(|status| status.is_err()));
-        check_eq!(end(&fences[1])?, Err(Errno(libc::ENODEV)));
-        bo.wait(PATIENCE)?;
-        check_errno!(hung.submit(&[], &[], None), ENODEV);
-        check_errno!(waits.submit(&[], &[], None), ENODEV);
-        map.put64(0, 0x1234);
-        check_eq!(map.get64(0), 0x1234);
-    }
-    let away = gpu.node.unbind()?;
-    board.order(Opcode::ClearAll, &[])?;
-    away.give_back()?;
-    let fresh = Node::all();
-    check_eq!(fresh.len(), 1);
-    check_eq!(fresh[0].path, gpu.node.path);
-    works(&gpu.open()?)
-}
-
-/// The GPU ignores every command to stop and every reset, but for its reset line.
-fn reset_fails(gpu: &Gpu) -> Outcome {
-    not_the_peer(gpu)?;
-    let board = Board::open()?;
-    board.order(Opcode::IgnoreHardStop, &[1])?;
-    board.order(Opcode::DelayReset, &[NEVER, 0])?;
-    wedged(gpu, &board, || Ok(()))
-}
-
-/// The GPU leaves the bus in the middle of a job.
-fn gone(gpu: &Gpu) -> Outcome {
-    not_the_peer(gpu)?;
-    let board = Board::open()?;
-    wedged(gpu, &board, || {
-        std::thread::sleep(Duration::from_millis(50));
-        Ok(board.order(Opcode::AllOnes, &[1])?)
-    })
-}
-
-/// What is left of the peer afterwards would be of no use to the tests that follow.
-fn not_the_peer(gpu: &Gpu) -> Outcome {
-    match gpu.node.driver.as_str() {
-        "panfrost" => Err(Stop::Skip(WEDGE.into())),
-        _ => Ok(()),
-    }
 }

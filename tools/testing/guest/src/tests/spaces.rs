@@ -2,10 +2,16 @@
 
 //! Address spaces: faults, more of them than the hardware holds, several at work.
 
+use std::os::fd::AsFd;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::thread;
 
+use model::control::Opcode;
+use model::control::Stat;
 use model::job::Arch;
 
+use crate::board::Board;
 use crate::chain::Chain;
 use crate::chain::DONE;
 use crate::chain::PATIENCE;
@@ -17,9 +23,13 @@ use crate::harness::Need;
 use crate::harness::Outcome;
 use crate::harness::Stop;
 use crate::harness::Test;
+use crate::memory;
 use crate::pixels::Layout;
 use crate::pixels::FORMATS;
+use crate::sync::fence_status;
 use crate::sync::Gate;
+use crate::sys;
+use crate::sys::Errno;
 use crate::uapi;
 
 use super::render::blocks;
@@ -27,25 +37,43 @@ use super::render::clear_frame;
 use super::target;
 use super::works;
 use super::Random;
+use super::A_WHILE;
 
-/// C panfrost wants to reset these GPUs after a bus fault, starts no job until that is done, and never does
-/// it: the next job times out in its place.
+/// C panfrost wants to reset these GPUs after a bus fault, starts no job until that is done, and
+/// never does it: the next job times out in its place.
 pub(super) const BUS_FAULT: &str = "after a bus fault the next job is lost";
 
 /// It lets the job of a fault time out and then resets the GPU, whoever else has a job on it.
+/// Seen in silicon mode, where stores that a reset finds on their way are lost.
+const LATE_FAULT: &str =
+    "the second fault of a file waits for the timeout, and a reset loses stores";
+
 const OTHERS: &str = "a fault can cost another file a job";
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("fault-write", &["B5"], write_fault).panfrost_fails_on(Arch::V9, BUS_FAULT),
-    Test::new("fault-chain", &["B5"], chain_fault).panfrost_fails_on(Arch::V9, BUS_FAULT),
+    Test::new("fault-chain", &["B5"], chain_fault).panfrost_fails(LATE_FAULT),
     Test::new("fault-closed-bo", &["A6", "B5"], closed_bo)
         .panfrost_fails("a job that has ended keeps its BOs mapped until a worker has dropped it"),
     Test::new("fault-again-and-again", &["B5"], repeated).panfrost_fails_on(Arch::V9, BUS_FAULT),
     Test::new("fault-other-file", &["B5"], other_file).panfrost_fails(OTHERS),
+    Test::new("fault-spares-next-job", &["B5"], next_job)
+        .needs(&[Need::Board])
+        .panfrost_fails("on a busy host it was seen to end the next job as well"),
+    Test::new("fault-of-last-owner", &["B5"], last_owner)
+        .needs(&[Need::Board])
+        .panfrost_fails("a fault is charged to who has the address space when it is looked at"),
     Test::new("fault-is-private", &["A1"], private).panfrost_fails_on(Arch::V9, BUS_FAULT),
     Test::new("space-more-than-slots", &["F1"], more_than_slots),
     Test::new("space-all-waiting", &["F1"], all_waiting).needs(&[Need::Gate]),
     Test::new("space-come-and-go", &["F1"], come_and_go),
+    Test::new(
+        "space-changes-during-resets",
+        &["C4", "F1"],
+        change_during_resets,
+    )
+    .needs(&[Need::Board])
+    .panfrost_fails_on(Arch::V9, BUS_FAULT),
     Test::new("clients-concurrent", &["C2", "F1"], concurrent),
 ];
 
@@ -150,6 +178,131 @@ fn other_file(gpu: &Gpu) -> Outcome {
         }
     }
     works(&bad)
+}
+
+/// Calls `f` while a file has the GPU reset over and over, as a fault does on G57. Skips the test
+/// on other GPUs.
+pub(super) fn during_resets(gpu: &Gpu, f: impl FnOnce() -> Outcome) -> Outcome {
+    let bad = gpu.open()?;
+    if bad.arch()? != Arch::V9 {
+        return Err(Stop::Skip("a fault resets the GPU on G57 alone".into()));
+    }
+    let board = Board::open()?;
+    let resets = board.stat(Stat::SoftResets);
+    let done = AtomicBool::new(false);
+
+    thread::scope(|scope| {
+        let faults = scope.spawn(|| -> Outcome {
+            while !done.load(Ordering::Relaxed) {
+                let mut chain = Chain::new(&bad, 4096)?;
+                chain.zero(UNMAPPED[2]);
+                chain.run(&[])?;
+            }
+            Ok(())
+        });
+        let outcome = f();
+        done.store(true, Ordering::Relaxed);
+        faults.join().map_err(|_| Stop::fail("a thread panics"))??;
+        outcome
+    })?;
+    check!(board.stat(Stat::SoftResets) != resets, "nothing was reset");
+    works(&bad)
+}
+
+/// BOs come and go while another file has the GPU reset over and over: no command to the MMU is cut
+/// in two by a reset, which the model would count, and none finds the caches off.
+fn change_during_resets(gpu: &Gpu) -> Outcome {
+    const ROUNDS: u64 = 60;
+    const BOS: usize = 8;
+    let device = gpu.open()?;
+
+    during_resets(gpu, || {
+        for round in 0..ROUNDS {
+            let (bo, map) = target(&device, 4096)?;
+            let mut chain = Chain::new(&device, 4096)?;
+            chain.zero(bo.va());
+            chain.run(&[&bo])?;
+            check_eq!(chain.statuses(), [DONE], "round {round}");
+            check_eq!(map.get64(0), 0, "round {round}");
+            // Commands, as the space is in the hardware now.
+            for _ in 0..BOS {
+                target(&device, 4096)?.0.close()?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// A job of the file that has not begun when another one faults is none the worse. It is the next
+/// one in its slot, behind a job of another file.
+fn next_job(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    let (device, other) = (gpu.open()?, gpu.open()?);
+    let (bo, map) = target(&device, 4096)?;
+    let mut ahead = Chain::new(&other, 4096)?;
+    ahead.null();
+    let mut next = Chain::new(&device, 4096)?;
+    next.zero(bo.va());
+    let mut faulty = Chain::new(&device, 4096)?;
+    faulty.zero(UNMAPPED[2]);
+    faulty.require(uapi::REQ_FS);
+
+    let (ahead_done, done, fault) = (other.syncobj()?, device.syncobj()?, device.syncobj()?);
+    board.order(Opcode::SlowJobs, &[350_000])?;
+    ahead.submit(&[], &[], Some(&ahead_done))?;
+    board.order(Opcode::SlowJobs, &[0])?;
+    next.submit(&[&bo], &[], Some(&done))?;
+    faulty.submit(&[], &[], Some(&fault))?;
+    fault.wait(PATIENCE)?;
+    check!(faulty.statuses() != [DONE]);
+    let failed = Some(Err(Errno(libc::EINVAL)));
+    check_eq!(fence_status(fault.fence()?.as_fd())?, failed);
+
+    done.wait(PATIENCE)?;
+    ahead_done.wait(PATIENCE)?;
+    check_eq!(fence_status(done.fence()?.as_fd())?, Some(Ok(())));
+    check_eq!(next.statuses(), [DONE]);
+    check_eq!(map.get64(0), 0);
+    check_eq!(ahead.statuses(), [DONE]);
+    works(&device)
+}
+
+/// The file whose job has faulted goes before anybody has looked at that. Whoever has its address
+/// space of the hardware then has nothing to do with it.
+fn last_owner(gpu: &Gpu) -> Outcome {
+    const MMU: u32 = 1;
+    let board = Board::open()?;
+    for round in 0..3 {
+        let device = gpu.open()?;
+        let mut chain = Chain::new(&device, 4096)?;
+        chain.zero(UNMAPPED[2]);
+        let done = device.syncobj()?;
+        board.order(Opcode::LoseIrq, &[MMU, 1])?;
+        let faults = board.stat(Stat::MmuFaults);
+        chain.submit(&[], &[], Some(&done))?;
+        let faulted = memory::wait_for(PATIENCE, || Ok(board.stat(Stat::MmuFaults) != faults))?;
+        check!(faulted, "no fault in round {round}");
+        let fence = done.fence()?;
+        drop((chain, done, device));
+        check!(sys::readable(fence.as_fd(), PATIENCE)?);
+        // What the job had goes a moment later.
+        thread::sleep(A_WHILE);
+
+        let device = gpu.open()?;
+        let mut chain = Chain::new(&device, 4096)?;
+        chain.null();
+        let done = device.syncobj()?;
+        board.order(Opcode::SlowJobs, &[300_000])?;
+        chain.submit(&[], &[], Some(&done))?;
+        board.order(Opcode::SlowJobs, &[0])?;
+        // Of an address space that the GPU does not have.
+        board.order(Opcode::SpuriousIrq, &[MMU, 1 << 15])?;
+        done.wait(PATIENCE)?;
+        check_eq!(fence_status(done.fence()?.as_fd())?, Some(Ok(())));
+        check_eq!(chain.statuses(), [DONE], "round {round}");
+        works(&device)?;
+    }
+    Ok(())
 }
 
 /// One file's BOs are not in another's address space.

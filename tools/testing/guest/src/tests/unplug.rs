@@ -3,6 +3,7 @@
 //! Taking the driver away from the GPU while clients use it, and giving it back.
 
 use std::ffi::CString;
+use std::fs;
 use std::fs::File;
 use std::io::Read;
 use std::io::Write;
@@ -14,6 +15,7 @@ use std::time::Instant;
 
 use model::control::Opcode;
 use model::control::ANY_SLOT;
+use model::control::NEVER;
 
 use crate::bo::Bo;
 use crate::board::Board;
@@ -33,6 +35,7 @@ use crate::harness::Outcome;
 use crate::harness::Process;
 use crate::harness::Stop;
 use crate::harness::Test;
+use crate::memory;
 use crate::sync::Gate;
 use crate::sync::Syncobj;
 use crate::sys;
@@ -41,10 +44,15 @@ use crate::sys::Mapping;
 use crate::uapi;
 
 use super::target;
+use super::tiler::heap;
+use super::tiler::Batch;
 use super::works;
 use super::Random;
 
 const PEER: &str = "unbinding it under load is not known to be safe";
+
+/// On debug kernels.
+const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("unplug-leftovers", &["C8"], leftovers)
@@ -61,6 +69,12 @@ pub(super) const TESTS: &[Test] = &[
     .not_on_panfrost(PEER),
     Test::new("unload-busy", &["C8"], unload_busy),
 ];
+
+/// Those after which the GPU has another number.
+pub(super) const LAST: &[Test] = &[Test::new("unplug-runs-on", &["C8"], runs_on)
+    .needs(&[Need::Board])
+    .warns()
+    .not_on_panfrost(PEER)];
 
 /// What a client still has when the device goes.
 struct Leftovers {
@@ -105,8 +119,8 @@ impl Leftovers {
         }
         let fence = dmabuf::export_sync_file(self.dmabuf.as_fd(), uapi::DMA_BUF_SYNC_WRITE)?;
         check!(sys::readable(fence.as_fd(), PATIENCE)?, "the BO stays busy");
-        // Submits may be refused a moment before the rest is. Then the device is gone, for whatever is asked
-        // of it.
+        // Submits may be refused a moment before the rest is. Then the device is gone, for whatever
+        // is asked of it.
         let end = Instant::now() + PATIENCE;
         while self.device.param(uapi::PARAM_PROD_ID).is_ok() && Instant::now() < end {
             thread::sleep(Duration::from_millis(1));
@@ -199,7 +213,7 @@ fn load(left: &mut Leftovers, random: &mut Random) -> sys::Result<()> {
 fn under_load(gpu: &Gpu, take: fn(&Node) -> sys::Result<Away>) -> Outcome {
     const CLIENTS: u64 = 8;
     // A debug kernel takes twenty times as long.
-    let rounds = match (gpu.long, Path::new("/sys/kernel/debug/kmemleak").exists()) {
+    let rounds = match (gpu.long, Path::new(KMEMLEAK).exists()) {
         (true, false) => 200,
         (true, true) => 40,
         (false, false) => 10,
@@ -224,6 +238,44 @@ fn under_load(gpu: &Gpu, take: fn(&Node) -> sys::Result<Away>) -> Outcome {
         works(&gpu.open()?)?;
     }
     Ok(())
+}
+
+/// A GPU that nothing stops may go on to write to the memory of a heap, so nobody else gets that.
+/// Where the GPU does stop, all of it is free.
+fn runs_on(gpu: &Gpu) -> Outcome {
+    if Path::new(KMEMLEAK).exists() {
+        return Err(Stop::Skip("what is kept for ever is a leak".into()));
+    }
+    let board = Board::open()?;
+    for stops in [true, false] {
+        let device = gpu.open()?;
+        let heap = heap(&device, 128 << 20)?;
+        let batch = Batch::new(&device, &heap, heap.size(), 640_000)?;
+        let before = memory::resident(&device)?;
+        let done = device.syncobj()?;
+        batch.tiler.submit(&[&heap], &[], Some(&done))?;
+        done.wait(PATIENCE)?;
+        let grown = memory::resident(&device)? - before;
+        check!(grown >= 40 << 20, "a heap of {grown} bytes");
+        if !stops {
+            board.order(Opcode::DelayReset, &[NEVER, 0])?;
+            // The one before the power goes succeeds.
+            fs::write("/sys/module/vgpu_board/parameters/reset_fails", "1")?;
+        }
+        let available = memory::available()?;
+        let away = gpu.node.unbind()?;
+        let freed = memory::available()?.saturating_sub(available);
+        board.order(Opcode::ClearAll, &[])?;
+        // A GPU that has stopped has the same number again.
+        drop((batch, heap, done, device));
+        away.give_back()?;
+        println!("# stops: {stops}; of {grown} bytes, {freed} are free");
+        check_eq!(freed >= grown / 2, stops, "{freed} of {grown} bytes");
+    }
+    // Memory that a running GPU may reach is never freed, and neither is the old device number.
+    let fresh = Node::all();
+    check_eq!(fresh.len(), 1);
+    works(&fresh[0].open()?)
 }
 
 /// A module whose files are open stays, and so does one whose buffers somebody else has.

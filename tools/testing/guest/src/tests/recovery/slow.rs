@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Jobs that take long and do not hang.
+
+use std::os::fd::AsFd;
+
+use model::control::Opcode;
+
+use super::end;
+use super::nothing;
+use super::start;
+use super::Told;
+use crate::board::Board;
+use crate::chain::Chain;
+use crate::chain::DONE;
+use crate::chain::NOT_STARTED;
+use crate::check;
+use crate::check_eq;
+use crate::device::Device;
+use crate::harness::Gpu;
+use crate::harness::Need;
+use crate::harness::Outcome;
+use crate::harness::Stop;
+use crate::harness::Test;
+use crate::sync::fence_status;
+use crate::sys::Errno;
+use crate::tests::works;
+
+/// C panfrost looks at the time alone.
+const NO_TURNS: &str = "a chain that takes long is taken for one that hangs";
+
+pub(in crate::tests) const TESTS: &[Test] = &[
+    Test::new("recover-slow-chain", &["C11"], slow_chain)
+        .needs(&[Need::Board])
+        .panfrost_fails(NO_TURNS),
+    Test::new("recover-slow-chain-limit", &["C11"], slow_chain_limit)
+        .needs(&[Need::Board])
+        .panfrost_fails(NO_TURNS),
+];
+
+/// A chain of so many jobs in the vertex-tiler slot.
+fn chain_of(device: &Device, jobs: usize) -> Result<Chain, Stop> {
+    let mut chain = Chain::new(device, 16 << 10)?;
+    for _ in 0..jobs {
+        chain.null();
+    }
+    Ok(chain)
+}
+
+/// Chains that take longer than a job may run, of jobs that do not, are done to their end. Another
+/// file has its turn before them, and their context is none the worse.
+fn slow_chain(gpu: &Gpu) -> Outcome {
+    const CHAINS: usize = 4;
+    const JOBS: usize = 8;
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    let other = gpu.open()?;
+    let told = Told::from_now(&board);
+    board.order(Opcode::SlowJobs, &[100_000])?;
+    let mut slow = Vec::new();
+    for _ in 0..CHAINS {
+        let chain = chain_of(&device, JOBS)?;
+        let fence = start(&device, 0, &chain)?;
+        slow.push((chain, fence));
+    }
+    let short = nothing(&other)?;
+    check_eq!(end(&start(&other, 0, &short)?)?, Ok(()));
+    let (_, last) = &slow[CHAINS - 1];
+    check_eq!(fence_status(last.as_fd())?, None);
+    for (chain, fence) in &slow {
+        check_eq!(end(fence)?, Ok(()));
+        check_eq!(chain.statuses(), [DONE; JOBS]);
+    }
+    let [soft, hard, resets] = told.counts();
+    check!(soft as usize >= CHAINS, "{soft} soft stops");
+    check_eq!([hard, resets], [0, 0]);
+    board.order(Opcode::SlowJobs, &[0])?;
+    works(&device)
+}
+
+/// Even so, it does not run for ever.
+fn slow_chain_limit(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    let told = Told::from_now(&board);
+    board.order(Opcode::SlowJobs, &[300_000])?;
+    let chain = chain_of(&device, 60)?;
+    let fence = start(&device, 0, &chain)?;
+    check_eq!(end(&fence)?, Err(Errno(libc::ECANCELED)));
+    let statuses = chain.statuses();
+    check_eq!(statuses[0], DONE);
+    check_eq!(statuses[59], NOT_STARTED);
+    let [_, hard, resets] = told.counts();
+    check_eq!([hard, resets], [0, 0]);
+    board.order(Opcode::SlowJobs, &[0])?;
+    works(&device)
+}
