@@ -102,8 +102,8 @@ pub struct Framebuffer<'a> {
 }
 
 impl<'a> Framebuffer<'a> {
-    /// Makes one with these attachments: (point, internal format). Textures are used if asked for, else
-    /// renderbuffers.
+    /// Makes one with these attachments: (point, internal format). Textures are used if asked for,
+    /// else renderbuffers.
     pub fn new(
         gl: &'a Context,
         (width, height): (i32, i32),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Clears framebuffers of many sizes and formats through the system's EGL and GLES, reads every pixel back
-//! and compares. Needs no window system and no shader.
+//! Clears framebuffers of many sizes and formats through the system's EGL and GLES, reads every
+//! pixel back and compares. Needs no window system and no shader.
 //!
 //! Exit status: 0 if all pixels are right, 1 if some are not, 2 if it cannot be tried.
 

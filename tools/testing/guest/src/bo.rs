@@ -225,3 +225,20 @@ pub fn label_raw(device: &Device, arg: &mut uapi::SetLabelBo) -> Result<()> {
     // SAFETY: the kernel reads through the pointer and refuses a bad one.
     unsafe { sys::ioctl(device.as_fd(), uapi::SET_LABEL_BO, arg) }
 }
+
+/// SYNC_BO of one part of a BO.
+pub fn sync(device: &Device, handle: u32, kind: u32, offset: u32, size: u32) -> Result<()> {
+    let op = uapi::SyncOp {
+        handle,
+        kind,
+        offset,
+        size,
+    };
+    let mut arg = uapi::SyncBo {
+        ops: std::ptr::from_ref(&op) as u64,
+        op_count: 1,
+        pad: 0,
+    };
+    // SAFETY: the kernel reads one operation.
+    unsafe { sys::ioctl(device.as_fd(), uapi::SYNC_BO, &mut arg) }
+}

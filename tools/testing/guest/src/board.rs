@@ -1,9 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The GPU model's control BAR, reached through sysfs beside whichever driver is bound. Root only.
+//! The board around the GPU: the model's control BAR, reached through sysfs beside whichever driver
+//! is bound, and what the board module tells in debugfs. Root only.
 
+use std::fmt;
 use std::fs;
+use std::fs::File;
+use std::io::Read;
+use std::io::Seek;
+use std::io::SeekFrom;
+use std::io::Write;
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::path::PathBuf;
 
 use model::control;
@@ -15,9 +24,58 @@ use crate::sys::Errno;
 use crate::sys::Mapping;
 use crate::sys::Result;
 
+/// Where the board module has its files.
+const DEBUGFS: &str = "/sys/kernel/debug/vgpu_board";
+
+/// The name of the rule that the model watches over: no access to the registers while the GPU is
+/// off.
+const OFF: &str = "R7-access-while-off";
+
 /// The control BAR. What was ordered is undone on drop.
 pub struct Board {
     regs: Mapping,
+}
+
+/// Maps the control BAR.
+fn map() -> Result<Mapping> {
+    let device = Board::pci_device().ok_or(Errno(libc::ENODEV))?;
+    let file = open_file(&device.join("resource4"))?;
+    let regs = Mapping::new(file.as_fd(), 0, control::CONTROL_SPACE as usize)?;
+    if regs.get32(control::MAGIC as usize) != control::MAGIC_VALUE
+        || regs.get32(control::VERSION as usize) != control::VERSION_VALUE
+    {
+        return Err(Errno(libc::ENODEV));
+    }
+    Ok(regs)
+}
+
+/// Reads a statistic without a [`Board`], so that no order is undone.
+pub fn stat(stat: Stat) -> Result<u32> {
+    Ok(map()?.get32(stat.offset() as usize))
+}
+
+/// Tells the model the time of the kernel's log, for its own log.
+pub fn tell_time() -> Result<()> {
+    let regs = map()?;
+    let mut log = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/kmsg")?;
+    log.seek(SeekFrom::End(0))?;
+    log.write_all(b"<6>guest-rules: the log of the model has this time\n")?;
+    let mut record = [0; 1024];
+    let len = log.read(&mut record)?;
+    let us = record_time(&String::from_utf8_lossy(&record[..len])).ok_or(Errno(libc::EPROTO))?;
+    let ns = us.saturating_mul(1000);
+    regs.put32(control::GUEST_TIME_LO as usize, ns as u32);
+    regs.put32(control::GUEST_TIME_HI as usize, (ns >> 32) as u32);
+    Ok(())
+}
+
+/// The time in a record of /dev/kmsg: `priority,number,microseconds,flags;text`.
+fn record_time(record: &str) -> Option<u64> {
+    record.split(',').nth(2)?.parse().ok()
 }
 
 impl Board {
@@ -35,15 +93,7 @@ impl Board {
 
     /// Maps the control BAR. ENODEV if there is none, as on a real board.
     pub fn open() -> Result<Self> {
-        let device = Self::pci_device().ok_or(Errno(libc::ENODEV))?;
-        let file = open_file(&device.join("resource4"))?;
-        let regs = Mapping::new(file.as_fd(), 0, control::CONTROL_SPACE as usize)?;
-        if regs.get32(control::MAGIC as usize) != control::MAGIC_VALUE
-            || regs.get32(control::VERSION as usize) != control::VERSION_VALUE
-        {
-            return Err(Errno(libc::ENODEV));
-        }
-        Ok(Self { regs })
+        Ok(Self { regs: map()? })
     }
 
     /// Reads a register.
@@ -73,5 +123,130 @@ impl Board {
 impl Drop for Board {
     fn drop(&mut self) {
         let _ = self.order(Opcode::ClearAll, &[]);
+    }
+}
+
+/// How often each rule of the board was broken. The board module has the rules (`recorder.c`),
+/// except for R7, which the model has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules(Vec<(String, u32)>);
+
+impl Rules {
+    /// The counts by now; none on a board that keeps none.
+    pub fn now() -> Self {
+        let text = fs::read_to_string(Path::new(DEBUGFS).join("rules")).unwrap_or_default();
+        let mut rules: Self = text.parse().unwrap_or_default();
+        if let Ok(count) = stat(Stat::Violations) {
+            rules.0.push((OFF.into(), count));
+        }
+        rules
+    }
+
+    /// How much more often than `before` each was broken: a line for each of which that can be
+    /// said. A count that is missing before was 0.
+    pub fn since(&self, before: &Self) -> Vec<String> {
+        let count = |name: &str| before.0.iter().find(|(other, _)| other == name);
+        self.0
+            .iter()
+            .filter_map(|(name, now)| {
+                let moved = now.wrapping_sub(count(name).map_or(0, |&(_, before)| before));
+                (moved != 0).then(|| format!("{name}: broken {moved} times"))
+            })
+            .collect()
+    }
+}
+
+impl fmt::Display for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .iter()
+            .try_for_each(|(name, count)| writeln!(f, "{name}: {count}"))
+    }
+}
+
+impl std::str::FromStr for Rules {
+    type Err = ();
+
+    /// Reads what `Display` and the board module print.
+    fn from_str(text: &str) -> std::result::Result<Self, ()> {
+        let line = |line: &str| {
+            let (name, count) = line.split_once(": ")?;
+            Some((name.to_owned(), count.parse().ok()?))
+        };
+        let rules: Option<_> = text.lines().map(line).collect();
+        rules.map(Self).ok_or(())
+    }
+}
+
+/// The positions of the board's switches.
+pub struct State(String);
+
+impl State {
+    /// The positions by now. ENODEV if there is no board.
+    pub fn now() -> Result<Self> {
+        let device = Board::pci_device().ok_or(Errno(libc::ENODEV))?;
+        let name = device.file_name().ok_or(Errno(libc::ENODEV))?;
+        Ok(Self(fs::read_to_string(Path::new(DEBUGFS).join(name))?))
+    }
+
+    /// A position, or another thing that the board module tells.
+    pub fn text(&self, what: &str) -> Result<&str> {
+        self.0
+            .lines()
+            .find_map(|line| line.strip_prefix(what)?.strip_prefix(": "))
+            .ok_or(Errno(libc::ENOENT))
+    }
+
+    /// The same if it is a number.
+    pub fn number(&self, what: &str) -> Result<u32> {
+        self.text(what)?.parse().map_err(|_| Errno(libc::EINVAL))
+    }
+}
+
+/// A switch was turned, or a rule broken by what follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// Which.
+    pub what: String,
+    /// From which position.
+    pub old: u32,
+    /// To which one.
+    pub new: u32,
+}
+
+/// Forgets what was recorded.
+pub fn forget_turns() -> Result<()> {
+    Ok(fs::write(Path::new(DEBUGFS).join("recorder"), "0")?)
+}
+
+/// What was recorded since, the last 256 of it.
+pub fn turns() -> Result<Vec<Turn>> {
+    let text = fs::read_to_string(Path::new(DEBUGFS).join("recorder"))?;
+    let turn = |line: &str| {
+        let mut words = line.split_whitespace().skip(2);
+        Some(Turn {
+            what: words.next()?.into(),
+            old: words.next()?.parse().ok()?,
+            new: words.next()?.parse().ok()?,
+        })
+    };
+    let turns: Option<_> = text.lines().map(turn).collect();
+    turns.ok_or(Errno(libc::EINVAL))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_that_moved() {
+        let rules = |text: &str| text.parse::<Rules>().unwrap();
+        let before = rules("R1-a: 0\nR2-b: 4294967295\n");
+        assert_eq!(before.since(&before), Vec::<String>::new());
+        let after = rules("R1-a: 0\nR2-b: 1\nR7-c: 3\n");
+        let moved = ["R2-b: broken 2 times", "R7-c: broken 3 times"];
+        assert_eq!(after.since(&before), moved);
+        assert_eq!(rules(&after.to_string()), after);
+        assert!("R1 1".parse::<Rules>().is_err());
     }
 }

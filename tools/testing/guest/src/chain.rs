@@ -8,6 +8,7 @@ use model::desc::Fragment;
 use model::desc::Frame;
 use model::desc::JobHeader;
 use model::desc::JobType;
+use model::desc::MemoryJob;
 use model::desc::WriteKind;
 use model::desc::WriteValue;
 use model::desc::HEADER_SIZE;
@@ -102,7 +103,8 @@ impl Chain {
         self.va(at)
     }
 
-    /// Appends a job with a header of the caller's making, whose `next` is set when another follows.
+    /// Appends a job with a header of the caller's making, whose `next` is set when another
+    /// follows.
     pub fn job(&mut self, header: JobHeader, payload: &[u8]) -> JobRef {
         let at = self.reserve(HEADER_SIZE + payload.len(), JOB_ALIGN);
         self.map.write(at, &header.encode());
@@ -152,6 +154,32 @@ impl Chain {
     /// Appends a job that writes eight bytes of zero, which every GPU can.
     pub fn zero(&mut self, address: u64) -> JobRef {
         self.write(address, WriteKind::Zero, 0)
+    }
+
+    /// Appends a job that reads memory, of the GPU model's own kind. No GPU has it.
+    pub fn memory(&mut self, payload: &MemoryJob) -> JobRef {
+        self.job(JobHeader::new(JobType::Memory), &payload.encode())
+    }
+
+    /// Appends a job, as [`Self::memory`], that copies `length` bytes.
+    pub fn copy(&mut self, source: u64, target: u64, length: usize) -> JobRef {
+        self.memory(&MemoryJob {
+            source,
+            target,
+            length: length as u32,
+            ..Default::default()
+        })
+    }
+
+    /// Appends a job, as [`Self::memory`], that adds up the 32-bit words in `length` bytes.
+    pub fn sum(&mut self, source: u64, target: u64, length: usize) -> JobRef {
+        self.memory(&MemoryJob {
+            source,
+            target,
+            length: length as u32,
+            flags: MemoryJob::SUM,
+            ..Default::default()
+        })
     }
 
     /// Appends a job that renders a whole frame, and makes the chain one for the fragment slot.
@@ -208,8 +236,8 @@ impl Chain {
         }
     }
 
-    /// Appends two jobs of which each makes the other one fresh, so that the chain can be run again and
-    /// again. Returns the second; its status tells whether it has ever run.
+    /// Appends two jobs of which each makes the other one fresh, so that the chain can be run again
+    /// and again. Returns the second; its status tells whether it has ever run.
     pub fn pair(&mut self) -> JobRef {
         let first = self.zero(0);
         let second = self.zero(self.job_va(first));

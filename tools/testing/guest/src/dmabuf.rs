@@ -34,6 +34,13 @@ pub fn import_sync_file(dmabuf: BorrowedFd<'_>, flags: u32, fence: BorrowedFd<'_
     unsafe { sys::ioctl(dmabuf, uapi::DMA_BUF_IMPORT_SYNC_FILE, &mut arg) }
 }
 
+/// The CPU begins an access to the buffer, or ends it: `DMA_BUF_SYNC_*`.
+pub fn sync(dmabuf: BorrowedFd<'_>, flags: u32) -> Result<()> {
+    let mut arg = u64::from(flags);
+    // SAFETY: no pointers.
+    unsafe { sys::ioctl(dmabuf, uapi::DMA_BUF_SYNC, &mut arg) }
+}
+
 /// The cards that are not ours, opened.
 fn other_cards() -> Result<Vec<OwnedFd>> {
     let mut cards = Vec::new();
@@ -76,8 +83,8 @@ pub fn foreign(width: u32, height: u32) -> Result<Option<(OwnedFd, usize)>> {
     Ok(None)
 }
 
-/// Has another card attach to a buffer, for as long as what is returned is open. `None` without a card
-/// that does.
+/// Has another card attach to a buffer, for as long as what is returned is open. `None` without a
+/// card that does.
 pub fn attach(dmabuf: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
     for card in other_cards()? {
         let mut prime = uapi::PrimeHandle {

@@ -45,6 +45,28 @@ impl Failing {
         Ok(Self { nth })
     }
 
+    /// Calls with the first `n` allocations of pages failing; returns whether there were so many.
+    pub fn first<T>(&self, n: u32, call: impl FnOnce() -> T) -> io::Result<(T, bool)> {
+        const SELF: &str = "/proc/thread-self/make-it-fail";
+        let knob = |name| Path::new(Self::DEBUGFS).join("fail_page_alloc").join(name);
+        for (name, value) in [
+            ("times", "0"),
+            ("task-filter", "Y"),
+            ("interval", "1"),
+            ("space", "0"),
+            ("probability", "100"),
+        ] {
+            fs::write(knob(name), value)?;
+        }
+        fs::write(SELF, "1")?;
+        fs::write(knob("times"), n.to_string())?;
+        let result = call();
+        let left = fs::read_to_string(knob("times"))?;
+        fs::write(SELF, "0")?;
+        fs::write(knob("probability"), "0")?;
+        Ok((result, left.trim() == "0"))
+    }
+
     /// Calls with the n-th allocation failing, counted from 1; returns whether there were so many.
     pub fn nth<T>(&self, n: u32, call: impl FnOnce() -> T) -> io::Result<(T, bool)> {
         // What is needed between the two is on the stack and has been touched.

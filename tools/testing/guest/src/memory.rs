@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use crate::device::Device;
 use crate::harness::Stop;
+use crate::sys;
 
 /// A line `name: number kB` of a file in proc, in bytes.
 fn bytes_of(text: &str, name: &str) -> Option<usize> {
@@ -30,8 +31,8 @@ pub fn meminfo(name: &str) -> Result<usize, Stop> {
     bytes_of(&text, name).ok_or_else(|| Stop::fail(format!("no {name} in meminfo")))
 }
 
-/// Bytes that anybody could have. What was freed and waits on a processor's own list counts: that can be
-/// tens of MiB, goes back only when that processor is awake, and is left out by the kernel.
+/// Bytes that anybody could have. What was freed and waits on a processor's own list counts: that
+/// can be tens of MiB, goes back only when that processor is awake, and is left out by the kernel.
 pub fn available() -> Result<usize, Stop> {
     let zones = fs::read_to_string("/proc/zoneinfo")?;
     Ok(meminfo("MemAvailable")? + 4096 * listed(&zones))
@@ -55,8 +56,8 @@ pub fn vmstat(name: &str) -> Result<usize, Stop> {
         .ok_or_else(|| Stop::fail(format!("no {name} in vmstat")))
 }
 
-/// How many objects the caches of `kmalloc()` have: fences, jobs, BOs and whatever else the kernel has
-/// allocated. [`None`] if the kernel does not say so (`CONFIG_SLUB_DEBUG`). Root only.
+/// How many objects the caches of `kmalloc()` have: fences, jobs, BOs and whatever else the kernel
+/// has allocated. [`None`] if the kernel does not say so (`CONFIG_SLUB_DEBUG`). Root only.
 pub fn allocations() -> Result<Option<usize>, Stop> {
     // What each processor keeps, and KASAN, would count as well.
     for cache in fs::read_dir("/sys/kernel/slab").into_iter().flatten() {
@@ -77,8 +78,8 @@ pub fn killed() -> Result<usize, Stop> {
     vmstat("oom_kill")
 }
 
-/// Bytes of memory that the BOs of an open file have, as its fdinfo says. The line is left out if no BO
-/// has any.
+/// Bytes of memory that the BOs of an open file have, as its fdinfo says. The line is left out if
+/// no BO has any.
 pub fn resident(device: &Device) -> Result<usize, Stop> {
     let fd = device.as_fd().as_raw_fd();
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
@@ -101,12 +102,17 @@ pub fn shrink_all() -> Result<(), Stop> {
     Ok(fs::write("/proc/sys/vm/drop_caches", "2")?)
 }
 
+/// Has the kernel forget what it has of files and can read again. Root only.
+pub fn drop_cached() -> Result<(), Stop> {
+    Ok(fs::write("/proc/sys/vm/drop_caches", "1")?)
+}
+
 /// Waits until a condition holds. Whether it came to that.
 pub fn wait_for(
     patience: Duration,
     mut is: impl FnMut() -> Result<bool, Stop>,
 ) -> Result<bool, Stop> {
-    let end = Instant::now() + patience;
+    let end = Instant::now() + sys::patience(patience);
     while !is()? {
         if Instant::now() > end {
             return Ok(false);
@@ -114,6 +120,50 @@ pub fn wait_for(
         std::thread::sleep(Duration::from_millis(50));
     }
     Ok(true)
+}
+
+/// What the kernel has for clients.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    buffers: usize,
+    /// Fences among them.
+    allocations: Option<usize>,
+    slab: usize,
+}
+
+impl Held {
+    /// By now.
+    pub fn now() -> Result<Self, Stop> {
+        Ok(Self {
+            buffers: meminfo("Shmem")?,
+            allocations: allocations()?,
+            slab: meminfo("SUnreclaim")?,
+        })
+    }
+
+    /// When what clients had before has gone.
+    pub fn settled() -> Result<Self, Stop> {
+        let mut held = Self::now()?;
+        loop {
+            std::thread::sleep(Duration::from_secs(1));
+            let now = Self::now()?;
+            if now.allocations >= held.allocations && now.slab >= held.slab {
+                return Ok(now);
+            }
+            held = now;
+        }
+    }
+
+    /// Whether so many clients have left nothing. Caches of `kmalloc()` have some objects more or
+    /// less at any time, but fewer than if each client left two. The other counters are kept for
+    /// each CPU and summed up now and then.
+    pub fn is_no_more_than(&self, before: &Self, clients: usize) -> bool {
+        let allocated = |held: &Self| held.allocations.unwrap_or(0);
+
+        self.buffers <= before.buffers + (1 << 20)
+            && allocated(self) < allocated(before) + 2 * clients
+            && self.slab <= before.slab + (8 << 20)
+    }
 }
 
 /// Takes memory away from everybody else, until it is dropped.

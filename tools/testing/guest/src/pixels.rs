@@ -2,8 +2,8 @@
 
 //! What cleared memory has to look like, worked out apart from the model that clears it.
 //!
-//! A clear colour is given as the GPU's tile buffer holds it: channels R, G, B, A from the lowest bit up,
-//! some with fraction bits below, which are dropped on the way to memory.
+//! A clear colour is given as the GPU's tile buffer holds it: channels R, G, B, A from the lowest
+//! bit up, some with fraction bits below, which are dropped on the way to memory.
 
 use model::desc::BlockFormat;
 use model::desc::ColorFormat;
@@ -121,7 +121,8 @@ const fn raw(
 }
 
 impl Format {
-    /// A clear colour made of 128 arbitrary bits: the descriptor's words, and the bytes of every pixel.
+    /// A clear colour made of 128 arbitrary bits: the descriptor's words, and the bytes of every
+    /// pixel.
     pub fn clear(&self, seed: u128) -> ([u32; 4], Vec<u8>) {
         if self.channels.is_empty() {
             let bytes = seed.to_le_bytes()[..self.bytes].to_vec();

@@ -28,7 +28,8 @@ impl Swap {
         fs::write(format!("{SYSFS}/reset"), "1")?;
         fs::write(format!("{SYSFS}/disksize"), size.to_string())?;
 
-        // The header: at 1024 version, last page and number of bad pages, at the page's end what it is.
+        // The header: at 1024 version, last page and number of bad pages, at the page's end what it
+        // is.
         let mut header = [0; PAGE];
         header[1024..1028].copy_from_slice(&1u32.to_ne_bytes());
         header[1028..1032].copy_from_slice(&((size / PAGE - 1) as u32).to_ne_bytes());

@@ -70,12 +70,22 @@ impl Syncobj {
 
     /// Waits for its fence: ETIME if that takes longer, EINVAL if there is none.
     pub fn wait(&self, timeout: Duration) -> Result<()> {
+        self.wait_with(timeout, 0, 0)
+    }
+
+    /// As [`Self::wait`], and asks for the fence to signal by a time of the monotonic clock.
+    pub fn wait_with_deadline(&self, timeout: Duration, deadline_ns: u64) -> Result<()> {
+        self.wait_with(timeout, uapi::SYNCOBJ_WAIT_DEADLINE, deadline_ns)
+    }
+
+    fn wait_with(&self, timeout: Duration, flags: u32, deadline_ns: u64) -> Result<()> {
         let handles = [self.handle];
         let mut arg = uapi::SyncobjWait {
             handles: handles.as_ptr() as u64,
             timeout_ns: sys::deadline_ns(timeout),
             count_handles: 1,
-            flags: uapi::SYNCOBJ_WAIT_ALL,
+            flags: uapi::SYNCOBJ_WAIT_ALL | flags,
+            deadline_ns,
             ..Default::default()
         };
         // SAFETY: `handles` is as long as the argument says.
@@ -102,6 +112,30 @@ pub fn fence_status(sync_file: BorrowedFd<'_>) -> Result<Option<Result<()>>> {
         1.. => Some(Ok(())),
         error => Some(Err(Errno(-error))),
     })
+}
+
+/// When a sync file's fence has signalled, in nanoseconds of the monotonic clock. `None` if it has
+/// not.
+pub fn signalled_at(sync_file: BorrowedFd<'_>) -> Result<Option<u64>> {
+    let mut info = uapi::SyncFenceInfo::default();
+    let mut arg = uapi::SyncFileInfo {
+        num_fences: 1,
+        sync_fence_info: &raw mut info as u64,
+        ..Default::default()
+    };
+    // SAFETY: there is room for one fence.
+    unsafe { sys::ioctl(sync_file, uapi::SYNC_FILE_INFO, &mut arg)? };
+    Ok((info.status != 0).then_some(info.timestamp_ns))
+}
+
+/// Asks for a sync file's fence to signal by a time of the monotonic clock.
+pub fn set_deadline(sync_file: BorrowedFd<'_>, deadline_ns: u64) -> Result<()> {
+    let mut arg = uapi::SyncSetDeadline {
+        deadline_ns,
+        pad: 0,
+    };
+    // SAFETY: no pointers.
+    unsafe { sys::ioctl(sync_file, uapi::SYNC_SET_DEADLINE, &mut arg) }
 }
 
 impl Drop for Syncobj {

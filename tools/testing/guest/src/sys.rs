@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::ptr;
 use std::sync::atomic::compiler_fence;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
@@ -64,6 +65,18 @@ impl fmt::Debug for Errno {
     }
 }
 
+/// Has a write to a pipe that nobody reads any more end the process quietly, as of other programs.
+pub fn end_with_reader() {
+    // SAFETY: the default action concerns no memory.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
+/// Has such a write fail with EPIPE, as Rust's programs begin.
+pub fn outlive_reader() {
+    // SAFETY: nor does it to ignore the signal.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
 /// The result of a system call.
 pub type Result<T> = std::result::Result<T, Errno>;
 
@@ -76,8 +89,8 @@ pub const fn request(direction: u64, class: u8, nr: u8, size: usize) -> u64 {
 ///
 /// # Safety
 ///
-/// `arg` has the layout that `request` wants, and the pointers in it are good for what the kernel does
-/// with them, or are such that it refuses them.
+/// `arg` has the layout that `request` wants, and the pointers in it are good for what the kernel
+/// does with them, or are such that it refuses them.
 pub unsafe fn ioctl<T>(fd: BorrowedFd<'_>, request: u64, arg: &mut T) -> Result<()> {
     loop {
         // SAFETY: as the caller promises.
@@ -101,8 +114,8 @@ pub unsafe fn ioctl_once<T>(fd: BorrowedFd<'_>, request: u64, arg: &mut T) -> Re
     }
 }
 
-/// Memory that a file has been mapped to. Others (the GPU, other processes) may change it at any time, so
-/// it is only ever copied from and to.
+/// Memory that a file has been mapped to. Others (the GPU, other processes) may change it at any
+/// time, so it is only ever copied from and to.
 pub struct Mapping {
     start: *mut u8,
     len: usize,
@@ -224,9 +237,27 @@ impl Drop for Mapping {
     }
 }
 
+/// Set where nothing is worth a long wait.
+static HURRIED: AtomicBool = AtomicBool::new(false);
+
+/// Makes everything in this process, and in those that it starts from now on, give up ten times
+/// sooner: a test that is expected to fail mostly does so by waiting in vain.
+pub fn hurry() {
+    HURRIED.store(true, Ordering::Relaxed);
+}
+
+/// Returns how long to wait before giving up, where `timeout` is long enough on a busy host.
+pub fn patience(timeout: Duration) -> Duration {
+    if HURRIED.load(Ordering::Relaxed) {
+        timeout / 10
+    } else {
+        timeout
+    }
+}
+
 /// Whether a file becomes readable within this time: a sync_file's fence has signalled then.
 pub fn readable(fd: BorrowedFd<'_>, timeout: Duration) -> Result<bool> {
-    let end = Instant::now() + timeout;
+    let end = Instant::now() + patience(timeout);
     loop {
         let mut poll = libc::pollfd {
             fd: fd.as_raw_fd(),
@@ -238,10 +269,30 @@ pub fn readable(fd: BorrowedFd<'_>, timeout: Duration) -> Result<bool> {
         // SAFETY: one valid entry.
         match unsafe { libc::poll(&mut poll, 1, left) } {
             -1 => return Err(Errno::last()),
-            // It was seen to come back early once, with C panfrost on a busy host; why is not known.
+            // It was seen to come back early once, with C panfrost on a busy host; why is not
+            // known.
             0 if left > 0 => (),
             n => return Ok(n > 0),
         }
+    }
+}
+
+/// Which of these files can be read from, or have an end to be seen. Waits until one can, at most
+/// for this time.
+pub fn readable_of(fds: &[BorrowedFd<'_>], timeout: Duration) -> Result<Vec<bool>> {
+    let mut polls: Vec<_> = fds
+        .iter()
+        .map(|fd| libc::pollfd {
+            fd: fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        })
+        .collect();
+    let ms = timeout.as_millis().min(i32::MAX as u128) as i32;
+    // SAFETY: as many valid entries.
+    match unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, ms) } {
+        -1 => Err(Errno::last()),
+        _ => Ok(polls.iter().map(|poll| poll.revents != 0).collect()),
     }
 }
 
@@ -258,7 +309,7 @@ pub fn now_ns() -> i64 {
     sec * 1_000_000_000 + nsec
 }
 
-/// The absolute time this far in the future.
+/// The absolute time this far in the future, at which a wait gives up.
 pub fn deadline_ns(after: Duration) -> i64 {
-    now_ns().saturating_add(i64::try_from(after.as_nanos()).unwrap_or(i64::MAX))
+    now_ns().saturating_add(i64::try_from(patience(after).as_nanos()).unwrap_or(i64::MAX))
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The user-space interface of panfrost, of what drm_gpu adds to it, of the DRM core, of dma-buf and of
-//! sw_sync, as far as it is used here. Layouts and numbers are those of Linux 7.3's headers, and of
-//! `drm_gpu_drm.h`.
+//! The user-space interface of panfrost, of what drm_gpu adds to it, of the DRM core, of dma-buf
+//! and of sw_sync, as far as it is used here. Layouts and numbers are those of Linux 7.3's headers,
+//! and of `drm_gpu_drm.h`.
 
 use crate::sys::request;
 
@@ -55,6 +55,10 @@ uapi! {
     JmCtxCreate { handle: u32, priority: u32 }
     /// Drops a context.
     JmCtxDestroy { handle: u32, pad: u32 }
+    /// Makes parts of BOs in the CPU's caches and in memory the same.
+    SyncBo { ops: u64, op_count: u32, pad: u32 }
+    /// A part of a BO for [`SyncBo`].
+    SyncOp { handle: u32, kind: u32, offset: u32, size: u32 }
     /// Makes a BO over memory of the caller.
     CreateUserptr { address: u64, size: u64, flags: u32, handle: u32, offset: u64 }
 
@@ -116,6 +120,18 @@ uapi! {
         sync_fence_info: u64,
     }
 
+    /// What a sync file tells of one of its fences.
+    SyncFenceInfo {
+        object: [u8; 32],
+        driver: [u8; 32],
+        status: i32,
+        flags: u32,
+        timestamp_ns: u64,
+    }
+
+    /// Asks for a sync file's fence to signal by an absolute time.
+    SyncSetDeadline { deadline_ns: u64, pad: u64 }
+
     /// Makes a fence on a software timeline.
     SwSyncFence { value: u32, name: [u8; 32], fence: i32 }
 }
@@ -150,6 +166,8 @@ pub const SET_LABEL_BO: u64 = panfrost::<SetLabelBo>(READ_WRITE, 9);
 pub const JM_CTX_CREATE: u64 = panfrost::<JmCtxCreate>(READ_WRITE, 10);
 /// Takes a [`JmCtxDestroy`], from 1.5 on.
 pub const JM_CTX_DESTROY: u64 = panfrost::<JmCtxDestroy>(READ_WRITE, 11);
+/// Takes a [`SyncBo`], from 1.6 on.
+pub const SYNC_BO: u64 = panfrost::<SyncBo>(READ_WRITE, 12);
 /// Takes a [`CreateUserptr`].
 pub const CREATE_USERPTR: u64 = panfrost::<CreateUserptr>(READ_WRITE, 0x50);
 
@@ -178,6 +196,8 @@ pub const SYNCOBJ_RESET: u64 = drm::<SyncobjArray>(READ_WRITE, 0xc4);
 /// Takes a [`SyncobjArray`].
 pub const SYNCOBJ_SIGNAL: u64 = drm::<SyncobjArray>(READ_WRITE, 0xc5);
 
+/// Begin or end an access of the CPU to a dma-buf.
+pub const DMA_BUF_SYNC: u64 = request(WRITE, b'b', 0, size_of::<u64>());
 /// Takes a [`SyncFile`].
 pub const DMA_BUF_EXPORT_SYNC_FILE: u64 = request(READ_WRITE, b'b', 2, size_of::<SyncFile>());
 /// Takes a [`SyncFile`].
@@ -186,10 +206,18 @@ pub const DMA_BUF_IMPORT_SYNC_FILE: u64 = request(WRITE, b'b', 3, size_of::<Sync
 /// Takes a [`SyncFileInfo`].
 pub const SYNC_FILE_INFO: u64 = request(READ_WRITE, b'>', 4, size_of::<SyncFileInfo>());
 
+/// Takes a [`SyncSetDeadline`].
+pub const SYNC_SET_DEADLINE: u64 = request(WRITE, b'>', 5, size_of::<SyncSetDeadline>());
+
 /// Takes a [`SwSyncFence`].
 pub const SW_SYNC_CREATE_FENCE: u64 = request(READ_WRITE, b'W', 0, size_of::<SwSyncFence>());
 /// Takes a `u32`: how far to advance.
 pub const SW_SYNC_INC: u64 = request(WRITE, b'W', 1, size_of::<u32>());
+
+/// Writes the CPU's caches back.
+pub const SYNC_FLUSH: u32 = 0;
+/// Writes them back and drops what they hold.
+pub const SYNC_FLUSH_AND_INVALIDATE: u32 = 1;
 
 /// The chain is for the fragment slot.
 pub const REQ_FS: u32 = 1 << 0;
@@ -200,6 +228,8 @@ pub const REQ_CYCLE_COUNT: u32 = 1 << 1;
 pub const PRIORITY_LOW: u32 = 0;
 /// The usual one.
 pub const PRIORITY_MEDIUM: u32 = 1;
+/// Before all others, for the privileged.
+pub const PRIORITY_HIGH: u32 = 2;
 
 /// The GPU cannot execute from the BO.
 pub const BO_NOEXEC: u32 = 1 << 0;
@@ -280,8 +310,12 @@ pub const SYNCOBJ_CREATE_SIGNALED: u32 = 1;
 pub const SYNCOBJ_SYNC_FILE: u32 = 1;
 /// Wait for all of them.
 pub const SYNCOBJ_WAIT_ALL: u32 = 1;
+/// Set a deadline on their fences.
+pub const SYNCOBJ_WAIT_DEADLINE: u32 = 1 << 3;
 
 /// As a reader: wait for writers; add a fence that writers wait for.
 pub const DMA_BUF_SYNC_READ: u32 = 1;
 /// As a writer: wait for all; add a fence that all wait for.
 pub const DMA_BUF_SYNC_WRITE: u32 = 2;
+/// An access ends; else it begins.
+pub const DMA_BUF_SYNC_END: u32 = 4;

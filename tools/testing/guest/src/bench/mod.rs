@@ -2,12 +2,12 @@
 
 //! What things cost, as a rule in nanoseconds of the guest's clock.
 //!
-//! Under `vm --icount --cpus 1` a nanosecond is an instruction and the GPU answers at once, so what is
-//! measured is the path through the kernel, and numbers of two drivers can be compared. Elsewhere they
-//! mean nothing.
+//! Under `vm --icount --cpus 1` a nanosecond is an instruction and the GPU answers at once, so what
+//! is measured is the path through the kernel, and numbers of two drivers can be compared.
+//! Elsewhere they mean nothing.
 //!
-//! A row is measured many times and the median is taken: ticks and other interrupts fall on some of the
-//! samples. The first samples, which warm caches of all kinds up, are not among them.
+//! A row is measured many times and the median is taken: ticks and other interrupts fall on some of
+//! the samples. The first samples, which warm caches of all kinds up, are not among them.
 
 use crate::harness::Gpu;
 use crate::harness::Stop;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Giving memory back, with the driver's shrinker called through debugfs (CONFIG_SHRINKER_DEBUG), as
-//! memory management calls it.
+//! Giving memory back, with the driver's shrinker called through debugfs (CONFIG_SHRINKER_DEBUG),
+//! as memory management calls it.
 
 use std::fs;
 use std::fs::File;

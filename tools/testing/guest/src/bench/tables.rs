@@ -72,8 +72,8 @@ fn accesses_of(
 /// What measures a call.
 type Measure = fn(&Board, &mut dyn FnMut() -> crate::sys::Result<()>) -> Result<u64, Stop>;
 
-/// A job that faults on a heap, less the same job when it does not. `listed`: its submit knows of the heap,
-/// and may allocate for it; else an earlier one does.
+/// A job that faults on a heap, less the same job when it does not. `listed`: its submit knows of
+/// the heap, and may allocate for it; else an earlier one does.
 fn heap_fault(gpu: &Gpu, listed: bool, measure: Measure) -> Result<u64, Stop> {
     const CHUNK: usize = 2 << 20;
     let board = Board::open()?;

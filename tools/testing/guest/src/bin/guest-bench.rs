@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Measures every row once and prints `name<TAB>aim<TAB>unit<TAB>what<TAB>number`, `-` for a row that could
-//! not be measured. Arguments are parts of the names of the rows that are wanted, after `--exact` whole
-//! names. After `--again`, which comes first, what is no time is left out: it is the same each time. Exit
-//! status: 0 if all could.
+//! Measures every row once and prints `name<TAB>aim<TAB>unit<TAB>what<TAB>number`, `-` for a row
+//! that could not be measured. Arguments are parts of the names of the rows that are wanted, after
+//! `--exact` whole names. After `--again`, which comes first, what is no time is left out: it is
+//! the same each time. Exit status: 0 if all could.
 
 use std::process::ExitCode;
 
@@ -12,8 +12,8 @@ use guest::bench::Unit;
 use guest::device::Node;
 use guest::harness::Gpu;
 
-/// Nothing else runs while this program could, interrupt threads neither: what a call costs does not
-/// depend on when the scheduler prefers the workers that it woke.
+/// Nothing else runs while this program could, interrupt threads neither: what a call costs does
+/// not depend on when the scheduler prefers the workers that it woke.
 fn be_first() {
     let first = libc::sched_param { sched_priority: 60 };
     // SAFETY: a valid parameter for this process.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Runs the tests and prints TAP. Exit status: 0 if none failed, 1 if some did, 2 if they cannot be run.
+//! Runs the tests and prints TAP. Exit status: 0 if none failed, 1 if some did, 2 if they cannot be
+//! run.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,15 +10,18 @@ use guest::device::Node;
 use guest::harness;
 use guest::harness::Gpu;
 use guest::harness::Test;
+use guest::sys;
 use guest::tests;
 
 const USAGE: &str = "\
-usage: guest-tests [OPTION]...
-  --list               print the tests, the features they show and what they need
-  --filter TEXT        only tests with TEXT in their name or as a feature (repeatable: any of them)
+usage: guest-tests [OPTION]... [TEXT]...
+  TEXT, --filter TEXT  only tests with TEXT in their name or as a feature (repeatable: any of them)
+  --list               print the tests, the features they show and what they need;
+                       Documentation/features.rst has the features
   --skip TEXT          not those (repeatable)
   --driver NAME        insist on this kernel driver: panfrost or drm_gpu
   --timeout SECONDS    per test (300)
+  --until SECONDS      skip the tests that have not begun so long after the guest's start
   --count N            run everything N times
   --long               the counts that tests have within are large
 ";
@@ -28,6 +32,7 @@ struct Options {
     skip: Vec<String>,
     driver: Option<String>,
     timeout: Duration,
+    until: Option<Duration>,
     count: usize,
     long: bool,
 }
@@ -39,6 +44,7 @@ fn options() -> Result<Options, String> {
         skip: Vec::new(),
         driver: None,
         timeout: Duration::from_secs(300),
+        until: None,
         count: 1,
         long: false,
     };
@@ -56,8 +62,10 @@ fn options() -> Result<Options, String> {
             "--skip" => options.skip.push(value()?),
             "--driver" => options.driver = Some(value()?),
             "--timeout" => options.timeout = Duration::from_secs(number(&value()?)? as u64),
+            "--until" => options.until = Some(Duration::from_secs(number(&value()?)? as u64)),
             "--count" => options.count = number(&value()?)?,
-            _ => return Err(format!("unknown option {arg}")),
+            _ if arg.starts_with('-') => return Err(format!("unknown option {arg}")),
+            _ => options.filter.push(arg),
         }
     }
     Ok(options)
@@ -93,6 +101,7 @@ fn main() -> ExitCode {
     if let Some(code) = after_exec() {
         return code;
     }
+    sys::end_with_reader();
     let options = match options() {
         Ok(options) => options,
         Err(message) => {
@@ -131,7 +140,7 @@ fn main() -> ExitCode {
         long: options.long,
     };
     let tests = tests.repeat(options.count);
-    let summary = harness::run(&gpu, &tests, options.timeout);
+    let summary = harness::run(&gpu, &tests, options.timeout, options.until);
     println!(
         "# {} passed, {} failed, {} skipped",
         summary.passed, summary.failed, summary.skipped

@@ -235,8 +235,8 @@ fn placement(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// The program counter has 24 bits: code must not cross a multiple of 16 MiB, nor start at or reach one
-/// of 4 GiB.
+/// The program counter has 24 bits: code must not cross a multiple of 16 MiB, nor start at or reach
+/// one of 4 GiB.
 fn executable(gpu: &Gpu) -> Outcome {
     const WINDOW: u64 = 16 << 20;
     let device = gpu.open()?;

@@ -2,13 +2,13 @@
 
 //! Sixteen clients that draw, with 4 GiB of BOs between them, where there is hardly any memory.
 //!
-//! Each is what Mesa makes of an application: a heap of 128 MiB that is mostly empty, pictures that are
-//! shown again later, a buffer that the CPU writes, and a cache of BOs that are given up in the moment in
-//! which the last job that uses them is submitted. What is needed of all of that together is more than
-//! there is: it goes to swap and comes back all the time.
+//! Each is what Mesa makes of an application: a heap of 128 MiB that is mostly empty, pictures that
+//! are shown again later, a buffer that the CPU writes, and a cache of BOs that are given up in the
+//! moment in which the last job that uses them is submitted. What is needed of all of that together
+//! is more than there is: it goes to swap and comes back all the time.
 //!
-//! No pixel and no byte may be wrong, no job may end badly, no call may fail, and nobody may be killed: all
-//! that is missing can be had from somebody.
+//! No pixel and no byte may be wrong, no job may end badly, no call may fail, and nobody may be
+//! killed: all that is missing can be had from somebody.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -17,11 +17,8 @@ use std::io::Write;
 use std::time::Duration;
 use std::time::Instant;
 
-use model::desc::BlockFormat;
-
 use crate::bo::Bo;
 use crate::chain::Chain;
-use crate::chain::JobRef;
 use crate::chain::DONE;
 use crate::chain::PATIENCE;
 use crate::check;
@@ -35,13 +32,12 @@ use crate::harness::Process;
 use crate::harness::Stop;
 use crate::harness::Test;
 use crate::memory;
-use crate::pixels::Layout;
-use crate::pixels::FORMATS;
 use crate::swap::Swap;
-use crate::sync::Syncobj;
 use crate::sys::Mapping;
 use crate::uapi;
 
+use super::picture::Picture;
+use super::picture::LAYOUT;
 use super::tiler::heap;
 use super::tiler::Batch;
 use super::Random;
@@ -74,21 +70,13 @@ const HEAP: usize = 128 * MIB;
 /// Triangles that need some 6 MiB of it.
 const TRIANGLES: u32 = 100_000;
 
-/// A picture of 1 MiB.
-const LAYOUT: Layout = Layout {
-    width: 512,
-    height: 512,
-    bytes: 4,
-    block: BlockFormat::UInterleaved,
-};
-
-/// Pictures of a client that are needed, as a rule: with heaps and books, all together are more than there
-/// is memory.
+/// Pictures of a client that are needed, as a rule: with heaps and books, all together are more
+/// than there is memory.
 const KEPT: usize = 16;
 
-/// The same in a long run, and how many frames that has. It is half as much again as there is memory, so all
-/// that a client has goes out and comes back for each of its jobs: a frame takes more than ten times as long as
-/// with [`KEPT`]. With 32 pictures the guest does little else.
+/// The same in a long run, and how many frames that has. It is half as much again as there is
+/// memory, so all that a client has goes out and comes back for each of its jobs: a frame takes
+/// more than ten times as long as with [`KEPT`]. With 32 pictures the guest does little else.
 const KEPT_LONG: usize = 24;
 const FRAMES_LONG: usize = 10;
 
@@ -97,52 +85,6 @@ const BOOK: usize = 4 * MIB;
 
 /// All pictures of a client. What is not needed is in its cache.
 const PICTURES: usize = (TOTAL / CLIENTS - HEAP - BOOK) / MIB;
-
-/// A BO, the job that draws to it, and what it draws.
-struct Picture {
-    bo: Bo,
-    chain: Chain,
-    job: JobRef,
-    done: Syncobj,
-    pixel: Vec<u8>,
-}
-
-impl Picture {
-    /// Submits a job that fills `bo`.
-    fn draw(device: &Device, bo: Bo, seed: u128) -> Result<Self, Stop> {
-        let (words, pixel) = FORMATS[0].clear(seed);
-        let mut chain = Chain::new(device, PAGE)?;
-        let frame = super::render::clear_frame(&FORMATS[0], &LAYOUT, bo.va(), words);
-        let job = chain.fragment(&frame);
-        let done = device.syncobj()?;
-        chain.submit(&[&bo], &[], Some(&done))?;
-        Ok(Self {
-            bo,
-            chain,
-            job,
-            done,
-            pixel,
-        })
-    }
-
-    /// Waits for the job, which has to be good.
-    fn drawn(&self) -> Outcome {
-        self.done.wait(PATIENCE)?;
-        check_eq!(self.chain.status(self.job), DONE);
-        Ok(())
-    }
-
-    /// Looks at each pixel.
-    fn check(&self) -> Outcome {
-        self.drawn()?;
-        let memory = self.bo.map()?.bytes(0, LAYOUT.size());
-        let wrong = memory
-            .chunks_exact(LAYOUT.bytes)
-            .position(|pixel| pixel != self.pixel);
-        check_eq!(wrong, None, "pixel of {:x?}", self.pixel);
-        Ok(())
-    }
-}
 
 /// A buffer in which each page says which it is, and jobs have crossed out some.
 struct Book {
@@ -168,8 +110,8 @@ impl Book {
         })
     }
 
-    /// A chain that crosses some pages out. It does not name the book, as Mesa does not name all that it
-    /// uses.
+    /// A chain that crosses some pages out. It does not name the book, as Mesa does not name all
+    /// that it uses.
     fn cross_out(&mut self, device: &Device, random: &mut Random) -> Outcome {
         let mut chain = Chain::new(device, PAGE)?;
         for _ in 0..8 {

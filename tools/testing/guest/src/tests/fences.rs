@@ -292,7 +292,8 @@ fn export(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// A job waits for what others have told a dma-buf, be it writing or reading, since every job may write.
+/// A job waits for what others have told a dma-buf, be it writing or reading, since every job may
+/// write.
 fn import(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     for flags in [uapi::DMA_BUF_SYNC_WRITE, uapi::DMA_BUF_SYNC_READ] {

@@ -2,6 +2,13 @@
 
 //! Opening the device and asking what it is.
 
+use std::time::Instant;
+
+use model::control::Stat;
+use model::job::Arch;
+
+use crate::board::Board;
+use crate::chain::PATIENCE;
 use crate::check;
 use crate::check_eq;
 use crate::check_errno;
@@ -9,7 +16,11 @@ use crate::harness::Gpu;
 use crate::harness::Need;
 use crate::harness::Outcome;
 use crate::harness::Test;
+use crate::sys;
 use crate::uapi;
+
+use super::spaces::during_resets;
+use super::spaces::BUS_FAULT;
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("open-version", &["I1"], version),
@@ -18,6 +29,13 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("param-all", &["I1"], every),
     Test::new("param-bad", &["C5"], bad),
     Test::new("param-timestamp", &["I1"], timestamp).needs(&[Need::Minor(3)]),
+    Test::new(
+        "param-timestamp-during-resets",
+        &["C4", "I1"],
+        timestamp_runs,
+    )
+    .needs(&[Need::Board, Need::Minor(3)])
+    .panfrost_fails_on(Arch::V9, BUS_FAULT),
     Test::new("param-priorities", &["C2"], priorities).needs(&[Need::Minor(5)]),
     Test::new("param-coherency", &["I1"], coherency).needs(&[Need::Minor(6)]),
 ];
@@ -119,6 +137,34 @@ fn timestamp(gpu: &Gpu) -> Outcome {
     // Only Arm has the timer whose rate this is.
     check_eq!(frequency != 0, cfg!(target_arch = "aarch64"));
     Ok(())
+}
+
+/// The timestamp stands still while the GPU is reset, which nobody is shown. The model's counts
+/// nanoseconds.
+fn timestamp_runs(gpu: &Gpu) -> Outcome {
+    const RESETS: u32 = 20;
+    /// The clocks may differ by this, in nanoseconds, and by a fiftieth.
+    const SLACK: u64 = 20_000;
+    let device = gpu.open()?;
+    let board = Board::open()?;
+    let before = board.stat(Stat::SoftResets);
+    let give_up = Instant::now() + PATIENCE;
+
+    during_resets(gpu, || {
+        let mut last = (device.param(uapi::PARAM_SYSTEM_TIMESTAMP)?, sys::now_ns());
+        while board.stat(Stat::SoftResets).wrapping_sub(before) < RESETS {
+            check!(Instant::now() < give_up, "there are no resets");
+            let passed = sys::now_ns().abs_diff(last.1);
+            let timestamp = device.param(uapi::PARAM_SYSTEM_TIMESTAMP)?;
+            let counted = timestamp.saturating_sub(last.0);
+            check!(
+                counted + SLACK >= passed - passed / 50,
+                "{passed} ns have passed, and {counted} were counted"
+            );
+            last = (timestamp, sys::now_ns());
+        }
+        Ok(())
+    })
 }
 
 fn priorities(gpu: &Gpu) -> Outcome {

@@ -4,6 +4,7 @@
 
 use std::os::fd::AsFd;
 use std::time::Duration;
+use std::time::Instant;
 
 use model::control::Opcode;
 use model::control::Stat;
@@ -21,6 +22,7 @@ use crate::harness::Need;
 use crate::harness::Outcome;
 use crate::harness::Stop;
 use crate::harness::Test;
+use crate::sync::fence_status;
 use crate::sync::Gate;
 use crate::sys;
 use crate::uapi;
@@ -34,8 +36,17 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("close-bo-running", &["A2"], bo_running).needs(&[Need::Board]),
     Test::new("close-bo-reused-address", &["A2", "F7"], reused).needs(&[Need::Gate]),
     Test::new("close-after-fence", &["F7"], after_fence),
+    Test::new("close-bo-under-running-job", &["A2"], bo_under_running_job)
+        .needs(&[Need::Board])
+        .panfrost_fails("it unmaps with FLUSH_PT, which does not wait for stores"),
     Test::new("close-file-queued", &["A2", "C8"], file_queued).needs(&[Need::Gate]),
     Test::new("close-file-running", &["A2"], file_running).needs(&[Need::Board]),
+    Test::new(
+        "close-context-behind-another",
+        &["A2", "C8"],
+        context_behind,
+    )
+    .needs(&[Need::Board, Need::Minor(5)]),
     Test::new("madvise-busy", &["A2", "D3"], madvise_busy).needs(&[Need::Gate]),
 ];
 
@@ -93,6 +104,43 @@ fn bo_running(gpu: &Gpu) -> Outcome {
     }
     check!(at_once > 0, "closing waits for the job");
     check_eq!(board.stat(Stat::MmuFaults), faults);
+    Ok(())
+}
+
+/// A job's stores to a BO that it does not list are in memory before the BO's pages are somebody
+/// else's, also when the BO is closed while the job runs. The model holds stores back until
+/// something waits for them, and counts those that came too late.
+fn bo_under_running_job(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    slow(&board, Duration::from_millis(60))?;
+    let late = board.stat(Stat::LateStores);
+    let mut in_time = 0;
+    for _ in 0..8 {
+        let device = gpu.open()?;
+        let (bo, map) = target(&device, 4096)?;
+        let mut chain = Chain::new(&device, 4096)?;
+        let first = chain.zero(bo.va());
+        for _ in 0..3 {
+            let job = chain.null();
+            chain.edit(job, |header| header.barrier = true);
+        }
+        let done = device.syncobj()?;
+        chain.submit(&[], &[], Some(&done))?;
+        drop(map);
+        // The first job's store and its status.
+        let start = Instant::now();
+        while board.stat(Stat::HeldStores) < 2 && start.elapsed() < PATIENCE {
+            if done.signalled()? {
+                break;
+            }
+        }
+        bo.close()?;
+        in_time += usize::from(!done.signalled()?);
+        done.wait(PATIENCE)?;
+        check_eq!(chain.status(first), DONE);
+        check_eq!(board.stat(Stat::LateStores).wrapping_sub(late), 0);
+    }
+    check!(in_time > 0, "no BO was closed while its job ran");
     Ok(())
 }
 
@@ -218,5 +266,31 @@ fn madvise_busy(gpu: &Gpu) -> Outcome {
         .map_err(Stop::from)?;
     done.wait(PATIENCE)?;
     check_eq!(chain.statuses(), [DONE]);
+    Ok(())
+}
+
+/// Contexts come, queue a job behind one of another file, and go. That one does not notice.
+fn context_behind(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    // Shorter than any driver's patience with a job.
+    slow(&board, Duration::from_millis(250))?;
+    let (innocent, other) = (gpu.open()?, gpu.open()?);
+    let mut runs = Chain::new(&innocent, 4096)?;
+    runs.null();
+    let done = innocent.syncobj()?;
+    runs.submit(&[], &[], Some(&done))?;
+    let fence = done.fence()?;
+    let mut behind = Vec::new();
+    for _ in 0..3 {
+        let context = other.create_context(uapi::PRIORITY_MEDIUM)?;
+        let mut chain = Chain::new(&other, 4096)?;
+        chain.null();
+        chain.submit_in(context, &[], &[], None)?;
+        behind.push(chain);
+        other.destroy_context(context)?;
+    }
+    check!(sys::readable(fence.as_fd(), PATIENCE)?);
+    check_eq!(fence_status(fence.as_fd())?, Some(Ok(())));
+    check_eq!(runs.statuses(), [DONE]);
     Ok(())
 }

@@ -34,7 +34,9 @@ use crate::uapi;
 use super::target;
 use super::Random;
 
+pub(super) mod bounce;
 pub(super) mod evict;
+pub(super) mod limits;
 
 /// Why C panfrost cannot pass what asks its debugfs for reclaim.
 pub(super) const NO_KNOB: &str = "it cannot be asked to give memory back";
@@ -43,6 +45,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("purge-pressure", &["D3", "A3"], pressure),
     Test::new("purge-wanted-again", &["D3", "D5"], wanted_again),
     Test::new("purge-busy", &["A5", "D3"], purge_busy).needs(&[Need::Gate]),
+    Test::new("purge-busy-client", &["D3"], purge_busy_client).needs(&[Need::Gate]),
     Test::new("purge-use-by-job", &["D3"], purge_use_by_job)
         .panfrost_fails_on(Arch::V9, super::spaces::BUS_FAULT),
     Test::new("purge-use-by-cpu", &["D3"], purge_use_by_cpu),
@@ -146,6 +149,44 @@ fn purge_busy(gpu: &Gpu) -> Outcome {
         Ok(!bo.madvise(uapi::MADV_DONTNEED)?)
     })?;
     check!(purged, "it is not purged when the job is done");
+    Ok(())
+}
+
+/// A BO that was given up goes although its client keeps the GPU busy, if no job lists it.
+fn purge_busy_client(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let gate = Gate::new()?;
+    let (listed, map) = target(&device, 64 * KIB)?;
+    let cache = (0..16)
+        .map(|n| filled(&device, 64 * KIB, n))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut chain = Chain::new(&device, PAGE)?;
+    chain.zero(listed.va());
+    let done = device.syncobj()?;
+    chain.submit(&[&listed], &[&gate.syncobj(&device)?], Some(&done))?;
+    for bo in cache.iter().chain([&listed]) {
+        check!(bo.madvise(uapi::MADV_DONTNEED)?);
+    }
+    shrink_all()?;
+    let mut kept = 0;
+    for bo in &cache {
+        kept += usize::from(bo.madvise(uapi::MADV_WILLNEED)?);
+    }
+    check_eq!(kept, 0, "BOs that no job lists");
+    check!(
+        listed.madvise(uapi::MADV_WILLNEED)?,
+        "purged under a job that lists it"
+    );
+    gate.open()?;
+    done.wait(PATIENCE)?;
+    check_eq!(chain.statuses(), [DONE]);
+    check_eq!(map.get64(0), 0);
+    // The address space goes on.
+    chain.rearm();
+    map.fill(super::PATTERN);
+    chain.run(&[&listed])?;
+    check_eq!(chain.statuses(), [DONE]);
+    check_eq!(map.get64(0), 0);
     Ok(())
 }
 
@@ -253,7 +294,8 @@ fn parallel(gpu: &Gpu) -> Outcome {
             chain.zero(bo.va() + 8 * round);
             let done = device.syncobj()?;
             chain.submit(&[&bo], &[], Some(&done))?;
-            check!(cached.madvise(uapi::MADV_DONTNEED)?);
+            // Not retained if it had been evicted: the content goes at once then.
+            cached.madvise(uapi::MADV_DONTNEED)?;
             done.wait(PATIENCE)?;
             check_eq!(chain.statuses(), [DONE]);
             check_eq!(map.get64(8 * round as usize), 0);

@@ -18,8 +18,10 @@ use crate::sys;
 use crate::sys::Mapping;
 use crate::uapi;
 
+mod board;
 mod buffers;
 mod crowd;
+mod desktop;
 mod errors;
 mod fences;
 mod heap;
@@ -28,10 +30,14 @@ mod irqs;
 mod lifetime;
 mod memory;
 mod nomem;
+mod picture;
 mod pressure;
 mod prime;
+mod reading;
 mod recovery;
 mod render;
+mod seen;
+mod sleep;
 mod spaces;
 mod stress;
 mod submit;
@@ -44,31 +50,46 @@ pub use userptr::rare::after_exec;
 /// All tests, simple things first.
 pub fn all() -> impl Iterator<Item = &'static Test> {
     [
+        board::TESTS,
         identity::TESTS,
         buffers::TESTS,
         prime::TESTS,
         submit::TESTS,
+        reading::TESTS,
         errors::TESTS,
         render::TESTS,
         tiler::TESTS,
         heap::TESTS,
+        heap::live::TESTS,
         heap::short::TESTS,
         fences::TESTS,
         lifetime::TESTS,
         memory::TESTS,
         memory::evict::TESTS,
+        memory::limits::TESTS,
+        memory::bounce::TESTS,
         spaces::TESTS,
         recovery::TESTS,
+        recovery::slow::TESTS,
+        recovery::habits::TESTS,
+        recovery::lost::TESTS,
         pressure::TESTS,
         irqs::TESTS,
+        seen::TESTS,
         nomem::TESTS,
+        sleep::TESTS,
         unplug::TESTS,
+        heap::many::TESTS,
         stress::TESTS,
+        desktop::TESTS,
         userptr::TESTS,
         userptr::change::TESTS,
+        userptr::kinds::TESTS,
         userptr::leaving::TESTS,
         userptr::rare::TESTS,
+        userptr::short::TESTS,
         crowd::TESTS,
+        unplug::LAST,
     ]
     .into_iter()
     .flatten()

@@ -2,8 +2,8 @@
 
 //! Every allocation of every ioctl fails once: ENOMEM, and nothing has happened.
 //!
-//! What is lost on the way shows in kmemleak's report at the end of the run; what would be lost to the
-//! client (handles, addresses) is checked here.
+//! What is lost on the way shows in kmemleak's report at the end of the run; what would be lost to
+//! the client (handles, addresses) is checked here.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -55,8 +55,9 @@ pub(super) const TESTS: &[Test] = &[
         .not_on_panfrost(PEER),
 ];
 
-/// Calls with the first allocation failing, then the second, until there are no more, and returns what
-/// the last call made. A call that can do without the memory may succeed; `undo` gets what it made.
+/// Calls with the first allocation failing, then the second, until there are no more, and returns
+/// what the last call made. A call that can do without the memory may succeed; `undo` gets what it
+/// made.
 fn each<T>(
     what: &str,
     mut call: impl FnMut() -> sys::Result<T>,

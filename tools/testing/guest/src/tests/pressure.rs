@@ -5,6 +5,9 @@
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc;
 use std::sync::mpsc::Receiver;
 use std::thread;
@@ -13,6 +16,7 @@ use std::time::Duration;
 
 use model::control::Opcode;
 
+use crate::bo::Bo;
 use crate::board::Board;
 use crate::chain::Chain;
 use crate::chain::JobRef;
@@ -29,6 +33,8 @@ use crate::harness::Outcome;
 use crate::harness::Stop;
 use crate::harness::Test;
 use crate::sync::fence_status;
+use crate::sync::set_deadline;
+use crate::sync::signalled_at;
 use crate::sync::Gate;
 use crate::sync::Syncobj;
 use crate::sys;
@@ -40,6 +46,8 @@ use super::A_WHILE;
 
 /// C panfrost takes whatever it is given, until memory is out.
 const NO_BOUND: &str = "it queues without end";
+/// C panfrost has nothing to do with deadlines.
+const NO_DEADLINES: &str = "a deadline changes nothing";
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("pressure-goes-on", &["C10"], goes_on)
@@ -60,11 +68,25 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("share-used-time", &["C2"], used_time)
         .needs(&[Need::Board, Need::Gate])
         .panfrost_fails("jobs count, not the time that they take"),
+    Test::new("share-fresh-files", &["C2"], fresh_files).needs(&[Need::Board]),
     Test::new("share-priorities", &["C2"], priorities).needs(&[
         Need::Board,
         Need::Gate,
         Need::Minor(5),
     ]),
+    Test::new("share-compositor-that-waits", &["C2"], compositor)
+        .needs(&[Need::Board, Need::Gate, Need::Minor(5)])
+        .panfrost_fails("who is waited for keeps its priority"),
+    Test::new(
+        "share-deadline-of-sync-file",
+        &["C2"],
+        deadline_of_sync_file,
+    )
+    .needs(&[Need::Board, Need::Gate])
+    .panfrost_fails(NO_DEADLINES),
+    Test::new("share-deadline-of-wait", &["C2"], deadline_of_wait)
+        .needs(&[Need::Board, Need::Gate])
+        .panfrost_fails(NO_DEADLINES),
 ];
 
 /// How many jobs a context can have.
@@ -158,7 +180,8 @@ impl Submitter {
     }
 }
 
-/// The submit waits, with nothing published, and goes on when a job has ended. Others are not held up.
+/// The submit waits, with nothing published, and goes on when a job has ended. Others are not held
+/// up.
 fn goes_on(gpu: &Gpu) -> Outcome {
     let full = Full::new(gpu)?;
     let out = full.device.syncobj()?;
@@ -344,8 +367,8 @@ fn wait_for(fence: &OwnedFd) -> Outcome {
     Ok(())
 }
 
-/// Of two files, one has jobs that take eight times as long. Each gets half of the time, so that the other
-/// one has eight times as many jobs done.
+/// Of two files, one has jobs that take eight times as long. Each gets half of the time, so that
+/// the other one has eight times as many jobs done.
 fn used_time(gpu: &Gpu) -> Outcome {
     let board = Board::open()?;
     board.order(Opcode::SlowJobs, &[5_000])?;
@@ -367,6 +390,63 @@ fn used_time(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
+/// A flood of new files, each with one job, does not starve a file that has used the GPU before:
+/// at most three jobs of the flood end for each job of that file.
+fn fresh_files(gpu: &Gpu) -> Outcome {
+    const JOBS: usize = 20;
+    const FLOODERS: usize = 8;
+    // Ends the flood even if the other file starves.
+    const ENOUGH: usize = 12 * JOBS;
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    works(&device)?;
+    board.order(Opcode::SlowJobs, &[20_000])?;
+    let (flooded, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let flood = || -> Outcome {
+        while !over.load(Relaxed) && flooded.load(Relaxed) < ENOUGH {
+            let fresh = gpu.open()?;
+            let mut chain = Chain::new(&fresh, 4096)?;
+            chain.null();
+            chain.run(&[])?;
+            flooded.fetch_add(1, Relaxed);
+        }
+        Ok(())
+    };
+    let meanwhile = thread::scope(|scope| {
+        let flooders: Vec<_> = (0..FLOODERS).map(|_| scope.spawn(flood)).collect();
+        let steady = || -> Result<usize, Stop> {
+            while flooded.load(Relaxed) < 2 * FLOODERS {
+                check!(!flooders.iter().all(|flooder| flooder.is_finished()));
+                thread::sleep(Duration::from_millis(1));
+            }
+            let before = flooded.load(Relaxed);
+            let mut queued = Vec::new();
+            for _ in 0..JOBS {
+                let mut chain = Chain::new(&device, 4096)?;
+                chain.null();
+                let done = device.syncobj()?;
+                chain.submit(&[], &[], Some(&done))?;
+                queued.push((chain, done.fence()?));
+            }
+            wait_for(&queued[JOBS - 1].1)?;
+            Ok(flooded.load(Relaxed) - before)
+        };
+        let meanwhile = steady();
+        over.store(true, Relaxed);
+        for flooder in flooders {
+            let ended = flooder.join();
+            ended.map_err(|_| Stop::fail("a flooder has panicked"))??;
+        }
+        meanwhile
+    })?;
+    println!("# {JOBS} jobs of one file, {meanwhile} of fresh ones meanwhile");
+    check!(
+        meanwhile <= 3 * JOBS,
+        "{meanwhile} jobs of fresh files came before {JOBS} others"
+    );
+    works(&device)
+}
+
 /// A context of low priority has nothing done as long as another one has jobs.
 fn priorities(gpu: &Gpu) -> Outcome {
     let board = Board::open()?;
@@ -386,4 +466,109 @@ fn priorities(gpu: &Gpu) -> Outcome {
         wait_for(fence)?;
     }
     Ok(())
+}
+
+/// Jobs of the file that keeps the slot busy.
+const FLOOD: usize = 60;
+
+/// A compositor of high priority waits for what a client of low priority draws, by implicit sync,
+/// while another file keeps the slot busy at the usual priority. What is in the slot already comes
+/// before each of the two, and so do a few that get there before the queue has seen what is ready;
+/// not all the others.
+fn compositor(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    board.order(Opcode::SlowJobs, &[10_000])?;
+    let (flooder, client, compositor) = (gpu.open()?, gpu.open()?, gpu.open()?);
+    let low = client.create_context(uapi::PRIORITY_LOW)?;
+    let high = compositor.create_context(uapi::PRIORITY_HIGH)?;
+    let gate = Gate::new()?;
+    let flood = queue(&flooder, 0, &gate.syncobj(&flooder)?, FLOOD, 1)?;
+
+    let window = Bo::create(&client, 4096, 0)?;
+    let shared = Bo::import(&compositor, window.export()?.as_fd(), 4096)?;
+    let mut drawing = Chain::new(&client, 4096)?;
+    drawing.zero(window.va());
+    drawing.submit_in(low, &[&window], &[&gate.syncobj(&client)?], None)?;
+    let mut frame = Chain::new(&compositor, 4096)?;
+    frame.zero(shared.va());
+    let done = compositor.syncobj()?;
+    frame.submit_in(high, &[&shared], &[], Some(&done))?;
+
+    let done = done.fence()?;
+    gate.open()?;
+    wait_for(&done)?;
+    for (_, fence) in &flood {
+        wait_for(fence)?;
+    }
+    check_eq!(drawing.statuses(), [DONE]);
+    check_eq!(frame.statuses(), [DONE]);
+    // In the order of the signals, however late this is looked at.
+    let shown = signalled_at(done.as_fd())?;
+    let mut before = 0;
+    for (_, fence) in &flood {
+        before += usize::from(signalled_at(fence.as_fd())? < shown);
+    }
+    check!(
+        before <= 10,
+        "{before} of {FLOOD} jobs came before the frame"
+    );
+    Ok(())
+}
+
+/// A job has to wait for those of many other files, unless somebody would like it to end soon, who
+/// says so by `hurry`. What is in the slot by then comes before it, and a few that get there before
+/// the queue has seen all that is ready; not all the others.
+fn deadline(gpu: &Gpu, hurry: impl FnOnce(&Syncobj) -> Outcome) -> Outcome {
+    const FILES: usize = 12;
+    let board = Board::open()?;
+    board.order(Opcode::SlowJobs, &[20_000])?;
+    let gate = Gate::new()?;
+    let mut others = Vec::new();
+    for _ in 0..FILES {
+        let other = gpu.open()?;
+        others.append(&mut queue(&other, 0, &gate.syncobj(&other)?, 1, 1)?);
+    }
+    let device = gpu.open()?;
+    let mut chain = Chain::new(&device, 4096)?;
+    chain.null();
+    let done = device.syncobj()?;
+    chain.submit(&[], &[&gate.syncobj(&device)?], Some(&done))?;
+    hurry(&done)?;
+    gate.open()?;
+
+    let done = done.fence()?;
+    wait_for(&done)?;
+    for (_, fence) in &others {
+        wait_for(fence)?;
+    }
+    check_eq!(chain.statuses(), [DONE]);
+    let ended = signalled_at(done.as_fd())?;
+    let mut before = 0;
+    for (_, fence) in &others {
+        before += usize::from(signalled_at(fence.as_fd())? < ended);
+    }
+    check!(
+        before <= FILES / 2,
+        "{before} of {FILES} jobs came before it"
+    );
+    Ok(())
+}
+
+/// A time that is near.
+fn soon() -> u64 {
+    sys::deadline_ns(Duration::from_millis(10)) as u64
+}
+
+fn deadline_of_sync_file(gpu: &Gpu) -> Outcome {
+    deadline(gpu, |done| Ok(set_deadline(done.fence()?.as_fd(), soon())?))
+}
+
+fn deadline_of_wait(gpu: &Gpu) -> Outcome {
+    deadline(gpu, |done| {
+        check_errno!(
+            done.wait_with_deadline(Duration::from_millis(1), soon()),
+            ETIME
+        );
+        Ok(())
+    })
 }

@@ -206,8 +206,8 @@ fn purge_exported(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// What several files have leaves memory, as does what a CPU maps through the dma-buf; and all of them
-/// see the same when it is back.
+/// What several files have leaves memory, as does what a CPU maps through the dma-buf; and all of
+/// them see the same when it is back.
 fn evict_shared(gpu: &Gpu) -> Outcome {
     let swap = Swap::on(64 * MIB)?;
     let group = MemoryGroup::enter()?;

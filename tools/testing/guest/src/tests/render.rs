@@ -207,8 +207,8 @@ fn large(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// A pixel whose depth has `bytes` bytes and was cleared to `depth`: what may be there. Hardware need not
-/// round as we do, so the neighbours of an inexact value are right as well.
+/// A pixel whose depth has `bytes` bytes and was cleared to `depth`: what may be there. Hardware
+/// need not round as we do, so the neighbours of an inexact value are right as well.
 fn depth_values(z: ZsFormat, depth: f32) -> Vec<u32> {
     let scaled = |max: f64| {
         let exact = f64::from(depth) * max;
@@ -303,7 +303,8 @@ fn depth_stencil(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// Without clean-pixel writes nothing is written where nothing was drawn, nor to targets that are off.
+/// Without clean-pixel writes nothing is written where nothing was drawn, nor to targets that are
+/// off.
 fn not_written(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     let layout = Layout {

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Many clients that do at random what clients do, good and bad, all at once. Afterwards the machine has
-//! what it had before.
+//! Many clients that do at random what clients do, good and bad, all at once. Afterwards the
+//! machine has what it had before.
 //!
-//! The seed is printed, and `DRM_GPU_SEED` sets it: the same seed has every client do the same things in
-//! the same order. How they interleave is chance.
+//! The seed is printed, and `DRM_GPU_SEED` sets it: the same seed has every client do the same
+//! things in the same order. How they interleave is chance.
 
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
-use std::thread;
 use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
@@ -69,59 +68,17 @@ fn stress(gpu: &Gpu) -> Outcome {
     }
     // What is made once and kept is there before it is measured.
     clients(gpu, &board, &shared, seed, 4, 10)?;
-    let before = Held::settled()?;
+    let before = memory::Held::settled()?;
     clients(gpu, &board, &shared, seed + 1, CLIENTS, operations)?;
     board.order(Opcode::ClearAll, &[])?;
     let mut after = before;
     let back = memory::wait_for(PATIENCE, || {
-        after = Held::now()?;
-        Ok(after.is_no_more_than(&before))
+        after = memory::Held::now()?;
+        Ok(after.is_no_more_than(&before, CLIENTS as usize))
     })?;
     check!(back, "seed {seed}: {before:?} has become {after:?}");
     println!("# {before:?} has become {after:?}");
     works(&owner)
-}
-
-/// What the kernel has for clients.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    buffers: usize,
-    /// Fences among them.
-    allocations: Option<usize>,
-    slab: usize,
-}
-
-impl Held {
-    fn now() -> Result<Self, Stop> {
-        Ok(Self {
-            buffers: memory::meminfo("Shmem")?,
-            allocations: memory::allocations()?,
-            slab: memory::meminfo("SUnreclaim")?,
-        })
-    }
-
-    /// When what clients had before has gone.
-    fn settled() -> Result<Self, Stop> {
-        let mut held = Self::now()?;
-        loop {
-            thread::sleep(Duration::from_secs(1));
-            let now = Self::now()?;
-            if now.allocations >= held.allocations && now.slab >= held.slab {
-                return Ok(now);
-            }
-            held = now;
-        }
-    }
-
-    /// Caches of `kmalloc()` have some objects more or less at any time. If each client left two, they
-    /// would not. The other counters are kept for each CPU and summed up now and then.
-    fn is_no_more_than(&self, before: &Self) -> bool {
-        let allocated = |held: &Self| held.allocations.unwrap_or(0);
-
-        self.buffers <= before.buffers + (1 << 20)
-            && allocated(self) < allocated(before) + 2 * CLIENTS as usize
-            && self.slab <= before.slab + (8 << 20)
-    }
 }
 
 fn clients(
@@ -188,8 +145,8 @@ impl<'a> Client<'a> {
         })
     }
 
-    /// What a client with hung jobs, buffers that were given up, the same buffer twice and syncobjs without
-    /// a fence has to expect. Everything else is wrong.
+    /// What a client with hung jobs, buffers that were given up, the same buffer twice and syncobjs
+    /// without a fence has to expect. Everything else is wrong.
     fn forgive(&self, errno: Errno, at: &str) -> Outcome {
         match errno.0 {
             libc::ECANCELED

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tiler and fragment chains with a heap between them, which grows as the GPU faults on it. The fragment
-//! job checks what the tiler job wrote, so its status tells whether the heap kept it.
+//! Tiler and fragment chains with a heap between them, which grows as the GPU faults on it. The
+//! fragment job checks what the tiler job wrote, so its status tells whether the heap kept it.
+
+use std::rc::Rc;
 
 use model::control::Stat;
 use model::desc::BlockFormat;
@@ -58,7 +60,7 @@ pub(crate) struct Batch {
     pub(crate) fragment: Chain,
     pub(crate) fragment_job: JobRef,
     layout: Layout,
-    pub(crate) color: Bo,
+    color: Rc<Bo>,
     map: Mapping,
     pixel: Vec<u8>,
 }
@@ -77,8 +79,29 @@ impl Batch {
             bytes: 4,
             block: BlockFormat::UInterleaved,
         };
-        let (color, map) = target(device, layout.size())?;
-        let (words, pixel) = FORMATS[0].clear((u128::from(triangles) << 8) | 0x7f);
+        let (color, _) = target(device, layout.size())?;
+        let seed = (u128::from(triangles) << 8) | 0x7f;
+        Self::onto(
+            device,
+            (heap, size),
+            triangles,
+            Rc::new(color),
+            layout,
+            seed,
+        )
+    }
+
+    /// The same, drawn to a BO of the caller's, in a colour of these bits.
+    pub(crate) fn onto(
+        device: &Device,
+        (heap, size): (&Bo, usize),
+        triangles: u32,
+        color: Rc<Bo>,
+        layout: Layout,
+        seed: u128,
+    ) -> Result<Self, Stop> {
+        let map = color.map()?;
+        let (words, pixel) = FORMATS[0].clear(seed);
         let mut frame = clear_frame(&FORMATS[0], &layout, color.va(), words);
 
         let mut tiler = Chain::new(device, 64 * 1024)?;
@@ -126,10 +149,15 @@ impl Batch {
         })
     }
 
+    /// What it draws to.
+    pub(crate) fn color(&self) -> &Bo {
+        &self.color
+    }
+
     /// Submits both as Mesa does: ordered by the BOs that they share alone.
     pub(crate) fn submit(&self, heap: &Bo, done: &crate::sync::Syncobj) -> Outcome {
         self.tiler.submit(&[heap], &[], None)?;
-        let shared = [heap, self.tiler.bo(), &self.color];
+        let shared = [heap, self.tiler.bo(), self.color()];
         self.fragment.submit(&shared, &[], Some(done))?;
         Ok(())
     }
@@ -204,8 +232,8 @@ fn two_files(gpu: &Gpu) -> Outcome {
     files(gpu, 3, 50_000)
 }
 
-/// Files, each with a heap and a batch of so many triangles and some more, all submitted before any is
-/// waited for.
+/// Files, each with a heap and a batch of so many triangles and some more, all submitted before any
+/// is waited for.
 pub(super) fn files(gpu: &Gpu, count: u32, triangles: u32) -> Outcome {
     let mut batches = Vec::new();
     for n in 0..count {

@@ -41,8 +41,10 @@ use super::PATTERN;
 use super::PATTERN64;
 
 pub(super) mod change;
+pub(super) mod kinds;
 pub(super) mod leaving;
 pub(super) mod rare;
+pub(super) mod short;
 
 const USERPTR: &[Need] = &[Need::Userptr];
 const USERPTR_GATE: &[Need] = &[Need::Userptr, Need::Gate];
@@ -64,8 +66,8 @@ const PAGE: usize = 4096;
 const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const ANONYMOUS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 
-/// Memory of the process at an address of its own, which tests pull away under the GPU. Accesses are
-/// single, volatile words, and it is up to the test that there is something.
+/// Memory of the process at an address of its own, which tests pull away under the GPU. Accesses
+/// are single, volatile words, and it is up to the test that there is something.
 struct Memory {
     start: usize,
     len: usize,

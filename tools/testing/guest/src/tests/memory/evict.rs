@@ -3,8 +3,17 @@
 //! Eviction: idle BOs leave memory, whole, and come back when they are needed.
 
 use std::fs;
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+use std::os::fd::FromRawFd;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicI32;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
 
 use model::control::Opcode;
 use model::control::Stat;
@@ -54,6 +63,7 @@ pub(in super::super) const TESTS: &[Test] = &[
     Test::new("evict-busy", &["D4", "D7"], busy)
         .needs(&[Need::Gate])
         .panfrost_fails(NO_KNOB),
+    Test::new("evict-given-up", &["D3", "D4"], given_up).panfrost_fails(NO_KNOB),
     Test::new("evict-closed", &["A3", "D4"], closed).panfrost_fails(NO_KNOB),
     Test::new("evict-no-swap", &["D4"], no_swap).panfrost_fails(NO_KNOB),
     Test::new("evict-stuck-mmu", &["D4"], stuck)
@@ -63,6 +73,10 @@ pub(in super::super) const TESTS: &[Test] = &[
     Test::new("evict-one-flush", &["D4"], one_flush)
         .needs(&[Need::Board])
         .panfrost_fails(NO_KNOB),
+    Test::new("evict-use-by-kernel", &["D4"], use_by_kernel)
+        .needs(&[Need::FaultInjection])
+        .panfrost_fails(NO_KNOB),
+    Test::new("evict-close-in-submit", &["A2", "D4"], close_in_submit).panfrost_fails(NO_KNOB),
     Test::new("evict-no-memory", &["D4"], no_memory)
         .needs(&[Need::FaultInjection])
         .panfrost_fails(NO_KNOB),
@@ -107,7 +121,8 @@ fn use_by_cpu(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// A job finds its memory, named in the submit or not, and so does the CPU what the job has written.
+/// A job finds its memory, named in the submit or not, and so does the CPU what the job has
+/// written.
 fn use_by_job(gpu: &Gpu) -> Outcome {
     let _swap = Swap::on(64 * MIB)?;
     let device = gpu.open()?;
@@ -201,6 +216,25 @@ impl MemoryGroup {
         Ok(Self(group))
     }
 
+    /// Bytes that its processes have.
+    pub(in super::super) fn current(&self) -> Result<usize, Stop> {
+        let text = fs::read_to_string(self.0.join("memory.current"))?;
+        let bytes = text.trim().parse();
+        bytes.map_err(|_| Stop::fail(format!("{text:?} is no number of bytes")))
+    }
+
+    /// Leaves the group, which keeps what it has paid for.
+    pub(in super::super) fn leave(&self) -> Outcome {
+        let root = self.0.parent().unwrap_or(&self.0);
+        Ok(fs::write(root.join("cgroup.procs"), "0")?)
+    }
+
+    /// Limits it to so many bytes, or not any more.
+    pub(in super::super) fn limit(&self, bytes: Option<usize>) -> Outcome {
+        let bytes = bytes.map_or("max".into(), |bytes| bytes.to_string());
+        Ok(fs::write(self.0.join("memory.max"), bytes)?)
+    }
+
     /// Has the kernel take so many bytes, or as many as it can.
     pub(in super::super) fn reclaim(&self, bytes: usize) -> Outcome {
         for _ in 0..4 {
@@ -217,8 +251,8 @@ impl MemoryGroup {
     }
 }
 
-/// As long as a job is under way, nothing of its address space leaves; whoever asks is not kept waiting
-/// for it to end.
+/// As long as a job is under way, nothing of its address space leaves; whoever asks is not kept
+/// waiting for it to end.
 fn busy(gpu: &Gpu) -> Outcome {
     let _swap = Swap::on(64 * MIB)?;
     let device = gpu.open()?;
@@ -243,6 +277,38 @@ fn busy(gpu: &Gpu) -> Outcome {
     check_eq!(first.get64(0), 0);
     check_eq!(second.get64(0), 0);
     check!(intact(&idle_bo, 3)?);
+    Ok(())
+}
+
+/// A BO that is given up after it was evicted takes no room in swap, and never comes back from
+/// there.
+fn given_up(gpu: &Gpu) -> Outcome {
+    let swap = Swap::on(64 * MIB)?;
+    let group = MemoryGroup::enter()?;
+    let device = gpu.open()?;
+    let bo = filled(&device, 8 * MIB, 1)?;
+    let (other, map) = target(&device, PAGE)?;
+    let mut chain = Chain::new(&device, PAGE)?;
+    chain.zero(other.va());
+    let before = swap.used()?;
+    check_eq!(shrink(gpu, ALL)?, (8 * MIB + 2 * PAGE) / PAGE);
+    group.reclaim(8 * MIB)?;
+    let used = swap.used()?;
+    check!(
+        used >= before + 4 * MIB,
+        "{} bytes are in swap",
+        used - before
+    );
+    let purged = sum(gpu, "purged")?;
+    bo.madvise(uapi::MADV_DONTNEED)?;
+    chain.run(&[&other])?;
+    check_eq!(chain.statuses(), [DONE]);
+    check_eq!(map.get64(0), 0);
+    check_eq!(sum(gpu, "purged")? - purged, bo.size());
+    check!(!bo.madvise(uapi::MADV_WILLNEED)?, "it is still there");
+    check_eq!(resident(&device)?, 2 * PAGE, "it came back");
+    let freed = wait_for(PATIENCE, || Ok(swap.used()? + 4 * MIB <= used))?;
+    check!(freed, "{} of {used} bytes are still in swap", swap.used()?);
     Ok(())
 }
 
@@ -272,8 +338,8 @@ fn no_swap(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// If the GPU's MMU does not answer, nobody else gets the pages that it may still reach; and when it
-/// does again, all is as before.
+/// If the GPU's MMU does not answer, nobody else gets the pages that it may still reach; and when
+/// it does again, all is as before.
 fn stuck(gpu: &Gpu) -> Outcome {
     let _swap = Swap::on(64 * MIB)?;
     let device = gpu.open()?;
@@ -292,7 +358,7 @@ fn stuck(gpu: &Gpu) -> Outcome {
             taken == 0 || board.stat(Stat::SoftResets) != resets,
             "{taken} pages given away before the GPU has forgotten them"
         );
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(20));
     }
     board.order(Opcode::StickAsCommand, &[0])?;
     map.fill(PATTERN);
@@ -327,8 +393,115 @@ fn one_flush(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// Whichever allocation fails while memory is brought back: the submit says so, nothing is lost, and the
-/// next one works.
+/// The kernel's own accesses to what is in swap find it, as those of the process do, however long
+/// there is no memory for it: that is no bad address.
+fn use_by_kernel(gpu: &Gpu) -> Outcome {
+    let swap = Swap::on(64 * MIB)?;
+    let failing = Failing::new()?;
+    let group = MemoryGroup::enter()?;
+    let device = gpu.open()?;
+    let (_bo, map) = target(&device, MIB)?;
+    // SAFETY: no pointers. The file is ours.
+    let counter = unsafe { OwnedFd::from_raw_fd(libc::eventfd(0, libc::EFD_NONBLOCK)) };
+    map.put64(0, 7);
+    for times in [1, 2, 3, 10, 30] {
+        evict(gpu, MIB)?;
+        group.reclaim(MIB)?;
+        let out = swap.used()?;
+        check!(out >= MIB / 2, "{out} bytes are in swap");
+        // Copies a word from there, and allocates nothing for itself.
+        let (ret, failed) = failing.first(times, || {
+            // SAFETY: the mapping is that long.
+            let ret = unsafe {
+                libc::write(counter.as_raw_fd(), map.address() as *const libc::c_void, 8)
+            };
+            (ret, sys::Errno::last())
+        })?;
+        check!(ret.0 == 8, "{ret:?} without memory {times} times");
+        check!(failed, "it needed fewer than {times} pages");
+        let mut count = [0u8; 8];
+        // SAFETY: there is room for what is read.
+        let ret = unsafe { libc::read(counter.as_raw_fd(), count.as_mut_ptr().cast(), 8) };
+        check_eq!((ret, u64::from_ne_bytes(count)), (8, 7));
+    }
+    Ok(())
+}
+
+/// Whether a thread of this process sleeps in an ioctl.
+fn waits_in_ioctl(thread: &AtomicI32) -> bool {
+    let path = format!("/proc/self/task/{}/syscall", thread.load(Ordering::Relaxed));
+    // It has ended, or has not begun.
+    let call = fs::read_to_string(path).unwrap_or_default();
+
+    call.split_whitespace().next() == Some(&libc::SYS_ioctl.to_string())
+}
+
+/// Closing a BO that a submit names, while that brings it back, is no reason for the job to miss
+/// it.
+fn close_in_submit(gpu: &Gpu) -> Outcome {
+    const SLOW: usize = 1000;
+    let _swap = Swap::on(256 * MIB)?;
+    for _ in 0..20 {
+        let (first, second) = (gpu.open()?, gpu.open()?);
+        // A submit that names the shared BO waits for the other one, which has a lot to bring back.
+        let slow = (0..SLOW)
+            .map(|_| first.create(4 * PAGE, uapi::BO_NOEXEC))
+            .collect::<Result<Vec<_>, _>>()?;
+        let shared = first.create(PAGE, uapi::BO_NOEXEC)?;
+        let same = Bo::import(&second, shared.export()?.as_fd(), PAGE)?;
+        let (bo, map) = target(&second, PAGE)?;
+        let (mut ahead, mut behind) = (Chain::new(&first, PAGE)?, Chain::new(&second, PAGE)?);
+        ahead.null();
+        behind.zero(bo.va());
+        let done = [first.syncobj()?, second.syncobj()?];
+        let all = (4 * SLOW + 4) * PAGE;
+        evict(gpu, all)?;
+
+        let submitted = AtomicBool::new(false);
+        let thread = AtomicI32::new(0);
+        let in_time = thread::scope(|scope| -> Result<bool, Stop> {
+            let ahead = scope.spawn(|| {
+                let ret = ahead.submit(&[&shared], &[], Some(&done[0]));
+                submitted.store(true, Ordering::Relaxed);
+                ret
+            });
+            while resident(&first)? == 0 && !submitted.load(Ordering::Relaxed) {}
+            let behind = scope.spawn(|| {
+                // SAFETY: takes nothing.
+                thread.store(unsafe { libc::gettid() }, Ordering::Relaxed);
+                behind.submit(&[&same, &bo], &[], Some(&done[1]))
+            });
+            // When it waits in the submit, it has looked its BOs up.
+            while !submitted.load(Ordering::Relaxed) && !waits_in_ioctl(&thread) {}
+            second.close_handle(bo.handle())?;
+            let in_time = !submitted.load(Ordering::Relaxed);
+            let joined = [ahead.join(), behind.join()];
+            for ret in joined {
+                match ret {
+                    // It was closed before it was looked up.
+                    Ok(Err(sys::Errno(libc::ENOENT))) => return Ok(false),
+                    Ok(ret) => ret?,
+                    Err(_) => return Err(Stop::fail("a thread has panicked")),
+                }
+            }
+            Ok(in_time)
+        })?;
+        bo.leak();
+        done[0].wait(PATIENCE)?;
+        if !in_time {
+            continue;
+        }
+        done[1].wait(PATIENCE)?;
+        check_eq!(behind.statuses(), [DONE]);
+        check_eq!(map.get64(0), 0);
+        drop(slow);
+        return Ok(());
+    }
+    Err(Stop::fail("it was never closed in time"))
+}
+
+/// Whichever allocation fails while memory is brought back: the submit says so, nothing is lost,
+/// and the next one works.
 fn no_memory(gpu: &Gpu) -> Outcome {
     let _swap = Swap::on(64 * MIB)?;
     let failing = Failing::new()?;

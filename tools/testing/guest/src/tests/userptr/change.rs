@@ -60,8 +60,8 @@ pub(in super::super) const TESTS: &[Test] = &[
     Test::new("userptr-overlapping", &["E1", "E2"], overlapping).needs(USERPTR),
 ];
 
-/// Runs `f` while another thread changes memory, and the change waits for a job that uses it, which waits
-/// for the gate; then waits for the change. `f` gets to know whether it still waits.
+/// Runs `f` while another thread changes memory, and the change waits for a job that uses it, which
+/// waits for the gate; then waits for the change. `f` gets to know whether it still waits.
 pub(super) fn while_changing(
     gate: &Gate,
     change: impl FnOnce() -> Result<(), Errno> + Send,
@@ -104,7 +104,8 @@ fn sleeps(thread: &AtomicI32, waits: &dyn Fn() -> bool) -> Outcome {
     }
 }
 
-/// After a part has gone no job can be submitted; what comes to the same place is what the GPU gets.
+/// After a part has gone no job can be submitted; what comes to the same place is what the GPU
+/// gets.
 fn munmap(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     let memory = Memory::anonymous(16 * PAGE)?;
@@ -387,8 +388,8 @@ fn move_pages(memory: &Memory, node: i32) -> Result<Vec<i32>, Errno> {
     done(ret as i32).map(|()| status)
 }
 
-/// Pages go to another node and back, between jobs and while one is under way, and take along what the GPU
-/// has written.
+/// Pages go to another node and back, between jobs and while one is under way, and take along what
+/// the GPU has written.
 fn migrate(gpu: &Gpu) -> Outcome {
     if !std::path::Path::new("/sys/devices/system/node/node1").exists() {
         return Err(Stop::Skip("one NUMA node".into()));

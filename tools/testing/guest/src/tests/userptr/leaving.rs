@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! User memory that nobody wants any more while other memory of the process changes, and that change
-//! waits for a job.
+//! User memory that nobody wants any more while other memory of the process changes, and that
+//! change waits for a job.
 
 use std::env;
 use std::ffi::CString;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! BOs over memory of the process, when what happens seldom happens: the process becomes another program,
-//! the device goes, there is no memory.
+//! BOs over memory of the process, when what happens seldom happens: the process becomes another
+//! program, the device goes, there is no memory.
 
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
@@ -28,9 +28,11 @@ use crate::harness::Need;
 use crate::harness::Outcome;
 use crate::harness::Stop;
 use crate::harness::Test;
+use crate::memory::wait_for;
 use crate::sys;
 use crate::sys::Errno;
 
+use super::super::works;
 use super::super::PATTERN64;
 use super::in_child;
 use super::null;
@@ -41,13 +43,17 @@ use super::PAGE;
 pub(in super::super) const TESTS: &[Test] = &[
     Test::new("userptr-exec", &["E2"], exec).needs(&[Need::Userptr]),
     Test::new("userptr-unplug", &["C8", "E1"], unplug).needs(&[Need::Userptr, Need::Board]),
+    Test::new("userptr-stuck-mmu", &["C4", "E1"], stuck_mmu)
+        .needs(&[Need::Userptr, Need::Board])
+        .warns(),
     Test::new("nomem-userptr-create", &["E1", "I4"], no_memory_to_create)
         .needs(&[Need::Userptr, Need::FaultInjection]),
     Test::new("nomem-userptr-submit", &["E1", "I4"], no_memory_to_submit)
         .needs(&[Need::Userptr, Need::FaultInjection]),
 ];
 
-/// Another program in the same process cannot use the memory of the one before, and can get rid of it.
+/// Another program in the same process cannot use the memory of the one before, and can get rid of
+/// it.
 fn exec(gpu: &Gpu) -> Outcome {
     let status = in_child(|| {
         let device = gpu.open()?;
@@ -83,7 +89,8 @@ pub fn after_exec(fd: i32, handle: u32) -> Outcome {
     Ok(())
 }
 
-/// The device goes while the GPU has the memory, used by a job or not: then it is the process's alone.
+/// The device goes while the GPU has the memory, used by a job or not: then it is the process's
+/// alone.
 fn unplug(gpu: &Gpu) -> Outcome {
     let board = Board::open()?;
     for busy in [false, true] {
@@ -145,8 +152,8 @@ fn no_memory_to_create(gpu: &Gpu) -> Outcome {
     Err(Stop::fail("there is no end of allocations"))
 }
 
-/// Whichever allocation fails while the memory is brought back, the submit says so, nothing has happened,
-/// and the next one works.
+/// Whichever allocation fails while the memory is brought back, the submit says so, nothing has
+/// happened, and the next one works.
 fn no_memory_to_submit(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     let memory = Memory::anonymous(64 * PAGE)?;
@@ -181,4 +188,30 @@ fn no_memory_to_submit(gpu: &Gpu) -> Outcome {
         }
     }
     Err(Stop::fail("there is no end of allocations"))
+}
+
+/// The MMU takes no command while user memory goes. The client can use what is there instead as
+/// soon as the GPU has been reset.
+fn stuck_mmu(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    let memory = Memory::anonymous(4 * PAGE)?;
+    let bo = memory.bo(&device, 0)?;
+    zero_all(&device, &[&bo], &[bo.va()])?;
+    check_eq!(memory.get64(0), 0);
+    board.order(Opcode::StickAsCommand, &[1])?;
+    memory.advise(libc::MADV_DONTNEED)?;
+    board.order(Opcode::StickAsCommand, &[0])?;
+    let usable = || match null(&device) {
+        Ok(()) => Ok(true),
+        // The MMU may not answer a new mapping either, as long as it was not reset.
+        Err(Errno(libc::EIO | libc::ETIMEDOUT)) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    };
+    check!(wait_for(PATIENCE, usable)?, "it stays unusable");
+    memory.fill();
+    zero_all(&device, &[&bo], &[bo.va() + 8])?;
+    check!(memory.get64(0) != 0);
+    check_eq!(memory.get64(8), 0);
+    works(&device)
 }

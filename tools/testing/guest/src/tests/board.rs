@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What surrounds the GPU on a board (clock, supply, reset line, power domains) is used in the
+//! order and within the limits that boards have.
+
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::board;
+use crate::board::Rules;
+use crate::board::State;
+use crate::board::Turn;
+use crate::chain::PATIENCE;
+use crate::check;
+use crate::check_eq;
+use crate::harness::Gpu;
+use crate::harness::Need;
+use crate::harness::Outcome;
+use crate::harness::Stop;
+use crate::harness::Test;
+
+use super::works;
+
+const BOARD: &[Need] = &[Need::Board];
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("board-no-rule-was-broken", &["G6"], no_rule_was_broken).needs(BOARD),
+    Test::new("board-voltage-carries-the-rate", &["G6"], voltage).needs(BOARD),
+    Test::new("board-unbound-is-off", &["G6"], unbound_is_off).needs(BOARD),
+    Test::new("board-turns-on-in-order", &["G6"], in_order).needs(BOARD),
+    Test::new("board-all-domains-are-on", &["G6"], domains).needs(BOARD),
+];
+
+/// From the board's coming on, so that the first binding counts.
+fn no_rule_was_broken(_: &Gpu) -> Outcome {
+    let broken = Rules::now().since(&Rules::default());
+    check!(broken.is_empty(), "{}", broken.join(", "));
+    Ok(())
+}
+
+/// A boot loader may have left the clock faster than its voltage allows.
+fn voltage(gpu: &Gpu) -> Outcome {
+    works(&gpu.open()?)?;
+    let state = State::now()?;
+    let (khz, is) = (state.number("khz")?, state.number("microvolts")?);
+    let needed = state.number("needed-microvolts")?;
+    check!(is >= needed, "{khz} kHz with {is} uV, which takes {needed}");
+    Ok(())
+}
+
+/// All domains as the board counts them: a bit each.
+fn all_domains(state: &State) -> Result<u32, Stop> {
+    Ok((1 << state.number("num-domains")?) - 1)
+}
+
+/// How the board is once the domains are off, which go a little later than the driver.
+fn settled() -> Result<State, Stop> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let state = State::now()?;
+        if state.number("domains")? == 0 || Instant::now() > end {
+            return Ok(state);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn unbound_is_off(gpu: &Gpu) -> Outcome {
+    let away = gpu.node.unbind()?;
+    let state = settled()?;
+    away.give_back()?;
+    for (what, off) in [
+        ("domains", 0),
+        ("supply", 0),
+        ("clock", 0),
+        ("prepared", 0),
+        ("reset", 1),
+    ] {
+        check_eq!(state.number(what)?, off, "{what}");
+    }
+    works(&gpu.open()?)
+}
+
+fn domains(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    works(&device)?;
+    // A driver may turn off what is idle, but not while it reads registers.
+    let end = Instant::now() + PATIENCE;
+    loop {
+        works(&device)?;
+        let state = State::now()?;
+        if state.number("domains")? == all_domains(&state)? {
+            return Ok(());
+        }
+        check!(Instant::now() < end, "not all domains are on");
+    }
+}
+
+/// Where a switch is first turned to a position.
+fn position(turns: &[Turn], what: &str, new: u32) -> Result<usize, Stop> {
+    turns
+        .iter()
+        .position(|turn| turn.what == what && turn.new == new)
+        .ok_or_else(|| Stop::fail(format!("{what} never becomes {new}: {turns:?}")))
+}
+
+/// Domains come first. A system that is picky about them (H616) wants the reset line released
+/// before the clock runs, too.
+fn in_order(gpu: &Gpu) -> Outcome {
+    let away = gpu.node.unbind()?;
+    settled()?;
+    board::forget_turns()?;
+    away.give_back()?;
+    works(&gpu.open()?)?;
+    let turns = board::turns()?;
+    let state = State::now()?;
+    let domains = position(&turns, "domains", all_domains(&state)?)?;
+    let clock = position(&turns, "clock", 1)?;
+    let reset = position(&turns, "reset", 0)?;
+    check!(domains < clock && domains < reset, "{turns:?}");
+    if state.text("compatible")? == "allwinner,sun50i-h616-mali" {
+        check!(reset < clock, "{turns:?}");
+    }
+    Ok(())
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The maintenance of caches, on a machine that has none which could be seen: with `swiotlb=force`
+//! a device works on copies of memory. Data that caches would hold back, or drop, stay in the
+//! original or in the copy then, until the driver asks for the same maintenance.
+
+use std::os::fd::AsFd;
+
+use crate::chain::Chain;
+use crate::check;
+use crate::check_eq;
+use crate::dmabuf;
+use crate::harness::Gpu;
+use crate::harness::Need;
+use crate::harness::Outcome;
+use crate::harness::Test;
+use crate::swap::Swap;
+use crate::uapi;
+
+use super::super::target;
+use super::content;
+use super::evict::evict;
+use super::KIB;
+use super::MIB;
+use super::NO_KNOB;
+use super::PAGE;
+
+const WRITE: u32 = uapi::DMA_BUF_SYNC_WRITE;
+const END: u32 = uapi::DMA_BUF_SYNC_END;
+
+pub(in super::super) const TESTS: &[Test] = &[
+    Test::new("bounce-evict", &["D4", "J1"], evicted)
+        .needs(&[Need::Bounce])
+        .panfrost_fails(NO_KNOB),
+    // Last: the GPU that comes back can have another number.
+    Test::new("bounce-unbind", &["C8", "J1"], unbound)
+        .needs(&[Need::Bounce])
+        .not_on_panfrost("unbinding it under load is not known to be safe"),
+];
+
+/// The CPU finds what it has written last, whatever the device has.
+fn evicted(gpu: &Gpu) -> Outcome {
+    let _swap = Swap::on(64 * MIB)?;
+    let device = gpu.open()?;
+    // The device has the zeros that it was made with.
+    let bo = device.create(64 * KIB, uapi::BO_NOEXEC | uapi::BO_WB_MMAP)?;
+    let map = bo.map()?;
+    for seed in 1..4 {
+        map.write(0, &content(64 * KIB, seed));
+        evict(gpu, 64 * KIB)?;
+        check!(
+            map.bytes(0, 64 * KIB) == content(64 * KIB, seed),
+            "what the CPU wrote in round {seed} is lost"
+        );
+        // Has the device get the pages again.
+        let mut chain = Chain::new(&device, PAGE)?;
+        chain.null();
+        let dmabuf = chain.bo().export()?;
+        dmabuf::sync(dmabuf.as_fd(), WRITE | END)?;
+        chain.run(&[&bo])?;
+        drop(chain);
+        drop(dmabuf);
+    }
+    Ok(())
+}
+
+/// A mapping of the CPU outlives the device, with all that was written through it.
+fn unbound(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let (_bo, map) = target(&device, 64 * KIB)?;
+    map.write(0, &content(64 * KIB, 5));
+    let away = gpu.node.unbind()?;
+    let kept = map.bytes(0, 64 * KIB) == content(64 * KIB, 5);
+    away.give_back()?;
+    check!(kept, "what the CPU wrote is lost");
+    map.put64(0, 1);
+    check_eq!(map.get64(0), 1);
+    Ok(())
+}

@@ -1,0 +1,416 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The memory of a client is charged to it, and its limit is its own business.
+
+use std::io::Read;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::ptr;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use model::control::Opcode;
+use model::control::Stat;
+
+use crate::board::Board;
+use crate::chain::Chain;
+use crate::chain::DONE;
+use crate::chain::PATIENCE;
+use crate::check;
+use crate::check_eq;
+use crate::debugfs::shrink;
+use crate::debugfs::taken;
+use crate::debugfs::ALL;
+use crate::device::Device;
+use crate::harness::pipe;
+use crate::harness::Gpu;
+use crate::harness::Need;
+use crate::harness::Outcome;
+use crate::harness::Process;
+use crate::harness::Stop;
+use crate::harness::Test;
+use crate::memory::meminfo;
+use crate::memory::resident;
+use crate::memory::wait_for;
+use crate::swap::Swap;
+use crate::sync::Gate;
+use crate::sys;
+use crate::sys::Errno;
+use crate::uapi;
+
+use super::super::target;
+use super::super::works;
+use super::super::A_WHILE;
+use super::evict::MemoryGroup;
+use super::filled;
+use super::intact;
+use super::MIB;
+use super::NO_KNOB;
+use super::PAGE;
+
+/// How C panfrost ends what closes many BOs.
+const FLUSHES: &str = "it flushes for each BO";
+
+pub(in super::super) const TESTS: &[Test] = &[
+    Test::new("memory-is-accounted", &["D9"], accounted)
+        .panfrost_fails("it counts as shared memory only"),
+    Test::new("memory-close-many", &["F5"], close_many)
+        .needs(&[Need::Board])
+        .panfrost_fails(FLUSHES),
+    Test::new("memory-close-many-busy", &["F5", "A2"], close_many_busy)
+        .needs(&[Need::Board])
+        .panfrost_fails(FLUSHES),
+    Test::new("limit-makes-room", &["D4", "D9"], makes_room)
+        .panfrost_fails("its BOs never leave memory"),
+    Test::new("limit-counts-queued-jobs", &["C10", "D9"], queued_jobs)
+        .needs(&[Need::Gate])
+        .panfrost_fails("what it keeps of a queued job is charged to nobody"),
+    Test::new("limit-takes-given-up", &["D3", "D9"], takes_given_up)
+        .panfrost_fails("nobody asks it for memory of one group"),
+    Test::new("limit-takes-idle", &["D4", "D9"], takes_idle)
+        .panfrost_fails("its BOs never leave memory"),
+    Test::new("limit-of-one-client", &["D7", "D9"], limit_of_one).panfrost_fails(NO_KNOB),
+];
+
+/// The memory of BOs is that of a GPU, of the process that makes them, and goes with them.
+fn accounted(gpu: &Gpu) -> Outcome {
+    let group = MemoryGroup::enter()?;
+    let device = gpu.open()?;
+    let (of_gpu, of_group) = (meminfo("GPUActive")?, group.current()?);
+    let bo = device.create(32 * MIB, uapi::BO_NOEXEC)?;
+    // Each processor has some pages that it has not told of.
+    const SLACK: usize = 4 * MIB;
+    let more = meminfo("GPUActive")? - of_gpu;
+    check!(more >= bo.size() - SLACK, "{more} bytes of a GPU");
+    check!(more <= bo.size() + SLACK, "{more} bytes of a GPU");
+    let more = group.current()? - of_group;
+    check!(more >= bo.size(), "{more} bytes of the group");
+    bo.close()?;
+    let left = meminfo("GPUActive")?;
+    check!(left <= of_gpu + SLACK, "{left} bytes are left, of {of_gpu}");
+    Ok(())
+}
+
+/// Closing a file with many BOs in an idle address space takes few flushes, as does closing them
+/// one by one.
+fn close_many(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    for at_once in [true, false] {
+        let device = gpu.open()?;
+        let mut bos = Vec::new();
+        for _ in 0..1000 {
+            bos.push(device.create(PAGE, uapi::BO_NOEXEC)?);
+        }
+        let mut chain = Chain::new(&device, PAGE)?;
+        chain.null();
+        // Now the address space is in the hardware.
+        chain.run(&[])?;
+        check_eq!(chain.statuses(), [DONE]);
+        let (bo, map) = chain.into_parts();
+        drop(map);
+        let before = board.stat(Stat::AsFlushes);
+        if at_once {
+            bo.leak();
+            for bo in bos {
+                bo.leak();
+            }
+            drop(device);
+        } else {
+            drop(bo);
+            drop(bos);
+        }
+        let flushes = board.stat(Stat::AsFlushes).wrapping_sub(before);
+        check!(flushes <= 4, "{flushes} flushes, at once: {at_once}");
+    }
+    Ok(())
+}
+
+/// Closing a file with many BOs takes few flushes, too, while a job of it runs.
+fn close_many_busy(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    let bos: Vec<_> = (0..300)
+        .map(|_| device.create(PAGE, uapi::BO_NOEXEC))
+        .collect::<Result<_, _>>()?;
+    board.order(Opcode::HangNextJob, &[1, 1])?;
+    let mut chain = Chain::new(&device, PAGE)?;
+    chain.null();
+    let running = board.stat(Stat::AsUpdates);
+    chain.submit(&[], &[], None)?;
+    // It has been given its address space, and does not let go of it.
+    let begun = || Ok(board.stat(Stat::AsUpdates) != running);
+    check!(wait_for(PATIENCE, begun)?);
+    let (bo, map) = chain.into_parts();
+    drop(map);
+    let before = board.stat(Stat::AsFlushes);
+    for bo in bos.into_iter().chain([bo]) {
+        bo.leak();
+    }
+    drop(device);
+    let works = works(&gpu.open()?);
+    let flushes = board.stat(Stat::AsFlushes).wrapping_sub(before);
+    check!(flushes <= 6, "{flushes} flushes");
+    works
+}
+
+/// In a control group that has not room for all BOs, those that are idle make room for others.
+fn makes_room(gpu: &Gpu) -> Outcome {
+    const SIZE: usize = 8 * MIB;
+    let _swap = Swap::on(256 * MIB)?;
+    let group = MemoryGroup::enter()?;
+    let device = gpu.open()?;
+    group.limit(Some(64 * MIB))?;
+    let mut bos = Vec::new();
+    for n in 0..16u64 {
+        let (bo, map) = target(&device, SIZE)?;
+        map.put64(SIZE - 8, n);
+        bos.push((bo, map));
+    }
+    for (n, (_, map)) in bos.iter().enumerate() {
+        check_eq!(map.get64(SIZE - 8), n as u64);
+    }
+    Ok(())
+}
+
+/// What the driver keeps of jobs that wait is charged to the client that has them wait: for each of
+/// the BOs that a job lists, a pointer at least.
+fn queued_jobs(gpu: &Gpu) -> Outcome {
+    const BOS: usize = 256;
+    const JOBS: usize = 512;
+    let group = MemoryGroup::enter()?;
+    let device = gpu.open()?;
+    let gate = Gate::new()?;
+    let mut bos = Vec::new();
+    for _ in 0..BOS {
+        bos.push(device.create(PAGE, uapi::BO_NOEXEC)?);
+    }
+    let list: Vec<_> = bos.iter().collect();
+    let mut chain = Chain::new(&device, PAGE)?;
+    chain.pair();
+    let (wait, done) = (gate.syncobj(&device)?, device.syncobj()?);
+    let before = group.current()?;
+    for _ in 0..JOBS {
+        chain.submit(&list, &[&wait], Some(&done))?;
+    }
+    let more = group.current()?.saturating_sub(before);
+    gate.open()?;
+    done.wait(10 * PATIENCE)?;
+    // Some of it may have been charged before.
+    check!(more >= BOS * JOBS * 6, "{more} bytes for {JOBS} jobs");
+    Ok(())
+}
+
+/// Whatever a group at its limit wants memory for, it finds what its clients have given up, and
+/// nothing of others is taken.
+fn takes_given_up(gpu: &Gpu) -> Outcome {
+    let others = gpu.open()?;
+    let [kept, given_up] = [8 * MIB; 2].map(|size| filled(&others, size, 1));
+    let (kept, given_up) = (kept?, given_up?);
+    given_up.madvise(uapi::MADV_DONTNEED)?;
+    let group = MemoryGroup::enter()?;
+    let device = gpu.open()?;
+    for _ in 0..6 {
+        let bo = filled(&device, 8 * MIB, 1)?;
+        bo.madvise(uapi::MADV_DONTNEED)?;
+        // Like what a cache of BOs has, until the file is closed.
+        bo.leak();
+    }
+    group.limit(Some(64 * MIB))?;
+    let purged = taken(gpu)?.purged;
+    // Without swap, there is no other way to get that much.
+    let memory = vec![1u8; 48 * MIB];
+    check!(memory.iter().step_by(PAGE).all(|byte| *byte == 1));
+    let purged = (taken(gpu)?.purged - purged) * PAGE;
+    check!(purged >= 24 * MIB, "{purged} bytes were purged");
+    check_eq!(resident(&others)?, 16 * MIB);
+    check!(given_up.madvise(uapi::MADV_WILLNEED)?, "it was purged");
+    check!(intact(&kept, 1)?);
+    Ok(())
+}
+
+/// As with what was given up; idle BOs that are needed go to swap, and come back whole.
+fn takes_idle(gpu: &Gpu) -> Outcome {
+    let _swap = Swap::on(128 * MIB)?;
+    let others = gpu.open()?;
+    let other = filled(&others, 8 * MIB, 1)?;
+    let group = MemoryGroup::enter()?;
+    let device = gpu.open()?;
+    let bos = (0..6)
+        .map(|n| filled(&device, 8 * MIB, n))
+        .collect::<Result<Vec<_>, _>>()?;
+    group.limit(Some(64 * MIB))?;
+    let evicted = taken(gpu)?.evicted;
+    // Its own memory does not go to swap.
+    let memory = Locked::new(40 * MIB)?;
+    let evicted = (taken(gpu)?.evicted - evicted) * PAGE;
+    check!(evicted >= 16 * MIB, "{evicted} bytes were evicted");
+    check_eq!(resident(&others)?, other.size());
+    drop(memory);
+    for (n, bo) in bos.iter().enumerate() {
+        check!(intact(bo, n as u64)?, "BO {n}");
+    }
+    Ok(())
+}
+
+/// Memory of this process that cannot be swapped out.
+struct Locked {
+    start: *mut libc::c_void,
+    size: usize,
+}
+
+impl Locked {
+    fn new(size: usize) -> Result<Self, Stop> {
+        // SAFETY: a new mapping at an address of the kernel's choice replaces none.
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                size,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_LOCKED | libc::MAP_POPULATE,
+                -1,
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(Errno::last().into());
+        }
+        // Populating it says nothing of failures.
+        for at in (0..size).step_by(PAGE) {
+            // SAFETY: within the mapping.
+            unsafe { start.cast::<u8>().add(at).write_volatile(1) };
+        }
+        Ok(Self { start, size })
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `new`, and nothing is borrowed from it.
+        unsafe { libc::munmap(self.start, self.size) };
+    }
+}
+
+/// A client whose own limit keeps its memory from coming back is told so, and keeps nobody else
+/// waiting.
+fn limit_of_one(gpu: &Gpu) -> Outcome {
+    let _swap = Swap::on(128 * MIB)?;
+    let (mut told, mut tell) = pipe()?;
+    // SAFETY: this process has one thread.
+    let limited = unsafe {
+        Process::start(|| {
+            let group = MemoryGroup::enter()?;
+            let device = gpu.open()?;
+            let _bo = target(&device, 48 * MIB)?;
+            let mut chain = Chain::new(&device, PAGE)?;
+            chain.null();
+            let list = Handles::new(&[chain.bo().handle()])?;
+            keep_own_memory()?;
+            evict_all(gpu, &device)?;
+            group.reclaim(48 * MIB)?;
+            let mut submit = uapi::Submit {
+                jc: chain.head(),
+                bo_handles: list.0 as u64,
+                bo_handle_count: 1,
+                ..Default::default()
+            };
+            let begun = AtomicBool::new(false);
+            let result = thread::scope(|scope| -> Result<_, Stop> {
+                // The array is not looked at again, however often it is tried.
+                scope.spawn(|| {
+                    while !begun.load(Ordering::Relaxed) {
+                        thread::sleep(A_WHILE);
+                    }
+                    thread::sleep(Duration::from_secs(1));
+                    list.unmap();
+                });
+                group.limit(Some(16 * MIB))?;
+                tell.write_all(b"x")?;
+                begun.store(true, Ordering::Relaxed);
+                let result = device.submit_raw(&mut submit);
+                tell.write_all(b"x")?;
+                Ok(result)
+            })?;
+            check_eq!(result, Err(Errno(libc::ENOMEM)));
+            // The memory is there when there is room.
+            group.limit(None)?;
+            chain.run(&[])?;
+            check_eq!(chain.statuses(), [DONE]);
+            Ok(())
+        })?
+    };
+    drop(tell);
+    let device = gpu.open()?;
+    let (bo, map) = target(&device, MIB)?;
+    let mut chain = Chain::new(&device, PAGE)?;
+    chain.zero(bo.va());
+    let mut byte = [0];
+    check_eq!(told.read(&mut byte)?, 1);
+    let mut rounds = 0;
+    while !sys::readable(told.as_fd(), Duration::ZERO)? {
+        // It, too, has something to bring back.
+        evict_all(gpu, &device)?;
+        chain.rearm();
+        chain.run(&[&bo])?;
+        check_eq!(chain.statuses(), [DONE]);
+        check_eq!(map.get64(0), 0);
+        rounds += 1;
+    }
+    limited.finish(3 * PATIENCE)?;
+    check!(rounds >= 3, "{rounds} jobs while the other one tried");
+    Ok(())
+}
+
+/// Keeps what this process has by itself in memory: it has to go on when its group is full.
+fn keep_own_memory() -> Outcome {
+    // SAFETY: flags only.
+    match unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) } {
+        -1 => Err(Errno::last().into()),
+        _ => Ok(()),
+    }
+}
+
+/// Evicts all BOs of an open file.
+fn evict_all(gpu: &Gpu, device: &Device) -> Outcome {
+    let gone = wait_for(PATIENCE, || {
+        shrink(gpu, ALL)?;
+        Ok(resident(device)? == 0)
+    })?;
+    check!(gone, "{} bytes stay", resident(device)?);
+    Ok(())
+}
+
+/// A page with an array of handles, shared with the kernel and with other threads.
+struct Handles(*mut u32);
+
+// SAFETY: the address is only given to the kernel.
+unsafe impl Sync for Handles {}
+
+impl Handles {
+    fn new(handles: &[u32]) -> Result<Self, Stop> {
+        // SAFETY: a new mapping at an address of the kernel's choice replaces none, and has room.
+        unsafe {
+            let page = libc::mmap(
+                ptr::null_mut(),
+                PAGE,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            );
+            if page == libc::MAP_FAILED {
+                return Err(Errno::last().into());
+            }
+            let page: *mut u32 = page.cast();
+            assert!(size_of_val(handles) <= PAGE);
+            ptr::copy_nonoverlapping(handles.as_ptr(), page, handles.len());
+            Ok(Self(page))
+        }
+    }
+
+    fn unmap(&self) {
+        // SAFETY: mapped in `new`, and nothing is borrowed from it.
+        unsafe { libc::munmap(self.0.cast(), PAGE) };
+    }
+}
