@@ -34,6 +34,7 @@ use super::{
         outcome,
         resume,
         stopped,
+        unreported,
         Outcome,
         Resume,
         Stopped,
@@ -183,12 +184,18 @@ pub(super) fn take_unreported(slots: &mut Slots<'_, '_, '_>, gpu: &Gpu<'_>) -> u
         if expected == 0 || hw::pending(gpu).map_or(true, |events| events.any(slot)) {
             continue;
         }
-        let left = hw::sample(gpu, slot).count(slot);
-        let gone = expected.saturating_sub(left);
-        // The last job may have failed in this moment, which an interrupt will report.
-        let unknown = usize::from(left == 0 && !hw::was_done(gpu, slot));
+        let active = hw::sample(gpu, slot);
+        // An interrupt reports a chain that has failed meanwhile. It is pending by now if that was
+        // before the sample.
+        let failed = hw::pending(gpu).map_or(true, |events| events.failed(slot));
+        let gone = unreported(
+            expected,
+            active.running(slot),
+            active.next(slot),
+            failed || !hw::was_done(gpu, slot),
+        );
 
-        for _ in unknown..gone {
+        for _ in 0..gone {
             ended += u32::from(slots.finish(in_queue, Ok(())));
         }
     }

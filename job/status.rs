@@ -45,6 +45,21 @@ pub(super) fn outcome(exception: Exception, told: Told) -> Outcome {
     }
 }
 
+/// Returns how many of the `loaded` chains of a slot have ended well without a report.
+///
+/// `running` and `next`: the slot had a current and a next chain when it was sampled, with no
+/// interrupt pending just before. `failed`: after the sample, an interrupt reported a failure, or
+/// the status of the slot was not that of a chain that is done.
+///
+/// A slot that has failed runs nothing until the interrupt is cleared. So if nothing was running,
+/// the failed chain is the last of those that are gone, and its interrupt will report it; otherwise
+/// it was still running when the slot was sampled.
+pub(super) fn unreported(loaded: usize, running: bool, next: bool, failed: bool) -> usize {
+    let gone = loaded.saturating_sub(usize::from(running) + usize::from(next));
+
+    gone.saturating_sub(usize::from(!running && failed))
+}
+
 /// The place from which an interrupted chain continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resume {
@@ -180,6 +195,24 @@ mod tests {
         assert!(active(0x180, 0x180) == Resume::Nowhere);
         // The slot still shows the end of the previous chain.
         assert!(resume(Exception(0x01), 0x40, 0x80, 0x100) == Resume::Anew);
+    }
+
+    #[test]
+    fn ends_without_a_report() {
+        // Nothing has ended.
+        assert!(unreported(2, true, true, false) == 0);
+        assert!(unreported(1, false, true, false) == 0);
+        // Of two, the first, then both.
+        assert!(unreported(2, true, false, false) == 1);
+        assert!(unreported(2, false, true, false) == 1);
+        assert!(unreported(2, false, false, false) == 2);
+        // The first has failed, and the second one waits.
+        assert!(unreported(2, false, true, true) == 0);
+        // The first is done, and the second one has failed.
+        assert!(unreported(2, false, false, true) == 1);
+        assert!(unreported(2, true, false, true) == 1);
+        // The only one has failed.
+        assert!(unreported(1, false, false, true) == 0);
     }
 
     #[test]
