@@ -359,8 +359,10 @@ impl Slots {
     /// Flushes a range of a space after a change, if the hardware may have translations of the
     /// space.
     ///
-    /// An error means that the hardware may still use the old ones. `ETIMEDOUT`: the MMU is stuck.
-    /// `EIO`: the GPU was abandoned.
+    /// An error means that the hardware may still use the old ones. `ETIMEDOUT`: the MMU is stuck,
+    /// which is an error only if pages were removed. No job starts then until a reset has made the
+    /// hardware forget its translations, so that it will find pages that were added. `EIO`: the GPU
+    /// was abandoned.
     pub(super) fn flush(
         &self,
         gpu: &Gpu<'_>,
@@ -370,7 +372,10 @@ impl Slots {
     ) -> Result {
         self.check()?;
         match self.table.lock().find(space) {
-            Some((_, slot)) if slot.stuck && !gpu.stopped() => Err(ETIMEDOUT),
+            Some((_, slot)) if slot.stuck && !gpu.stopped() => match change {
+                Change::Mapped => Ok(()),
+                Change::Unmapped => Err(ETIMEDOUT),
+            },
             Some((nr, slot)) if slot.state == State::Live && !gpu.stopped() => {
                 let how = change.flush(slot.jobs);
 

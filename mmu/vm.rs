@@ -224,10 +224,13 @@ impl Space {
         let page = Coherent::<u8>::zeroed_slice(gpu.dev(), SZ_4K, GFP_KERNEL)?;
         let result = self.table.reserve(gpu.dev(), range, page.dma_address());
 
-        // The GPU may have cached a translation to the page.
+        // The GPU may have cached a translation to the page. If the MMU is stuck, a reset makes it
+        // forget that before any other job runs.
         if let Err(e) = self.flush(gpu, range, Change::Unmapped) {
             self.keep(page);
-            return Err(e);
+            if e != ETIMEDOUT {
+                return Err(e);
+            }
         }
         result
     }

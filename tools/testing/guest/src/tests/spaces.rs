@@ -74,6 +74,12 @@ pub(super) const TESTS: &[Test] = &[
     )
     .needs(&[Need::Board])
     .panfrost_fails_on(Arch::V9, BUS_FAULT),
+    Test::new("space-grows-during-slow-resets", &["C4", "F1"], grow_slowly)
+        .needs(&[Need::Board])
+        .panfrost_fails_on(Arch::V9, BUS_FAULT),
+    Test::new("space-freed-tables", &["A6", "J7"], freed_tables)
+        .needs(&[Need::Board])
+        .panfrost_fails_on(Arch::V9, BUS_FAULT),
     Test::new("clients-concurrent", &["C2", "F1"], concurrent),
 ];
 
@@ -231,6 +237,70 @@ fn change_during_resets(gpu: &Gpu) -> Outcome {
         }
         Ok(())
     })
+}
+
+/// BOs can be created while a reset takes its time, although the MMU takes no command then.
+fn grow_slowly(gpu: &Gpu) -> Outcome {
+    // Twice as long as C panfrost waits for a reset.
+    const RESET_US: u32 = 20_000;
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    let mut bos = Vec::new();
+
+    board.order(Opcode::DelayReset, &[RESET_US])?;
+    during_resets(gpu, || {
+        for round in 0..10 {
+            // The space has to be in the hardware.
+            let mut chain = Chain::new(&device, 4096)?;
+            chain.null();
+            chain.run(&[])?;
+            check_eq!(chain.statuses(), [DONE], "round {round}");
+            for _ in 0..50 {
+                bos.push(device.create(4096, uapi::BO_NOEXEC)?);
+            }
+            bos.push(device.create(2 << 20, uapi::BO_NOEXEC | uapi::BO_HEAP)?);
+        }
+        Ok(())
+    })?;
+    works(&device)
+}
+
+/// A table that goes with a BO is not walked any more, even though the GPU caches the entries that
+/// lead to it and another job keeps the address space in the hardware.
+fn freed_tables(gpu: &Gpu) -> Outcome {
+    // With tables of its own, each of which maps 2 MiB.
+    const SIZE: usize = 4 << 20;
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    let stale = board.stat(Stat::StaleWalks);
+
+    for round in 0..8 {
+        let mut busy = Chain::new(&device, 4096)?;
+        busy.null();
+        busy.require(uapi::REQ_FS);
+        let busy_done = device.syncobj()?;
+        board.order(Opcode::SlowJobs, &[300_000])?;
+        busy.submit(&[], &[], Some(&busy_done))?;
+        board.order(Opcode::SlowJobs, &[0])?;
+
+        let (bo, map) = target(&device, SIZE)?;
+        let at = [0, SIZE / 2 - 8, SIZE / 2, SIZE - 8][round % 4];
+        let mut chain = Chain::new(&device, 4096)?;
+        let job = chain.zero(bo.va() + at as u64);
+        chain.run(&[&bo])?;
+        check_eq!(chain.status(job), DONE, "round {round}");
+        check_eq!(map.get64(at), 0, "round {round}");
+        map.put64(at, 1);
+        bo.close()?;
+        chain.rearm();
+        chain.run(&[])?;
+        check!(chain.status(job) != DONE, "round {round}");
+        check_eq!(map.get64(at), 1, "round {round}");
+        // The fault ends it as well.
+        busy_done.wait(PATIENCE)?;
+    }
+    check_eq!(board.stat(Stat::StaleWalks), stale);
+    works(&device)
 }
 
 /// A job of the file that has not begun when another one faults is none the worse. It is the next
