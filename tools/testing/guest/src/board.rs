@@ -106,6 +106,21 @@ impl Board {
         self.read(stat.offset())
     }
 
+    /// Returns whether the model is as slow and as weakly ordered as silicon.
+    pub fn like_silicon(&self) -> bool {
+        self.read(control::HABITS) & control::HABITS_SILICON != 0
+    }
+
+    /// Returns the rate of the GPU's clock in kHz.
+    pub fn khz(&self) -> u32 {
+        self.read(control::FREQ_KHZ)
+    }
+
+    /// Sets the rate of the GPU's clock in kHz, past the kernel. The caller sets it back.
+    pub fn set_khz(&self, khz: u32) {
+        self.regs.put32(control::FREQ_KHZ as usize, khz);
+    }
+
     /// Orders something.
     pub fn order(&self, opcode: Opcode, args: &[u32]) -> Result<()> {
         for n in 0..4 {

@@ -45,6 +45,10 @@ pub const FREQ_KHZ: u32 = 0x018;
 /// Reads as 1 while a core, tiler or cache is on or in transition, so that cutting the power could
 /// lose data. Read only.
 pub const CORES: u32 = 0x01c;
+/// How the model behaves: [`HABITS_SILICON`]. Read only.
+pub const HABITS: u32 = 0x020;
+/// The model is as slow and as weakly ordered as silicon.
+pub const HABITS_SILICON: u32 = 1 << 0;
 
 /// The time of the guest's log in nanoseconds, low word. Write only; for the model's own log.
 pub const GUEST_TIME_LO: u32 = 0x030;

@@ -34,6 +34,7 @@ impl Gpu {
             control::FREQ_KHZ => self.board.freq_khz,
             // If the GPU was pulled out, its cores cannot be turned off any more.
             control::CORES => u32::from(!self.power.all_off() && !self.orders.all_ones),
+            control::HABITS if self.silicon => control::HABITS_SILICON,
             control::INJECT_RESULT => self.inject_result,
             control::ARG0..0x120 => self.args[(offset - control::ARG0) as usize / 4],
             control::STATS.. => self.stat((offset - control::STATS) as usize / 4),

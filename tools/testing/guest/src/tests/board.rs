@@ -7,13 +7,20 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
+use model::control::Opcode;
+use model::control::SCALE_FREQ_KHZ;
+
 use crate::board;
+use crate::board::Board;
 use crate::board::Rules;
 use crate::board::State;
 use crate::board::Turn;
+use crate::chain::Chain;
+use crate::chain::DONE;
 use crate::chain::PATIENCE;
 use crate::check;
 use crate::check_eq;
+use crate::device::Device;
 use crate::harness::Gpu;
 use crate::harness::Need;
 use crate::harness::Outcome;
@@ -30,6 +37,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("board-unbound-is-off", &["G6"], unbound_is_off).needs(BOARD),
     Test::new("board-turns-on-in-order", &["G6"], in_order).needs(BOARD),
     Test::new("board-all-domains-are-on", &["G6"], domains).needs(BOARD),
+    Test::new("board-clock-sets-the-pace", &["J3"], pace).needs(BOARD),
 ];
 
 /// From the board's coming on, so that the first binding counts.
@@ -95,6 +103,59 @@ fn domains(gpu: &Gpu) -> Outcome {
         }
         check!(Instant::now() < end, "not all domains are on");
     }
+}
+
+/// Returns how long a job takes, at least [`SLOW`] at the lowest rate, with the clock at `khz`.
+/// [`None`]: somebody has changed the clock meanwhile, as a driver with DVFS may.
+fn job_at(device: &Device, board: &Board, khz: u32) -> Result<Option<Duration>, Stop> {
+    let mut chain = Chain::new(device, 4096)?;
+    chain.null();
+    board.set_khz(khz);
+    let start = Instant::now();
+    chain.run(&[])?;
+    let took = start.elapsed();
+    check_eq!(chain.statuses(), [DONE]);
+    Ok((board.khz() == khz).then_some(took))
+}
+
+/// The time that a job takes at the lowest rate.
+const SLOW: Duration = Duration::from_millis(200);
+
+/// With the habits of silicon, a job takes less time when the clock is faster. On a busy host any
+/// job can take long, so only the shortest of several tells.
+fn pace(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    let usual = board.khz();
+    let patient = if board.like_silicon() { 20 } else { 2 };
+    // The clock of the guest and that of the model can differ a little.
+    let limit = SLOW * 3 / 4;
+
+    board.order(Opcode::SlowJobs, &[SLOW.as_micros() as u32])?;
+    let at = |rate, runs| -> Result<Option<Duration>, Stop> {
+        let mut shortest = None;
+        for _ in 0..runs {
+            if let Some(took) = job_at(&device, &board, rate)? {
+                shortest = Some(shortest.map_or(took, |least: Duration| least.min(took)));
+            }
+            if shortest.is_some_and(|least| least < limit) {
+                break;
+            }
+        }
+        Ok(shortest)
+    };
+    let times = (at(SCALE_FREQ_KHZ, 2), at(8 * SCALE_FREQ_KHZ, patient));
+    board.set_khz(usual);
+    let (Some(slow), Some(fast)) = (times.0?, times.1?) else {
+        return Err(Stop::Skip("the driver changes the clock".into()));
+    };
+    check!(slow >= limit, "{slow:?} at the lowest rate");
+    if board.like_silicon() {
+        check!(fast < limit, "{fast:?} at eight times the lowest rate");
+    } else {
+        check!(fast >= limit, "{fast:?}, where the clock does not matter");
+    }
+    Ok(())
 }
 
 /// Where a switch is first turned to a position.
