@@ -2,17 +2,20 @@
 
 //! The tests, by subject.
 
+use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::bo::Bo;
 use crate::chain::Chain;
 use crate::chain::DONE;
+use crate::chain::PATIENCE;
 use crate::check_eq;
 use crate::device::Device;
 use crate::harness::Outcome;
 use crate::harness::Stop;
 use crate::harness::Test;
+use crate::sync::fence_status;
 use crate::sync::Syncobj;
 use crate::sys;
 use crate::sys::Mapping;
@@ -117,8 +120,11 @@ fn works(device: &Device) -> Outcome {
     let (bo, map) = target(device, 4096)?;
     let mut chain = Chain::new(device, 4096)?;
     chain.zero(bo.va());
-    chain.run(&[&bo])?;
-    check_eq!(chain.statuses(), [DONE]);
+    let done = device.syncobj()?;
+    chain.submit(&[&bo], &[], Some(&done))?;
+    done.wait(PATIENCE)?;
+    let fence = fence_status(done.fence()?.as_fd())?;
+    check_eq!((fence, chain.statuses()), (Some(Ok(())), vec![DONE]));
     check_eq!(map.get64(0), 0);
     Ok(())
 }
