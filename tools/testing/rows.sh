@@ -350,11 +350,12 @@ refuse_lane() {
 	tap_rows "$RESULTS/$name/share/tap" "$name: "
 }
 
-# mesa_lane LOGS DRIVER GPU: Debian's Mesa in the arm64 guest.
+# mesa_lane LOGS DRIVER GPU VM-ARGUMENT...: Debian's Mesa in the arm64 guest.
 mesa_lane() {
 	local name=$1 driver=$2 gpu=$3
+	shift 3
 	[ "$driver" != panfrost ] || local SPLATS_ALLOWED=1
-	vm_row "$name" "Mesa on $driver, $gpu" --arch arm64 --driver "$driver" --gpu "$gpu" -- \
+	vm_row "$name" "Mesa on $driver, $gpu" --arch arm64 --driver "$driver" --gpu "$gpu" "$@" -- \
 		mesa-run "$gpu" /mnt/share
 	tap_rows "$RESULTS/$name/share/tap" "$name: "
 }
