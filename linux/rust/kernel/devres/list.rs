@@ -121,7 +121,8 @@ impl<T: Send + Sync + 'static> DevresList<T> {
         Ok(Self(shared))
     }
 
-    /// Adds `data`, which is dropped when the device is unbound, or with the returned item. Sleeps.
+    /// Adds `data`, which is dropped when the device is unbound, or with the returned item. The
+    /// memory is charged to the task's memory cgroup. Sleeps.
     ///
     /// # Errors
     ///
@@ -141,7 +142,7 @@ impl<T: Send + Sync + 'static> DevresList<T> {
                 end <- Mutex::new((), name, key),
                 data: Opaque::new(data),
             }? Error),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )?;
         // On failure, dropping this drops the data.
         let item = DevresItem {

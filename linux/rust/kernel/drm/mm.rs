@@ -275,15 +275,16 @@ unsafe impl<T: Send, P: Policy> Send for Mm<T, P> {}
 unsafe impl<T: Sync, P: Policy> Sync for Mm<T, P> {}
 
 impl<T, P: Policy> Mm<T, P> {
-    /// Creates an allocator for `range`.
+    /// Creates an allocator for `range`. May sleep. The memory is charged to the task's memory
+    /// cgroup.
     ///
-    /// Returns [`EINVAL`] if `range` is empty. May sleep.
+    /// Returns [`EINVAL`] if `range` is empty.
     pub fn new(range: Range<u64>) -> Result<Self> {
         if range.is_empty() {
             return Err(EINVAL);
         }
 
-        let mm = KBox::new(Opaque::<bindings::drm_mm>::zeroed(), GFP_KERNEL)?;
+        let mm = KBox::new(Opaque::<bindings::drm_mm>::zeroed(), GFP_KERNEL_ACCOUNT)?;
 
         // SAFETY: `mm` is zeroed, and start plus size do not overflow.
         unsafe { bindings::drm_mm_init(mm.get(), range.start, range.end - range.start) };

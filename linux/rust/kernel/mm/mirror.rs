@@ -251,7 +251,8 @@ pub struct Mirror<T: Device> {
 }
 
 impl<T: Device> Mirror<T> {
-    /// Creates a mirror without ranges for `dev`, whose list of mirrors is `all`. Sleeps.
+    /// Creates a mirror without ranges for `dev`, whose list of mirrors is `all`. The memory is
+    /// charged to the task's memory cgroup, and so is that of its ranges. Sleeps.
     ///
     /// # Errors
     ///

@@ -54,11 +54,11 @@ impl ResvObject {
         rss: None,
     };
 
-    /// Allocates an object. Sleeps; fails with [`ENOMEM`].
+    /// Allocates an object, charged to the task's memory cgroup. Sleeps; fails with [`ENOMEM`].
     pub fn new<T: drm::Driver, C: DeviceContext>(dev: &drm::Device<T, C>) -> Result<ARef<Self>> {
         let obj = KBox::new(
             Self(Opaque::new(bindings::drm_gem_object::default())),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )?;
         let obj = KBox::into_raw(obj);
         // SAFETY: The object is zeroed and not shared yet. The device is valid; the object gets a

@@ -62,7 +62,7 @@ impl Account {
                 hangs: Atomic::new(0),
                 good: Atomic::new(0),
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
     }
 

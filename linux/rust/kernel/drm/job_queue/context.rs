@@ -260,7 +260,7 @@ impl<K: Kind> Context<K> {
 
         for (index, (entity, config)) in entities.iter_mut().zip(shared.config.slots).enumerate() {
             let home = Slot::new(index).ok_or(EINVAL)?;
-            let ticket = Ticket::<K>::new(GFP_KERNEL)?;
+            let ticket = Ticket::<K>::new(GFP_KERNEL_ACCOUNT)?;
             let shared_account = account.clone();
 
             *entity = Some(Arc::pin_init(
@@ -292,7 +292,7 @@ impl<K: Kind> Context<K> {
                         },
                     ),
                 }),
-                GFP_KERNEL,
+                GFP_KERNEL_ACCOUNT,
             )?);
         }
         let context = Self {
@@ -301,7 +301,7 @@ impl<K: Kind> Context<K> {
             entities,
         };
         for entity in context.entities() {
-            let node = RBTreeNode::new(entity.timeline.id(), entity.clone(), GFP_KERNEL)?;
+            let node = RBTreeNode::new(entity.timeline.id(), entity.clone(), GFP_KERNEL_ACCOUNT)?;
 
             // The id is unique, so this replaces nothing.
             let _ = shared.timelines.lock().insert(node);

@@ -359,7 +359,8 @@ impl<K: Kind> JobQueue<K> {
         self.shared.kind()
     }
 
-    /// Creates a context of the party that `share` stands for. May sleep; fails with `ENOMEM`.
+    /// Creates a context of the party that `share` stands for. The memory is charged to the task's
+    /// memory cgroup. May sleep; fails with `ENOMEM`.
     pub fn context(&self, share: &Share, priority: Priority) -> Result<Context<K>> {
         Context::new(&self.shared, share, priority)
     }

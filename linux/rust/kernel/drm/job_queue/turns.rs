@@ -62,7 +62,8 @@ struct Used {
 pub struct Share(Arc<[Used; MAX_SLOTS]>);
 
 impl Share {
-    /// Creates a party that has not used any time yet. May sleep; fails with `ENOMEM`.
+    /// Creates a party that has not used any time yet. The memory is charged to the task's memory
+    /// cgroup. May sleep; fails with `ENOMEM`.
     pub fn new() -> Result<Self> {
         let used = [const {
             Used {
@@ -72,7 +73,7 @@ impl Share {
             }
         }; MAX_SLOTS];
 
-        Ok(Self(Arc::new(used, GFP_KERNEL)?))
+        Ok(Self(Arc::new(used, GFP_KERNEL_ACCOUNT)?))
     }
 
     /// Returns for how many nanoseconds the party's jobs have occupied a slot, counted when they

@@ -232,7 +232,7 @@ fn lent_class() -> (&'static CStr, Pin<&'static LockClassKey>) {
 }
 
 impl TablePool {
-    /// Creates a pool. Sleeps.
+    /// Creates a pool, charged to the current task's cgroup. Sleeps.
     ///
     /// # Errors
     ///
@@ -246,7 +246,7 @@ impl TablePool {
                 writer <- SpinLock::new((), writer_name, writer_key),
                 lent <- SpinLock::new(Reserved::new(), lent_name, lent_key),
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
     }
 

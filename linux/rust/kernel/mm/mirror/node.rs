@@ -170,7 +170,7 @@ impl<T: Device> Shared<T> {
                 ),
                 settled <- CondVar::new(settled_name, settled_key),
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
     }
 
@@ -270,7 +270,7 @@ impl<T: Device> Node<T> {
                 access,
                 data,
             }? Error),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
     }
 
