@@ -65,7 +65,7 @@ impl drm::file::DriverFile for File {
                 vm,
                 drm: ARef::from(&**device),
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
     }
 

@@ -281,7 +281,7 @@ impl Heap {
                 inner <- new_mutex!(inner, "drm_gpu::heap"),
                 deadline <- new_delayed_work!("drm_gpu::heap::deadline"),
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
     }
 
@@ -328,7 +328,7 @@ impl Heap {
         client: &Arc<Client>,
         start: u64,
     ) -> Result {
-        let tables = Reserved::with_pages(self.upper_tables(start), GFP_KERNEL)?;
+        let tables = Reserved::with_pages(self.upper_tables(start), GFP_KERNEL_ACCOUNT)?;
         {
             let mut inner = self.inner.lock();
             // A heap that was closed may have stuck chunks.

@@ -4,13 +4,13 @@
 //!
 //! Mesa labels every BO, and labels it again when the BO enters its cache. So a label takes no more
 //! memory than its text needs, and a short one is read from user space into a buffer on the stack.
+//! The memory of a label is charged to the memory control group of the task that sets it.
 
 use core::fmt;
 
 use kernel::{
     page::PAGE_SIZE,
     prelude::*,
-    str::CString,
     uaccess::{
         UserPtr,
         UserSlice, //
@@ -24,7 +24,10 @@ const MAX: usize = 4096;
 const SHORT: usize = 64;
 
 /// The label of a BO.
-pub(crate) struct Label(CString);
+///
+/// The text ends with a NUL, and has no other one. This is not a `CString`, as the memory of those
+/// is charged to nobody.
+pub(crate) struct Label(KVec<u8>);
 
 impl Label {
     /// Copies a label from the string at `ptr` in user space. Returns [`None`] if `ptr` is 0.
@@ -42,13 +45,13 @@ impl Label {
             return Ok(Some(label));
         }
 
-        let mut long = KVVec::from_elem(0, MAX + 1, GFP_KERNEL)?;
+        let mut long = KVVec::from_elem(0, MAX + 1, GFP_KERNEL_ACCOUNT)?;
         Self::read(ptr, &mut long)?.ok_or(E2BIG).map(Some)
     }
 
     /// Returns the text.
     pub(super) fn as_cstr(&self) -> &CStr {
-        &self.0
+        CStr::from_bytes_with_nul(&self.0).unwrap_or(c"")
     }
 
     /// Reads a string. Returns [`None`] unless it fits into `buf` with a byte to spare.
@@ -62,19 +65,22 @@ impl Label {
         if text.to_bytes_with_nul().len() == len {
             return Ok(None);
         }
-        Ok(Some(Self(CString::try_from(text)?)))
+        Self::new(text).map(Some)
     }
 
-    /// Creates a label from a text of the driver.
+    /// Creates a label with this text. Sleeps.
     pub(crate) fn new(text: &CStr) -> Result<Self> {
-        Ok(Self(CString::try_from(text)?))
+        let mut copy = KVec::new();
+
+        copy.extend_from_slice(text.to_bytes_with_nul(), GFP_KERNEL_ACCOUNT)?;
+        Ok(Self(copy))
     }
 }
 
 impl fmt::Display for Label {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A text from user space may be neither UTF-8 nor printable.
-        for byte in self.0.to_bytes() {
+        for byte in self.as_cstr().to_bytes() {
             match byte {
                 0x20..=0x7e => fmt::Write::write_char(f, char::from(*byte))?,
                 _ => fmt::Write::write_char(f, '?')?,

@@ -245,7 +245,7 @@ pub(super) fn prepare(
 ) -> Result<Prepared> {
     let (address, size) = bounds(address, size)?;
 
-    let resident = Arc::new(Atomic::new(false), GFP_KERNEL)?;
+    let resident = Arc::new(Atomic::new(false), GFP_KERNEL_ACCOUNT)?;
     let (mirror, node) = with_gpu(drm, |gpu| {
         if gpu.halted() {
             return Err(ENODEV);

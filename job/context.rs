@@ -66,7 +66,7 @@ impl Context {
             heaps: heap::Stream::new()?,
         };
 
-        Ok(Arc::new(context, GFP_KERNEL)?)
+        Ok(Arc::new(context, GFP_KERNEL_ACCOUNT)?)
     }
 
     /// Returns the context of the job queue.
@@ -122,7 +122,7 @@ impl Table {
             Some(index) => index,
             None if self.0.len() >= MAX_CONTEXTS => return Err(EBUSY),
             None => {
-                self.0.push(None, GFP_KERNEL)?;
+                self.0.push(None, GFP_KERNEL_ACCOUNT)?;
                 self.0.len() - 1
             }
         };

@@ -182,8 +182,9 @@ impl PageTable {
     pub(super) fn new(drm: &DrmDevice, gpu: &Gpu<'_>) -> Result<(Self, mmu::Config)> {
         let dev = gpu.dev();
         let blocks = usize::try_from(va::RANGE.end / BLOCK)?;
-        let small = BitmapVec::new(blocks, GFP_KERNEL)?;
-        let large = BitmapVec::new(usize::try_from(va::RANGE.end.div_ceil(GIB))?, GFP_KERNEL)?;
+        let gibs = usize::try_from(va::RANGE.end.div_ceil(GIB))?;
+        let small = BitmapVec::new(blocks, GFP_KERNEL_ACCOUNT)?;
+        let large = BitmapVec::new(gibs, GFP_KERNEL_ACCOUNT)?;
         let pool = TablePool::new()?;
         let config = || Config {
             quirks: quirk::NO_WARN,
@@ -305,7 +306,7 @@ impl PageTable {
                 reserved: &mut tables,
                 // Running out of memory is an error for the caller, no reason to invoke the OOM
                 // killer.
-                gfp: GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN,
+                gfp: GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN,
             };
             let (mapped, result) = self.map(
                 dev,

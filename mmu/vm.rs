@@ -367,7 +367,7 @@ impl<M> Vm<M> {
 
         let (table, config) = PageTable::new(drm, gpu)?;
         let tree = Mm::new(va::RANGE)?;
-        let log = Arc::pin_init(Ratelimit::new(), GFP_KERNEL)?;
+        let log = Arc::pin_init(Ratelimit::new(), GFP_KERNEL_ACCOUNT)?;
         let space = Arc::pin_init(
             try_pin_init!(Space {
                 id: NEXT_ID.fetch_add(1, Relaxed),
@@ -378,7 +378,7 @@ impl<M> Vm<M> {
                 log,
                 tree <- new_spinlock!(tree, "drm_gpu::va"),
             }? Error),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )?;
 
         let resv = ResvObject::new(drm)?;
@@ -390,7 +390,7 @@ impl<M> Vm<M> {
                 memory <- memory,
                 closing <- Closing::new(),
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
     }
 
@@ -426,7 +426,7 @@ impl<M> Vm<M> {
         grows: Option<Arc<dyn Grow>>,
     ) -> Result<VaNode<M>> {
         let size = page_align(size).filter(|&s| s != 0).ok_or(EINVAL)? as u64;
-        let node = NodeAlloc::new(GFP_KERNEL)?;
+        let node = NodeAlloc::new(GFP_KERNEL_ACCOUNT)?;
 
         let inserted = self
             .tree

@@ -49,7 +49,7 @@ impl Client {
                 jobs: Atomic::new(0),
                 heaps <- new_mutex!(KVec::new(), "drm_gpu::heap::client"),
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
     }
 
@@ -59,7 +59,7 @@ impl Client {
     }
 
     pub(super) fn add(&self, heap: &Arc<Heap>) -> Result {
-        Ok(self.heaps.lock().push(heap.clone(), GFP_KERNEL)?)
+        Ok(self.heaps.lock().push(heap.clone(), GFP_KERNEL_ACCOUNT)?)
     }
 
     pub(super) fn remove(&self, heap: &Heap) {
@@ -88,7 +88,7 @@ impl Stream {
                 id: NEXT_ID.fetch_add(1, Relaxed),
                 client: SetOnce::new(),
             },
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )?)
     }
 }
@@ -139,7 +139,7 @@ impl Use {
             if stream.client.as_ref().is_none() {
                 stream.client.populate(client.clone());
             }
-            this.heaps.reserve(1, GFP_KERNEL)?;
+            this.heaps.reserve(1, GFP_KERNEL_ACCOUNT)?;
             heap.begin(stream.id)?;
             // From here on, dropping `this` ends the use of the heap.
             let _ = this.heaps.push_within_capacity(heap.clone());

@@ -86,7 +86,7 @@ impl Memory {
                 links <- ListLinks::new(),
                 range,
             }? Error),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )?;
 
         Ok(Self {
@@ -135,7 +135,7 @@ impl Leaving {
                 work <- new_work!("drm_gpu::leaving"),
                 items <- new_spinlock!(List::new(), "drm_gpu::leaving"),
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
     }
 
