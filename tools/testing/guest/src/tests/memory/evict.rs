@@ -3,6 +3,7 @@
 //! Eviction: idle BOs leave memory, whole, and come back when they are needed.
 
 use std::fs;
+use std::hint::black_box;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
@@ -221,6 +222,18 @@ impl MemoryGroup {
         let text = fs::read_to_string(self.0.join("memory.current"))?;
         let bytes = text.trim().parse();
         bytes.map_err(|_| Stop::fail(format!("{text:?} is no number of bytes")))
+    }
+
+    /// Bytes of the small allocations, of less than a few pages each, that it is charged for.
+    pub(in super::super) fn small(&self) -> Result<usize, Stop> {
+        // The kernel adds up what its processors have counted every two seconds, or once there have
+        // been enough changes: these are.
+        drop(black_box(vec![1u8; 8 * MIB]));
+        let text = fs::read_to_string(self.0.join("memory.stat"))?;
+        let bytes = text.lines().find_map(|line| line.strip_prefix("slab "));
+        bytes
+            .and_then(|bytes| bytes.parse().ok())
+            .ok_or_else(|| Stop::fail("no slab in memory.stat"))
     }
 
     /// Leaves the group, which keeps what it has paid for.

@@ -53,6 +53,9 @@ use super::PAGE;
 /// How C panfrost ends what closes many BOs.
 const FLUSHES: &str = "it flushes for each BO";
 
+/// Why C panfrost does not limit a client that has many of something.
+const NOT_CHARGED: &str = "what it allocates for a client is charged to nobody";
+
 pub(in super::super) const TESTS: &[Test] = &[
     Test::new("memory-is-accounted", &["D9"], accounted)
         .panfrost_fails("it counts as shared memory only"),
@@ -66,7 +69,17 @@ pub(in super::super) const TESTS: &[Test] = &[
         .panfrost_fails("its BOs never leave memory"),
     Test::new("limit-counts-queued-jobs", &["C10", "D9"], queued_jobs)
         .needs(&[Need::Gate])
-        .panfrost_fails("what it keeps of a queued job is charged to nobody"),
+        .panfrost_fails(NOT_CHARGED),
+    Test::new("limit-counts-queued-heaps", &["B1", "D9"], queued_heaps)
+        .needs(&[Need::Gate])
+        .panfrost_fails(NOT_CHARGED),
+    Test::new("limit-counts-files", &["D9"], files).panfrost_fails(NOT_CHARGED),
+    Test::new("limit-counts-contexts", &["D9"], contexts)
+        .needs(&[Need::Minor(5)])
+        .panfrost_fails(NOT_CHARGED),
+    Test::new("limit-counts-labels", &["A8", "D9"], labels)
+        .needs(&[Need::Minor(4)])
+        .panfrost_fails(NOT_CHARGED),
     Test::new("limit-takes-given-up", &["D3", "D9"], takes_given_up)
         .panfrost_fails("nobody asks it for memory of one group"),
     Test::new("limit-takes-idle", &["D4", "D9"], takes_idle)
@@ -200,6 +213,101 @@ fn queued_jobs(gpu: &Gpu) -> Outcome {
     // Some of it may have been charged before.
     check!(more >= BOS * JOBS * 6, "{more} bytes for {JOBS} jobs");
     Ok(())
+}
+
+/// So is the list of the heaps that a job uses, which it has beside that of its BOs.
+fn queued_heaps(gpu: &Gpu) -> Outcome {
+    const BOS: usize = 128;
+    const JOBS: usize = 1024;
+    let group = MemoryGroup::enter()?;
+    let device = gpu.open()?;
+    let of_jobs_with = |size, flags| -> Result<usize, Stop> {
+        let bos: Vec<_> = (0..BOS)
+            .map(|_| device.create(size, flags))
+            .collect::<Result<_, _>>()?;
+        let list: Vec<_> = bos.iter().collect();
+        let gate = Gate::new()?;
+        let mut chain = Chain::new(&device, PAGE)?;
+        chain.pair();
+        let (wait, done) = (gate.syncobj(&device)?, device.syncobj()?);
+        // The heaps get memory with the first job, which is not what is measured.
+        chain.submit(&list, &[&wait], Some(&done))?;
+        let before = group.small()?;
+        for _ in 0..JOBS {
+            chain.submit(&list, &[&wait], Some(&done))?;
+        }
+        let more = group.small()?.saturating_sub(before);
+        gate.open()?;
+        done.wait(10 * PATIENCE)?;
+        Ok(more)
+    };
+    let without = of_jobs_with(PAGE, uapi::BO_NOEXEC)?;
+    let with = of_jobs_with(2 * MIB, uapi::BO_NOEXEC | uapi::BO_HEAP)?;
+    check!(
+        with >= without + BOS * JOBS * 6,
+        "{with} bytes with heaps, {without} without"
+    );
+    Ok(())
+}
+
+/// Makes things that have to be charged with `least` bytes of small allocations, for as long as
+/// they exist.
+fn is_charged<T>(
+    group: &MemoryGroup,
+    least: usize,
+    make: impl FnOnce() -> Result<T, Stop>,
+) -> Outcome {
+    let before = group.small()?;
+    let made = make()?;
+    let more = group.small()?.saturating_sub(before);
+    check!(more >= least, "{more} bytes, not {least}");
+    drop(made);
+    let gone = || Ok(group.small()?.saturating_sub(before) <= more / 10);
+    check!(wait_for(PATIENCE, gone)?, "they stay charged");
+    Ok(())
+}
+
+/// The address space and the context of an open file are charged to the client that opens it.
+fn files(gpu: &Gpu) -> Outcome {
+    const FILES: usize = 200;
+    let group = MemoryGroup::enter()?;
+    is_charged(&group, FILES * 3072, || {
+        let files = (0..FILES).map(|_| gpu.open());
+        files.collect::<Result<Vec<_>, _>>()
+    })
+}
+
+/// Contexts are charged to the client that creates them: a queue for each slot.
+fn contexts(gpu: &Gpu) -> Outcome {
+    const FILES: usize = 20;
+    const CONTEXTS: usize = 50;
+    let group = MemoryGroup::enter()?;
+    let files: Vec<_> = (0..FILES).map(|_| gpu.open()).collect::<Result<_, _>>()?;
+    is_charged(&group, FILES * CONTEXTS * 1024, || {
+        for file in &files {
+            for _ in 0..CONTEXTS {
+                file.create_context(uapi::PRIORITY_MEDIUM)?;
+            }
+        }
+        Ok(files)
+    })
+}
+
+/// A label is charged to the client that sets it.
+fn labels(gpu: &Gpu) -> Outcome {
+    const BOS: usize = 400;
+    let group = MemoryGroup::enter()?;
+    let device = gpu.open()?;
+    let bos: Vec<_> = (0..BOS)
+        .map(|_| device.create(PAGE, uapi::BO_NOEXEC))
+        .collect::<Result<_, _>>()?;
+    let label = "x".repeat(uapi::LABEL_MAX - 1);
+    is_charged(&group, BOS * label.len(), || {
+        for bo in &bos {
+            bo.label(&label)?;
+        }
+        Ok(bos)
+    })
 }
 
 /// Whatever a group at its limit wants memory for, it finds what its clients have given up, and
