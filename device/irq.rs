@@ -24,6 +24,7 @@ use kernel::{
         SpinLock, //
     },
     time::{
+        delay::fsleep,
         Delta,
         Instant,
         Monotonic, //
@@ -37,7 +38,10 @@ use super::{
     ThreadedIrq, //
 };
 use crate::{
-    hw::mali::irq,
+    hw::mali::{
+        irq,
+        mmu::MAX_AS, //
+    },
     mmu, //
 };
 
@@ -45,6 +49,9 @@ use crate::{
 const JOB: &CStr = c"job";
 const MMU: &CStr = c"mmu";
 const GPU: &CStr = c"gpu";
+
+/// The time between two attempts to end the jobs of a fault while the GPU is being reset.
+const PAUSE: Delta = Delta::from_micros(500);
 
 /// Checks that all interrupts exist, before anything is turned on. `EPROBE_DEFER`: a driver that
 /// provides one has not been probed yet.
@@ -79,6 +86,20 @@ struct Mmu<'a> {
     drm: ARef<Device>,
 }
 
+impl Mmu<'_> {
+    /// Ends the jobs of the slots in `failed` that were turned off after a fault, and removes them
+    /// from it. Returns false if some are left: see [`Jobs::fault`](crate::job::Jobs::fault).
+    fn end_jobs(&self, failed: &mut u32) -> bool {
+        for nr in 0..MAX_AS {
+            // There are 16 numbers.
+            if *failed & 1 << nr != 0 && self.drm.jobs.fault(&self.drm, &self.gpu, nr as u8) {
+                *failed &= !(1 << nr);
+            }
+        }
+        *failed == 0
+    }
+}
+
 impl ThreadedHandler for Mmu<'_> {
     fn handle(&self) -> ThreadedIrqReturn {
         wake_if(self.gpu.listens() && irq::take_mmu(self.gpu.io()))
@@ -86,11 +107,15 @@ impl ThreadedHandler for Mmu<'_> {
 
     fn handle_threaded(&self) -> IrqReturn {
         let _signalling = Signalling::begin();
+        let (drm, gpu) = (&self.drm, &self.gpu);
+        let mut failed = mmu::fault::handle(drm, gpu);
 
-        mmu::fault::handle(&self.drm, &self.gpu, |nr| {
-            self.drm.jobs.fault(&self.drm, &self.gpu, nr)
-        });
-        self.drm.slots.unmask(&self.gpu);
+        while !self.end_jobs(&mut failed) {
+            // A reset may be about to begin, and wait for a chain that waits for its heap to grow.
+            fsleep(PAUSE);
+            failed |= mmu::fault::handle(drm, gpu);
+        }
+        drm.slots.unmask(gpu);
         IrqReturn::Handled
     }
 }

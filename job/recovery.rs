@@ -230,13 +230,19 @@ impl Jobs {
     /// Ends the jobs of an address space that the MMU code has turned off after a fault.
     ///
     /// They would end by themselves at their next memory access. All of them are hard-stopped as
-    /// well, in case they make none. Process context; may sleep to take [`Jobs::hardware`].
-    pub(crate) fn fault(&self, drm: &Device, gpu: &Gpu<'_>, as_nr: u8) {
+    /// well, in case they make none. Process context.
+    ///
+    /// Returns false, and does nothing, if [`Jobs::hardware`] is taken: a reset that holds it may
+    /// wait for chains that other faults have stalled, which the caller has to handle meanwhile.
+    #[must_use]
+    pub(crate) fn fault(&self, drm: &Device, gpu: &Gpu<'_>, as_nr: u8) -> bool {
         let Ok(started) = self.started() else {
-            return;
+            return true;
         };
         let _signalling = Signalling::begin();
-        let hardware = self.hardware.lock();
+        let Some(hardware) = self.hardware.try_lock() else {
+            return false;
+        };
         let mut hit = [const { None }; hw::SLOTS];
 
         started.queue.update(&self.engine(started, gpu), |slots| {
@@ -290,6 +296,7 @@ impl Jobs {
                 );
             }
         }
+        true
     }
 
     /// Requests a reset of the GPU. Any context.

@@ -62,17 +62,20 @@ const ROUNDS: usize = 32;
 /// Handles faults until none are pending, for at most [`ROUNDS`] rounds. The caller unmasks the
 /// interrupt.
 ///
-/// Calls `failed` with the number of each slot that was turned off: the jobs in it have to end.
-pub(crate) fn handle(drm: &Device, gpu: &Gpu<'_>, failed: impl Fn(u8)) {
+/// Returns the slots that were turned off, as a bitmap: the jobs in them have to end. That is left
+/// to the caller, since it may have to wait, while memory in other slots has to grow.
+pub(crate) fn handle(drm: &Device, gpu: &Gpu<'_>) -> u32 {
+    let mut failed = 0;
+
     for _ in 0..ROUNDS {
         let ignored = drm.slots.faulty();
         // A device that is gone or has halted has no faults to handle.
         let Some(Ok(pending)) = gpu.while_on(irq::pending_mmu) else {
-            return;
+            break;
         };
         let pending = pending & !(ignored | ignored << 16);
         if pending == 0 {
-            return;
+            break;
         }
 
         for nr in 0..MAX_AS {
@@ -81,11 +84,12 @@ pub(crate) fn handle(drm: &Device, gpu: &Gpu<'_>, failed: impl Fn(u8)) {
                 let nr = nr as u8;
 
                 if handle_one(drm, gpu, nr) {
-                    failed(nr);
+                    failed |= 1 << nr;
                 }
             }
         }
     }
+    failed
 }
 
 /// Handles the fault of one slot, if it is still pending: handling those before it may have taken a
