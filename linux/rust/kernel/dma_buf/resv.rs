@@ -128,6 +128,24 @@ impl Resv {
         unsafe { bindings::dma_resv_test_signaled(self.as_raw(), usage.as_raw()) }
     }
 
+    /// Returns a fence of `usage` that has not signalled, if there is one. Needs no lock and does
+    /// not sleep.
+    ///
+    /// Unlike the resv, the fence can be waited for without keeping the buffer alive.
+    pub fn pending(&self, usage: Usage) -> Option<ARef<Fence>> {
+        let mut cursor = bindings::dma_resv_iter {
+            obj: self.as_raw(),
+            usage: usage.as_raw(),
+            ..Default::default()
+        };
+        // SAFETY: The cursor is set up as `dma_resv_iter_begin` does it.
+        let fence = unsafe { bindings::dma_resv_iter_first_unlocked(&mut cursor) };
+
+        // SAFETY: The cursor has a reference to the fence, which is transferred to us, as the
+        // cursor is not used any more.
+        unsafe { Fence::from_raw_owned(fence) }
+    }
+
     /// Waits until all fences of `usage` have signalled, for `timeout` jiffies at most.
     ///
     /// Needs no lock; fences that are added in the meantime may or may not be waited for. Sleeps. A
@@ -422,9 +440,15 @@ mod tests {
         drop(guard);
 
         assert!(resv.get().test_signaled(Usage::Read));
+        assert!(resv.get().pending(Usage::Read).is_none());
         assert!(!resv.get().test_signaled(Usage::Bookkeep));
+        let pending = resv.get().pending(Usage::Bookkeep);
+        assert!(pending.is_some_and(|pending| last
+            .as_ref()
+            .is_some_and(|last| pending.as_raw() == last.fence().as_raw())));
         drop(last);
         assert!(resv.get().test_signaled(Usage::Bookkeep));
+        assert!(resv.get().pending(Usage::Bookkeep).is_none());
         Ok(())
     }
 
