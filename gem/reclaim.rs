@@ -15,10 +15,15 @@
 //! Nothing is allocated.
 
 use kernel::{
-    dma_buf::resv::Usage,
+    dma_buf::{
+        fence::Fence,
+        resv::Usage,
+        Waited, //
+    },
     drm::gem::BaseObject,
     mm::shrinker::is_at_own_limit,
     prelude::*,
+    sync::aref::ARef,
     time::Jiffies, //
 };
 
@@ -122,29 +127,38 @@ pub(crate) fn busy_vm(bo: &Bo) -> Option<u64> {
     (!only.vm().resv().test_signaled(Usage::Bookkeep)).then(|| only.vm().id())
 }
 
-/// Waits until `bo` is as idle as `means` requires, for up to `left` jiffies, and subtracts the
-/// time spent from `left`. Returns at once if the state of the BO is locked.
-pub(crate) fn wait_idle(bo: &Bo, means: Means, left: &mut Jiffies) {
-    // The lock keeps the mappings, and so their address spaces, alive. Others that want the lock
-    // wait as long, but code that signals fences never takes it.
-    let Some(state) = bo.try_state() else {
-        return;
-    };
+/// Returns a fence for which [`reclaim`] would have to wait, if there is one and the state of the
+/// BO is not locked.
+fn pending(bo: &Bo, means: Means) -> Option<ARef<Fence>> {
+    // The lock keeps the mappings, and so their address spaces, alive.
+    let state = bo.try_state()?;
     let vms = state
         .mappings()
         .filter(|_| means == Means::Evict)
         .map(|mapping| mapping.vm().resv());
 
-    for resv in Iterator::chain(vms, [bo.resv()]) {
-        if resv.test_signaled(Usage::Bookkeep) {
-            continue;
-        }
-        *left = match resv.wait_timeout_uninterruptible(Usage::Bookkeep, *left) {
-            kernel::dma_buf::Waited::Signaled(rest) => rest.min(*left),
-            kernel::dma_buf::Waited::TimedOut => 0,
-        };
-        if *left == 0 {
+    let fence = Iterator::chain(vms, [bo.resv()]).find_map(|resv| resv.pending(Usage::Bookkeep));
+
+    fence
+}
+
+/// Waits until `bo` is as idle as `means` requires, for up to `left` jiffies, and subtracts the
+/// time spent from `left`. Returns early if the state of the BO is locked, or if a client that was
+/// waited for has submitted more.
+///
+/// No lock of the BO is held during the wait: its clients go on.
+pub(crate) fn wait_idle(bo: &Bo, means: Means, left: &mut Jiffies) {
+    let mut last = None;
+
+    while *left != 0 {
+        let fence = pending(bo, means).filter(|fence| last != Some(fence.context()));
+        let Some(fence) = fence else {
             return;
-        }
+        };
+        *left = match fence.wait_timeout_uninterruptible(*left) {
+            Waited::Signaled(rest) => rest.min(*left),
+            Waited::TimedOut => 0,
+        };
+        last = Some(fence.context());
     }
 }
