@@ -212,7 +212,8 @@ pub enum Opcode {
     LoseIrq = 6,
     /// The next ARG1 messages of vector ARG0 are sent twice, the second one a little later.
     DuplicateIrq = 7,
-    /// Raw bits ARG1 of vector ARG0 are set, regardless of the state.
+    /// Raw bits ARG1 of vector ARG0 are set, regardless of the state, and a message is sent if the
+    /// line is high, even if it has been.
     SpuriousIrq = 8,
     /// Resets take ARG0 microseconds, or [`NEVER`] complete; 0 for the usual time. ARG1: 1 to
     /// exempt hard resets.

@@ -90,6 +90,14 @@ impl Irqs {
         self.update(vector, false)
     }
 
+    /// Sets raw bits and, unlike [`Irqs::set`], sends a message even if the line has been high: an
+    /// earlier one may have been lost. Returns the message that remains to be sent.
+    #[must_use]
+    pub fn remind(&mut self, vector: Vector, bits: u32) -> Pending {
+        self.blocks[vector as usize].raw |= bits;
+        self.update(vector, true)
+    }
+
     /// Handles a write to `CLEAR`. Returns the message that remains to be sent.
     #[must_use]
     pub fn clear(&mut self, vector: Vector, bits: u32) -> Pending {
@@ -280,7 +288,11 @@ mod tests {
         irqs.lose(Vector::Gpu, 1);
         let _ = irqs.set(Vector::Gpu, 1);
         assert_eq!(lines.take(Vector::Gpu), 0);
+        assert_eq!(irqs.remind(Vector::Gpu, 0), Pending::None);
+        assert_eq!(lines.take(Vector::Gpu), 1);
         let _ = irqs.clear(Vector::Gpu, 1);
+        assert_eq!(irqs.remind(Vector::Gpu, 0), Pending::None);
+        assert_eq!(lines.take(Vector::Gpu), 0);
         irqs.duplicate(Vector::Gpu, 1);
         assert_eq!(irqs.set(Vector::Gpu, 1), Pending::Duplicate);
         assert_eq!(lines.take(Vector::Gpu), 1);

@@ -199,7 +199,10 @@ impl Gpu {
             }
             Opcode::LoseIrq => self.irqs.lose(vector()?, b),
             Opcode::DuplicateIrq => self.irqs.duplicate(vector()?, b),
-            Opcode::SpuriousIrq => self.raise(vector()?, b),
+            Opcode::SpuriousIrq => {
+                let pending = self.irqs.remind(vector()?, b);
+                self.send_later(vector()?, pending);
+            }
             Opcode::DelayReset => {
                 if b > 1 {
                     return Err(EINVAL);
