@@ -135,6 +135,17 @@ static int vgpu_gpu_add(struct vgpu_board *board)
 	return ret;
 }
 
+/* Has the driver that is about to bind find all interrupts but the hidden ones. */
+static void vgpu_name_irqs(struct platform_device *gpu)
+{
+	u32 hidden = READ_ONCE(vgpu_hidden_irqs);
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(vgpu_irqs); i++)
+		gpu->resource[1 + i].name = hidden & BIT(i) ? "hidden" :
+							      vgpu_irqs[i];
+}
+
 /*
  * A driver that fails to bind is found out later, when another one binds or the
  * board goes.
@@ -144,9 +155,13 @@ static int vgpu_bound(struct notifier_block *nb, unsigned long event, void *data
 	struct vgpu_board *board = container_of(nb, struct vgpu_board, bound);
 	struct device *dev = data;
 
-	if (dev->parent == &board->pdev->dev &&
-	    (event == BUS_NOTIFY_BIND_DRIVER ||
-	     event == BUS_NOTIFY_UNBOUND_DRIVER))
+	if (dev->parent != &board->pdev->dev)
+		return NOTIFY_OK;
+
+	if (event == BUS_NOTIFY_BIND_DRIVER)
+		vgpu_name_irqs(to_platform_device(dev));
+	if (event == BUS_NOTIFY_BIND_DRIVER ||
+	    event == BUS_NOTIFY_UNBOUND_DRIVER)
 		vgpu_check_left(board);
 
 	return NOTIFY_OK;

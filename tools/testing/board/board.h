@@ -167,6 +167,9 @@ struct vgpu_board {
 	struct notifier_block bound;
 };
 
+/* Interrupts that the next driver to bind does not find, by bits. */
+extern u32 vgpu_hidden_irqs;
+
 void vgpu_recorder_init(void);
 void vgpu_recorder_exit(void);
 void vgpu_recorder_add(struct vgpu_board *board);

@@ -22,7 +22,9 @@
  * In debugfs, vgpu_board/ has what was switched (recorder; writing clears it),
  * how often each rule was broken (rules), and a file for each board, named
  * after its PCI function, with the present positions. The first two are of all
- * boards since the module was loaded, so they survive an unplug.
+ * boards since the module was loaded, so they survive an unplug. In hidden-irqs
+ * one writes which interrupts (1: job, 2: mmu, 4: gpu) the next driver to bind
+ * shall not find.
  *
  * Locks: vgpu_board.lock, then vgpu_ring_lock. Clocks are switched from any
  * context, so both are taken with interrupts off.
@@ -90,6 +92,8 @@ static struct vgpu_entry vgpu_ring[VGPU_RING_SIZE];
 static u64 vgpu_ring_first;
 static u64 vgpu_ring_next;
 static u32 vgpu_broken[VGPU_NUM_RULES];
+
+u32 vgpu_hidden_irqs;
 
 static struct dentry *vgpu_debugfs;
 
@@ -351,6 +355,8 @@ void vgpu_recorder_init(void)
 			    &vgpu_recorder_fops);
 	debugfs_create_file("rules", 0444, vgpu_debugfs, NULL,
 			    &vgpu_rules_fops);
+	debugfs_create_u32("hidden-irqs", 0644, vgpu_debugfs,
+			   &vgpu_hidden_irqs);
 }
 
 void vgpu_recorder_exit(void)
