@@ -218,6 +218,15 @@ impl State {
     }
 }
 
+/// Has the next driver that binds find all interrupts but these: 1 is that of the jobs, 2 that of
+/// the MMU, 4 that of the GPU.
+pub fn hide_irqs(bits: u32) -> Result<()> {
+    Ok(fs::write(
+        Path::new(DEBUGFS).join("hidden-irqs"),
+        bits.to_string(),
+    )?)
+}
+
 /// A switch was turned, or a rule broken by what follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Turn {

@@ -100,6 +100,7 @@ impl Node {
 }
 
 /// A GPU that its driver does not have any more.
+#[derive(Clone, Debug)]
 pub enum Away {
     /// It is without a driver.
     Unbound {

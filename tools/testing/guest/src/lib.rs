@@ -6,8 +6,8 @@
 //! [`bo`], [`sync`] and [`dmabuf`] what they are about, [`socket`] how processes pass them on,
 //! [`chain`] and [`pixels`] what a GPU is given to do and what must come of it, [`board`] the GPU
 //! model's other side, [`memory`] what it all takes, [`debugfs`] what the driver tells of that,
-//! [`failing`] allocations that fail, [`swap`] and [`disk`] where memory goes. [`harness`] runs
-//! what is in [`tests`]; [`bench`] measures.
+//! [`trace`] what the kernel tells of each thread, [`failing`] allocations that fail, [`swap`] and
+//! [`disk`] where memory goes. [`harness`] runs what is in [`tests`]; [`bench`] measures.
 //!
 //! Single-threaded but for the tests that say otherwise. Handles close when they are dropped; a
 //! [`bo::Bo`] keeps its file open.
@@ -29,4 +29,5 @@ pub mod swap;
 pub mod sync;
 pub mod sys;
 pub mod tests;
+pub mod trace;
 pub mod uapi;

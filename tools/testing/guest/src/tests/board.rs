@@ -26,6 +26,7 @@ use crate::harness::Need;
 use crate::harness::Outcome;
 use crate::harness::Stop;
 use crate::harness::Test;
+use crate::sys::Errno;
 
 use super::works;
 
@@ -38,6 +39,10 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("board-turns-on-in-order", &["G6"], in_order).needs(BOARD),
     Test::new("board-all-domains-are-on", &["G6"], domains).needs(BOARD),
     Test::new("board-clock-sets-the-pace", &["J3"], pace).needs(BOARD),
+    Test::new("board-no-interrupt-no-power", &["G6"], no_interrupt)
+        .needs(BOARD)
+        .warns()
+        .panfrost_fails("it turns the GPU on before it looks for its interrupts"),
 ];
 
 /// From the board's coming on, so that the first binding counts.
@@ -184,4 +189,26 @@ fn in_order(gpu: &Gpu) -> Outcome {
         check!(reset < clock, "{turns:?}");
     }
     Ok(())
+}
+
+/// An interrupt that is missing, or comes with a driver that is not there yet, is found out before
+/// anything is turned on.
+fn no_interrupt(gpu: &Gpu) -> Outcome {
+    let mut turned = Vec::new();
+    for irq in [1, 2, 4] {
+        let away = gpu.node.unbind()?;
+        settled()?;
+        board::forget_turns()?;
+        board::hide_irqs(irq)?;
+        let bound = away.clone().give_back();
+        board::hide_irqs(0)?;
+        check_eq!(bound, Err(Errno(libc::ENXIO)), "without interrupt {irq}");
+        // The platform core takes care of a single domain.
+        let turns = board::turns()?.into_iter();
+        turned.extend(turns.filter(|turn| turn.what != "domains"));
+        settled()?;
+        away.give_back()?;
+    }
+    check!(turned.is_empty(), "{turned:?}");
+    works(&gpu.open()?)
 }

@@ -22,9 +22,12 @@ use crate::harness::Need;
 use crate::harness::Outcome;
 use crate::harness::Stop;
 use crate::harness::Test;
+use crate::memory;
 use crate::sync::fence_status;
 use crate::sync::Gate;
 use crate::sys;
+use crate::trace::this_thread;
+use crate::trace::Trace;
 use crate::uapi;
 
 use super::target;
@@ -47,6 +50,9 @@ pub(super) const TESTS: &[Test] = &[
         context_behind,
     )
     .needs(&[Need::Board, Need::Minor(5)]),
+    Test::new("close-context-signals-nothing", &["C10"], signals_nothing)
+        .needs(&[Need::Gate, Need::Minor(5)]),
+    Test::new("close-bo-frees-nothing-of-others", &["A2"], frees_nothing).needs(&[Need::Gate]),
     Test::new("madvise-busy", &["A2", "D3"], madvise_busy).needs(&[Need::Gate]),
 ];
 
@@ -293,4 +299,67 @@ fn context_behind(gpu: &Gpu) -> Outcome {
     check_eq!(fence_status(fence.as_fd())?, Some(Ok(())));
     check_eq!(runs.statuses(), [DONE]);
     Ok(())
+}
+
+/// The task that destroys a context with many jobs does not signal their fences: it can be one that
+/// hardly ever gets a processor, and others would have to wait for it.
+fn signals_nothing(gpu: &Gpu) -> Outcome {
+    const JOBS: usize = 200;
+    let device = gpu.open()?;
+    let gate = Gate::new()?;
+    let context = device.create_context(uapi::PRIORITY_MEDIUM)?;
+    let mut chain = Chain::new(&device, 4096)?;
+    chain.null();
+    let (wait, done) = (gate.syncobj(&device)?, device.syncobj()?);
+    for _ in 0..JOBS {
+        chain.submit_in(context, &[], &[&wait], Some(&done))?;
+    }
+    let trace = Trace::of(&["dma_fence/dma_fence_signaled"])?;
+    device.destroy_context(context)?;
+    done.wait(PATIENCE)?;
+    let events = trace.events()?;
+    let by_us = events.iter().filter(|event| event.thread == this_thread());
+    check!(events.len() >= JOBS, "only {} were signalled", events.len());
+    check_eq!(by_us.count(), 0);
+    Ok(())
+}
+
+/// Closing a busy BO does not mean having to free all that the ended jobs of others have held.
+fn frees_nothing(gpu: &Gpu) -> Outcome {
+    const JOBS: usize = 64;
+    const BUSY: usize = 16;
+    let (other, device) = (gpu.open()?, gpu.open()?);
+    let (gate, own_gate) = (Gate::new()?, Gate::new()?);
+    let mut chain = Chain::new(&other, 4096)?;
+    chain.null();
+    let (wait, done) = (gate.syncobj(&other)?, other.syncobj()?);
+    for _ in 0..JOBS {
+        // The job is the last that holds it.
+        let (bo, _) = target(&other, 4096)?;
+        chain.submit(&[&bo], &[&wait], Some(&done))?;
+        bo.close()?;
+    }
+    let mut own_chain = Chain::new(&device, 4096)?;
+    own_chain.null();
+    let (own_wait, own_done) = (own_gate.syncobj(&device)?, device.syncobj()?);
+    let mut busy = Vec::new();
+    for _ in 0..BUSY {
+        let (bo, _) = target(&device, 4096)?;
+        own_chain.submit(&[&bo], &[&own_wait], Some(&own_done))?;
+        busy.push(bo);
+    }
+
+    let trace = Trace::of(&["dma/dma_unmap_sg"])?;
+    gate.open()?;
+    for bo in busy {
+        bo.close()?;
+    }
+    done.wait(PATIENCE)?;
+    let all = || Ok(trace.events()?.len() >= JOBS);
+    check!(memory::wait_for(PATIENCE, all)?, "not all are freed");
+    let events = trace.events()?;
+    let by_us = events.iter().filter(|event| event.thread == this_thread());
+    check_eq!(by_us.count(), 0);
+    own_gate.open()?;
+    Ok(own_done.wait(PATIENCE)?)
 }

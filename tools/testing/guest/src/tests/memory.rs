@@ -37,6 +37,7 @@ use super::Random;
 pub(super) mod bounce;
 pub(super) mod evict;
 pub(super) mod limits;
+pub(super) mod waits;
 
 /// Why C panfrost cannot pass what asks its debugfs for reclaim.
 pub(super) const NO_KNOB: &str = "it cannot be asked to give memory back";

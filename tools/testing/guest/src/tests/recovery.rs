@@ -42,6 +42,7 @@ use super::works;
 
 pub(super) mod habits;
 pub(super) mod lost;
+pub(super) mod meanwhile;
 pub(super) mod slow;
 
 /// C panfrost has no smaller means, and cancels what the client has queued behind the job.

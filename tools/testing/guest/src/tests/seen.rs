@@ -26,6 +26,7 @@ use crate::harness::Test;
 use crate::memory;
 use crate::sync::Gate;
 use crate::sys;
+use crate::trace::Trace;
 
 use super::works;
 
@@ -42,6 +43,8 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("debugfs-jobs", &["C2", "C4"], debugfs_jobs)
         .needs(&[Need::Board, Need::Gate])
         .panfrost_fails("it has no such file"),
+    Test::new("work-hogs-no-processor", &["A2"], hogs_no_processor)
+        .panfrost_fails("its work has other names"),
 ];
 
 /// How the log and debugfs name this process.
@@ -165,4 +168,33 @@ fn debugfs_jobs(gpu: &Gpu) -> Outcome {
         jobs()?.contains("jobs: 0\n")
     ))?);
     works(&device)
+}
+
+/// Dropping the jobs that have ended takes as long as clients make it take. So it is not queued to
+/// one processor, where it would keep other work waiting.
+fn hogs_no_processor(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let trace = Trace::of(&["workqueue/workqueue_queue_work"])?;
+    for _ in 0..4 {
+        works(&device)?;
+    }
+    let mut queues: Vec<String> = Vec::new();
+    let seen = memory::wait_for(PATIENCE, || {
+        queues = trace
+            .events()?
+            .iter()
+            .filter(|event| event.text.contains("[drm_gpu]"))
+            .filter_map(|event| {
+                let (_, rest) = event.text.split_once("workqueue=")?;
+                Some(rest.split_whitespace().next()?.to_owned())
+            })
+            .collect();
+        Ok(queues.iter().any(|queue| queue == "events_unbound"))
+    })?;
+    check!(seen, "no ended job was dropped: {queues:?}");
+    check!(
+        queues.iter().all(|queue| queue != "events"),
+        "work is queued to one processor: {queues:?}"
+    );
+    Ok(())
 }

@@ -6,20 +6,26 @@
 
 use std::os::fd::AsFd;
 
+use crate::bo::Bo;
 use crate::chain::Chain;
 use crate::check;
 use crate::check_eq;
+use crate::device::Node;
 use crate::dmabuf;
 use crate::harness::Gpu;
 use crate::harness::Need;
 use crate::harness::Outcome;
+use crate::harness::Stop;
 use crate::harness::Test;
 use crate::swap::Swap;
+use crate::sys::Mapping;
+use crate::trace::Trace;
 use crate::uapi;
 
 use super::super::target;
 use super::content;
 use super::evict::evict;
+use super::filled;
 use super::KIB;
 use super::MIB;
 use super::NO_KNOB;
@@ -30,6 +36,9 @@ const END: u32 = uapi::DMA_BUF_SYNC_END;
 
 pub(in super::super) const TESTS: &[Test] = &[
     Test::new("bounce-evict", &["D4", "J1"], evicted)
+        .needs(&[Need::Bounce])
+        .panfrost_fails(NO_KNOB),
+    Test::new("bounce-attach-after-evict", &["D4", "J1"], attached)
         .needs(&[Need::Bounce])
         .panfrost_fails(NO_KNOB),
     // Last: the GPU that comes back can have another number.
@@ -62,6 +71,55 @@ fn evicted(gpu: &Gpu) -> Outcome {
         drop(dmabuf);
     }
     Ok(())
+}
+
+/// Evicts a BO that was exported, then imports it where the driver has bound the GPU anew, which is
+/// another device to it.
+fn import_after_evict(gpu: &Gpu) -> Outcome {
+    const SIZE: usize = 64 * KIB;
+    let _swap = Swap::on(64 * MIB)?;
+    let old = gpu.open()?;
+    let bo = filled(&old, SIZE, 7)?;
+    let dmabuf = bo.export()?;
+    evict(gpu, SIZE)?;
+    gpu.node.unbind()?.give_back()?;
+    let node = Node::all().pop().ok_or(Stop::fail("no GPU"))?;
+    let device = node.open()?;
+
+    let trace = Trace::of(&["dma/dma_map_sg", "dma/dma_sync_sg_for_device"])?;
+    let shared = Bo::import(&device, dmabuf.as_fd(), SIZE)?;
+    let events = trace.events()?;
+    let mapped = events.iter().position(|event| event.name == "dma_map_sg");
+    let synced = events
+        .iter()
+        .rposition(|event| event.name == "dma_sync_sg_for_device");
+    check!(
+        mapped.is_some() && mapped < synced,
+        "the pages that came back from swap were not synchronised: {events:?}"
+    );
+
+    let mut chain = Chain::new(&device, PAGE)?;
+    chain.zero(shared.va() + 64);
+    let jobs = chain.bo().export()?;
+    dmabuf::sync(jobs.as_fd(), WRITE | END)?;
+    chain.run(&[&shared])?;
+    dmabuf::sync(dmabuf.as_fd(), uapi::DMA_BUF_SYNC_READ)?;
+    let mut expected = content(SIZE, 7);
+    expected[64..72].fill(0);
+    let through = Mapping::new(dmabuf.as_fd(), 0, SIZE)?;
+    check!(through.bytes(0, SIZE) == expected, "another content");
+    Ok(())
+}
+
+/// Another device that attaches to a BO which was evicted gets its pages with what the CPU has
+/// written to them, as they came back from swap.
+fn attached(gpu: &Gpu) -> Outcome {
+    let outcome = import_after_evict(gpu);
+    // The old number is free again.
+    if let Some(node) = Node::all().pop() {
+        node.unbind()?.give_back()?;
+    }
+    outcome
 }
 
 /// A mapping of the CPU outlives the device, with all that was written through it.

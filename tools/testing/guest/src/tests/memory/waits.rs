@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reclaim that waits: for jobs, and for the MMU.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use model::control::Opcode;
+use model::control::Stat;
+
+use crate::bo;
+use crate::board::Board;
+use crate::chain::Chain;
+use crate::chain::DONE;
+use crate::chain::PATIENCE;
+use crate::check;
+use crate::check_eq;
+use crate::debugfs::shrink;
+use crate::debugfs::ALL;
+use crate::harness::Gpu;
+use crate::harness::Need;
+use crate::harness::Outcome;
+use crate::harness::Stop;
+use crate::harness::Test;
+use crate::memory::wait_for;
+use crate::swap::Swap;
+use crate::sync::Gate;
+
+use super::super::target;
+use super::super::works;
+use super::KIB;
+use super::MIB;
+use super::NO_KNOB;
+use super::PAGE;
+
+pub(in super::super) const TESTS: &[Test] = &[
+    Test::new("evict-busy-holds-no-lock", &["D7"], holds_no_lock)
+        .needs(&[Need::Gate])
+        .panfrost_fails(NO_KNOB),
+    Test::new("evict-slow-mmu", &["D4", "J4"], slow_mmu)
+        .needs(&[Need::Board])
+        .warns()
+        .panfrost_fails(NO_KNOB),
+];
+
+/// While reclaim waits for a busy BO, its client can look it up, as each submit does.
+fn holds_no_lock(gpu: &Gpu) -> Outcome {
+    const ROUNDS: usize = 30;
+    // Reclaim waits for 25 ms.
+    const LONG: Duration = Duration::from_millis(10);
+    const WAIT: Duration = Duration::from_millis(20);
+    let _swap = Swap::on(64 * MIB)?;
+    let device = gpu.open()?;
+    let gate = Gate::new()?;
+    let (bo, _map) = target(&device, 64 * KIB)?;
+    let mut chain = Chain::new(&device, PAGE)?;
+    chain.zero(bo.va());
+    let done = device.syncobj()?;
+    chain.submit(&[&bo], &[&gate.syncobj(&device)?], Some(&done))?;
+
+    let mut free = false;
+    for _ in 0..ROUNDS {
+        let over = AtomicBool::new(false);
+        let (waited, longest) = thread::scope(|scope| -> Result<_, Stop> {
+            let shrinks = scope.spawn(|| {
+                let start = Instant::now();
+                let taken = shrink(gpu, ALL);
+                over.store(true, Ordering::Relaxed);
+                taken.map(|_| start.elapsed())
+            });
+            let mut longest = Duration::ZERO;
+            while !over.load(Ordering::Relaxed) {
+                for bo in [&bo, chain.bo()] {
+                    let start = Instant::now();
+                    bo::offset(&device, bo.handle())?;
+                    longest = longest.max(start.elapsed());
+                }
+            }
+            let ended = shrinks.join();
+            let waited = ended.map_err(|_| Stop::fail("a thread panics"))??;
+            Ok((waited, longest))
+        })?;
+        // Either may be late for another reason.
+        free = waited >= WAIT && longest < LONG;
+        if free {
+            break;
+        }
+    }
+    check!(free, "clients wait for as long as reclaim does");
+    gate.open()?;
+    done.wait(PATIENCE)?;
+    check_eq!(chain.statuses(), [DONE]);
+    Ok(())
+}
+
+/// A command of the MMU is waited for as long as it takes where the clock is slow: 100 ms, in which
+/// the driver reads the status every 5 us. It is the number of reads that counts here, since each
+/// takes longer with the model.
+fn slow_mmu(gpu: &Gpu) -> Outcome {
+    const READS: u32 = 20_000;
+    let _swap = Swap::on(64 * MIB)?;
+    let device = gpu.open()?;
+    let (bo, _map) = target(&device, 64 * KIB)?;
+    let mut chain = Chain::new(&device, PAGE)?;
+    chain.zero(bo.va());
+    // Now the address space is in the hardware.
+    chain.run(&[&bo])?;
+    let board = Board::open()?;
+    board.order(Opcode::StickAsCommand, &[1])?;
+    let mut reads = 0;
+    let given = || {
+        let before = board.stat(Stat::RegReads);
+        shrink(gpu, ALL)?;
+        reads = board.stat(Stat::RegReads).wrapping_sub(before);
+        Ok(reads >= READS / 10)
+    };
+    // The job that has just ended may have the BOs for a moment longer.
+    let given = wait_for(PATIENCE, given)?;
+    board.order(Opcode::StickAsCommand, &[0])?;
+    check!(given, "the MMU was given no command");
+    check!(reads >= READS, "the status was read {reads} times");
+    works(&device)
+}
