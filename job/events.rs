@@ -269,6 +269,7 @@ fn take_stopped(
     match stopped(running.strikes > 0, circles, ran_ns, started.limit_ns) {
         Stopped::GoesOn => slots.requeue(slot, Position::Current).then_some(false),
         Stopped::Yields => slots.yield_turn(slot).then_some(true),
-        Stopped::Ends => slots.finish(slot, Err(ECANCELED)).then_some(false),
+        Stopped::Ends => slots.finish_stopped(slot, ECANCELED).then_some(false),
+        Stopped::Hangs => slots.finish(slot, Err(ECANCELED)).then_some(false),
     }
 }

@@ -7,11 +7,12 @@
 //! The mildest measure is tried first. A job that runs for longer than the module parameter
 //! `job_timeout_ms` is soft-stopped, which stops it between two jobs of its chain or between two
 //! pieces of one. A job that does stop is merely slow: it continues from there once others of its
-//! priority have had their turn, until it has run for `job_limit_ms` in all. A job that has not
-//! stopped after a quarter of `job_timeout_ms` (but no less than
+//! priority have had their turn. Once it has run for `job_limit_ms` in all it is ended, which is no
+//! hang. A job that has not stopped after a quarter of `job_timeout_ms` (but no less than
 //! [`MIN_GRACE_MS`](super::MIN_GRACE_MS)) has hung: it is hard-stopped, and after the same time
-//! again the GPU is reset. The fence of a job that is ended gets `ECANCELED`. Jobs in the other
-//! slots keep running until the reset.
+//! again the GPU is reset. A job whose chain was seen to run in a circle has hung as well, although
+//! it stops. The fence of a job that is ended gets `ECANCELED`. Jobs in the other slots keep
+//! running until the reset.
 //!
 //! Before a reset, all running chains are soft-stopped, so that those that stop can continue where
 //! they were. A chain that does not stop starts over if none of its jobs is done yet; otherwise its
@@ -21,9 +22,9 @@
 //! limit, a chain that makes the hardware hang in another way than by running for too long would do
 //! so for ever.
 //!
-//! The [`HANG_LIMIT`](super::HANG_LIMIT)th job that the timer had to end closes its context, unless
-//! the context has high priority: its waiting jobs fail, submissions to it get `ECANCELED`, and the
-//! log names its owner. Jobs that fault end by themselves at once and do not count.
+//! The [`HANG_LIMIT`](super::HANG_LIMIT)th job that has hung closes its context, unless the context
+//! has high priority: its waiting jobs fail, submissions to it get `ECANCELED`, and the log names
+//! its owner. Jobs that fault end by themselves at once and do not count.
 //! [`FORGIVE_AFTER`](super::FORGIVE_AFTER) jobs in a row that end well make up for one that has
 //! hung. User space can continue with another context. A closed one is also recreated ten seconds
 //! after the first submission that it refused, since user space can neither destroy nor create

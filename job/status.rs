@@ -94,8 +94,10 @@ pub(super) enum Stopped {
     GoesOn,
     /// It gives up its turn, and continues when others of its priority have had theirs.
     Yields,
-    /// It is ended with `ECANCELED`, and does not run again.
+    /// It is ended with `ECANCELED` because it has used up its time. That is no hang.
     Ends,
+    /// It is ended with `ECANCELED` because it would never end, which is a hang.
+    Hangs,
 }
 
 /// Decides about a job that has stopped softly.
@@ -110,7 +112,9 @@ pub(super) enum Stopped {
 pub(super) fn stopped(overdue: bool, circles: bool, ran_ns: u64, limit_ns: u64) -> Stopped {
     if !overdue {
         Stopped::GoesOn
-    } else if circles || ran_ns >= limit_ns {
+    } else if circles {
+        Stopped::Hangs
+    } else if ran_ns >= limit_ns {
         Stopped::Ends
     } else {
         Stopped::Yields
@@ -223,6 +227,8 @@ mod tests {
         // By the timer.
         assert!(stopped(true, false, 99, 100) == Stopped::Yields);
         assert!(stopped(true, false, 100, 100) == Stopped::Ends);
-        assert!(stopped(true, true, 0, 100) == Stopped::Ends);
+        // A circle is a hang, however long it has run.
+        assert!(stopped(true, true, 0, 100) == Stopped::Hangs);
+        assert!(stopped(true, true, 100, 100) == Stopped::Hangs);
     }
 }

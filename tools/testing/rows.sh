@@ -317,6 +317,7 @@ guest_lane() {
 		bash -c "guest-tests --driver $driver --count $count $skip --skip $CROWD ${ONLY:-} $left_out \
 				${until:+--until ${until[0]}} >/mnt/share/tap; s=\$?
 			if [ -z '${ONLY:-}${UNTIMED:-}' ]; then
+				export module_args=
 				rmmod $driver && modprobe $driver || s=1
 				guest-tests --driver $driver --count $count ${skip//skip/filter} $left_out \
 					${until[1]:+--until ${until[1]}} >>/mnt/share/tap || s=1

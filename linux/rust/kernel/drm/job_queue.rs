@@ -423,7 +423,8 @@ pub struct Config {
     pub max_jobs: u32,
     /// The number of hung jobs with which a context is closed: its waiting jobs fail with
     /// `ECANCELED`, and no more are admitted. A job counts as hung if [`JobQueue::expire`] has
-    /// tried to stop it and it ends with an error. Jobs of [`Priority::High`] do not count.
+    /// tried to stop it and it ends with an error, other than by [`Hardware::finish_stopped`]. Jobs
+    /// of [`Priority::High`] do not count.
     pub hang_limit: u32,
     /// The number of jobs that have to succeed, without a hang in between, for one hung job to be
     /// forgiven.

@@ -2,13 +2,17 @@
 
 //! The GPU's render node: finding it, opening it, asking about it, submitting.
 
+use std::env;
+use std::ffi::CString;
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 
 use model::job::Arch;
@@ -89,6 +93,33 @@ impl Node {
         let board = Board::pci_device().ok_or(Errno(libc::ENODEV))?;
         fs::write(board.join("remove"), "1")?;
         Ok(Away::Removed)
+    }
+
+    /// Unloads the driver's module. EBUSY or EAGAIN if it is in use.
+    pub fn unload(&self) -> Result<()> {
+        let module = CString::new(self.driver.as_str()).map_err(|_| Errno(libc::EINVAL))?;
+        // SAFETY: a string; the kernel refuses to unload what is in use.
+        let ret =
+            unsafe { libc::syscall(libc::SYS_delete_module, module.as_ptr(), libc::O_NONBLOCK) };
+        match ret {
+            0 => Ok(()),
+            _ => Err(Errno::last()),
+        }
+    }
+
+    /// Loads the driver's module again, with the parameters that the guest gives it and with
+    /// others, which prevail.
+    pub fn load(&self, others: &[&str]) -> io::Result<()> {
+        let args = env::var("module_args").unwrap_or_default();
+        let load = Command::new("modprobe")
+            .arg(&self.driver)
+            .args(args.split_whitespace())
+            .args(others)
+            .status()?;
+        match load.success() {
+            true => Ok(()),
+            false => Err(io::Error::other(format!("modprobe: {load}"))),
+        }
     }
 
     /// Opens the node.

@@ -60,7 +60,7 @@ pub(super) struct Loaded<K: Kind> {
     favoured: bool,
     /// Whether it went out of turn because it was urgent.
     jumped: bool,
-    /// Whether it was found to run for too long.
+    /// Whether it was found to run for too long, so that it counts as hung if it fails.
     overdue: bool,
     /// When it began to run, as far as known; meaningful for the current job only.
     started: u64,
@@ -470,6 +470,17 @@ impl<K: Kind, E: Engine<K> + ?Sized> Hardware<'_, K, E> {
         self.state.finish(self.shared, self.engine, slot, result)
     }
 
+    /// Ends the slot's current job like [`finish`](Self::finish), with an error, although it has
+    /// stopped in good order: it may not run any longer. It does not count as hung.
+    ///
+    /// Returns `false` if there is no such job.
+    pub fn finish_stopped(&mut self, slot: Slot, error: Error) -> bool {
+        if let Some(loaded) = &mut self.state.slots[slot.index()].loaded[0] {
+            loaded.overdue = false;
+        }
+        self.finish(slot, Err(error))
+    }
+
     /// Reports that a job was stopped and can run again, or was taken back before it ran. It
     /// becomes the first of its FIFO, or fails if its context was closed.
     ///
@@ -488,7 +499,7 @@ impl<K: Kind, E: Engine<K> + ?Sized> Hardware<'_, K, E> {
     /// This is how a job that takes long, but stops when it is told to, shares the slot with
     /// others. The time that it has run is charged to its [`Share`](super::Share), and adds up in
     /// [`Running::ran_ns`]. The caller decides how long it may run in all its turns, and ends it
-    /// with [`finish`](Self::finish) instead after that.
+    /// with [`finish_stopped`](Self::finish_stopped) instead after that.
     ///
     /// Returns `false`, without any effect, where `requeue` does.
     pub fn yield_turn(&mut self, slot: Slot) -> bool {

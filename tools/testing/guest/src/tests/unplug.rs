@@ -2,7 +2,6 @@
 
 //! Taking the driver away from the GPU while clients use it, and giving it back.
 
-use std::ffi::CString;
 use std::fs;
 use std::fs::File;
 use std::io::Read;
@@ -280,16 +279,7 @@ fn runs_on(gpu: &Gpu) -> Outcome {
 
 /// A module whose files are open stays, and so does one whose buffers somebody else has.
 fn unload_busy(gpu: &Gpu) -> Outcome {
-    let module = CString::new(gpu.node.driver.as_str()).map_err(|e| Stop::fail(e))?;
-    let unload = || {
-        // SAFETY: a string; the kernel refuses to unload what is in use.
-        let ret =
-            unsafe { libc::syscall(libc::SYS_delete_module, module.as_ptr(), libc::O_NONBLOCK) };
-        match ret {
-            0 => Ok(()),
-            _ => Err(Errno::last()),
-        }
-    };
+    let unload = || gpu.node.unload();
     let refused = |result| matches!(result, Err(Errno(libc::EBUSY | libc::EAGAIN)));
     let device = gpu.open()?;
     check!(refused(unload()), "with an open file");

@@ -110,6 +110,31 @@ mod suite {
     }
 
     #[test]
+    fn jobs_that_have_stopped_are_no_hangs() -> Result {
+        let (bench, context) = Bench::with_context(true)?;
+        for id in 0..3 * HANG_LIMIT {
+            let fence = bench.push(&context, id)?;
+            bench.advance_clock(TIMEOUT);
+            bench.queue.expire(&*bench.fake);
+            assert!(bench
+                .queue
+                .update(&*bench.fake, |hw| hw.finish_stopped(S0, ECANCELED)));
+            bench.work();
+            assert!(fence.status() == failed(ECANCELED));
+        }
+        assert!(!context.is_closed());
+        // Nor do they make up for any.
+        bench.hang(&context, HANG_LIMIT - 1)?;
+        assert!(!context.is_closed());
+        bench.hang(&context, 1)?;
+        assert!(context.is_closed());
+        assert!(!bench
+            .queue
+            .update(&*bench.fake, |hw| hw.finish_stopped(S0, ECANCELED)));
+        Ok(())
+    }
+
+    #[test]
     fn high_priority_is_never_closed() -> Result {
         let bench = Bench::new(true)?;
         let context = bench.context(Priority::High)?;

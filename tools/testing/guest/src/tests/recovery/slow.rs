@@ -36,6 +36,13 @@ pub(in crate::tests) const TESTS: &[Test] = &[
     Test::new("recover-slow-chain-limit", &["C11"], slow_chain_limit)
         .needs(&[Need::Board])
         .panfrost_fails(NO_TURNS),
+    Test::new(
+        "recover-slow-chain-no-hang",
+        &["C11"],
+        slow_chain_is_no_hang,
+    )
+    .needs(&[Need::Board])
+    .panfrost_fails(NO_TURNS),
 ];
 
 /// A chain of so many jobs in the vertex-tiler slot.
@@ -92,6 +99,52 @@ fn slow_chain_limit(gpu: &Gpu) -> Outcome {
     check_eq!(statuses[59], NOT_STARTED);
     let [_, hard, resets] = told.counts();
     check_eq!([hard, resets], [0, 0]);
+    board.order(Opcode::SlowJobs, &[0])?;
+    works(&device)
+}
+
+/// The module with other parameters, until this is dropped.
+struct Reloaded<'a>(&'a Gpu);
+
+impl<'a> Reloaded<'a> {
+    fn new(gpu: &'a Gpu, parameters: &[&str]) -> Result<Self, Stop> {
+        gpu.node.unload()?;
+        let this = Self(gpu);
+        gpu.node.load(parameters)?;
+        Ok(this)
+    }
+}
+
+impl Drop for Reloaded<'_> {
+    fn drop(&mut self) {
+        let node = &self.0.node;
+        let again = node.unload().map_err(Stop::from);
+        if let Err(stop) = again.and_then(|()| Ok(node.load(&[])?)) {
+            println!("# the module is not back with its own parameters: {stop:?}");
+        }
+    }
+}
+
+/// A context whose jobs reach that limit one after the other is never closed, as they stop when
+/// they are told to.
+fn slow_chain_is_no_hang(gpu: &Gpu) -> Outcome {
+    // As many as would close it, if they were hangs.
+    const CHAINS: usize = 3;
+    const JOBS: usize = 40;
+    let _reloaded = Reloaded::new(gpu, &["job_timeout_ms=1000", "job_limit_ms=1000"])?;
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    board.order(Opcode::SlowJobs, &[100_000])?;
+    for _ in 0..CHAINS {
+        let chain = chain_of(&device, JOBS)?;
+        check_eq!(
+            end(&start(&device, 0, &chain)?)?,
+            Err(Errno(libc::ECANCELED))
+        );
+        let statuses = chain.statuses();
+        check_eq!(statuses[0], DONE);
+        check_eq!(statuses[JOBS - 1], NOT_STARTED);
+    }
     board.order(Opcode::SlowJobs, &[0])?;
     works(&device)
 }

@@ -3,13 +3,10 @@
 //! User memory that nobody wants any more while other memory of the process changes, and that
 //! change waits for a job.
 
-use std::env;
-use std::ffi::CString;
 use std::fs;
 use std::io::Read;
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::process::Command;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -166,9 +163,6 @@ fn unplug(gpu: &Gpu) -> Outcome {
 
 /// The module goes right after the last file, of which not everything may have left.
 fn unload(gpu: &Gpu) -> Outcome {
-    let driver = &gpu.node.driver;
-    let module = CString::new(driver.as_str()).map_err(Stop::fail)?;
-    let args = env::var("module_args").unwrap_or_default();
     for _ in 0..3 {
         let device = gpu.open()?;
         let Waiting {
@@ -187,19 +181,10 @@ fn unload(gpu: &Gpu) -> Outcome {
             }
             // The job ends with its file, and then the change does.
             drop((bo, chain, out, device));
-            // SAFETY: a string; the kernel refuses to unload what is in use.
-            let unloaded = unsafe {
-                libc::syscall(libc::SYS_delete_module, module.as_ptr(), libc::O_NONBLOCK)
-            };
-            check!(unloaded == 0, "{}", Errno::last());
-            Ok(())
+            Ok(gpu.node.unload()?)
         })?;
         drop(gate);
-        let load = Command::new("modprobe")
-            .arg(driver)
-            .args(args.split_whitespace())
-            .status()?;
-        check!(load.success(), "modprobe: {load}");
+        gpu.node.load(&[])?;
         works(&gpu.open()?)?;
     }
     Ok(())
