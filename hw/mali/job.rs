@@ -182,14 +182,21 @@ pub(crate) fn has_begun(gpu: &Gpu<'_>, slot: Slot) -> bool {
     ) == 0
 }
 
+/// Returns whether the chains of a slot can be stopped softly. On some GPUs that could damage a
+/// chain.
+fn can_stop_softly(caps: &Caps, slot: Slot) -> bool {
+    slot == Slot::Fragment || !caps.issue(Issue::T8408)
+}
+
 /// Requests that the current chain stop at a point from which it can be resumed. An interrupt
 /// reports that it has stopped.
 ///
 /// `flag` is the chain flag of the chain to stop, so that a chain which has moved up in the
-/// meantime is not affected. GPUs without the chain flag stop whichever chain is running. On GPUs
-/// on which a soft stop could damage the chain, this does nothing.
+/// meantime is not affected. GPUs without the chain flag stop whichever chain is running. Does
+/// nothing if the chain cannot be stopped softly: if it still runs after the time that a stop may
+/// take, it is stopped hard, as one that has not obeyed.
 pub(crate) fn soft_stop(gpu: &Gpu<'_>, slot: Slot, flag: bool) {
-    if slot != Slot::Fragment && gpu.caps.issue(Issue::T8408) {
+    if !can_stop_softly(&gpu.caps, slot) {
         return;
     }
     let command = match (gpu.caps.feature(Feature::JobchainDisambiguation), flag) {
@@ -425,6 +432,21 @@ pub(crate) fn slots_of(gpu: &Gpu<'_>, as_nr: u8) -> u32 {
 #[kunit_tests(drm_gpu_hw_job)]
 mod tests {
     use super::*;
+
+    /// On T600, only fragment chains are stopped softly.
+    #[test]
+    fn soft_stops() {
+        let slots = |id| {
+            let caps = Caps::find(id, 0)?;
+
+            Some(Slot::ALL.map(|slot| can_stop_softly(&caps, slot)))
+        };
+
+        assert!(slots(0x0600) == Some([true, false, false]));
+        for id in [0x0620, 0x0720, 0x0750, 0x0860, 0x7212, 0x9093] {
+            assert!(slots(id) == Some([true; SLOTS]));
+        }
+    }
 
     /// The GPU is reset after the same exceptions as in Arm's own driver.
     #[test]
