@@ -225,6 +225,10 @@ pub(crate) struct Jobs {
     /// that precede them would have used up any other.
     #[pin]
     log: Ratelimit,
+    /// Limits the messages about resets. They have a limit of their own, since clients whose jobs
+    /// hang would use up that of the messages about the hardware.
+    #[pin]
+    reset_log: Ratelimit,
 }
 
 impl Jobs {
@@ -243,6 +247,7 @@ impl Jobs {
             lost: Atomic::new(0),
             missed_entries: Atomic::new(0),
             log <- Ratelimit::new(),
+            reset_log <- Ratelimit::new(),
         })
     }
 

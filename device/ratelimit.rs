@@ -4,7 +4,8 @@
 //! next line after that is preceded by the number of lines that were suppressed.
 //!
 //! Each file has a limit for messages about its jobs, so that one client cannot suppress messages
-//! about another. Messages about the hardware have a limit of their own.
+//! about another. Messages about the hardware have a limit of their own, as have those about resets
+//! and about closed contexts, which jobs that hang bring about.
 //!
 //! One spinlock, a leaf.
 

@@ -381,7 +381,7 @@ impl Jobs {
         if self.is_parked() || !started.workers.take_reset() {
             return;
         }
-        if gpu.log.allows() {
+        if self.reset_log.allows() {
             dev_notice!(gpu.dev(), "resetting the GPU\n");
         }
         started.queue.park();

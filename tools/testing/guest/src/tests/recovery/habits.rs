@@ -18,8 +18,10 @@ use crate::chain::PATIENCE;
 use crate::check;
 use crate::check_eq;
 use crate::debugfs;
+use crate::device::Device;
 use crate::device::Job;
 use crate::harness::Gpu;
+use crate::harness::KernelLog;
 use crate::harness::Need;
 use crate::harness::Outcome;
 use crate::harness::Stop;
@@ -40,6 +42,7 @@ pub(in crate::tests) const TESTS: &[Test] = &[
     Test::new("fault-resets", &["J4"], fault_resets)
         .needs(&[Need::Board])
         .panfrost_fails("it resets other GPUs, and a G57 not each time"),
+    Test::new("fault-resets-leave-log", &["J4"], resets_leave_log).needs(&[Need::Board]),
     Test::new("recover-late-start", &["J4"], late_start)
         .needs(&[Need::Board])
         .panfrost_fails("it does not count this"),
@@ -79,13 +82,20 @@ fn stop_unreported(gpu: &Gpu) -> Outcome {
     works(&device)
 }
 
+fn is_g57(device: &Device) -> Result<bool, Stop> {
+    Ok(matches!(
+        device.param(uapi::PARAM_PROD_ID)? & 0xf00f,
+        0x9001 | 0x9003
+    ))
+}
+
 /// On G57, a bus fault of an occlusion query can have later jobs hang, so the GPU is reset after
 /// each; and after each fault of the MMU, as the hard stop that follows it can hide a bus fault. No
 /// other GPU is reset for either.
 fn fault_resets(gpu: &Gpu) -> Outcome {
     let board = Board::open()?;
     let device = gpu.open()?;
-    let is_g57 = matches!(device.param(uapi::PARAM_PROD_ID)? & 0xf00f, 0x9001 | 0x9003);
+    let is_g57 = is_g57(&device)?;
     let told = Told::from_now(&board);
     let mut resets_before = 0;
     let mut is_reset_if_g57 = || -> Outcome {
@@ -114,6 +124,32 @@ fn fault_resets(gpu: &Gpu) -> Outcome {
     })?;
     check!(end(&done.fence()?)?.is_err());
     is_reset_if_g57()
+}
+
+/// However often a client has the GPU reset, which on G57 takes no more than a bus fault, the log
+/// tells of an error of the GPU itself.
+fn resets_leave_log(gpu: &Gpu) -> Outcome {
+    // More than there can be lines in five seconds.
+    const RESETS: u32 = 12;
+    // With no line so far.
+    gpu.node.unbind()?.give_back()?;
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    let told = Told::from_now(&board);
+    for n in 0..if is_g57(&device)? { RESETS } else { 0 } {
+        board.order(Opcode::BusFaultNextJob, &[1, 1])?;
+        let chain = nothing(&device)?;
+        check_eq!(end(&start(&device, 0, &chain)?)?, Err(Errno(libc::EINVAL)));
+        let one_more = || Ok(told.counts()[2] > n);
+        check!(memory::wait_for(PATIENCE, one_more)?, "no reset");
+    }
+    works(&device)?;
+    let mut log = KernelLog::from_now();
+    // A fault, vector 2.
+    board.order(Opcode::SpuriousIrq, &[2, 1])?;
+    let told = || Ok(log.lines().iter().any(|line| line.contains("GPU fault")));
+    check!(memory::wait_for(PATIENCE, told)?, "nobody tells of it");
+    works(&device)
 }
 
 /// A slot takes its time until it begins with a chain. The next one waits, and that is counted.
