@@ -5,8 +5,10 @@
 //! Each hard half reads the status of its block and masks the block. The threads do the work and
 //! unmask. The threads of the job and MMU interrupts are fence-signalling sections.
 //!
-//! A storm of GPU interrupts would keep a CPU busy, so the interrupt stays masked and a reset is
-//! requested.
+//! An interrupt that comes without end would keep a CPU busy, so it stays masked and a reset is
+//! requested. For the GPU interrupt, which reports errors only, the rate tells; for the other two,
+//! the number of interrupts in a row for which there was nothing to handle. If a reset does not
+//! help, these two stay masked, and the timer of the job side polls until the next reset.
 
 use kernel::{
     device::Bound,
@@ -64,9 +66,12 @@ pub(super) fn look_up(pdev: &platform::Device<Bound>) -> Result {
 }
 
 /// Handler of the job interrupt.
+#[pin_data]
 struct Job<'a> {
     gpu: Gpu<'a>,
     drm: ARef<Device>,
+    #[pin]
+    idle: SpinLock<Idle>,
 }
 
 impl ThreadedHandler for Job<'_> {
@@ -75,15 +80,24 @@ impl ThreadedHandler for Job<'_> {
     }
 
     fn handle_threaded(&self) -> IrqReturn {
-        self.drm.jobs.irq(&self.gpu);
+        let mut verdict = Frequency::Fair;
+
+        self.drm.jobs.irq(&self.gpu, |any| {
+            verdict = self.idle.lock().count(any, Instant::now());
+            verdict == Frequency::Fair
+        });
+        handle_storm(&self.gpu, &self.drm, "job", verdict);
         IrqReturn::Handled
     }
 }
 
 /// Handler of the MMU interrupt.
+#[pin_data]
 struct Mmu<'a> {
     gpu: Gpu<'a>,
     drm: ARef<Device>,
+    #[pin]
+    idle: SpinLock<Idle>,
 }
 
 impl Mmu<'_> {
@@ -108,14 +122,18 @@ impl ThreadedHandler for Mmu<'_> {
     fn handle_threaded(&self) -> IrqReturn {
         let _signalling = Signalling::begin();
         let (drm, gpu) = (&self.drm, &self.gpu);
-        let mut failed = mmu::fault::handle(drm, gpu);
+        let mut faults = mmu::fault::handle(drm, gpu);
 
-        while !self.end_jobs(&mut failed) {
+        while !self.end_jobs(&mut faults.failed) {
             // A reset may be about to begin, and wait for a chain that waits for its heap to grow.
             fsleep(PAUSE);
-            failed |= mmu::fault::handle(drm, gpu);
+            faults.add(mmu::fault::handle(drm, gpu));
         }
-        drm.slots.unmask(gpu);
+        let verdict = self.idle.lock().count(faults.any, Instant::now());
+        if verdict == Frequency::Fair {
+            drm.slots.unmask(gpu);
+        }
+        handle_storm(gpu, drm, "MMU", verdict);
         IrqReturn::Handled
     }
 }
@@ -169,6 +187,31 @@ impl ThreadedHandler for Fault<'_> {
     }
 }
 
+/// Handles a storm of the job or MMU interrupt, which stays masked.
+fn handle_storm(gpu: &Gpu<'_>, drm: &Device, name: &str, verdict: Frequency) {
+    match verdict {
+        Frequency::Fair => (),
+        Frequency::Storm => {
+            dev_warn!(
+                gpu.dev(),
+                "{} interrupt storm: the interrupt is masked until the next reset\n",
+                name
+            );
+            drm.jobs.request_reset();
+        }
+        Frequency::StormAgain => {
+            if gpu.log.allows() {
+                dev_warn!(
+                    gpu.dev(),
+                    "{} interrupt storm after a reset: a timer polls instead\n",
+                    name
+                );
+            }
+            drm.jobs.poll(gpu);
+        }
+    }
+}
+
 /// More GPU interrupts than this within [`STORM_TIME`] are a storm. Each of them reports an error.
 const STORM: u32 = 50;
 /// Period over which interrupts are counted; see [`STORM`].
@@ -176,8 +219,13 @@ const STORM_TIME: Delta = Delta::from_secs(1);
 /// A storm that begins at least this long after the last one counts as a new one.
 const CALM_TIME: Delta = Delta::from_secs(60);
 
+/// More job or MMU interrupts in a row than this, for which there was nothing to handle, are a
+/// storm. Now and then there is nothing to handle because another thread was faster, but each time
+/// that thread has handled something, and interrupts for which there is something are in between.
+const IDLE: u32 = 200;
+
 /// Verdict on the rate of interrupts, which decides how the last one is handled.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Frequency {
     /// The rate is acceptable: unmask the interrupt.
     Fair,
@@ -187,11 +235,45 @@ enum Frequency {
     StormAgain,
 }
 
+/// The last storm of an interrupt.
+#[derive(Default)]
+struct Last(Option<Instant<Monotonic>>);
+
+impl Last {
+    /// Records that a storm has begun at time `now`, and returns the verdict.
+    fn replace(&mut self, now: Instant<Monotonic>) -> Frequency {
+        match self.0.replace(now) {
+            Some(last) if now - last < CALM_TIME => Frequency::StormAgain,
+            _ => Frequency::Storm,
+        }
+    }
+}
+
+/// Detects an interrupt that stays asserted although there is nothing to handle.
+#[derive(Default)]
+struct Idle {
+    row: u32,
+    last: Last,
+}
+
+impl Idle {
+    /// Counts an interrupt at time `now`, and returns the verdict. `any`: there was something to
+    /// handle.
+    fn count(&mut self, any: bool, now: Instant<Monotonic>) -> Frequency {
+        self.row = if any { 0 } else { self.row + 1 };
+        if self.row <= IDLE {
+            return Frequency::Fair;
+        }
+        self.row = 0;
+        self.last.replace(now)
+    }
+}
+
 /// Detects an interrupt storm, such as one caused by an interrupt that cannot be cleared.
 struct Storm {
     since: Instant<Monotonic>,
     count: u32,
-    last: Option<Instant<Monotonic>>,
+    last: Last,
 }
 
 impl Storm {
@@ -200,7 +282,7 @@ impl Storm {
         Self {
             since: now,
             count: 0,
-            last: None,
+            last: Last::default(),
         }
     }
 
@@ -215,10 +297,7 @@ impl Storm {
             return Frequency::Fair;
         }
         self.count = 0;
-        match self.last.replace(now) {
-            Some(last) if now - last < CALM_TIME => Frequency::StormAgain,
-            _ => Frequency::Storm,
-        }
+        self.last.replace(now)
     }
 }
 
@@ -241,14 +320,18 @@ pub(super) struct Irqs<'a> {
 impl<'a> Irqs<'a> {
     /// Registers all three. The interrupts stay masked until probe unmasks them.
     pub(super) fn new(gpu: &Gpu<'a>, drm: &ARef<Device>) -> Result<Self> {
-        let job = Job {
-            gpu: gpu.clone(),
-            drm: drm.clone(),
-        };
-        let mmu = Mmu {
-            gpu: gpu.clone(),
-            drm: drm.clone(),
-        };
+        let (its_gpu, its_drm) = (gpu.clone(), drm.clone());
+        let job = try_pin_init!(Job {
+            gpu: its_gpu,
+            drm: its_drm,
+            idle <- new_spinlock!(Idle::default(), "drm_gpu::idle"),
+        }? Error);
+        let (its_gpu, its_drm) = (gpu.clone(), drm.clone());
+        let mmu = try_pin_init!(Mmu {
+            gpu: its_gpu,
+            drm: its_drm,
+            idle <- new_spinlock!(Idle::default(), "drm_gpu::idle"),
+        }? Error);
         let (its_gpu, its_drm) = (gpu.clone(), drm.clone());
         let fault = try_pin_init!(Fault {
             gpu: its_gpu,
@@ -257,8 +340,8 @@ impl<'a> Irqs<'a> {
         }? Error);
 
         Ok(Self {
-            job: threaded_irq(gpu, JOB, c"drm_gpu-job", Ok(job))?,
-            mmu: threaded_irq(gpu, MMU, c"drm_gpu-mmu", Ok(mmu))?,
+            job: threaded_irq(gpu, JOB, c"drm_gpu-job", job)?,
+            mmu: threaded_irq(gpu, MMU, c"drm_gpu-mmu", mmu)?,
             gpu: threaded_irq(gpu, GPU, c"drm_gpu-gpu", fault)?,
         })
     }
@@ -289,6 +372,36 @@ mod tests {
         assert!(burst(start + STORM_TIME) == Some(Frequency::StormAgain));
         let later = start + STORM_TIME + CALM_TIME + Delta::from_millis(1);
         assert!(burst(later) == Some(Frequency::Storm));
+    }
+
+    #[test]
+    fn nothing_to_handle() {
+        let start = Instant::now();
+        let mut idle = Idle::default();
+        let mut row = |now| {
+            (0..IDLE)
+                .all(|_| idle.count(false, now) == Frequency::Fair)
+                .then(|| idle.count(false, now))
+        };
+
+        assert!(row(start) == Some(Frequency::Storm));
+        assert!(row(start + Delta::from_secs(1)) == Some(Frequency::StormAgain));
+        let later = start + Delta::from_secs(1) + CALM_TIME + Delta::from_millis(1);
+        assert!(row(later) == Some(Frequency::Storm));
+    }
+
+    #[test]
+    fn something_to_handle_is_no_storm() {
+        let now = Instant::now();
+        let mut idle = Idle::default();
+
+        for n in 0..4 * IDLE {
+            assert!(idle.count(n % IDLE == 0, now) == Frequency::Fair);
+            assert!(idle.count(true, now) == Frequency::Fair);
+        }
+        for n in 0..4 * IDLE {
+            assert!(idle.count(n % IDLE == 0, now) == Frequency::Fair);
+        }
     }
 
     #[test]

@@ -74,6 +74,16 @@ pub(super) struct Events {
     pub(super) yielded: u32,
     /// Number of reported ends of chains that the slots did not have.
     pub(super) spurious: u32,
+    /// There was a report that was not spurious.
+    pub(super) any: bool,
+}
+
+impl Events {
+    /// Counts a report, `real` unless it was spurious.
+    fn count(&mut self, real: bool) {
+        self.spurious += u32::from(!real);
+        self.any |= real;
+    }
 }
 
 /// Reads and clears the interrupts of the slots until none are pending, and tells the queue.
@@ -88,6 +98,7 @@ pub(super) fn take_events(
 ) -> Events {
     let mut seen = [Seen::default(); hw::SLOTS];
     let mut taken = Events::default();
+    let mut failures = [const { None }; hw::SLOTS];
 
     for _ in 0..MAX_ROUNDS {
         // A device that is gone has nothing to report.
@@ -97,7 +108,7 @@ pub(super) fn take_events(
         if events.is_empty() {
             break;
         }
-        for ((&slot, seen), failure) in Slot::ALL.iter().zip(&mut seen).zip(&mut taken.failures) {
+        for ((&slot, seen), failure) in Slot::ALL.iter().zip(&mut seen).zip(&mut failures) {
             if !events.any(slot) {
                 continue;
             }
@@ -106,7 +117,7 @@ pub(super) fn take_events(
                 // The slot does not go on before the interrupt is cleared, so a chain that is done
                 // precedes the one that has failed.
                 if events.done(slot) || seen.done {
-                    taken.spurious += u32::from(!finish(slots, slot));
+                    taken.count(finish(slots, slot));
                     seen.done = false;
                 }
                 seen.failed = true;
@@ -114,20 +125,20 @@ pub(super) fn take_events(
                 let subject = slot_for(slot)
                     .and_then(|in_queue| slots.get(in_queue, Position::Current))
                     .map(|running| Subject::new(slot, running.job));
-                match take_failure(slots, started, gpu, slot, &status) {
-                    Some(yields) => {
-                        taken.yielded += u32::from(yields);
-                        taken.reset |= hw::needs_reset(&gpu.caps, slot, status.exception);
-                        *failure = subject
-                            .filter(|_| status.exception.is_fault())
-                            .map(|subject| (status, subject));
-                    }
-                    None => taken.spurious += 1,
+                let ended = take_failure(slots, started, gpu, slot, &status);
+
+                taken.count(ended.is_some());
+                if let Some(yields) = ended {
+                    taken.yielded += u32::from(yields);
+                    taken.reset |= hw::needs_reset(&gpu.caps, slot, status.exception);
+                    *failure = subject
+                        .filter(|_| status.exception.is_fault())
+                        .map(|subject| (status, subject));
                 }
             } else {
                 if seen.done {
                     // Two chains have ended, one after the other.
-                    taken.spurious += u32::from(!finish(slots, slot));
+                    taken.count(finish(slots, slot));
                 }
                 seen.done = true;
             }
@@ -142,9 +153,10 @@ pub(super) fn take_events(
 
     for (&slot, seen) in Slot::ALL.iter().zip(&seen) {
         if seen.done && !seen.failed {
-            taken.spurious += u32::from(!finish_all_but(slots, slot, seen.left));
+            taken.count(finish_all_but(slots, slot, seen.left));
         }
     }
+    taken.failures = failures;
     taken
 }
 

@@ -34,6 +34,10 @@
 //! submissions until the GPU works again. A worker tries to bring it back at once, and then every
 //! [`FIND_MS`] milliseconds.
 //!
+//! If an interrupt stays asserted although there is nothing to handle, it is masked and the GPU is
+//! reset. If that does not help, the timer polls the slots and the MMU while jobs run, until the
+//! next reset.
+//!
 //! # Contexts
 //!
 //! Everything here runs in process context. Stopping, resetting and reading the slots happens in
@@ -77,13 +81,15 @@ use crate::{
             Slot, //
         },
         Issue, //
-    }, //
+    },
+    mmu, //
 };
 
 use super::{
     events::{
         take_events,
-        take_unreported, //
+        take_unreported,
+        Events, //
     },
     queue::{
         slot_for,
@@ -182,25 +188,40 @@ impl Jobs {
 
     /// Handles the job interrupt in its thread, with the interrupt masked.
     ///
-    /// Unmasks it again with [`Jobs::hardware`] held, so as not to disturb a reset nor touch a GPU
+    /// Calls `unmasks` with whether there was anything to handle. If that returns true, unmasks the
+    /// interrupt again, with [`Jobs::hardware`] held, so as not to disturb a reset nor touch a GPU
     /// that a reset could not bring back.
-    pub(crate) fn irq(&self, gpu: &Gpu<'_>) {
+    pub(crate) fn irq(&self, gpu: &Gpu<'_>, unmasks: impl FnOnce(bool) -> bool) {
         if let Ok(started) = self.started() {
             let _signalling = Signalling::begin();
             let _hardware = self.hardware.lock();
 
-            if self.handle_events(started, gpu) {
+            let events = self.handle_events(started, gpu);
+            if events.reset {
                 started.workers.queue_reset();
             }
-            hw::unmask(gpu);
+            if unmasks(events.any) {
+                hw::unmask(gpu);
+            }
         }
     }
 
-    /// Processes the pending interrupts of the slots. Returns whether the GPU has to be reset.
-    /// [`Jobs::hardware`] is held.
-    fn handle_events(&self, started: &Started, gpu: &Gpu<'_>) -> bool {
+    /// Has the timer poll the slots and the MMU until the next reset, because an interrupt stays
+    /// masked. Does not sleep.
+    pub(crate) fn poll(&self, gpu: &Gpu<'_>) {
+        if let Ok(started) = self.started() {
+            started.workers.poll(true);
+            // The timer may be set to a later time.
+            started.queue.update(&self.engine(started, gpu), |_| {
+                started.workers.queue_timer(0);
+            });
+        }
+    }
+
+    /// Processes the pending interrupts of the slots. [`Jobs::hardware`] is held.
+    fn handle_events(&self, started: &Started, gpu: &Gpu<'_>) -> Events {
         if gpu.stopped() {
-            return false;
+            return Events::default();
         }
         let events = started.queue.update(&self.engine(started, gpu), |slots| {
             take_events(slots, started, gpu)
@@ -214,7 +235,7 @@ impl Jobs {
                 dev_notice!(gpu.dev(), "a job has failed: {}; {}\n", status, subject);
             }
         }
-        events.reset
+        events
     }
 
     /// Ends the jobs that the slots have finished without an interrupt. Returns their number.
@@ -313,6 +334,11 @@ impl Jobs {
         let Ok(started) = self.started() else {
             return;
         };
+        if started.workers.polls() {
+            let _signalling = Signalling::begin();
+
+            mmu::fault::handle(drm, gpu, |nr| self.fault(drm, gpu, nr));
+        }
         let late = is_late(gpu);
         // Checked before they are stopped: a circular chain that has stopped looks like one that is
         // slow.
@@ -323,7 +349,7 @@ impl Jobs {
             let _hardware = self.hardware.lock();
 
             // An interrupt may be late or lost.
-            let reset = self.handle_events(started, gpu);
+            let reset = self.handle_events(started, gpu).reset;
             let unreported = self.handle_unreported(started, gpu);
             self.lost.add(unreported.max(late.into()), Relaxed);
             let engine = self.engine(started, gpu).noting_stops();
@@ -390,6 +416,8 @@ impl Jobs {
         self.note_progress(started, gpu);
         // Requests made in the meantime are served by this reset.
         started.workers.take_reset();
+        // It unmasks the interrupts. Cleared before, not to miss a storm that comes right after.
+        started.workers.poll(false);
 
         if let Err(error) = gpu.recover(drm) {
             // Unbind has begun meanwhile. It fails the jobs once the GPU has stopped for good.
@@ -464,6 +492,7 @@ impl Jobs {
         if !is_lost() {
             return;
         }
+        started.workers.poll(false);
         if gpu.find(drm).is_err() {
             started.workers.queue_find(FIND_MS);
             return;

@@ -54,6 +54,8 @@ use crate::device::{
     Device, //
 };
 
+use super::NSEC_PER_MSEC;
+
 /// Starts jobs that have become ready.
 const RUN: u64 = 1;
 /// Drops ended jobs.
@@ -64,6 +66,9 @@ const TIMER: u64 = 3;
 const RESET: u64 = 4;
 /// Tries to bring back a lost GPU.
 const FIND: u64 = 5;
+
+/// The time between two looks of the timer while it polls, in nanoseconds.
+const POLL_NS: u64 = 20 * NSEC_PER_MSEC;
 
 /// The device that the workers work for.
 enum Owner {
@@ -100,6 +105,8 @@ pub(super) struct Workers {
     detached: Atomic<bool>,
     /// A reset was requested and has not begun.
     reset_wanted: Atomic<bool>,
+    /// The timer polls, because an interrupt is masked.
+    polls: Atomic<bool>,
     /// Number of resets so far.
     resets: Atomic<u32>,
     /// The zero of the clock of [`Workers::now`].
@@ -140,6 +147,7 @@ impl Workers {
                 attached: Atomic::new(false),
                 detached: Atomic::new(false),
                 reset_wanted: Atomic::new(false),
+                polls: Atomic::new(false),
                 resets: Atomic::new(0),
                 epoch: Instant::now(),
             }),
@@ -205,6 +213,17 @@ impl Workers {
         self.reset_wanted.xchg(false, Acquire)
     }
 
+    /// Sets whether the timer polls: whether it fires every [`POLL_NS`] while jobs run. Takes
+    /// effect when the timer is set the next time. Any context.
+    pub(super) fn poll(&self, polls: bool) {
+        self.polls.store(polls, Relaxed);
+    }
+
+    /// Returns whether the timer polls.
+    pub(super) fn polls(&self) -> bool {
+        self.polls.load(Relaxed)
+    }
+
     /// Counts a reset of the GPU.
     pub(super) fn count_reset(&self) {
         self.resets.add(1, Relaxed);
@@ -251,11 +270,14 @@ impl Workers {
         }
     }
 
-    /// Sets the timer to `deadline`, in the time of [`now`](Self::now), replacing any earlier
-    /// setting. Does not sleep. The caller serialises calls.
+    /// Sets the timer to `deadline`, in the time of [`now`](Self::now), or to an earlier time if it
+    /// [polls](Self::poll). Replaces any earlier setting. Does not sleep. The caller serialises
+    /// calls.
     pub(super) fn queue_timer(self: &Arc<Self>, deadline: u64) {
         if !self.is_detached() {
-            let ns = i64::try_from(deadline.saturating_sub(self.now())).unwrap_or(i64::MAX);
+            let most = if self.polls() { POLL_NS } else { u64::MAX };
+            let ns = deadline.saturating_sub(self.now()).min(most);
+            let ns = i64::try_from(ns).unwrap_or(i64::MAX);
             // Rounds up: a timer that fires too early would have to be set again.
             let ms = u32::try_from(Delta::from_nanos(ns).as_millis() + 1).unwrap_or(u32::MAX);
             workqueue::cancel_delayed::<_, TIMER>(self.as_arc_borrow());

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The thread of the MMU interrupt.
+//! The thread of the MMU interrupt. While that is masked because of a storm, the timer of the job
+//! side does the same.
 //!
 //! A fault stalls the job that made the access. If the address belongs to memory that
 //! [grows](Grow), such as a heap, the memory is mapped there and the access is retried. Any other
@@ -41,7 +42,8 @@ pub(crate) trait Grow: Send + Sync {
     /// Maps memory around `va`, where a job is stalled, or has a worker do so. An error ends the
     /// jobs of the address space.
     ///
-    /// Called by the interrupt thread with no lock held. Must not wait for memory or for a fence.
+    /// Called by the interrupt thread or the timer with no lock held. Must not wait for memory or
+    /// for a fence.
     fn grow(self: Arc<Self>, gpu: &Gpu<'_>, va: u64) -> Result<Growth>;
 }
 
@@ -59,13 +61,28 @@ pub(crate) enum Growth {
 /// raise the interrupt again.
 const ROUNDS: usize = 32;
 
+/// The result of [`handle`].
+#[derive(Default)]
+pub(crate) struct Faults {
+    /// There was a fault.
+    pub(crate) any: bool,
+    /// The slots that were turned off, as a bitmap: the jobs in them have to end.
+    pub(crate) failed: u32,
+}
+
+impl Faults {
+    /// Adds those of another call.
+    pub(crate) fn add(&mut self, more: Self) {
+        self.any |= more.any;
+        self.failed |= more.failed;
+    }
+}
+
 /// Handles faults until none are pending, for at most [`ROUNDS`] rounds. The caller unmasks the
-/// interrupt.
-///
-/// Returns the slots that were turned off, as a bitmap: the jobs in them have to end. That is left
-/// to the caller, since it may have to wait, while memory in other slots has to grow.
-pub(crate) fn handle(drm: &Device, gpu: &Gpu<'_>) -> u32 {
-    let mut failed = 0;
+/// interrupt, and ends the jobs of slots that were turned off: it may have to wait for that, while
+/// memory in other slots has to grow.
+pub(crate) fn handle(drm: &Device, gpu: &Gpu<'_>) -> Faults {
+    let mut faults = Faults::default();
 
     for _ in 0..ROUNDS {
         let ignored = drm.slots.faulty();
@@ -78,42 +95,64 @@ pub(crate) fn handle(drm: &Device, gpu: &Gpu<'_>) -> u32 {
             break;
         }
 
+        let mut handled = false;
         for nr in 0..MAX_AS {
             if pending & 0x1_0001 << nr != 0 {
                 // There are 16 numbers.
                 let nr = nr as u8;
 
-                if handle_one(drm, gpu, nr) {
-                    failed |= 1 << nr;
+                match handle_one(drm, gpu, nr) {
+                    Handled::Nothing => continue,
+                    Handled::Mended => (),
+                    Handled::Failed => faults.failed |= 1 << nr,
                 }
+                handled = true;
             }
         }
+        // Interrupts without a cause may never end.
+        if !handled {
+            break;
+        }
+        faults.any = true;
     }
-    failed
+    faults
+}
+
+/// The outcome of [`handle_one`].
+enum Handled {
+    /// There was no fault.
+    Nothing,
+    /// The fault was resolved, or will be, or its space has left the slot.
+    Mended,
+    /// The slot was turned off.
+    Failed,
 }
 
 /// Handles the fault of one slot, if it is still pending: handling those before it may have taken a
-/// while. Returns whether the slot was turned off.
-fn handle_one(drm: &Device, gpu: &Gpu<'_>, nr: u8) -> bool {
+/// while.
+fn handle_one(drm: &Device, gpu: &Gpu<'_>, nr: u8) -> Handled {
     let Some(TakenFault {
         fault,
         bus_error,
         space,
     }) = drm.slots.take_fault(gpu, nr)
     else {
-        return false;
+        return Handled::Nothing;
     };
     // An interrupt without a cause has been cleared by now; nothing else to do.
     if !bus_error && fault.exception == Exception::OK {
-        return false;
+        return Handled::Nothing;
     }
 
     if !bus_error && fault.exception.is_translation_fault() && mend(gpu, &space, &fault) {
-        return false;
+        return Handled::Mended;
     }
 
     report(gpu, nr, &space, &fault, bus_error);
-    drm.slots.fail_at(gpu, nr, &space)
+    match drm.slots.fail_at(gpu, nr, &space) {
+        true => Handled::Failed,
+        false => Handled::Mended,
+    }
 }
 
 /// Grows the memory at the address of the fault, if it can grow. Returns whether that resolves the

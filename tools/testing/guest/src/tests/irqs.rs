@@ -29,6 +29,10 @@ use crate::sync::fence_status;
 use crate::uapi;
 
 use super::tiler::heap;
+use super::works;
+
+/// C panfrost's handlers end when nothing is pending.
+const ENDLESS: &str = "its handler of an interrupt that cannot be cleared does not end";
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("irq-lost", &["C4"], lost)
@@ -43,6 +47,14 @@ pub(super) const TESTS: &[Test] = &[
         .needs(&[Need::Board])
         .warns()
         .panfrost_fails("it masks the interrupt and waits for somebody else's reset"),
+    Test::new("irq-job-stuck", &["J4"], job_stuck)
+        .needs(&[Need::Board])
+        .warns()
+        .not_on_panfrost(ENDLESS),
+    Test::new("irq-mmu-stuck", &["J4"], mmu_stuck)
+        .needs(&[Need::Board])
+        .warns()
+        .not_on_panfrost(ENDLESS),
     Test::new("irq-mmu-late", &["B1", "B5"], mmu_late).needs(&[Need::Board]),
     Test::new("irq-late", &["C4"], late)
         .needs(&[Need::Board])
@@ -157,6 +169,58 @@ fn gpu_stuck(gpu: &Gpu) -> Outcome {
         thread::sleep(Duration::from_millis(1));
         Ok(())
     })
+}
+
+/// The interrupt of a slot without jobs stays, until a reset.
+fn job_stuck(gpu: &Gpu) -> Outcome {
+    stuck(gpu, JOB, 1 << 2, Stat::JobIrqs)
+}
+
+/// The interrupt of an address space that the GPU does not have stays, until a reset.
+fn mmu_stuck(gpu: &Gpu) -> Outcome {
+    stuck(gpu, MMU, 1 << 15, Stat::MmuIrqs)
+}
+
+/// An interrupt that stays without a reason is ignored after a while, and the GPU is reset. If it
+/// comes back, it stays off: jobs go on, and heaps grow, without it.
+fn stuck(gpu: &Gpu, vector: u32, bit: u32, irqs: Stat) -> Outcome {
+    let board = Board::open()?;
+    let mut is_stuck = false;
+    is_reset_once(gpu, &board, || {
+        if !is_stuck {
+            board.order(Opcode::StickIrq, &[vector, bit])?;
+            is_stuck = true;
+        }
+        thread::sleep(Duration::from_millis(1));
+        Ok(())
+    })?;
+
+    let device = gpu.open()?;
+    let mut log = KernelLog::from_now();
+    let before = board.stat(Stat::SoftResets);
+    board.order(Opcode::StickIrq, &[vector, bit])?;
+    let polls = || {
+        let lines = log.lines();
+        Ok(lines.iter().any(|line| line.contains("polls instead")))
+    };
+    check!(memory::wait_for(PATIENCE, polls)?, "nobody cares any more");
+    let sent = board.stat(irqs);
+    let heap = heap(&device, 4 << 20)?;
+    let mut grows = Chain::new(&device, 4096)?;
+    grows.zero(heap.va());
+    grows.run(&[&heap])?;
+    check_eq!(grows.statuses(), [DONE]);
+    for (chain, _) in chains(&device)? {
+        runs(&device, &chain)?;
+    }
+    check_eq!(board.stat(irqs), sent, "the interrupt is not masked");
+    check_eq!(board.stat(Stat::SoftResets), before);
+
+    // The next test finds a driver that has seen no storm.
+    board.order(Opcode::ClearAll, &[])?;
+    drop((grows, heap, device));
+    gpu.node.unbind()?.give_back()?;
+    works(&gpu.open()?)
 }
 
 /// Faults are told late: a heap grows all the same, and another fault ends its job alone.
