@@ -46,6 +46,7 @@ pub(crate) use fault::{
     Growth, //
 };
 pub(crate) use occupants::Seen;
+pub(crate) use orphans::Keepable;
 pub(crate) use page_table::{
     PageTables,
     Prot, //

@@ -98,11 +98,13 @@ use crate::{
     mmu::{
         Grow,
         Growth,
+        Keepable,
         Prot,
         Space, //
     }, //
 };
 
+use give_back::Remains;
 use policy::{
     HighWater,
     Life,
@@ -155,6 +157,8 @@ struct Inner {
     chunks: Chunks,
     /// The numbers of the chunks that were unmapped, but that the GPU may still reach.
     stuck: BitmapVec,
+    /// Keeps the heap if it is closed with chunks that the GPU may still reach.
+    remains: Option<Keepable<Remains>>,
     /// A stack of chunks that are not mapped yet.
     credit: Chunks,
     /// Memory for the [upper tables](Heap::upper_tables), while the heap has a place.
@@ -261,6 +265,7 @@ impl Heap {
             state: State::None,
             chunks: Chunks::new(&drm.heaps.space, gpu.dev(), len)?,
             stuck: BitmapVec::new(len, GFP_KERNEL_ACCOUNT)?,
+            remains: Some(Remains::new()?),
             credit: Chunks::new(&drm.heaps.space, gpu.dev(), len.min(policy::MAX_CREDIT))?,
             tables: Reserved::new(),
             high: HighWater::default(),

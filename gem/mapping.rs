@@ -56,6 +56,7 @@ use super::{
 use crate::{
     device::Gpu,
     mmu::{
+        Keepable,
         Prot,
         VaNode, //
     }, //
@@ -66,14 +67,14 @@ enum Memory {
     /// All pages of the BO are held, and the given number of bytes is mapped, which is less than
     /// the size of the BO if an imported buffer has fewer. Left by [`Mapping::evict`], or when the
     /// mapping is dropped.
-    Pages(Pinned<BoData>, u64),
+    Pages(Keepable<Pinned<BoData>>, u64),
     /// The heap maps and unmaps its chunks itself, until the mapping is dropped.
     Heap(Arc<Heap>),
     /// The given number of bytes was unmapped, but the hardware did not answer and may still reach
     /// the pages, which must not be freed. Left by [`Mapping::restore`], which maps the same pages
     /// again, or when the mapping is dropped: then the pages are kept until a reset unless the
     /// hardware can be made to forget them.
-    Stuck(Pinned<BoData>, u64),
+    Stuck(Keepable<Pinned<BoData>>, u64),
     /// Memory of a process. Its pages are mapped and unmapped by [`userptr`], until the mapping is
     /// dropped.
     User(userptr::Memory),
@@ -158,7 +159,7 @@ impl Mapping {
 
     /// Brings the pages in and maps them. Sleeps.
     fn populate(&self, gpu: &Gpu<'_>, inner: &mut Inner) -> Result {
-        let pages = self.bo.pin(gpu.dev())?;
+        let pages = Keepable::new(self.bo.pin(gpu.dev())?, GFP_KERNEL_ACCOUNT)?;
         let prot = Prot {
             exec: self.bo.flags().executable,
             write: true,

@@ -31,6 +31,7 @@ mod leaving;
 
 use core::{
     iter,
+    mem,
     ops::{
         Deref,
         Range, //
@@ -53,6 +54,7 @@ use kernel::{
         LostPages,
         MapError, //
     },
+    new_spinlock,
     page::PAGE_SIZE,
     prelude::*,
     sync::{
@@ -61,7 +63,8 @@ use kernel::{
             Atomic,
             Relaxed, //
         },
-        Arc, //
+        Arc,
+        SpinLock, //
     },
     time::{
         msecs_to_jiffies,
@@ -76,6 +79,7 @@ use crate::{
         Gpu, //
     },
     mmu::{
+        Keepable,
         Prot,
         Space,
         VaNode, //
@@ -154,6 +158,23 @@ pub(crate) struct Region {
     writable: bool,
     /// Whether the GPU has the pages. Written with the mirror's lock held, and read without.
     resident: Arc<Atomic<bool>>,
+    /// The memory that it takes to keep the pages. Present while the GPU has them.
+    lost: Pin<KBox<SpinLock<Option<Lost>>>>,
+}
+
+/// What is kept of a region: nothing until its pages are lost.
+type Lost = Keepable<Option<LostPages<Region>>>;
+
+impl Region {
+    /// Sees that the pages can be kept, also if others were before. Does not sleep.
+    fn prepare_to_keep(&self) -> Result {
+        if self.lost.lock().is_none() {
+            let lost = Keepable::new(None, GFP_NOWAIT | __GFP_NOWARN)?;
+
+            *self.lost.lock() = Some(lost);
+        }
+        Ok(())
+    }
 }
 
 impl mirror::Device for Region {
@@ -188,6 +209,7 @@ impl mirror::Device for Region {
         };
         let failed = |error, leak| MapError { error, leak };
 
+        self.prepare_to_keep().map_err(|e| failed(e, false))?;
         with_gpu(&self.drm, |gpu| {
             // Map page by page: the tables are allocated for pages, not for blocks.
             let pages = pages.iter().map(|&address| (address, PAGE_SIZE));
@@ -207,7 +229,16 @@ impl mirror::Device for Region {
     }
 
     fn keep(&self, pages: LostPages<Self>) {
-        self.space.keep(pages);
+        let lost = self.lost.lock().take();
+
+        match lost {
+            Some(mut lost) => {
+                *lost = Some(pages);
+                self.space.keep(lost);
+            }
+            // Never: pages are lost after they were mapped, once each time.
+            None => mem::forget(pages),
+        }
     }
 }
 
@@ -246,6 +277,8 @@ pub(super) fn prepare(
     let (address, size) = bounds(address, size)?;
 
     let resident = Arc::new(Atomic::new(false), GFP_KERNEL_ACCOUNT)?;
+    let lost = Some(Keepable::new(None, GFP_KERNEL_ACCOUNT)?);
+    let lost = KBox::pin_init(new_spinlock!(lost, "drm_gpu::lost"), GFP_KERNEL_ACCOUNT)?;
     let (mirror, node) = with_gpu(drm, |gpu| {
         if gpu.halted() {
             return Err(ENODEV);
@@ -272,6 +305,7 @@ pub(super) fn prepare(
             range: node.range(),
             writable,
             resident: resident.clone(),
+            lost,
         },
     )?;
     let memory = Memory::new(range, &mirror.leaving)?;

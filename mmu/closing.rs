@@ -23,9 +23,11 @@ use kernel::{
 
 use super::{
     orphans::{
+        Keepable,
         Orphans,
         Things, //
     },
+    Space,
     Vm, //
 };
 use crate::device::with_gpu;
@@ -37,7 +39,7 @@ pub(super) struct Closing {
     begun: Atomic<bool>,
     /// The pages of its last mappings.
     #[pin]
-    pages: Orphans,
+    pages: Orphans<Space>,
 }
 
 impl Closing {
@@ -73,7 +75,7 @@ impl<M> Vm<M> {
     /// Unmaps the range of a mapping that is being removed, and drops `pages` as soon as the GPU
     /// can no longer reach them. Needs only a few flushes for many mappings if the space has no
     /// jobs in the hardware or the file is being closed. Sleeps.
-    pub(crate) fn unmap_closed(&self, range: Range<u64>, pages: impl Send + 'static) {
+    pub(crate) fn unmap_closed(&self, range: Range<u64>, pages: Keepable<impl Send + 'static>) {
         let slots = &self.drm.slots;
         let unmapped = with_gpu(&self.drm, |gpu| {
             self.clear(gpu, range.clone())?;
@@ -89,16 +91,7 @@ impl<M> Vm<M> {
 
         match unmapped {
             Ok(Go::Now) => drop(pages),
-            Ok(Go::Last) => {
-                let Err(pages) = self.closing.pages.try_keep(pages) else {
-                    return;
-                };
-                // Without memory for the list entry, a flush is needed.
-                match self.forget(range) {
-                    Ok(()) => drop(pages),
-                    Err(_) => self.keep(pages),
-                }
-            }
+            Ok(Go::Last) => self.closing.pages.keep(pages),
             Err(_) => self.keep(pages),
         }
     }

@@ -32,13 +32,20 @@ use kernel::{
             Release, //
         },
         Arc,
+        LockedBy,
         SpinLock, //
     }, //
 };
 
 use super::{
     change::Change,
-    orphans::Orphans,
+    orphans::{
+        Keepable,
+        Link,
+        Lists,
+        Orphans,
+        Things, //
+    },
     Space, //
 };
 use crate::{
@@ -182,7 +189,7 @@ pub(crate) struct Slots {
     /// The GPU does not stop; see the [module documentation](self).
     abandoned: Atomic<bool>,
     #[pin]
-    orphans: Orphans,
+    orphans: Orphans<Space>,
 }
 
 impl Slots {
@@ -290,7 +297,7 @@ impl Slots {
             slot.jobs = 0;
             slot.state = State::Unknown;
             if let Some(old) = old {
-                self.orphans.keep(old.space);
+                self.orphans.keep_shared(old.space);
             }
         }
         *place = Some(slot);
@@ -550,8 +557,19 @@ impl Slots {
 
     /// Keeps `thing`, which the hardware may still reach, until the hardware is reset. Does not
     /// sleep.
-    pub(super) fn keep(&self, thing: impl Send + 'static) {
+    pub(super) fn keep(&self, thing: Keepable<impl Send + 'static>) {
         self.orphans.keep(thing);
+    }
+
+    /// Keeps a space, and `things` that it has kept, like [`keep`](Self::keep).
+    pub(super) fn keep_space(&self, space: Arc<Space>, things: Things) {
+        self.orphans.keep_all(things);
+        self.orphans.keep_shared(space);
+    }
+
+    /// Creates the link of a space.
+    pub(super) fn link(&self) -> LockedBy<Link<Space>, Lists<Space>> {
+        self.orphans.link()
     }
 
     /// Drops everything that was [kept](Self::keep) before the last reset. Sleeps. The caller holds

@@ -41,6 +41,7 @@ use kernel::{
             Relaxed, //
         },
         Arc,
+        LockedBy,
         SpinLock, //
     }, //
 };
@@ -50,6 +51,12 @@ use super::{
     closing::Closing,
     fault::Grow,
     occupants::Occupants,
+    orphans::{
+        Keepable,
+        Link,
+        Linked,
+        Lists, //
+    },
     page_table::{
         PageTable,
         Prot,
@@ -91,8 +98,15 @@ pub(crate) struct Space {
     occupants: Occupants,
     /// Limits what is logged about the file.
     log: Arc<Ratelimit>,
+    link: LockedBy<Link<Self>, Lists<Self>>,
     #[pin]
     tree: SpinLock<Mm<Entry, va::Rules>>,
+}
+
+impl Linked for Space {
+    fn link(&self) -> &LockedBy<Link<Self>, Lists<Self>> {
+        &self.link
+    }
 }
 
 impl Space {
@@ -222,6 +236,7 @@ impl Space {
     /// Sleeps.
     pub(crate) fn reserve(&self, gpu: &Gpu<'_>, range: &Range<u64>) -> Result {
         let page = Coherent::<u8>::zeroed_slice(gpu.dev(), SZ_4K, GFP_KERNEL)?;
+        let page = Keepable::new(page, GFP_KERNEL)?;
         let result = self.table.reserve(gpu.dev(), range, page.dma_address());
 
         // The GPU may have cached a translation to the page. If the MMU is stuck, a reset makes it
@@ -240,7 +255,7 @@ impl Space {
     ///
     /// They are dropped after the next reset. One that was requested when the error occurred may be
     /// over by now, so this requests another.
-    pub(crate) fn keep(&self, pages: impl Send + 'static) {
+    pub(crate) fn keep(&self, pages: Keepable<impl Send + 'static>) {
         self.drm.slots.keep(pages);
         self.drm.slots.ask_for_reset(&self.drm);
     }
@@ -376,6 +391,7 @@ impl<M> Vm<M> {
                 table,
                 occupants: Occupants::new(),
                 log,
+                link: drm.slots.link(),
                 tree <- new_spinlock!(tree, "drm_gpu::va"),
             }? Error),
             GFP_KERNEL_ACCOUNT,
@@ -477,7 +493,7 @@ impl<M> PinnedDrop for Vm<M> {
             Ok(()) => drop(last),
             Err(_) => {
                 // The hardware may still walk the table.
-                drm.slots.keep((last, self.space.clone()));
+                drm.slots.keep_space(self.space.clone(), last);
                 drm.slots.ask_for_reset(drm);
             }
         }

@@ -26,18 +26,30 @@ use super::{
     Place,
     CHUNK_PAGES, //
 };
-use crate::device::{
-    with_gpu,
-    Gpu, //
+use crate::{
+    device::{
+        with_gpu,
+        Gpu, //
+    },
+    mmu::Keepable, //
 };
 
 /// A heap that was closed with chunks that the GPU may still reach. Dropped when the GPU can no
-/// longer reach them, which removes the heap from the list of the set.
-struct Remains(Arc<Heap>);
+/// longer reach them, which removes the heap from the list of the set. Without a heap until then.
+pub(super) struct Remains(Option<Arc<Heap>>);
+
+impl Remains {
+    /// Allocates the memory that it takes to keep a heap.
+    pub(super) fn new() -> Result<Keepable<Self>> {
+        Keepable::new(Self(None), GFP_KERNEL_ACCOUNT)
+    }
+}
 
 impl Drop for Remains {
     fn drop(&mut self) {
-        let heap = &self.0;
+        let Some(heap) = &self.0 else {
+            return;
+        };
 
         with_gpu(&heap.drm, |gpu| heap.drm.heaps.remove(Some(gpu), heap))
             .unwrap_or_else(|| heap.drm.heaps.remove(None, heap));
@@ -59,13 +71,17 @@ impl Heap {
             self.note_wait(&inner);
             self.release(gpu, &mut inner, &place, 0, usize::MAX);
             let stuck = inner.chunks.filled() != 0;
+            let remains = inner.remains.take();
             inner.place = None;
             self.recount(&mut inner);
             drop(inner);
 
-            match stuck {
-                true => place.space.keep(Remains(self.clone())),
-                false => self.drm.heaps.remove(Some(gpu), self),
+            match remains {
+                Some(mut remains) if stuck => {
+                    remains.0 = Some(self.clone());
+                    place.space.keep(remains);
+                }
+                _ => self.drm.heaps.remove(Some(gpu), self),
             }
 
             // Retry the stalled accesses, which now fail.

@@ -8,8 +8,11 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use model::control::Opcode;
+
 use crate::bo;
 use crate::bo::Bo;
+use crate::board::Board;
 use crate::chain::Chain;
 use crate::chain::DONE;
 use crate::chain::NOT_STARTED;
@@ -17,6 +20,7 @@ use crate::chain::PATIENCE;
 use crate::check;
 use crate::check_eq;
 use crate::check_errno;
+use crate::debugfs;
 use crate::device::Job;
 use crate::dmabuf;
 use crate::failing::Failing;
@@ -25,11 +29,13 @@ use crate::harness::Need;
 use crate::harness::Outcome;
 use crate::harness::Stop;
 use crate::harness::Test;
+use crate::memory;
 use crate::sync::Gate;
 use crate::sys;
 use crate::sys::Errno;
 use crate::uapi;
 
+use super::target;
 use super::works;
 
 const PEER: &str = "it is not what is looked for faults in";
@@ -52,6 +58,10 @@ pub(super) const TESTS: &[Test] = &[
         .not_on_panfrost(PEER),
     Test::new("nomem-open-close", &["I4"], open_close)
         .needs(&[Need::FaultInjection])
+        .not_on_panfrost(PEER),
+    Test::new("nomem-stuck-mmu", &["I4"], stuck_mmu)
+        .needs(&[Need::FaultInjection, Need::Board])
+        .warns()
         .not_on_panfrost(PEER),
 ];
 
@@ -255,5 +265,32 @@ fn open_close(gpu: &Gpu) -> Outcome {
         works(&device)?;
         failing.nth(n, || drop(device))?;
     }
+    works(&gpu.open()?)
+}
+
+/// The MMU takes no command while a file is closed, so that its memory has to stay until the GPU
+/// has been reset. It is not lost for lack of other memory.
+fn stuck_mmu(gpu: &Gpu) -> Outcome {
+    const SIZE: usize = 1 << 20;
+    let resident = || debugfs::sum(gpu, "resident");
+    let board = Board::open()?;
+    let failing = Failing::new()?;
+    let before = resident()?;
+    for n in 1..9 {
+        let device = gpu.open()?;
+        let (bo, map) = target(&device, SIZE)?;
+        works(&device)?;
+        bo.leak();
+        drop(map);
+        board.order(Opcode::StickAsCommand, &[1])?;
+        failing.nth(n, || drop(device))?;
+        board.order(Opcode::StickAsCommand, &[0])?;
+    }
+    let freed = || Ok(resident()? < before + SIZE);
+    check!(
+        memory::wait_for(PATIENCE, freed)?,
+        "{before} bytes have become {}",
+        resident()?
+    );
     works(&gpu.open()?)
 }
