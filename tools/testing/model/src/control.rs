@@ -78,7 +78,7 @@ pub const NEVER: u32 = 0xffff_ffff;
 #[repr(u32)]
 pub enum Stat {
     /// Violations by the driver: accesses to an unpowered, unclocked or reset GPU, flushes without
-    /// a lock, power cuts while the L2 cache holds stores.
+    /// a lock, power cuts while the L2 cache holds stores, chains that start without a flush.
     Violations,
     /// GPU registers read.
     RegReads,

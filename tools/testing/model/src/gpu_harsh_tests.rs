@@ -93,6 +93,20 @@ fn a_job_that_asks_for_no_flush_leaves_its_stores() {
 }
 
 #[test]
+fn a_chain_that_starts_without_a_flush_is_a_violation() {
+    for (flush, violations) in [(0, 1), (1, 1), (3, 0)] {
+        let mut b = Bench::new(&G52);
+        b.null_job(0, None);
+        b.slot(1, regs::JS_HEAD_NEXT, VA as u32);
+        b.slot(1, regs::JS_AFFINITY_NEXT, 1);
+        b.slot(1, regs::JS_CONFIG_NEXT, flush << 8);
+        b.slot(1, regs::JS_COMMAND_NEXT, regs::JS_COMMAND_START);
+        b.settle();
+        assert_eq!(b.stat(Stat::Violations), violations);
+    }
+}
+
+#[test]
 fn a_page_that_is_taken_away_with_flush_pt_has_a_late_store() {
     let mut b = Bench::new(&G52);
     storing(&mut b);

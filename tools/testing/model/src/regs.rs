@@ -209,6 +209,9 @@ pub const JS_FLUSH_ID_NEXT: u32 = 0x70;
 pub const JS_CONFIG_AS_MASK: u32 = 0xf;
 /// `JS_CONFIG`: the bits that read back on silicon. The threads' priority above them does not.
 pub const JS_CONFIG_KEPT: u32 = 0xffff;
+/// `JS_CONFIG`: clean and invalidate the caches at the start of the chain (clean only: the lower
+/// one of the two bits).
+pub const JS_CONFIG_START_FLUSH: u32 = 3 << 8;
 /// `JS_CONFIG`: clean and invalidate the caches at the end of each job (clean only: the lower one
 /// of the two bits).
 pub const JS_CONFIG_END_FLUSH: u32 = 3 << 12;

@@ -225,6 +225,11 @@ impl Gpu {
         self.flush_id = self.flush_id.wrapping_add(1);
         let (head, config) = (next.head, next.config);
         self.trace(format_args!("slot {n}: start {head:#x} config {config:#x}"));
+        // Nothing that is read is cached, so this is all that shows when it could be stale.
+        if config & regs::JS_CONFIG_START_FLUSH != regs::JS_CONFIG_START_FLUSH {
+            self.stats.violations = self.stats.violations.wrapping_add(1);
+            self.trace(format_args!("slot {n}: start without a flush"));
+        }
         if space >= SPACES {
             self.slot_fail(n, Exception::JOB_CONFIG_FAULT);
         } else if next.affinity & self.product.shader_present == 0 {

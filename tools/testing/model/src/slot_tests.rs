@@ -69,7 +69,7 @@ fn the_next_chain_starts_by_itself() {
     assert_eq!(b.slot_reg(1, regs::JS_COMMAND_NEXT), 0);
     assert_eq!(b.slot_reg(1, regs::JS_HEAD_NEXT), 0);
     assert_eq!(b.slot_reg(1, regs::JS_HEAD), second as u32);
-    let config = FLAG | regs::JS_CONFIG_END_FLUSH | 1;
+    let config = FLAG | regs::JS_CONFIG_START_FLUSH | regs::JS_CONFIG_END_FLUSH | 1;
     assert_eq!(b.slot_reg(1, regs::JS_CONFIG), config);
     assert_eq!(b.take_job_irqs(), done(1));
     assert_eq!(js_state(&mut b), 0x2);

@@ -353,13 +353,14 @@ impl Bench {
     }
 
     /// Submits a chain as the next one of a slot. `config` holds the address space; caches are
-    /// flushed at its end, as every driver does.
+    /// flushed at its start and end, as every driver does.
     pub fn submit(&mut self, n: u32, head: u64, config: u32) {
         self.slot(n, regs::JS_HEAD_NEXT, head as u32);
         self.slot(n, regs::JS_HEAD_NEXT + 4, (head >> 32) as u32);
         self.slot(n, regs::JS_AFFINITY_NEXT, !0);
         self.slot(n, regs::JS_AFFINITY_NEXT + 4, !0);
-        self.slot(n, regs::JS_CONFIG_NEXT, config | regs::JS_CONFIG_END_FLUSH);
+        let flushes = regs::JS_CONFIG_START_FLUSH | regs::JS_CONFIG_END_FLUSH;
+        self.slot(n, regs::JS_CONFIG_NEXT, config | flushes);
         self.slot(n, regs::JS_COMMAND_NEXT, regs::JS_COMMAND_START);
     }
 
