@@ -391,10 +391,7 @@ side_by_side() {
 	local LANE=compare
 	: >"$RESULTS/side-by-side"
 	if ran peer igt; then compare "IGT" peer/igt igt/igt; fi
-	if ran peer guest; then
-		compare "guest tests" peer-guest/share/tap guest-g52-nc/share/tap
-		compare "guests with little memory" peer-crowd/share/tap crowd/share/tap
-	fi
+	if ran peer guest; then compare "guest tests" peer-guest/share/tap guest-g52-nc/share/tap; fi
 	[ ! -s "$RESULTS/side-by-side" ] || {
 		printf 'compare\t0\n' >>"$ROWS.times"
 		echo

@@ -175,8 +175,6 @@ pub struct Test {
     pub warns: bool,
     /// Why rules of the board may be broken on C panfrost.
     pub peer_breaks: Option<&'static str>,
-    /// The fault for which our driver has to fail it. The mark goes when the fault does.
-    pub fault: Option<&'static str>,
     /// The test.
     pub run: fn(&Gpu) -> Outcome,
 }
@@ -195,7 +193,6 @@ impl Test {
             peer: Peer::Same,
             warns: false,
             peer_breaks: None,
-            fault: None,
             run,
         }
     }
@@ -228,13 +225,6 @@ impl Test {
     /// The same test, in which C panfrost breaks rules of the board.
     pub const fn panfrost_breaks_rules(mut self, why: &'static str) -> Self {
         self.peer_breaks = Some(why);
-        self
-    }
-
-    /// The same test, which our driver fails because of a fault that is known. To pass is a
-    /// failure.
-    pub const fn fails_for(mut self, fault: &'static str) -> Self {
-        self.fault = Some(fault);
         self
     }
 
@@ -469,8 +459,7 @@ pub fn run(gpu: &Gpu, tests: &[&Test], timeout: Duration, until: Option<Duration
             println!("# known of C panfrost: {} ({why})", broken.join(", "));
             broken.clear();
         }
-        let fault = test.fault.filter(|_| !c_driver);
-        match Verdict::new(outcome, &broken, excuse, fault) {
+        match Verdict::new(outcome, &broken, excuse) {
             Verdict::Passed => {
                 if let Some(why) = excuse {
                     println!("# C panfrost was expected to fail: {why}");

@@ -12,21 +12,15 @@ pub(super) enum Verdict {
     Passed,
     /// Not at all, for this reason.
     Skipped(String),
-    /// It failed for this reason, as was expected because of this.
+    /// It failed for this reason, as was expected of the peer because of this.
     Expected(String, String),
     /// As a failure of the run.
     Failed(String),
 }
 
 impl Verdict {
-    /// `broken`: the rules of the board that were. `excuse`: why the peer may fail. `fault`: why
-    /// our driver has to.
-    pub(super) fn new(
-        outcome: Outcome,
-        broken: &[String],
-        excuse: Option<&str>,
-        fault: Option<&str>,
-    ) -> Self {
+    /// `broken`: the rules of the board that were. `excuse`: why the peer may fail.
+    pub(super) fn new(outcome: Outcome, broken: &[String], excuse: Option<&str>) -> Self {
         let broken = (!broken.is_empty()).then(|| broken.join(", "));
         let (failure, excuse) = match (outcome, broken) {
             (Ok(()), None) => (None, excuse),
@@ -38,16 +32,12 @@ impl Verdict {
                 (Some(format!("{message}\n{broken}")), None)
             }
         };
-        match (failure, excuse, fault) {
-            (None, _, Some(fault)) => {
-                Self::Failed(format!("it passes, and is marked to fail for {fault}"))
-            }
-            (None, _, None) => Self::Passed,
-            (Some(message), _, Some(fault)) => Self::Expected(message, fault.into()),
-            (Some(message), Some(excuse), None) => {
+        match (failure, excuse) {
+            (None, _) => Self::Passed,
+            (Some(message), Some(excuse)) => {
                 Self::Expected(message, format!("C panfrost: {excuse}"))
             }
-            (Some(message), None, None) => Self::Failed(message),
+            (Some(message), None) => Self::Failed(message),
         }
     }
 }
@@ -65,36 +55,25 @@ mod tests {
         let broken = ["R1".to_owned()];
         let skip = Err(Stop::Skip("none".into()));
         let r1 = || Verdict::Failed("R1".into());
-        assert_eq!(Verdict::new(Ok(()), &broken, None, None), r1());
-        assert_eq!(Verdict::new(skip, &broken, None, None), r1());
-        assert_eq!(Verdict::new(Ok(()), &broken, Some("why"), None), r1());
+        assert_eq!(Verdict::new(Ok(()), &broken, None), r1());
+        assert_eq!(Verdict::new(skip, &broken, None), r1());
+        assert_eq!(Verdict::new(Ok(()), &broken, Some("why")), r1());
         let both = Verdict::Failed("bad\nR1".into());
         assert_eq!(
-            Verdict::new(failed("bad"), &broken, Some("why"), None),
+            Verdict::new(failed("bad"), &broken, Some("why")),
             both
         );
-    }
-
-    #[test]
-    fn a_known_fault_has_to_fail() {
-        let expected = Verdict::Expected("bad".into(), "F1".into());
-        assert_eq!(Verdict::new(failed("bad"), &[], None, Some("F1")), expected);
-        let broken = ["R1".to_owned()];
-        let expected = Verdict::Expected("R1".into(), "F1".into());
-        assert_eq!(Verdict::new(Ok(()), &broken, None, Some("F1")), expected);
-        let passes = Verdict::new(Ok(()), &[], None, Some("F1"));
-        assert!(matches!(passes, Verdict::Failed(_)));
     }
 
     #[test]
     fn the_peer_may_be_excused() {
         let expected = Verdict::Expected("bad".into(), "C panfrost: why".into());
         assert_eq!(
-            Verdict::new(failed("bad"), &[], Some("why"), None),
+            Verdict::new(failed("bad"), &[], Some("why")),
             expected
         );
         assert_eq!(
-            Verdict::new(Ok(()), &[], Some("why"), None),
+            Verdict::new(Ok(()), &[], Some("why")),
             Verdict::Passed
         );
     }
