@@ -27,9 +27,19 @@ use crate::sys::Result;
 /// Where the board module has its files.
 const DEBUGFS: &str = "/sys/kernel/debug/vgpu_board";
 
-/// The name of the rule that the model watches over: no access to the registers while the GPU is
-/// off.
-const OFF: &str = "R7-access-while-off";
+/// The module.
+const MODULE: &str = "/sys/module/vgpu_board";
+
+/// The rules that the model watches over: no access to the registers while the GPU is off (and some
+/// more of the kind), no store to a page that is not mapped any more, no walk through a table that
+/// is not there any more.
+const OF_MODEL: [(&str, Stat); 3] = [
+    ("R7-access-while-off", Stat::Violations),
+    (LATE_STORE, Stat::LateStores),
+    (STALE_WALK, Stat::StaleWalks),
+];
+const LATE_STORE: &str = "R9-late-store";
+const STALE_WALK: &str = "R10-stale-walk";
 
 /// The control BAR. What was ordered is undone on drop.
 pub struct Board {
@@ -142,19 +152,23 @@ impl Drop for Board {
 }
 
 /// How often each rule of the board was broken. The board module has the rules (`recorder.c`),
-/// except for R7, which the model has.
+/// except for those that the model has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules(Vec<(String, u32)>);
 
 impl Rules {
-    /// The counts by now; none on a board that keeps none.
-    pub fn now() -> Self {
-        let text = fs::read_to_string(Path::new(DEBUGFS).join("rules")).unwrap_or_default();
-        let mut rules: Self = text.parse().unwrap_or_default();
-        if let Ok(count) = stat(Stat::Violations) {
-            rules.0.push((OFF.into(), count));
+    /// The counts by now; none where there is no such board, as on a real one.
+    pub fn now() -> Result<Self> {
+        if Board::pci_device().is_none() && !Path::new(MODULE).exists() {
+            return Ok(Self::default());
         }
-        rules
+        let text = fs::read_to_string(Path::new(DEBUGFS).join("rules"))?;
+        let mut rules: Self = text.parse().map_err(|()| Errno(libc::EPROTO))?;
+        let regs = map()?;
+        rules.0.extend(
+            OF_MODEL.map(|(name, stat)| (name.into(), regs.get32(stat.offset() as usize))),
+        );
+        Ok(rules)
     }
 
     /// How much more often than `before` each was broken: a line for each of which that can be
@@ -169,6 +183,14 @@ impl Rules {
             })
             .collect()
     }
+}
+
+/// Whether this line of [`Rules::since`] is only recorded of C panfrost. It unmaps with `FLUSH_PT`,
+/// which does not wait for stores, so what it moves depends on the time.
+pub fn only_recorded_of_peer(line: &str) -> bool {
+    [LATE_STORE, STALE_WALK]
+        .iter()
+        .any(|name| line.starts_with(name))
 }
 
 impl fmt::Display for Rules {
