@@ -17,7 +17,7 @@
  * R8	A driver that is not bound (any more) has left something on.
  *
  * R7, no access to the registers while something is off, is counted by the
- * model: Stat::Violations of its control.rs.
+ * model (Stat::Violations of its control.rs), and so are R9 and R10.
  *
  * In debugfs, vgpu_board/ has what was switched (recorder; writing clears it),
  * how often each rule was broken (rules), and a file for each board, named
@@ -25,6 +25,12 @@
  * boards since the module was loaded, so they survive an unplug. In hidden-irqs
  * one writes which interrupts (1: job, 2: mmu, 4: gpu) the next driver to bind
  * shall not find.
+ *
+ * So that a test can show that the rules are applied, a switch can be turned by
+ * hand, and a rule that was broken on purpose forgiven:
+ *
+ *	echo clock 1 >'<PCI function>'
+ *	echo R1-clock-on-without-domain >rules
  *
  * Locks: vgpu_board.lock, then vgpu_ring_lock. Clocks are switched from any
  * context, so both are taken with interrupts off.
@@ -34,7 +40,9 @@
 #include <linux/pci.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
+#include <linux/string.h>
 #include <linux/timekeeping.h>
+#include <linux/uaccess.h>
 
 #include "board.h"
 
@@ -300,6 +308,19 @@ static ssize_t vgpu_recorder_write(struct file *file, const char __user *buf,
 }
 DEFINE_SHOW_STORE_ATTRIBUTE(vgpu_recorder);
 
+/* Copies what was written to a file, without the white space around it. */
+static char *vgpu_text(char *text, size_t size, const char __user *buf,
+		       size_t count)
+{
+	if (count >= size)
+		return ERR_PTR(-EINVAL);
+	if (copy_from_user(text, buf, count))
+		return ERR_PTR(-EFAULT);
+	text[count] = '\0';
+
+	return strim(text);
+}
+
 static int vgpu_rules_show(struct seq_file *m, void *unused)
 {
 	u32 broken[VGPU_NUM_RULES];
@@ -314,7 +335,32 @@ static int vgpu_rules_show(struct seq_file *m, void *unused)
 
 	return 0;
 }
-DEFINE_SHOW_ATTRIBUTE(vgpu_rules);
+
+/* Takes back one count of the rule that is written. */
+static ssize_t vgpu_rules_write(struct file *file, const char __user *buf,
+				size_t count, loff_t *ppos)
+{
+	char text[48], *name;
+	int rule;
+
+	name = vgpu_text(text, sizeof(text), buf, count);
+	if (IS_ERR(name))
+		return PTR_ERR(name);
+
+	rule = match_string(vgpu_rule_names, VGPU_NUM_RULES, name);
+	if (rule < 0)
+		return rule;
+
+	spin_lock_irq(&vgpu_ring_lock);
+	if (vgpu_broken[rule])
+		vgpu_broken[rule]--;
+	else
+		rule = -ERANGE;
+	spin_unlock_irq(&vgpu_ring_lock);
+
+	return rule < 0 ? rule : count;
+}
+DEFINE_SHOW_STORE_ATTRIBUTE(vgpu_rules);
 
 static int vgpu_state_show(struct seq_file *m, void *unused)
 {
@@ -334,11 +380,38 @@ static int vgpu_state_show(struct seq_file *m, void *unused)
 
 	return 0;
 }
-DEFINE_SHOW_ATTRIBUTE(vgpu_state);
+
+/*
+ * Turns a switch: its name and the position. The frameworks do not hear of it,
+ * so no driver shall be bound.
+ */
+static ssize_t vgpu_state_write(struct file *file, const char __user *buf,
+				size_t count, loff_t *ppos)
+{
+	struct vgpu_board *board = file_inode(file)->i_private;
+	char text[48], name[16], *line;
+	u32 position;
+	int what;
+
+	line = vgpu_text(text, sizeof(text), buf, count);
+	if (IS_ERR(line))
+		return PTR_ERR(line);
+	if (sscanf(line, "%15s %u", name, &position) != 2)
+		return -EINVAL;
+
+	what = match_string(vgpu_switch_names, VGPU_NUM_SWITCHES, name);
+	if (what < 0)
+		return what;
+
+	vgpu_set(board, what, position);
+
+	return count;
+}
+DEFINE_SHOW_STORE_ATTRIBUTE(vgpu_state);
 
 void vgpu_recorder_add(struct vgpu_board *board)
 {
-	board->debugfs = debugfs_create_file(pci_name(board->pdev), 0444,
+	board->debugfs = debugfs_create_file(pci_name(board->pdev), 0644,
 					     vgpu_debugfs, board,
 					     &vgpu_state_fops);
 }
@@ -353,7 +426,7 @@ void vgpu_recorder_init(void)
 	vgpu_debugfs = debugfs_create_dir(KBUILD_MODNAME, NULL);
 	debugfs_create_file("recorder", 0644, vgpu_debugfs, NULL,
 			    &vgpu_recorder_fops);
-	debugfs_create_file("rules", 0444, vgpu_debugfs, NULL,
+	debugfs_create_file("rules", 0644, vgpu_debugfs, NULL,
 			    &vgpu_rules_fops);
 	debugfs_create_u32("hidden-irqs", 0644, vgpu_debugfs,
 			   &vgpu_hidden_irqs);

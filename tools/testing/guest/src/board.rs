@@ -249,6 +249,26 @@ pub fn hide_irqs(bits: u32) -> Result<()> {
     )?)
 }
 
+/// Turns a switch by hand, behind the kernel's back: no driver may be bound.
+pub fn turn(what: &str, position: u32) -> Result<()> {
+    let device = Board::pci_device().ok_or(Errno(libc::ENODEV))?;
+    let name = device.file_name().ok_or(Errno(libc::ENODEV))?;
+    let line = format!("{what} {position}");
+    Ok(fs::write(Path::new(DEBUGFS).join(name), line)?)
+}
+
+/// Takes back one count of a rule of the board module's, which was broken on purpose.
+pub fn forgive(rule: &str) -> Result<()> {
+    Ok(fs::write(Path::new(DEBUGFS).join("rules"), rule)?)
+}
+
+/// The registers of the GPU, which no driver may be bound to.
+pub fn registers() -> Result<Mapping> {
+    let device = Board::pci_device().ok_or(Errno(libc::ENODEV))?;
+    let file = open_file(&device.join("resource0"))?;
+    Mapping::new(file.as_fd(), 0, 0x1000)
+}
+
 /// A switch was turned, or a rule broken by what follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Turn {

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
+use model::control;
 use model::control::Opcode;
 use model::control::SCALE_FREQ_KHZ;
 
@@ -26,9 +27,13 @@ use crate::harness::Need;
 use crate::harness::Outcome;
 use crate::harness::Stop;
 use crate::harness::Test;
+use crate::sys;
 use crate::sys::Errno;
 
 use super::works;
+
+/// The register that powers L2 caches up.
+const L2_PWRON: usize = 0x1a0;
 
 const BOARD: &[Need] = &[Need::Board];
 
@@ -43,7 +48,13 @@ pub(super) const TESTS: &[Test] = &[
         .needs(BOARD)
         .warns()
         .panfrost_fails("it turns the GPU on before it looks for its interrupts"),
+    Test::new("board-rules-count", &["G6"], rules_count)
+        .needs(BOARD)
+        .warns(),
 ];
+
+/// The board that is picky about the order of its switches.
+const PICKY: &str = "allwinner,sun50i-h616-mali";
 
 /// From the board's coming on, so that the first binding counts.
 fn no_rule_was_broken(gpu: &Gpu) -> Outcome {
@@ -188,7 +199,7 @@ fn in_order(gpu: &Gpu) -> Outcome {
     let clock = position(&turns, "clock", 1)?;
     let reset = position(&turns, "reset", 0)?;
     check!(domains < clock && domains < reset, "{turns:?}");
-    if state.text("compatible")? == "allwinner,sun50i-h616-mali" {
+    if state.text("compatible")? == PICKY {
         check!(reset < clock, "{turns:?}");
     }
     Ok(())
@@ -214,4 +225,96 @@ fn no_interrupt(gpu: &Gpu) -> Outcome {
     }
     check!(turned.is_empty(), "{turned:?}");
     works(&gpu.open()?)
+}
+
+/// Breaks each rule that the board module has, one after the other, and no other with it: so each
+/// is known to be applied.
+fn rules_count(gpu: &Gpu) -> Outcome {
+    let away = gpu.node.unbind()?;
+    let found = settled()?;
+    let mut outcome = break_in_turn(&found);
+    let supplied = State::now()?.number("supply")? != 0;
+    all_off(&found)?;
+    if outcome.is_err() && !supplied {
+        // Half a minute after its start the kernel turns off supplies that nobody uses.
+        outcome = break_in_turn(&found);
+        all_off(&found)?;
+    }
+    // What the last driver has left is found when the next one comes.
+    board::turn("prepared", 1)?;
+    let given_back = counts(Some("R8-left-on"), || away.give_back());
+    outcome?;
+    given_back?;
+    works(&gpu.open()?)
+}
+
+/// Turns everything off, in an order that breaks no rule, and the rate and the voltage to where
+/// they were.
+fn all_off(found: &State) -> Outcome {
+    for what in ["reset", "clock", "prepared", "domains", "supply"] {
+        board::turn(what, (what == "reset").into())?;
+    }
+    for what in ["khz", "microvolts"] {
+        board::turn(what, found.number(what)?)?;
+    }
+    Ok(())
+}
+
+/// From everything being off to the reset line being asserted again.
+fn break_in_turn(found: &State) -> Outcome {
+    let turn = |what: &str, position: u32, broken: Option<&str>| {
+        counts(broken, || board::turn(what, position))
+    };
+    let domains = all_domains(found)?;
+    turn("clock", 1, Some("R1-clock-on-without-domain"))?;
+    turn("clock", 0, None)?;
+    turn("reset", 0, Some("R2-reset-released-without-domain"))?;
+    turn("reset", 1, None)?;
+    // As a driver should.
+    for (what, position) in [
+        ("khz", 200_000),
+        ("microvolts", 700_000),
+        ("supply", 1),
+        ("domains", domains),
+        ("reset", 0),
+        ("clock", 1),
+    ] {
+        turn(what, position, None)?;
+    }
+    turn("khz", 800_000, Some("R4-rate-above-voltage"))?;
+    turn("microvolts", 1_000_000, None)?;
+    turn("microvolts", 950_000, Some("R5-voltage-below-rate"))?;
+    turn("khz", 200_000, None)?;
+    // The L2 cache will do.
+    board::registers()?.put32(L2_PWRON, 1);
+    let model = Board::open()?;
+    let end = Instant::now() + PATIENCE;
+    while model.read(control::CORES) != 1 {
+        check!(Instant::now() < end, "the L2 cache does not come up");
+    }
+    turn("clock", 0, Some("R6-cut-while-cores-are-on"))?;
+    turn("clock", 1, None)?;
+    turn("reset", 1, None)?;
+    let picky = found.text("compatible")? == PICKY;
+    turn(
+        "domains",
+        0,
+        picky.then_some("R3-domain-switched-while-in-use"),
+    )
+}
+
+/// This rule is broken once by what is done, or none is. What was broken is forgiven.
+fn counts(rule: Option<&str>, run: impl FnOnce() -> sys::Result<()>) -> Outcome {
+    let before = Rules::now()?;
+    run()?;
+    let moved = Rules::now()?.since(&before);
+    for line in &moved {
+        board::forgive(line.split(':').next().unwrap_or(line))?;
+    }
+    let expected: Vec<String> = rule
+        .iter()
+        .map(|rule| format!("{rule}: broken 1 times"))
+        .collect();
+    check_eq!(moved, expected);
+    Ok(())
 }
