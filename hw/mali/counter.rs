@@ -76,8 +76,7 @@ pub(crate) fn cycle_counter_get(gpu: &Gpu<'_>) {
 
     // If the GPU has halted, [`restart`] starts the counter after the next successful reset.
     if *users == 0 && !gpu.off_limits() {
-        gpu.io()
-            .write_reg(GPU_COMMAND::from_raw(cmd::CYCLE_COUNT_START));
+        give(gpu.io(), GpuCommand::CycleCountStart);
     }
     *users = users.saturating_add(1);
 }
@@ -89,8 +88,7 @@ pub(crate) fn cycle_counter_put(gpu: &Gpu<'_>) {
 
     // If the GPU has halted, a reset has stopped the counter or will.
     if *users == 1 && !gpu.off_limits() {
-        gpu.io()
-            .write_reg(GPU_COMMAND::from_raw(cmd::CYCLE_COUNT_STOP));
+        give(gpu.io(), GpuCommand::CycleCountStop);
     }
     *users = users.saturating_sub(1);
 }
@@ -100,6 +98,11 @@ pub(crate) fn restart(io: &IoMem<'_>, users: &SpinLock<u32>) {
     let users = users.lock();
 
     if *users != 0 {
-        io.write_reg(GPU_COMMAND::from_raw(cmd::CYCLE_COUNT_START));
+        give(io, GpuCommand::CycleCountStart);
     }
+}
+
+/// Gives a command to the GPU.
+fn give(io: &IoMem<'_>, command: GpuCommand) {
+    io.write_reg(GPU_COMMAND::zeroed().with_command(command));
 }

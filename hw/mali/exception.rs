@@ -5,10 +5,13 @@
 //! The same codes appear in `JS_STATUS`, in the fault status of an address space, in
 //! `GPU_FAULT_STATUS` and in the header of a job in memory.
 
-use kernel::prelude::*;
+use kernel::{
+    num::Bounded,
+    prelude::*, //
+};
 
 /// An exception code. Every value is valid; most have no meaning.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Exception(pub(crate) u8);
 
 impl Exception {
@@ -84,6 +87,18 @@ impl Exception {
             0xec..=0xef => "MEMORY_ATTRIBUTE_NONCACHEABLE",
             _ => "UNKNOWN",
         }
+    }
+}
+
+impl From<Bounded<u32, 8>> for Exception {
+    fn from(code: Bounded<u32, 8>) -> Self {
+        Self(code.into())
+    }
+}
+
+impl From<Exception> for Bounded<u32, 8> {
+    fn from(exception: Exception) -> Self {
+        exception.0.into()
     }
 }
 

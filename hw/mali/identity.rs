@@ -7,17 +7,20 @@
 use kernel::{
     device::Device,
     io::{
-        register::RegisterArray,
+        register::{
+            Array,
+            RegisterArray, //
+        },
         Io, //
     },
     prelude::*, //
 };
 
 use super::{
+    job::Slot,
     join,
     regs::{
         gpu::*,
-        mmu::MAX_AS,
         read_at, //
     },
     Caps,
@@ -81,6 +84,9 @@ pub(crate) struct Identity {
 /// Product number of T60x, which predates the numbering scheme.
 const T60X_ODD_ID: u16 = 0x6956;
 
+/// Job slots without which no client can work, as a bitmap by number.
+const NEEDED_SLOTS: u32 = 1 << Slot::Fragment.index() | 1 << Slot::Tiler.index();
+
 impl Identity {
     /// Reads all registers, checks and logs them. `coherent`: the system keeps the GPU's accesses
     /// coherent with the CPUs'.
@@ -88,19 +94,18 @@ impl Identity {
     /// Fails with `ENODEV`, and logs the reason, if no GPU answers, or if it is unknown or
     /// unusable.
     pub(crate) fn read(dev: &Device, io: &IoMem<'_>, coherent: bool) -> Result<(Self, Caps)> {
-        let gpu_id = io.read(GPU_ID).into_raw();
-        if gpu_id == u32::MAX || gpu_id == 0 {
+        let gpu_id = io.read(GPU_ID);
+        if matches!(gpu_id.into_raw(), 0 | u32::MAX) {
             dev_err!(
                 dev,
                 "GPU_ID reads as {:#010x}: no GPU, or no power, clock or reset release\n",
-                gpu_id
+                gpu_id.into_raw()
             );
             return Err(ENODEV);
         }
 
-        // The shifts leave 16 bits each.
-        let mut product_id = (gpu_id >> 16) as u16;
-        let revision = (gpu_id & 0xffff) as u16;
+        let mut product_id = gpu_id.product();
+        let revision = gpu_id.revision();
         if product_id == T60X_ODD_ID {
             product_id = 0x0600;
         }
@@ -116,12 +121,12 @@ impl Identity {
         };
 
         let coherency_features = if caps.feature(Feature::CoherencyReg) {
-            io.read(COHERENCY_FEATURES).into_raw()
+            io.read(COHERENCY_FEATURES)
         } else {
-            1 << coherency::ACE_LITE
+            COHERENCY_FEATURES::zeroed().with_ace_lite(true)
         };
         let js_present = io.read(JS_PRESENT).into_raw();
-        let l2_present = read_mask::<L2_PRESENT>(io)?;
+        let l2_present = read_mask::<L2_PRESENT>(io);
 
         let mut js_features = [0; 16];
         for (n, features) in js_features.iter_mut().enumerate() {
@@ -137,11 +142,11 @@ impl Identity {
         let id = Self {
             product_id,
             revision,
-            shader_present: read_mask::<SHADER_PRESENT>(io)?,
-            tiler_present: read_mask::<TILER_PRESENT>(io)?,
+            shader_present: read_mask::<SHADER_PRESENT>(io),
+            tiler_present: read_mask::<TILER_PRESENT>(io),
             l2_present,
-            stack_present: read_mask::<STACK_PRESENT>(io)?,
-            as_present: io.read(AS_PRESENT).into_raw() & ((1 << MAX_AS) - 1),
+            stack_present: read_mask::<STACK_PRESENT>(io),
+            as_present: io.read(AS_PRESENT).spaces().into(),
             js_present,
             l2_features: io.read(L2_FEATURES).into_raw(),
             core_features: io.read(CORE_FEATURES).into_raw(),
@@ -153,8 +158,8 @@ impl Identity {
             thread_max_workgroup_size: io.read(THREAD_MAX_WORKGROUP_SIZE).into_raw(),
             thread_max_barrier_size: io.read(THREAD_MAX_BARRIER_SIZE).into_raw(),
             thread_tls_alloc: io.read(THREAD_TLS_ALLOC).into_raw(),
-            coherency_features,
-            selected_coherency: select_coherency(coherent, coherency_features),
+            coherency_features: coherency_features.into_raw(),
+            selected_coherency: select_coherency(coherent, coherency_features) as u32,
             afbc_features: io.read(AFBC_FEATURES).into_raw(),
             core_groups: l2_present.count_ones(),
             texture_features,
@@ -168,12 +173,12 @@ impl Identity {
 
     /// Returns the width of GPU virtual addresses in bits.
     pub(crate) fn va_bits(&self) -> u32 {
-        self.mmu_features & 0xff
+        MMU_FEATURES::from_raw(self.mmu_features).va_bits().get()
     }
 
     /// Returns the width of physical addresses in bits.
     pub(crate) fn pa_bits(&self) -> u32 {
-        (self.mmu_features >> 8) & 0xff
+        MMU_FEATURES::from_raw(self.mmu_features).pa_bits().get()
     }
 
     /// Returns the shader cores in use: those of the first core group. Core groups are not coherent
@@ -201,7 +206,7 @@ impl Identity {
 
     /// Checks that the rest of the driver can work with the values. `ENODEV` if not.
     fn check(&self, dev: &Device) -> Result {
-        if self.as_present == 0 || self.js_present & 0x3 != 0x3 {
+        if self.as_present == 0 || self.js_present & NEEDED_SLOTS != NEEDED_SLOTS {
             dev_err!(
                 dev,
                 "unusable GPU: address spaces {:#x}, job slots {:#x}\n",
@@ -226,14 +231,16 @@ impl Identity {
 
     /// Logs the GPU that was found.
     fn log(&self, dev: &Device, caps: &Caps) {
+        let gpu_id = GPU_ID::zeroed().with_revision(self.revision);
+
         dev_info!(
             dev,
             "mali-{} id {:#x} major {:#x} minor {:#x} status {:#x}\n",
             caps.name(),
             self.product_id,
-            self.revision >> 12,
-            (self.revision >> 4) & 0xff,
-            self.revision & 0xf
+            gpu_id.major(),
+            gpu_id.minor(),
+            gpu_id.status()
         );
         dev_info!(
             dev,
@@ -258,25 +265,25 @@ impl Identity {
 }
 
 /// Returns the strongest coherency protocol that both the system and the GPU have.
-fn select_coherency(coherent: bool, features: u32) -> u32 {
+fn select_coherency(coherent: bool, features: COHERENCY_FEATURES) -> Coherency {
     if !coherent {
-        coherency::NONE
-    } else if features & 1 << coherency::ACE != 0 {
-        coherency::ACE
-    } else if features & 1 << coherency::ACE_LITE != 0 {
-        coherency::ACE_LITE
+        Coherency::None
+    } else if features.ace() {
+        Coherency::Ace
+    } else if features.ace_lite() {
+        Coherency::AceLite
     } else {
-        coherency::NONE
+        Coherency::None
     }
 }
 
 /// Reads a register that is an array of two words, the low one first.
-pub(super) fn read_mask<R>(io: &IoMem<'_>) -> Result<u64>
+pub(super) fn read_mask<R>(io: &IoMem<'_>) -> u64
 where
-    R: RegisterArray<Storage = u32> + Into<u32>,
+    R: RegisterArray<Storage = u32> + Array + Into<u32>,
 {
-    let lo = read_at::<R>(io, 0)?.into();
-    let hi = read_at::<R>(io, 1)?.into();
+    let lo: R = io.read(R::at(0));
+    let hi: R = io.read(R::at(1));
 
-    Ok(join(lo, hi))
+    join(lo.into(), hi.into())
 }

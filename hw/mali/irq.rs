@@ -61,7 +61,7 @@ pub(crate) fn take_mmu(io: &IoMem<'_>) -> bool {
 pub(crate) fn take_gpu(io: &IoMem<'_>) -> bool {
     let ours = raised(io.read(GPU_INT_STAT).into_raw());
     if ours {
-        io.write_reg(GPU_INT_MASK::from_raw(0));
+        io.write_reg(GPU_INT_MASK::zeroed());
     }
     ours
 }
@@ -70,7 +70,7 @@ pub(crate) fn take_gpu(io: &IoMem<'_>) -> bool {
 pub(crate) fn mask_all(io: &IoMem<'_>) {
     io.write_reg(JOB_INT_MASK::from_raw(0));
     io.write_reg(MMU_INT_MASK::from_raw(0));
-    io.write_reg(GPU_INT_MASK::from_raw(0));
+    io.write_reg(GPU_INT_MASK::zeroed());
 }
 
 /// Clears the interrupts of the MMU and the job slots that are left from before a reset.
@@ -81,7 +81,11 @@ pub(crate) fn clear(io: &IoMem<'_>) {
 
 /// Unmasks the faults of the GPU block, and no other source.
 pub(crate) fn unmask_gpu(io: &IoMem<'_>) {
-    io.write_reg(GPU_INT_MASK::from_raw(int::FAULTS));
+    io.write_reg(
+        GPU_INT_MASK::zeroed()
+            .with_fault(true)
+            .with_multiple_fault(true),
+    );
 }
 
 /// Unmasks the MMU block, except for the address spaces in `except` (bits 15:0).
@@ -113,21 +117,20 @@ pub(crate) struct GpuFault {
 /// Reads and clears the pending interrupts of the GPU block. Returns [`None`] if there is no fault
 /// among them.
 pub(crate) fn take_gpu_fault(io: &IoMem<'_>) -> Option<GpuFault> {
-    let pending = io.read(GPU_INT_RAWSTAT).into_raw();
-    if !raised(pending) {
+    let pending = io.read(GPU_INT_RAWSTAT);
+    if !raised(pending.into_raw()) {
         return None;
     }
 
-    let fault = (pending & int::FAULTS != 0).then(|| GpuFault {
-        // The code is in the lowest byte.
-        exception: Exception((io.read(GPU_FAULT_STATUS).into_raw() & 0xff) as u8),
+    let fault = (pending.fault() || pending.multiple_fault()).then(|| GpuFault {
+        exception: io.read(GPU_FAULT_STATUS).exception(),
         address: join(
             io.read(GPU_FAULT_ADDRESS_LO).into_raw(),
             io.read(GPU_FAULT_ADDRESS_HI).into_raw(),
         ),
-        multiple: pending & int::MULTIPLE_FAULT != 0,
+        multiple: pending.multiple_fault(),
     });
     // A reset polls for its own bit, which must stay set.
-    io.write_reg(GPU_INT_CLEAR::from_raw(pending & !int::RESET_COMPLETED));
+    io.write_reg(GPU_INT_CLEAR::from_raw(pending.into_raw()).with_reset_completed(false));
     fault
 }

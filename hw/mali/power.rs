@@ -10,7 +10,10 @@ use kernel::{
     device::Device,
     io::{
         poll::read_poll_timeout,
-        register::RegisterArray,
+        register::{
+            Array,
+            RegisterArray, //
+        },
         Io, //
     },
     prelude::*,
@@ -21,10 +24,7 @@ use super::{
     hi,
     identity::read_mask,
     lo,
-    regs::{
-        gpu::*,
-        write_at, //
-    },
+    regs::gpu::*,
     Caps,
     Feature,
     Identity,
@@ -58,11 +58,11 @@ pub(crate) fn on(
 ) -> Result {
     configure(io, id, caps, overrides);
 
-    request::<L2_PWRON>(io, id.l2_mask())?;
+    request::<L2_PWRON>(io, id.l2_mask());
     wait_on::<L2_READY>(dev, io, id.l2_mask(), "level 2 cache")?;
 
-    request::<SHADER_PWRON>(io, id.shader_mask())?;
-    request::<TILER_PWRON>(io, id.tiler_present)?;
+    request::<SHADER_PWRON>(io, id.shader_mask());
+    request::<TILER_PWRON>(io, id.tiler_present);
     wait_on::<SHADER_READY>(dev, io, id.shader_mask(), "shader cores")?;
     wait_on::<TILER_READY>(dev, io, id.tiler_present, "tiler")
 }
@@ -70,12 +70,12 @@ pub(crate) fn on(
 /// Turns all cores off. If some do not power down, continues with the others and returns the first
 /// error.
 pub(crate) fn off(dev: &Device, io: &IoMem<'_>, id: &Identity) -> Result {
-    request::<SHADER_PWROFF>(io, id.shader_present)?;
-    request::<TILER_PWROFF>(io, id.tiler_present)?;
+    request::<SHADER_PWROFF>(io, id.shader_present);
+    request::<TILER_PWROFF>(io, id.tiler_present);
     let shader = wait_settled::<SHADER_PWRTRANS>(dev, io, "shader cores");
     let tiler = wait_settled::<TILER_PWRTRANS>(dev, io, "tiler");
 
-    request::<L2_PWROFF>(io, id.l2_present)?;
+    request::<L2_PWROFF>(io, id.l2_present);
     let l2 = wait_settled::<L2_PWRTRANS>(dev, io, "level 2 cache");
 
     shader.and(tiler).and(l2)
@@ -88,23 +88,22 @@ pub(super) fn settle_l2(dev: &Device, io: &IoMem<'_>) -> Result {
 }
 
 /// Requests a change of power state of the cores in `mask`.
-fn request<R>(io: &IoMem<'_>, mask: u64) -> Result
+fn request<R>(io: &IoMem<'_>, mask: u64)
 where
-    R: RegisterArray<Storage = u32> + From<u32>,
+    R: RegisterArray<Storage = u32> + Array + From<u32>,
 {
-    write_at(io, 0, R::from(lo(mask)))?;
+    io.write(R::at(0), R::from(lo(mask)));
     if hi(mask) != 0 {
-        write_at(io, 1, R::from(hi(mask)))?;
+        io.write(R::at(1), R::from(hi(mask)));
     }
-    Ok(())
 }
 
 /// Reads a state register. `ENODEV` if the device is gone.
 fn state<R>(io: &IoMem<'_>) -> Result<u64>
 where
-    R: RegisterArray<Storage = u32> + Into<u32>,
+    R: RegisterArray<Storage = u32> + Array + Into<u32>,
 {
-    match read_mask::<R>(io)? {
+    match read_mask::<R>(io) {
         u64::MAX => Err(ENODEV),
         state => Ok(state),
     }
@@ -113,7 +112,7 @@ where
 /// Waits until all cores in `mask` are on.
 fn wait_on<R>(dev: &Device, io: &IoMem<'_>, mask: u64, what: &str) -> Result
 where
-    R: RegisterArray<Storage = u32> + Into<u32>,
+    R: RegisterArray<Storage = u32> + Array + Into<u32>,
 {
     read_poll_timeout(
         || state::<R>(io),
@@ -128,7 +127,7 @@ where
 /// Waits until no core of a kind is changing its power state.
 fn wait_settled<R>(dev: &Device, io: &IoMem<'_>, what: &str) -> Result
 where
-    R: RegisterArray<Storage = u32> + Into<u32>,
+    R: RegisterArray<Storage = u32> + Array + Into<u32>,
 {
     match read_poll_timeout(|| state::<R>(io), |&moving| moving == 0, POLL, TIMEOUT) {
         // A device that has left the bus is not worth a message.
@@ -144,67 +143,66 @@ where
 /// Writes the implementation-specific configuration registers, which a reset clears.
 fn configure(io: &IoMem<'_>, id: &Identity, caps: &Caps, overrides: Overrides) {
     let shader = shader_config(caps);
-    if shader != 0 {
-        io.write_reg(SHADER_CONFIG::from_raw(shader));
+    if shader != SHADER_CONFIG::zeroed() {
+        io.write_reg(shader);
     }
 
     if caps.issue(Issue::T76x3953) {
-        let config = io.read(TILER_CONFIG).into_raw();
-        io.write_reg(TILER_CONFIG::from_raw(config | tiler::CLOCK_GATE_OVERRIDE));
+        io.update(TILER_CONFIG, |config| config.with_clock_gate_override(true));
     }
 
-    let jm = jm_config(id, caps);
-    if jm != 0 {
-        io.write_reg(JM_CONFIG::from_raw(jm));
+    let jm = jm_config(id.revision, id.coherency_features, caps);
+    if jm != JM_CONFIG::zeroed() {
+        io.write_reg(jm);
     }
 
     if overrides.amlogic {
-        // The value is from panfrost; its meaning is not public.
-        io.write_reg(PWR_KEY::from_raw(PWR_KEY_UNLOCK));
-        io.write_reg(PWR_OVERRIDE1::from_raw(0xfff | 0x20 << 16));
+        io.write_reg(PWR_KEY::UNLOCK);
+        io.write_reg(PWR_OVERRIDE1::AMLOGIC);
     }
 }
 
 /// Returns the value for `SHADER_CONFIG`, or 0 to leave the register alone.
-fn shader_config(caps: &Caps) -> u32 {
-    let mut config = 0;
+fn shader_config(caps: &Caps) -> SHADER_CONFIG {
+    let mut config = SHADER_CONFIG::zeroed();
 
     if caps.issue(Issue::T8443) || caps.issue(Issue::T11035) {
-        config |= shader::LS_PAUSEBUFFER_DISABLE;
+        config = config.with_ls_pausebuffer_disable(true);
     }
     if caps.issue(Issue::T10327) {
-        config |= shader::SDC_DISABLE_OQ_DISCARD;
+        config = config.with_sdc_disable_oq_discard(true);
     }
     if caps.issue(Issue::T10797) {
-        config |= shader::ENABLE_TEXGRD_FLAGS;
+        config = config.with_enable_texgrd_flags(true);
     }
     if !caps.issue(Issue::GpuCore1619) {
-        config |= match caps.family() {
-            0..=0x74f => shader::LS_ATTR_CHECK_DISABLE,
-            0x750..=0x880 => shader::LS_ALLOW_ATTR_TYPES,
-            _ => 0,
+        config = match caps.family() {
+            0..=0x74f => config.with_ls_attr_check_disable(true),
+            0x750..=0x880 => config.with_ls_allow_attr_types(true),
+            _ => config,
         };
     }
     if caps.issue(Issue::Ttrx2968Ttrx3162) {
-        config |= shader::VAR_ALGORITHM;
+        config = config.with_var_algorithm(true);
     }
     if caps.feature(Feature::TlsHashing) {
-        config |= shader::TLS_HASH_ENABLE;
+        config = config.with_tls_hash_enable(true);
     }
     config
 }
 
 /// Returns the value for `JM_CONFIG`, or 0 to leave the register alone.
-fn jm_config(id: &Identity, caps: &Caps) -> u32 {
-    let mut config = 0;
+fn jm_config(revision: u16, coherency_features: u32, caps: &Caps) -> JM_CONFIG {
+    let ace_only = COHERENCY_FEATURES::zeroed().with_ace(true);
+    let mut config = JM_CONFIG::zeroed();
 
-    if matches!(caps.family(), 0x860 | 0x880) && id.revision >= 0x2000 {
-        config |= jm::MAX_JOB_THROTTLE_LIMIT;
-    } else if caps.family() == 0x6000 && id.coherency_features == 1 << coherency::ACE {
-        config |= (1 << coherency::ACE_LITE | 1 << coherency::ACE) << jm::FORCE_COHERENCY_SHIFT;
+    if matches!(caps.family(), 0x860 | 0x880) && revision >= 0x2000 {
+        config = config.with_const_job_throttle_limit::<{ JM_CONFIG::MAX_JOB_THROTTLE_LIMIT }>();
+    } else if caps.family() == 0x6000 && coherency_features == ace_only.into_raw() {
+        config = config.with_force_ace_lite(true).with_force_ace(true);
     }
     if caps.feature(Feature::IdvsGroupSize) {
-        config |= jm::DEFAULT_IDVS_GROUP_SIZE;
+        config = config.with_const_idvs_group_size::<{ JM_CONFIG::DEFAULT_IDVS_GROUP_SIZE }>();
     }
     config
 }
@@ -215,11 +213,27 @@ mod tests {
 
     #[test]
     fn shader_config_by_product() {
-        let config = |id, revision| Caps::find(id, revision).map(|c| shader_config(&c));
+        let config = |id, revision| Caps::find(id, revision).map(|c| shader_config(&c).into_raw());
 
-        assert!(config(0x0860, 0x2000) == Some(shader::LS_ALLOW_ATTR_TYPES));
+        assert!(config(0x0600, 0x0001) == Some(1 << 16));
+        assert!(config(0x0620, 0x0010) == Some(1 << 6 | 1 << 16 | 1 << 18));
+        assert!(config(0x0720, 0x0000) == Some(1 << 18 | 1 << 25));
+        assert!(config(0x0860, 0x2000) == Some(1 << 16));
         assert!(config(0x7402, 0x1000) == Some(0));
-        assert!(config(0x9093, 0) == Some(shader::VAR_ALGORITHM));
-        assert!(config(0x7093, 0) == Some(shader::TLS_HASH_ENABLE));
+        assert!(config(0x9093, 0) == Some(1 << 29));
+        assert!(config(0x7093, 0) == Some(1 << 17));
+    }
+
+    #[test]
+    fn jm_config_by_product() {
+        let config = |id, revision, coherency| {
+            Caps::find(id, revision).map(|c| jm_config(revision, coherency, &c).into_raw())
+        };
+
+        assert!(config(0x0860, 0x2000, 1) == Some(0x1f8));
+        assert!(config(0x0860, 0x1000, 1) == Some(0));
+        assert!(config(0x6000, 0x0000, 2) == Some(0xc));
+        assert!(config(0x6000, 0x0000, 3) == Some(0));
+        assert!(config(0x7402, 0x1000, 1) == Some(0xf_0000));
     }
 }

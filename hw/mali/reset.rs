@@ -53,7 +53,7 @@ pub(crate) fn reset(dev: &Device, io: &IoMem<'_>, caps: &Caps) -> Result {
 
 /// Prepares the GPU for a reset. Sleeps.
 pub(crate) fn prepare(dev: &Device, io: &IoMem<'_>, caps: &Caps) {
-    io.write_reg(GPU_INT_MASK::from_raw(0));
+    io.write_reg(GPU_INT_MASK::zeroed());
 
     if caps.issue(Issue::Tmix8463) {
         // Errors are ignored: a cache that never settles is one more reason to reset.
@@ -65,7 +65,7 @@ pub(crate) fn prepare(dev: &Device, io: &IoMem<'_>, caps: &Caps) {
 ///
 /// `ENODEV`: the device is gone. `ETIMEDOUT`: the reset is not over yet; [`finish`] continues.
 pub(crate) fn soft(io: &IoMem<'_>) -> Result {
-    give(io, cmd::SOFT_RESET);
+    give(io, GpuCommand::SoftReset);
     read_poll_timeout_atomic(|| status(io), is_over, POLL, SOFT_POLLS)?;
     forget(io);
     Ok(())
@@ -77,7 +77,7 @@ pub(crate) fn finish(dev: &Device, io: &IoMem<'_>) -> Result {
     match read_poll_timeout(|| status(io), is_over, POLL, SOFT_TIMEOUT) {
         Err(ETIMEDOUT) => {
             dev_warn!(dev, "soft reset timed out, trying a hard one\n");
-            give(io, cmd::HARD_RESET);
+            give(io, GpuCommand::HardReset);
             read_poll_timeout(|| status(io), is_over, POLL, HARD_TIMEOUT)
         }
         result => result,
@@ -94,14 +94,14 @@ pub(crate) fn finish(dev: &Device, io: &IoMem<'_>) -> Result {
 
 /// Masks and clears the interrupts of the GPU block after a reset, by command or by the reset line.
 pub(crate) fn forget(io: &IoMem<'_>) {
-    io.write_reg(GPU_INT_MASK::from_raw(0));
-    io.write_reg(GPU_INT_CLEAR::from_raw(int::ALL));
+    io.write_reg(GPU_INT_MASK::zeroed());
+    io.write_reg(GPU_INT_CLEAR::ALL);
 }
 
 /// Gives a reset command.
-fn give(io: &IoMem<'_>, command: u32) {
-    io.write_reg(GPU_INT_CLEAR::from_raw(int::RESET_COMPLETED));
-    io.write_reg(GPU_COMMAND::from_raw(command));
+fn give(io: &IoMem<'_>, command: GpuCommand) {
+    io.write_reg(GPU_INT_CLEAR::zeroed().with_reset_completed(true));
+    io.write_reg(GPU_COMMAND::zeroed().with_command(command));
 }
 
 /// Reads the raw interrupt status. `ENODEV` if the device is gone.
