@@ -11,7 +11,13 @@ use kernel::{
         Display,
         Formatter, //
     },
-    io::Io,
+    io::{
+        register::{
+            Array,
+            RegisterArray, //
+        },
+        Io, //
+    },
     prelude::*, //
 };
 
@@ -20,11 +26,7 @@ use super::{
     hi,
     join,
     lo,
-    regs::{
-        job::*,
-        read_at,
-        write_at, //
-    },
+    regs::job::*,
     Caps,
     Exception,
     Feature,
@@ -71,15 +73,15 @@ impl Slot {
         }
     }
 
-    /// Returns the bits of the slot in the interrupt registers (done, failed) and the state
-    /// register (current, next).
-    const fn bits(self) -> u32 {
-        0x1_0001 << self as u32
+    /// Returns the bit of the slot in the fields of the interrupt registers and of the state
+    /// register.
+    const fn bit(self) -> u16 {
+        1 << self as u16
     }
 }
 
 /// Bits of all slots.
-const ALL_SLOTS: u32 = 0x7_0007;
+const ALL_SLOTS: u16 = (1 << SLOTS) - 1;
 
 /// A job chain to start in a slot.
 pub(crate) struct Chain {
@@ -94,19 +96,28 @@ pub(crate) struct Chain {
     pub(crate) flag: bool,
 }
 
-/// Writes a register of a slot. The array has an element for each [`Slot`], so this cannot fail.
-macro_rules! put {
-    ($gpu:expr, $slot:expr, $reg:ident, $value:expr) => {
-        let _ = write_at($gpu.io(), $slot.index(), $reg::from_raw($value));
-    };
+/// Writes a register of a slot. The build checks that there is one for each slot.
+fn write<R>(gpu: &Gpu<'_>, slot: Slot, value: R)
+where
+    R: RegisterArray<Storage = u32> + Array,
+{
+    match slot {
+        Slot::Fragment => gpu.io().write(R::at(0), value),
+        Slot::Tiler => gpu.io().write(R::at(1), value),
+        Slot::Compute => gpu.io().write(R::at(2), value),
+    }
 }
 
-/// Reads a register of a slot. The array has an element for each [`Slot`], so the default is
-/// never used.
-macro_rules! get {
-    ($gpu:expr, $slot:expr, $reg:ident) => {
-        read_at::<$reg>($gpu.io(), $slot.index()).map_or(0, |r| r.into_raw())
-    };
+/// Reads a register of a slot. The build checks that there is one for each slot.
+fn read<R>(gpu: &Gpu<'_>, slot: Slot) -> R
+where
+    R: RegisterArray<Storage = u32> + Array,
+{
+    match slot {
+        Slot::Fragment => gpu.io().read(R::at(0)),
+        Slot::Tiler => gpu.io().read(R::at(1)),
+        Slot::Compute => gpu.io().read(R::at(2)),
+    }
 }
 
 /// Number of times that the second entry of a slot is read until it is free. A slot takes a chain
@@ -117,9 +128,9 @@ const ENTRY_LOOKS: usize = 16;
 /// is still in use. `ENODEV`: the device is gone.
 fn wait_for_entry(gpu: &Gpu<'_>, slot: Slot) -> Result {
     for _ in 0..ENTRY_LOOKS {
-        match get!(gpu, slot, JS_COMMAND_NEXT) {
-            cmd::NOP => return Ok(()),
-            u32::MAX => return Err(ENODEV),
+        match read::<JS_COMMAND_NEXT>(gpu, slot) {
+            free if free == JS_COMMAND_NEXT::zeroed() => return Ok(()),
+            gone if gone.into_raw() == u32::MAX => return Err(ENODEV),
             _ => (),
         }
     }
@@ -129,47 +140,50 @@ fn wait_for_entry(gpu: &Gpu<'_>, slot: Slot) -> Result {
 /// Starts a chain, or queues it behind the chain that is running.
 ///
 /// `EBUSY`: the second entry of the slot is in use. `ENODEV`: the GPU has halted or the device is
-/// gone.
+/// gone. `EOVERFLOW`: there is no such address space.
 pub(crate) fn submit(gpu: &Gpu<'_>, slot: Slot, chain: &Chain) -> Result {
     if gpu.halted() {
         return Err(ENODEV);
     }
+    let config = config(&gpu.caps, chain)?;
     wait_for_entry(gpu, slot)?;
 
-    put!(gpu, slot, JS_HEAD_NEXT_LO, lo(chain.head));
-    put!(gpu, slot, JS_HEAD_NEXT_HI, hi(chain.head));
+    write(gpu, slot, JS_HEAD_NEXT_LO::from_raw(lo(chain.head)));
+    write(gpu, slot, JS_HEAD_NEXT_HI::from_raw(hi(chain.head)));
 
     let cores = gpu.id.shader_mask();
-    put!(gpu, slot, JS_AFFINITY_NEXT_LO, lo(cores));
-    put!(gpu, slot, JS_AFFINITY_NEXT_HI, hi(cores));
+    write(gpu, slot, JS_AFFINITY_NEXT_LO::from_raw(lo(cores)));
+    write(gpu, slot, JS_AFFINITY_NEXT_HI::from_raw(hi(cores)));
 
-    let flush_reduction = gpu.caps.feature(Feature::FlushReduction);
-    let mut config = u32::from(chain.as_nr)
-        | config::THREAD_PRIORITY_MEDIUM
-        | config::START_FLUSH_CLEAN_INVALIDATE
-        | config::END_FLUSH_CLEAN_INVALIDATE;
-    if chain.flag && gpu.caps.feature(Feature::JobchainDisambiguation) {
-        config |= config::JOB_CHAIN_FLAG;
-    }
-    if flush_reduction {
-        config |= config::ENABLE_FLUSH_REDUCTION;
-    }
-    if gpu.caps.issue(Issue::T10649) {
-        config |= config::START_MMU;
-    }
-    put!(gpu, slot, JS_CONFIG_NEXT, config);
+    write(gpu, slot, config);
 
-    if flush_reduction {
-        put!(gpu, slot, JS_FLUSH_ID_NEXT, chain.flush_id);
+    if config.enable_flush_reduction() {
+        write(gpu, slot, JS_FLUSH_ID_NEXT::from_raw(chain.flush_id));
     }
 
-    put!(gpu, slot, JS_COMMAND_NEXT, cmd::START);
+    let start = JS_COMMAND_NEXT::zeroed().with_command(JobCommand::Start);
+    write(gpu, slot, start);
     Ok(())
+}
+
+/// Returns the configuration for a chain. `EOVERFLOW` if its address space does not exist.
+fn config(caps: &Caps, chain: &Chain) -> Result<JS_CONFIG_NEXT> {
+    let flag = chain.flag && caps.feature(Feature::JobchainDisambiguation);
+
+    Ok(JS_CONFIG_NEXT::zeroed()
+        .try_with_address_space(chain.as_nr)?
+        .with_start_flush(JobFlush::CleanInvalidate)
+        .with_start_mmu(caps.issue(Issue::T10649))
+        .with_job_chain_flag(flag)
+        .with_end_flush(JobFlush::CleanInvalidate)
+        .with_enable_flush_reduction(caps.feature(Feature::FlushReduction))
+        .with_const_thread_priority::<{ JS_CONFIG_NEXT::THREAD_PRIORITY_MEDIUM }>())
 }
 
 /// Withdraws the chain in the second entry, unless it has begun. Its registers keep their values.
 pub(crate) fn cancel_next(gpu: &Gpu<'_>, slot: Slot) {
-    put!(gpu, slot, JS_COMMAND_NEXT, cmd::NOP);
+    let nop = JS_COMMAND_NEXT::zeroed().with_command(JobCommand::Nop);
+    write(gpu, slot, nop);
 }
 
 /// Returns whether the chain that was in the second entry has moved up. Meaningful after
@@ -177,8 +191,8 @@ pub(crate) fn cancel_next(gpu: &Gpu<'_>, slot: Slot) {
 /// registers cannot be read back on all GPUs.
 pub(crate) fn has_begun(gpu: &Gpu<'_>, slot: Slot) -> bool {
     join(
-        get!(gpu, slot, JS_HEAD_NEXT_LO),
-        get!(gpu, slot, JS_HEAD_NEXT_HI),
+        read::<JS_HEAD_NEXT_LO>(gpu, slot).into_raw(),
+        read::<JS_HEAD_NEXT_HI>(gpu, slot).into_raw(),
     ) == 0
 }
 
@@ -200,22 +214,22 @@ pub(crate) fn soft_stop(gpu: &Gpu<'_>, slot: Slot, flag: bool) {
         return;
     }
     let command = match (gpu.caps.feature(Feature::JobchainDisambiguation), flag) {
-        (false, _) => cmd::SOFT_STOP,
-        (true, false) => cmd::SOFT_STOP_0,
-        (true, true) => cmd::SOFT_STOP_1,
+        (false, _) => JobCommand::SoftStop,
+        (true, false) => JobCommand::SoftStop0,
+        (true, true) => JobCommand::SoftStop1,
     };
-    put!(gpu, slot, JS_COMMAND, command);
+    write(gpu, slot, JS_COMMAND::zeroed().with_command(command));
 }
 
 /// Ends the current chain for good. As with [`soft_stop`], `flag` selects the chain, and an
 /// interrupt reports the end.
 pub(crate) fn hard_stop(gpu: &Gpu<'_>, slot: Slot, flag: bool) {
     let command = match (gpu.caps.feature(Feature::JobchainDisambiguation), flag) {
-        (false, _) => cmd::HARD_STOP,
-        (true, false) => cmd::HARD_STOP_0,
-        (true, true) => cmd::HARD_STOP_1,
+        (false, _) => JobCommand::HardStop,
+        (true, false) => JobCommand::HardStop0,
+        (true, true) => JobCommand::HardStop1,
     };
-    put!(gpu, slot, JS_COMMAND, command);
+    write(gpu, slot, JS_COMMAND::zeroed().with_command(command));
 }
 
 /// State of the current chain of a slot, or of the last one if none is running.
@@ -246,7 +260,10 @@ impl Display for Status {
 pub(crate) fn status(gpu: &Gpu<'_>, slot: Slot) -> Status {
     Status {
         exception: code(gpu, slot),
-        head: join(get!(gpu, slot, JS_HEAD_LO), get!(gpu, slot, JS_HEAD_HI)),
+        head: join(
+            read::<JS_HEAD_LO>(gpu, slot).into_raw(),
+            read::<JS_HEAD_HI>(gpu, slot).into_raw(),
+        ),
         tail: tail(gpu, slot),
     }
 }
@@ -255,8 +272,8 @@ pub(crate) fn status(gpu: &Gpu<'_>, slot: Slot) -> Status {
 pub(crate) fn tail(gpu: &Gpu<'_>, slot: Slot) -> u64 {
     // It changes while the chain is running.
     read_u64(
-        || get!(gpu, slot, JS_TAIL_LO),
-        || get!(gpu, slot, JS_TAIL_HI),
+        || read::<JS_TAIL_LO>(gpu, slot).into_raw(),
+        || read::<JS_TAIL_HI>(gpu, slot).into_raw(),
     )
     .unwrap_or(0)
 }
@@ -281,48 +298,48 @@ pub(crate) fn may_lack_tiles(caps: &Caps, slot: Slot) -> bool {
 
 /// Pending interrupts of the slots.
 #[derive(Clone, Copy)]
-pub(crate) struct Events(u32);
+pub(crate) struct Events(JOB_INT_RAWSTAT);
 
 impl Events {
     /// Returns the event that a chain of the slot is done, and no other.
     fn done_of(slot: Slot) -> Self {
-        Self(slot.bits() & 0xffff)
+        Self(JOB_INT_RAWSTAT::zeroed().with_done(slot.bit()))
     }
 
     /// Returns whether no event is pending.
     pub(crate) fn is_empty(self) -> bool {
-        self.0 == 0
+        self.0 == JOB_INT_RAWSTAT::zeroed()
     }
 
     /// Returns whether a chain of the slot is done.
     pub(crate) fn done(self, slot: Slot) -> bool {
-        self.0 & slot.bits() & 0xffff != 0
+        self.0.done() & slot.bit() != 0
     }
 
     /// Returns whether a chain of the slot has failed or was stopped.
     pub(crate) fn failed(self, slot: Slot) -> bool {
-        self.0 & slot.bits() & !0xffff != 0
+        self.0.failed() & slot.bit() != 0
     }
 
     /// Returns whether any event of the slot is pending.
     pub(crate) fn any(self, slot: Slot) -> bool {
-        self.0 & slot.bits() != 0
+        self.done(slot) || self.failed(slot)
     }
 }
 
 /// The chains that the slots had when their interrupts were last cleared.
 #[derive(Clone, Copy)]
-pub(crate) struct Active(u32);
+pub(crate) struct Active(JOB_INT_JS_STATE);
 
 impl Active {
     /// Returns whether the slot has a current chain.
     pub(crate) fn running(self, slot: Slot) -> bool {
-        self.0 & slot.bits() & 0xffff != 0
+        self.0.current() & slot.bit() != 0
     }
 
     /// Returns whether the slot has a next chain.
     pub(crate) fn next(self, slot: Slot) -> bool {
-        self.0 & slot.bits() & !0xffff != 0
+        self.0.next() & slot.bit() != 0
     }
 
     /// Returns the number of chains in the slot.
@@ -336,16 +353,22 @@ impl Active {
 ///
 /// `ENODEV` if the device is gone.
 pub(crate) fn pending(gpu: &Gpu<'_>) -> Result<Events> {
-    let status = gpu.io().read(JOB_INT_RAWSTAT).into_raw();
+    let status = gpu.io().read(JOB_INT_RAWSTAT);
 
-    if status == u32::MAX {
+    if status.into_raw() == u32::MAX {
         return Err(ENODEV);
     }
-    if status & !ALL_SLOTS != 0 {
-        gpu.io()
-            .write_reg(JOB_INT_CLEAR::from_raw(status & !ALL_SLOTS));
+    let others = JOB_INT_CLEAR::zeroed()
+        .with_done(status.done() & !ALL_SLOTS)
+        .with_failed(status.failed() & !ALL_SLOTS);
+    if others != JOB_INT_CLEAR::zeroed() {
+        gpu.io().write_reg(others);
     }
-    Ok(Events(status & ALL_SLOTS))
+    Ok(Events(
+        status
+            .with_done(status.done() & ALL_SLOTS)
+            .with_failed(status.failed() & ALL_SLOTS),
+    ))
 }
 
 /// Number of times that a slot is sampled again while it reports a current chain that has already
@@ -377,7 +400,8 @@ pub(crate) fn sample(gpu: &Gpu<'_>, slot: Slot) -> Active {
 }
 
 fn clear(gpu: &Gpu<'_>, events: Events) -> Active {
-    gpu.io().write_reg(JOB_INT_CLEAR::from_raw(events.0));
+    gpu.io()
+        .write_reg(JOB_INT_CLEAR::from_raw(events.0.into_raw()));
     active(gpu)
 }
 
@@ -387,13 +411,13 @@ pub(crate) fn was_done(gpu: &Gpu<'_>, slot: Slot) -> bool {
     let code = code(gpu, slot);
 
     // `OK` is the status of a chain whose completion was not reported.
-    (code == Exception::DONE || code == Exception::OK) && get!(gpu, slot, JS_CONFIG) != 0
+    (code == Exception::DONE || code == Exception::OK)
+        && read::<JS_CONFIG>(gpu, slot).into_raw() != 0
 }
 
 /// Returns the exception code of a slot.
 fn code(gpu: &Gpu<'_>, slot: Slot) -> Exception {
-    // The code is in the lowest byte.
-    Exception((get!(gpu, slot, JS_STATUS) & 0xff) as u8)
+    read::<JS_STATUS>(gpu, slot).exception()
 }
 
 /// Returns whether the job interrupt is raised and not masked, so that no handler has taken it yet.
@@ -403,18 +427,22 @@ pub(crate) fn is_raised(io: &IoMem<'_>) -> bool {
 
 /// Returns the chains that the slots had when their interrupts were last cleared.
 pub(crate) fn active(gpu: &Gpu<'_>) -> Active {
-    Active(gpu.io().read(JOB_INT_JS_STATE).into_raw() & ALL_SLOTS)
+    Active(gpu.io().read(JOB_INT_JS_STATE))
 }
 
 /// Masks the job interrupts.
 pub(crate) fn mask(gpu: &Gpu<'_>) {
-    gpu.io().write_reg(JOB_INT_MASK::from_raw(0));
+    gpu.io().write_reg(JOB_INT_MASK::zeroed());
 }
 
 /// Unmasks the job interrupts, unless the GPU has halted.
 pub(crate) fn unmask(gpu: &Gpu<'_>) {
     if !gpu.halted() {
-        gpu.io().write_reg(JOB_INT_MASK::from_raw(ALL_SLOTS));
+        gpu.io().write_reg(
+            JOB_INT_MASK::zeroed()
+                .with_done(ALL_SLOTS)
+                .with_failed(ALL_SLOTS),
+        );
     }
 }
 
@@ -424,7 +452,7 @@ pub(crate) fn slots_of(gpu: &Gpu<'_>, as_nr: u8) -> u32 {
         .iter()
         .filter(|&&slot| {
             code(gpu, slot) == Exception::ACTIVE
-                && get!(gpu, slot, JS_CONFIG) & 0xf == u32::from(as_nr)
+                && read::<JS_CONFIG>(gpu, slot).address_space() == u32::from(as_nr)
         })
         .fold(0, |mask, slot| mask | 1 << slot.index())
 }
@@ -446,6 +474,28 @@ mod tests {
         for id in [0x0620, 0x0720, 0x0750, 0x0860, 0x7212, 0x9093] {
             assert!(slots(id) == Some([true; SLOTS]));
         }
+    }
+
+    /// The values are those that C panfrost writes.
+    #[test]
+    fn configs() {
+        let config = |id, as_nr, flag| {
+            let chain = Chain {
+                head: 0,
+                as_nr,
+                flush_id: 0,
+                flag,
+            };
+            config(&Caps::find(id, 0)?, &chain)
+                .ok()
+                .map(JS_CONFIG_NEXT::into_raw)
+        };
+
+        assert!(config(0x0600, 1, true) == Some(0x8_3701));
+        assert!(config(0x0860, 2, true) == Some(0x8_3b02));
+        assert!(config(0x7402, 15, true) == Some(0x8_7b0f));
+        assert!(config(0x7402, 0, false) == Some(0x8_7300));
+        assert!(config(0x7402, 16, false).is_none());
     }
 
     /// The GPU is reset after the same exceptions as in Arm's own driver.
