@@ -200,7 +200,7 @@ impl PageTable {
             // or before the device unbinds, whichever comes first.
             let ttbr = unsafe { table.ttbr() };
             let config =
-                mmu::Config::aarch64_4k(ttbr, table.mair(), gpu.id.va_bits(), gpu.coherent);
+                mmu::Config::aarch64_4k(ttbr, table.mair(), gpu.id.va_bits(), gpu.coherent)?;
             let table = Walked::new(table, drm);
             // SAFETY: The table borrows nothing but the bound device.
             let table = unsafe { drm.tables.aarch64.add(dev, table) }?;

@@ -51,7 +51,7 @@ pub(crate) fn take_job(io: &IoMem<'_>) -> bool {
 pub(crate) fn take_mmu(io: &IoMem<'_>) -> bool {
     let ours = raised(io.read(MMU_INT_STAT).into_raw());
     if ours {
-        io.write_reg(MMU_INT_MASK::from_raw(0));
+        io.write_reg(MMU_INT_MASK::zeroed());
     }
     ours
 }
@@ -69,13 +69,17 @@ pub(crate) fn take_gpu(io: &IoMem<'_>) -> bool {
 /// Masks all blocks.
 pub(crate) fn mask_all(io: &IoMem<'_>) {
     io.write_reg(JOB_INT_MASK::zeroed());
-    io.write_reg(MMU_INT_MASK::from_raw(0));
+    io.write_reg(MMU_INT_MASK::zeroed());
     io.write_reg(GPU_INT_MASK::zeroed());
 }
 
 /// Clears the interrupts of the MMU and the job slots that are left from before a reset.
 pub(crate) fn clear(io: &IoMem<'_>) {
-    io.write_reg(MMU_INT_CLEAR::from_raw(u32::MAX));
+    io.write_reg(
+        MMU_INT_CLEAR::zeroed()
+            .with_page_fault(u16::MAX)
+            .with_bus_error(u16::MAX),
+    );
     io.write_reg(
         JOB_INT_CLEAR::zeroed()
             .with_done(u16::MAX)

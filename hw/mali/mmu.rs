@@ -11,6 +11,7 @@
 use core::ops::Range;
 
 use kernel::{
+    bitfield,
     io::{
         poll::read_poll_timeout_atomic,
         Io, //
@@ -49,7 +50,7 @@ pub(crate) struct Config {
     /// Memory attributes, as the register takes them.
     pub(crate) memattr: u64,
     /// Translation configuration, for GPUs that have the register.
-    transcfg: u64,
+    transcfg: TransCfg,
 }
 
 impl Config {
@@ -58,26 +59,49 @@ impl Config {
         Self {
             transtab,
             memattr,
-            transcfg: transcfg::ADRMODE_LEGACY,
+            transcfg: TransCfg::zeroed().with_mode(AddressMode::Legacy),
         }
     }
 
     /// Creates the configuration for 64-bit Arm tables with a granule of 4 KiB. `va_bits`: width of
     /// virtual addresses. `coherent`: the GPU snoops the CPUs' caches.
-    pub(crate) fn aarch64_4k(ttbr: u64, mair: u64, va_bits: u32, coherent: bool) -> Self {
-        let mut transcfg = transcfg::ADRMODE_AARCH64_4K
-            | u64::from(55u32.saturating_sub(va_bits)) << transcfg::INA_BITS_SHIFT
-            | transcfg::PTW_MEMATTR_WB
-            | transcfg::PTW_RA;
-        if coherent {
-            transcfg |= transcfg::PTW_SH_OS;
-        }
+    ///
+    /// `EOVERFLOW`: the hardware has no such width.
+    pub(crate) fn aarch64_4k(ttbr: u64, mair: u64, va_bits: u32, coherent: bool) -> Result<Self> {
+        let shareability = if coherent {
+            WalkShareability::Outer
+        } else {
+            WalkShareability::None
+        };
+        let transcfg = TransCfg::zeroed()
+            .with_mode(AddressMode::Aarch64Granule4K)
+            .try_with_ina_bits(55u32.saturating_sub(va_bits))?
+            .with_ptw_memattr(WalkMemattr::WriteBack)
+            .with_ptw_sh(shareability)
+            .with_ptw_ra(true);
 
-        Self {
+        Ok(Self {
             transtab: ttbr,
             memattr: memattr_of(mair, coherent),
             transcfg,
-        }
+        })
+    }
+}
+
+bitfield! {
+    /// Byte of `MAIR` for normal memory (Arm Architecture Reference Manual).
+    struct MairAttr(u8) {
+        /// Allocates on writes, at the inner level.
+        0:0     inner_alloc_w => bool;
+        /// Allocates on reads, at the inner level.
+        1:1     inner_alloc_r => bool;
+        /// Write-back rather than write-through, at the inner level.
+        2:2     inner_write_back => bool;
+        /// Allocates on writes (lower bit) and reads, at the outer level. Neither is set for memory
+        /// that is not cached, and for device memory.
+        5:4     outer_alloc;
+        /// Write-back rather than write-through, at the outer level.
+        6:6     outer_write_back => bool;
     }
 }
 
@@ -88,23 +112,24 @@ impl Config {
 /// so "inner" is set to mean the GPU only.
 fn memattr_of(mair: u64, coherent: bool) -> u64 {
     u64::from_le_bytes(mair.to_le_bytes().map(|attr| {
-        let (outer, inner) = (attr >> 4, attr & 0xf);
+        let attr = MairAttr::from_raw(attr);
+        let out = Memattr::zeroed().with_alloc(AllocPolicy::Explicit);
 
-        if outer & 0x3 == 0 || outer & 0x4 == 0 || inner & 0x4 == 0 {
-            memattr::NON_CACHEABLE | memattr::SH_MIDGARD_INNER | memattr::ALLOC_EXPLICIT
+        if attr.outer_alloc() == 0 || !attr.outer_write_back() || !attr.inner_write_back() {
+            out.with_memory_type(MemoryType::NonCacheable)
+                .with_inner_domain(InnerDomain::Gpu)
+                .into_raw()
         } else {
-            let mut out = memattr::WRITE_BACK | memattr::ALLOC_EXPLICIT;
-            if inner & 0x1 != 0 {
-                out |= memattr::ALLOC_W;
-            }
-            if inner & 0x2 != 0 {
-                out |= memattr::ALLOC_R;
-            }
-            out | if coherent {
-                memattr::SH_CPU_INNER
+            let domain = if coherent {
+                InnerDomain::Cpu
             } else {
-                memattr::SH_MIDGARD_INNER
-            }
+                InnerDomain::Gpu
+            };
+            out.with_memory_type(MemoryType::WriteBack)
+                .with_inner_domain(domain)
+                .with_alloc_w(attr.inner_alloc_w())
+                .with_alloc_r(attr.inner_alloc_r())
+                .into_raw()
         }
     }))
 }
@@ -112,10 +137,9 @@ fn memattr_of(mair: u64, coherent: bool) -> u64 {
 /// Log2 of the size of the smallest region that can be locked.
 const MIN_REGION_LOG2: u32 = 15;
 
-/// Encodes the smallest region that contains `range`. A region has a power of two as its size and
-/// is aligned to it. The lowest bits of the encoding are log2 of the size, less one. The encoding
-/// is the same for both table formats.
-fn lock_region(range: &Range<u64>) -> u64 {
+/// Returns the smallest region that contains `range`. The encoding is the same for both table
+/// formats.
+fn lock_region(range: &Range<u64>) -> Result<LockAddr> {
     let last = range.end.saturating_sub(1).max(range.start);
     let log2 = (u64::BITS - (range.start ^ last).leading_zeros()).max(MIN_REGION_LOG2);
     let base = match u64::MAX.checked_shl(log2) {
@@ -123,7 +147,7 @@ fn lock_region(range: &Range<u64>) -> u64 {
         None => 0,
     };
 
-    base | u64::from(log2 - 1)
+    LockAddr::from_raw(base).try_with_size(log2 - 1)
 }
 
 /// The range of all addresses.
@@ -138,10 +162,12 @@ fn configure(gpu: &Gpu<'_>, nr: u8, config: &Config) -> Result {
     write_at(io, n, AS_MEMATTR_LO::from_raw(lo(config.memattr)))?;
     write_at(io, n, AS_MEMATTR_HI::from_raw(hi(config.memattr)))?;
     if gpu.caps.feature(Feature::Aarch64Mmu) {
-        write_at(io, n, AS_TRANSCFG_LO::from_raw(lo(config.transcfg)))?;
-        write_at(io, n, AS_TRANSCFG_HI::from_raw(hi(config.transcfg)))?;
+        let transcfg = config.transcfg.into_raw();
+
+        write_at(io, n, AS_TRANSCFG_LO::from_raw(lo(transcfg)))?;
+        write_at(io, n, AS_TRANSCFG_HI::from_raw(hi(transcfg)))?;
     }
-    command(gpu, nr, cmd::UPDATE)
+    command(gpu, nr, MmuCommand::Update)
 }
 
 /// Makes an address space translate with the table of `config`. No job may be using its previous
@@ -160,7 +186,7 @@ pub(crate) fn disable(gpu: &Gpu<'_>, nr: u8) -> Result {
         &Config {
             transtab: 0,
             memattr: 0,
-            transcfg: transcfg::ADRMODE_UNMAPPED,
+            transcfg: TransCfg::zeroed().with_mode(AddressMode::Unmapped),
         },
     )
 }
@@ -178,10 +204,10 @@ pub(crate) enum Flush {
 
 impl Flush {
     /// Returns the command that does this flush.
-    fn command(self) -> u32 {
+    fn command(self) -> MmuCommand {
         match self {
-            Self::Translations => cmd::FLUSH_PT,
-            Self::Accesses => cmd::FLUSH_MEM,
+            Self::Translations => MmuCommand::FlushPt,
+            Self::Accesses => MmuCommand::FlushMem,
         }
     }
 }
@@ -210,18 +236,18 @@ pub(crate) fn exclude(
 /// Blocks accesses in the region that contains `range` until the next flush.
 fn lock(gpu: &Gpu<'_>, nr: u8, range: &Range<u64>) -> Result {
     let (io, n) = (gpu.io(), usize::from(nr));
-    let region = lock_region(range);
+    let region = lock_region(range)?.into_raw();
 
     write_at(io, n, AS_LOCKADDR_LO::from_raw(lo(region)))?;
     write_at(io, n, AS_LOCKADDR_HI::from_raw(hi(region)))?;
-    command(gpu, nr, cmd::LOCK)
+    command(gpu, nr, MmuCommand::Lock)
 }
 
 /// Gives a command and waits until it completes.
-fn command(gpu: &Gpu<'_>, nr: u8, command: u32) -> Result {
+fn command(gpu: &Gpu<'_>, nr: u8, command: MmuCommand) -> Result {
     let (io, n) = (gpu.io(), usize::from(nr));
 
-    write_at(io, n, AS_COMMAND::from_raw(command))?;
+    write_at(io, n, AS_COMMAND::zeroed().with_command(command))?;
     read_poll_timeout_atomic(
         || match read_at::<AS_STATUS>(io, n)? {
             gone if gone.into_raw() == u32::MAX => Err(ENODEV),
@@ -238,7 +264,7 @@ fn command(gpu: &Gpu<'_>, nr: u8, command: u32) -> Result {
                 gpu.dev(),
                 "AS {}: MMU command {} failed: {:?}\n",
                 nr,
-                command,
+                command as u32,
                 e
             );
         }
@@ -266,18 +292,17 @@ pub(crate) fn take_fault(gpu: &Gpu<'_>, nr: u8) -> Result<Fault> {
     let status = read_at::<AS_FAULTSTATUS>(io, n)?;
     let fault = Fault {
         status: status.into_raw(),
-        // The code is in the lowest byte.
-        exception: Exception((status.into_raw() & 0xff) as u8),
+        exception: status.exception(),
         address: join(
             read_at::<AS_FAULTADDRESS_LO>(io, n)?.into_raw(),
             read_at::<AS_FAULTADDRESS_HI>(io, n)?.into_raw(),
         ),
-        access: match status.access().get() {
-            0 if gpu.caps.feature(Feature::Aarch64Mmu) => "ATOMIC",
-            0 => "UNKNOWN",
-            1 => "EXECUTE",
-            2 => "READ",
-            _ => "WRITE",
+        access: match status.access() {
+            AccessType::Atomic if gpu.caps.feature(Feature::Aarch64Mmu) => "ATOMIC",
+            AccessType::Atomic => "UNKNOWN",
+            AccessType::Execute => "EXECUTE",
+            AccessType::Read => "READ",
+            AccessType::Write => "WRITE",
         },
         source: status.source().get(),
     };
@@ -288,8 +313,13 @@ pub(crate) fn take_fault(gpu: &Gpu<'_>, nr: u8) -> Result<Fault> {
 
 /// Clears the interrupts of an address space.
 pub(crate) fn clear(gpu: &Gpu<'_>, nr: u8) {
-    gpu.io()
-        .write_reg(MMU_INT_CLEAR::from_raw(0x1_0001u32.wrapping_shl(nr.into())));
+    let bit = 1u16.wrapping_shl(nr.into());
+
+    gpu.io().write_reg(
+        MMU_INT_CLEAR::zeroed()
+            .with_page_fault(bit)
+            .with_bus_error(bit),
+    );
 }
 
 #[kunit_tests(drm_gpu_hw_mmu)]
@@ -298,6 +328,8 @@ mod tests {
 
     #[test]
     fn regions() {
+        let lock_region = |range: &Range<u64>| lock_region(range).map_or(0, LockAddr::into_raw);
+
         // One page: the smallest region, 32 KiB.
         assert!(lock_region(&(0x1000..0x2000)) == 14);
         assert!(lock_region(&(0x9000..0xa000)) == 0x8000 | 14);
@@ -317,5 +349,25 @@ mod tests {
         assert!(memattr_of(0x44, false) & 0xff == 0x4c);
         assert!(memattr_of(0xff, false) & 0xff == 0x8f);
         assert!(memattr_of(0xff, true) & 0xff == 0x9f);
+        // Write-back without an allocation on writes, write-through, and one level of two.
+        assert!(memattr_of(0xee, false) & 0xff == 0x8e);
+        assert!(memattr_of(0xbb, false) & 0xff == 0x4c);
+        assert!(memattr_of(0xf4, false) & 0xff == 0x8c);
+        assert!(memattr_of(0x4f, false) & 0xff == 0x4c);
+    }
+
+    /// The values are those that C panfrost writes.
+    #[test]
+    fn configs() {
+        let config = |va_bits, coherent| {
+            Config::aarch64_4k(0, 0, va_bits, coherent)
+                .ok()
+                .map(|config| config.transcfg.into_raw())
+        };
+
+        assert!(config(48, false) == Some(0x4200_01c6));
+        assert!(config(33, true) == Some(0x6200_0586));
+        assert!(config(20, false).is_none());
+        assert!(Config::legacy(0, 0).transcfg.into_raw() == 0);
     }
 }
