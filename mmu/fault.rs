@@ -90,24 +90,25 @@ pub(crate) fn handle(drm: &Device, gpu: &Gpu<'_>) -> Faults {
         let Some(Ok(pending)) = gpu.while_on(irq::pending_mmu) else {
             break;
         };
-        let pending = pending & !(ignored | ignored << 16);
-        if pending == 0 {
+        let pending = pending.without(ignored);
+        if pending.is_empty() {
             break;
         }
 
         let mut handled = false;
         for nr in 0..MAX_AS {
-            if pending & 0x1_0001 << nr != 0 {
-                // There are 16 numbers.
-                let nr = nr as u8;
+            // There are 16 numbers.
+            let nr = nr as u8;
 
-                match handle_one(drm, gpu, nr) {
-                    Handled::Nothing => continue,
-                    Handled::Mended => (),
-                    Handled::Failed => faults.failed |= 1 << nr,
-                }
-                handled = true;
+            if !pending.any(nr) {
+                continue;
             }
+            match handle_one(drm, gpu, nr) {
+                Handled::Nothing => continue,
+                Handled::Mended => (),
+                Handled::Failed => faults.failed |= 1 << nr,
+            }
+            handled = true;
         }
         // Interrupts without a cause may never end.
         if !handled {

@@ -151,7 +151,7 @@ impl Table {
     }
 
     /// Slots that were turned off after a fault, as a bitmap.
-    fn faulty(&self) -> u32 {
+    fn faulty(&self) -> u16 {
         self.slots
             .iter()
             .enumerate()
@@ -466,7 +466,7 @@ impl Slots {
             return None;
         }
         let pending = irq::pending_mmu(gpu.io()).ok()?;
-        let (page, bus) = (pending & 1 << nr != 0, pending & 1 << (nr + 16) != 0);
+        let (page, bus) = (pending.page_fault(nr), pending.bus_error(nr));
 
         if !page && !bus {
             return None;
@@ -506,7 +506,7 @@ impl Slots {
 
     /// Returns the slots that were turned off after a fault, as a bitmap. Their interrupts must be
     /// ignored.
-    pub(crate) fn faulty(&self) -> u32 {
+    pub(crate) fn faulty(&self) -> u16 {
         self.table.lock().faulty()
     }
 

@@ -96,19 +96,62 @@ pub(crate) fn unmask_gpu(io: &IoMem<'_>) {
     );
 }
 
-/// Unmasks the MMU block, except for the address spaces in `except` (bits 15:0).
-pub(crate) fn unmask_mmu(io: &IoMem<'_>, except: u32) {
-    io.write_reg(MMU_INT_MASK::from_raw(!(except | except << 16)));
+/// Unmasks the MMU block, except for the address spaces in the bitmap `except`.
+pub(crate) fn unmask_mmu(io: &IoMem<'_>, except: u16) {
+    io.write_reg(
+        MMU_INT_MASK::zeroed()
+            .with_page_fault(!except)
+            .with_bus_error(!except),
+    );
 }
 
-/// Returns the address spaces with a page fault (bits 15:0) or a bus error (bits 31:16), masked or
-/// not.
+/// Pending interrupts of the address spaces.
+#[derive(Clone, Copy)]
+pub(crate) struct MmuEvents(MMU_INT_RAWSTAT);
+
+impl MmuEvents {
+    /// Returns whether no interrupt is pending.
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == MMU_INT_RAWSTAT::zeroed()
+    }
+
+    /// Returns whether an access of the address space has caused a page fault.
+    pub(crate) fn page_fault(self, nr: u8) -> bool {
+        self.0.page_fault() & bit(nr) != 0
+    }
+
+    /// Returns whether an access of the address space has failed on the bus.
+    pub(crate) fn bus_error(self, nr: u8) -> bool {
+        self.0.bus_error() & bit(nr) != 0
+    }
+
+    /// Returns whether any interrupt of the address space is pending.
+    pub(crate) fn any(self, nr: u8) -> bool {
+        self.page_fault(nr) || self.bus_error(nr)
+    }
+
+    /// Returns the interrupts that do not come from the address spaces in the bitmap `ignored`.
+    pub(crate) fn without(self, ignored: u16) -> Self {
+        Self(
+            self.0
+                .with_page_fault(self.0.page_fault() & !ignored)
+                .with_bus_error(self.0.bus_error() & !ignored),
+        )
+    }
+}
+
+/// Returns the bit of an address space in the fields of the MMU block.
+pub(super) fn bit(nr: u8) -> u16 {
+    1u16.wrapping_shl(nr.into())
+}
+
+/// Returns the pending interrupts of the address spaces, whether masked or not.
 ///
 /// `ENODEV` if the device is gone.
-pub(crate) fn pending_mmu(io: &IoMem<'_>) -> Result<u32> {
-    match io.read(MMU_INT_RAWSTAT).into_raw() {
-        u32::MAX => Err(ENODEV),
-        status => Ok(status),
+pub(crate) fn pending_mmu(io: &IoMem<'_>) -> Result<MmuEvents> {
+    match io.read(MMU_INT_RAWSTAT) {
+        gone if gone.into_raw() == u32::MAX => Err(ENODEV),
+        status => Ok(MmuEvents(status)),
     }
 }
 

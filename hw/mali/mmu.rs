@@ -22,6 +22,7 @@ use kernel::{
 
 use super::{
     hi,
+    irq::bit,
     join,
     lo,
     regs::{
@@ -313,7 +314,7 @@ pub(crate) fn take_fault(gpu: &Gpu<'_>, nr: u8) -> Result<Fault> {
 
 /// Clears the interrupts of an address space.
 pub(crate) fn clear(gpu: &Gpu<'_>, nr: u8) {
-    let bit = 1u16.wrapping_shl(nr.into());
+    let bit = bit(nr);
 
     gpu.io().write_reg(
         MMU_INT_CLEAR::zeroed()
