@@ -4,7 +4,7 @@
 # itself. kbuild never reads this file.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long vm bench tree clippy fmt rustdoc rust-analyzer kernel clean distclean
+.PHONY: help run test test-long vm bench tree tree-back clippy fmt rustdoc rust-analyzer kernel clean distclean
 
 help:
 	@echo 'make run            boot a guest, load the driver, render with Mesa'
@@ -12,7 +12,8 @@ help:
 	@echo 'make test-long      the same with large counts; writes a report'
 	@echo 'make bench          what things cost, beside C panfrost, in instructions'
 	@echo 'make vm             a shell in a guest with the driver loaded'
-	@echo 'make tree DIR=...   a kernel tree with the driver and linux/ in it'
+	@echo 'make tree DIR=...   a git repository of the kernel with linux/ and the driver'
+	@echo 'make tree-back DIR=...  what was committed there, brought into this checkout'
 	@echo 'make kernel         build the x86_64 kernel with the driver'
 	@echo 'make clippy fmt rustdoc rust-analyzer'
 	@echo 'make clean          remove build/: results and logs'
@@ -36,6 +37,9 @@ vm:
 
 tree:
 	@tools/build/tree $(abspath $(or $(DIR),build/linux))
+
+tree-back:
+	@tools/build/series back $(abspath $(or $(DIR),build/linux))
 
 kernel:
 	@tools/build/kernel x86_64 release
