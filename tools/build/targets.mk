@@ -18,6 +18,9 @@ help:
 	@echo 'make clippy fmt rustdoc rust-analyzer'
 	@echo 'make clean          remove build/: results and logs'
 	@echo 'make distclean      remove the cache too: build root, kernels, guests'
+	@echo 'Variables: LANE, those of Documentation/bench.rst; JOBS; DRM_GPU_CACHE, a folder'
+	@echo 'instead of ~/.cache/drm_gpu; KERNEL_SRC, a Linux 7.3.y or a tree of make tree to'
+	@echo 'build from.'
 	@echo 'tools/testing/vm --help tells how to run anything in a guest.'
 
 run:
@@ -36,10 +39,10 @@ vm:
 	@tools/testing/vm
 
 tree:
-	@tools/build/tree $(abspath $(or $(DIR),build/linux))
+	@tools/build/tree $(abspath $(or $(DIR),$(error make tree DIR=/path/to/new)))
 
 tree-back:
-	@tools/build/series back $(abspath $(or $(DIR),build/linux))
+	@tools/build/series back $(abspath $(or $(DIR),$(error make tree-back DIR=/path/of/the/tree)))
 
 kernel:
 	@tools/build/kernel x86_64 release
