@@ -57,7 +57,7 @@ logged() {
 	shift 2
 	say "  $title ..."
 	: >"$log"
-	still "$title" "$log" "$BASHPID" >&2 9>&- &
+	still "$title" "$log" "$BASHPID" >&2 8>&- 9>&- &
 	watcher=$!
 	disown
 	"$@" >"$log" 2>&1 </dev/null || rc=$?
@@ -82,6 +82,9 @@ locked() {
 		"$@"
 	) 9>"$CACHE/.lock-$name"
 }
+
+# What is in the tree that kernels are built in is not changed while this is locked.
+STAGED=$CACHE/.lock-staged
 
 BUILD_ROOT=$CACHE/root-$(key "$BUILD_SUITE" "$BUILD_SUITES_EXTRA" \
 	"$BUILD_PACKAGES" "$BUILD_PINS" "$TOP/tools/build/root")
