@@ -138,7 +138,7 @@ pub(crate) struct Hw<'a> {
     /// Users of the cycle counter.
     #[pin]
     pub(crate) cycle_users: SpinLock<u32>,
-    /// Limits the messages that clients can cause.
+    /// Limits the messages about the hardware, since clients can cause them.
     #[pin]
     pub(crate) log: Ratelimit,
     /// Unbind has begun: nothing is started and no interrupt is unmasked any more. Never cleared.

@@ -3,9 +3,9 @@
 //! Resetting a GPU, losing it, finding it again, and stopping it for good.
 //!
 //! If a reset by command fails, the reset line is used, if there is one. If that fails as well, the
-//! GPU is *lost*: it is held in reset, or at least given no more work, and ioctls fail with
-//! `ENODEV`. A worker of the job side tries to recover it at once and then periodically: it cuts
-//! the power, turns it on again, and resets the GPU. Work resumes when that succeeds.
+//! GPU is *lost*: it is held in reset, or at least given no more work, and ioctls that need it fail
+//! with `ENODEV`. A worker of the job side tries to recover it at once and then periodically: it
+//! cuts the power, turns it on again, and resets the GPU. Work resumes when that succeeds.
 //!
 //! Power is cut only after all jobs have been failed, because fences wait for a reset, and
 //! switching clocks and power domains takes locks under which others wait for memory.

@@ -47,8 +47,8 @@ pub(crate) struct Residency {
     user_memory: SetOnce<userptr::Mirror>,
 }
 
-/// Creates the address space of a file, without memory in it. Sleeps. Returns `ENODEV` also if the
-/// GPU has halted.
+/// Creates the address space of a file, without memory in it. Sleeps. Also works while the GPU is
+/// lost.
 pub(crate) fn new_vm(drm: &Device, gpu: &Gpu<'_>) -> Result<Arc<Vm>> {
     let heaps = heap::Client::new()?;
 

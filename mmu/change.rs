@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which flush a change of a page table needs. Pure, without locks; for any context.
+//! The choice of the flush that a change of a page table needs. Pure, without locks; for any
+//! context.
 
 use kernel::prelude::*;
 

@@ -3,8 +3,8 @@
 //! The contribution of an open file to `/proc/<pid>/fdinfo`.
 //!
 //! The format is that of `Documentation/gpu/drm-usage-stats.rst`, and the engines have the names
-//! that panfrost has always used. Process context. Takes the locks of the accounting; the DRM core
-//! takes that of the file's handle table.
+//! that panfrost has always used. Process context. Takes no locks; the DRM core takes that of the
+//! file's handle table.
 
 use core::fmt::Write;
 

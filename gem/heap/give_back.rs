@@ -227,8 +227,8 @@ impl Heap {
         inner.stuck.next_bit(0).is_some()
     }
 
-    /// Probes a heap that has just died, if it is time to: gives back its credit, and the chunks
-    /// that it may not need. Sleeps.
+    /// Probes a heap whose content has just died, if a probe is due: gives back the credit, and the
+    /// chunks that the heap may not need. Sleeps.
     pub(super) fn probe(&self, gpu: &Gpu<'_>) {
         let now = self.drm.heaps.now();
         let mut inner = self.inner.lock();

@@ -5,8 +5,8 @@
 //! When user memory is dropped, by a client that closes a BO or by the worker that drops jobs, it
 //! is taken from the GPU at once. But its notifier cannot be removed while memory of that process
 //! changes, and a change may wait for jobs of this GPU or of another. So a work item removes the
-//! notifier. There is one work item for each address space: one that waits does not delay other
-//! address spaces, and there are no more of them than files.
+//! notifier. There is one work item for each address space, so that one which waits does not delay
+//! other address spaces, and that there are no more of them than files.
 //!
 //! Dropping user memory allocates nothing: the list item was allocated together with the memory,
 //! and the work item together with the first memory of the address space.
@@ -16,8 +16,8 @@
 //! The queue belongs to the [hardware](crate::device::Hw). Unbind ends the jobs first, and then
 //! waits for all work items, so none of them runs when the module is removed. A process that never
 //! stops changing that memory makes unbind wait until the process exits. Once the GPU is gone, the
-//! notifier is removed as soon as user memory is dropped: no job of this driver is left that this
-//! would have to wait for.
+//! notifier is removed as soon as user memory is dropped, as no job of this driver is left to wait
+//! for.
 //!
 //! # Lock
 //!

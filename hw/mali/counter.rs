@@ -2,8 +2,8 @@
 
 //! Counters that user space can read: cycles, timestamp, cache flushes.
 //!
-//! The cycle counter costs power, so it runs only while it has users. They are counted under a
-//! spinlock of its own, which nests inside all others.
+//! The cycle counter costs power, so it runs only while it has users. A spinlock protects their
+//! number, and nests inside all others.
 
 use kernel::{
     io::Io,

@@ -393,8 +393,8 @@ pub(crate) fn acknowledge(gpu: &Gpu<'_>, events: Events) -> Active {
     active
 }
 
-/// Samples a slot without a pending interrupt. If a chain completes just now, its interrupt is
-/// cleared as well.
+/// Samples a slot without a pending interrupt. If a chain completes at that moment, its interrupt
+/// is cleared as well.
 pub(crate) fn sample(gpu: &Gpu<'_>, slot: Slot) -> Active {
     acknowledge(gpu, Events::done_of(slot))
 }

@@ -82,7 +82,8 @@ fn encode_flags(flags: Flags) -> u32 {
 ///
 /// `EINVAL`: the size is zero, padding is not zero, unknown flags, flags that exclude each other
 /// (an executable heap, a heap with cached CPU mappings), or another thread has guessed the handle
-/// and closed it already. `ENOSPC`: no GPU addresses are left. `ENOMEM`.
+/// and closed it already. `ENOSPC`: no GPU addresses are left. `ENODEV`: the GPU has halted.
+/// `ENOMEM`.
 pub(super) fn create(
     dev: &Device<drm::Registered>,
     gpu: &Gpu<'_>,
@@ -107,7 +108,8 @@ pub(super) fn create(
 /// pages. `EOPNOTSUPP`: the GPU is not coherent with the CPUs, or cannot reach all memory.
 /// `EFAULT`: the memory is not mapped, does not permit the access, is secret, or belongs to a
 /// device. `EPERM`: the file has user memory of another process. `ENOSPC`: no GPU addresses are
-/// left. `ENOMEM`.
+/// left. `ENODEV`: the device is being removed, or the GPU has halted. `EINTR`, `ERESTARTSYS`: a
+/// signal. `ENOMEM`.
 ///
 /// Runs unguarded, since another process may have to provide the pages.
 pub(super) fn create_userptr(
@@ -177,9 +179,9 @@ fn decode_advice(madv: u32) -> Result<Advice> {
 /// `DRM_IOCTL_PANFROST_MADVISE`: sets whether the content of a BO is needed, and returns whether it
 /// is still there.
 ///
-/// `ENOENT`: unknown handle. `EINVAL`: a BO with more than one handle cannot be marked as not
-/// needed, as one user cannot decide for the others; or unknown advice, which the C driver accepts
-/// and stores.
+/// `ENOENT`: unknown handle. `EINVAL`: a BO with more than one handle, which cannot be marked as
+/// not needed, as one user cannot decide for the others; user memory; or unknown advice, which the
+/// C driver accepts and stores.
 pub(super) fn madvise(
     _dev: &Device<drm::Ioctl>,
     args: &mut uapi::drm_panfrost_madvise,
@@ -319,8 +321,8 @@ fn decode_sync(kind: u32) -> Result<bool> {
 ///
 /// `EINVAL`: padding is not zero, unknown type, a range outside of the BO, an imported BO.
 /// `ENOENT`: unknown handle. `EFAULT`: the array cannot be read. `ENOMEM`: more operations than fit
-/// into 2 GiB. `ENODEV`: the device goes or the GPU is halted. `ERESTARTSYS`: a signal. The
-/// operations before the one that failed have been performed.
+/// into 2 GiB. `ENODEV`: the device is being removed, or the GPU has halted. `ERESTARTSYS`: a
+/// signal. The operations before the one that failed have been performed.
 ///
 /// Runs unguarded, except while it performs the operations.
 pub(super) fn sync(
