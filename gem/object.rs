@@ -236,7 +236,7 @@ impl BoData {
     /// Records the advice of the file of `vm` about the content. Returns whether the content is
     /// still there.
     ///
-    /// Errors: `EINVAL` for user memory, whose content the memory management looks after, and for
+    /// Errors: `EINVAL` for user memory, whose content memory management takes care of, and for
     /// [`Advice::DontNeed`] unless the file has the only handle: one user cannot give up the
     /// content for others.
     pub(crate) fn take_advice(bo: &Bo, vm: &Arc<Vm>, advice: Advice) -> Result<bool> {

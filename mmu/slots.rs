@@ -540,7 +540,7 @@ impl Slots {
     }
 
     /// Records that a reset has made the hardware forget all spaces. They keep their slots, and
-    /// their counts of jobs, which [`Self::put`] lowers. The caller must see that
+    /// their counts of jobs, which [`Self::put`] lowers. The caller must ensure that
     /// [`Self::drop_orphans`] is called afterwards.
     pub(crate) fn forget_all(&self) {
         self.forget_in(&mut self.table.lock());

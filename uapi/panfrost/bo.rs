@@ -243,7 +243,7 @@ pub(super) fn query_info(
 /// when the call was made. `ETIMEDOUT`: the BO was in use until the limit. `ERESTARTSYS`: a signal.
 ///
 /// Runs unguarded, since the wait can be long and would delay unbind. The fences of this device's
-/// jobs are signalled when the device goes, those of other devices need not be.
+/// jobs are signalled when the device is removed; those of other devices need not be.
 pub(super) fn wait(
     _dev: &Device<drm::Ioctl>,
     args: &mut uapi::drm_panfrost_wait_bo,
