@@ -35,6 +35,7 @@
 mod circles;
 mod context;
 mod events;
+mod faults;
 mod queue;
 mod recovery;
 mod show;

@@ -26,7 +26,6 @@ use kernel::{
         SpinLock, //
     },
     time::{
-        delay::fsleep,
         Delta,
         Instant,
         Monotonic, //
@@ -39,21 +38,12 @@ use super::{
     Gpu,
     ThreadedIrq, //
 };
-use crate::{
-    hw::mali::{
-        irq,
-        mmu::MAX_AS, //
-    },
-    mmu, //
-};
+use crate::hw::mali::irq;
 
 /// The interrupts, as the devicetree binding calls them.
 const JOB: &CStr = c"job";
 const MMU: &CStr = c"mmu";
 const GPU: &CStr = c"gpu";
-
-/// The time between two attempts to end the jobs of a fault while the GPU is being reset.
-const PAUSE: Delta = Delta::from_micros(500);
 
 /// Checks that all interrupts exist, before anything is turned on. `EPROBE_DEFER`: a driver that
 /// provides one has not been probed yet.
@@ -100,20 +90,6 @@ struct Mmu<'a> {
     idle: SpinLock<Idle>,
 }
 
-impl Mmu<'_> {
-    /// Ends the jobs of the slots in `failed` that were turned off after a fault, and removes them
-    /// from it. Returns false if some are left: see [`Jobs::fault`](crate::job::Jobs::fault).
-    fn end_jobs(&self, failed: &mut u32) -> bool {
-        for nr in 0..MAX_AS {
-            // There are 16 numbers.
-            if *failed & 1 << nr != 0 && self.drm.jobs.fault(&self.drm, &self.gpu, nr as u8) {
-                *failed &= !(1 << nr);
-            }
-        }
-        *failed == 0
-    }
-}
-
 impl ThreadedHandler for Mmu<'_> {
     fn handle(&self) -> ThreadedIrqReturn {
         wake_if(self.gpu.listens() && irq::take_mmu(self.gpu.io()))
@@ -122,14 +98,9 @@ impl ThreadedHandler for Mmu<'_> {
     fn handle_threaded(&self) -> IrqReturn {
         let _signalling = Signalling::begin();
         let (drm, gpu) = (&self.drm, &self.gpu);
-        let mut faults = mmu::fault::handle(drm, gpu);
+        let any = drm.jobs.handle_faults(drm, gpu);
+        let verdict = self.idle.lock().count(any, Instant::now());
 
-        while !self.end_jobs(&mut faults.failed) {
-            // A reset may be about to begin, and wait for a chain that waits for its heap to grow.
-            fsleep(PAUSE);
-            faults.add(mmu::fault::handle(drm, gpu));
-        }
-        let verdict = self.idle.lock().count(faults.any, Instant::now());
         if verdict == Frequency::Fair {
             drm.slots.unmask(gpu);
         }

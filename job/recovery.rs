@@ -52,7 +52,6 @@ use kernel::{
         Engine as _,
         Position,
         Retired,
-        Running,
         Stop,
         Verdict, //
     },
@@ -75,14 +74,10 @@ use crate::{
         Gpu, //
     },
     gem,
-    hw::mali::{
-        job::{
-            self as hw,
-            Slot, //
-        },
-        Issue, //
-    },
-    mmu, //
+    hw::mali::job::{
+        self as hw,
+        Slot, //
+    }, //
 };
 
 use super::{
@@ -249,78 +244,6 @@ impl Jobs {
         })
     }
 
-    /// Ends the jobs of an address space that the MMU code has turned off after a fault.
-    ///
-    /// They would end by themselves at their next memory access. All of them are hard-stopped as
-    /// well, in case they make none. Process context.
-    ///
-    /// Returns false, and does nothing, if [`Jobs::hardware`] is taken: a reset that holds it may
-    /// wait for chains that other faults have stalled, which the caller has to handle meanwhile.
-    #[must_use]
-    pub(crate) fn fault(&self, drm: &Device, gpu: &Gpu<'_>, as_nr: u8) -> bool {
-        let Ok(started) = self.started() else {
-            return true;
-        };
-        let _signalling = Signalling::begin();
-        let Some(hardware) = self.hardware.try_lock() else {
-            return false;
-        };
-        let mut hit = [const { None }; hw::SLOTS];
-
-        started.queue.update(&self.engine(started, gpu), |slots| {
-            // The jobs may have ended already, and a later job may have turned the space on again.
-            // With the queue locked, no job can do so from here on.
-            if drm.slots.faulty() & 1 << as_nr == 0 {
-                return;
-            }
-            let of_space =
-                |running: &Running<'_, Client>| running.job.as_nr.load(Relaxed) == u32::from(as_nr);
-
-            for (&hw_slot, hit) in Slot::ALL.iter().zip(&mut hit) {
-                let Some(slot) = slot_for(hw_slot) else {
-                    continue;
-                };
-                // A job that has not begun is not at fault. It runs again once the others are gone.
-                if slots
-                    .get(slot, Position::Next)
-                    .is_some_and(|next| of_space(&next))
-                {
-                    slots.withdraw(slot);
-                }
-                for position in [Position::Current, Position::Next] {
-                    let Some(job) = slots
-                        .get(slot, position)
-                        .filter(of_space)
-                        .map(|running| running.job)
-                    else {
-                        continue;
-                    };
-
-                    job.faulted.store(true, Relaxed);
-                    hit.get_or_insert_with(|| Subject::new(hw_slot, job));
-                    slots.stop(slot, position, Stop::Hard);
-                }
-            }
-        });
-        // A hard stop may hide a bus fault, after which this GPU needs a reset.
-        if hit.iter().any(Option::is_some) && gpu.caps.issue(Issue::Ttrx3076) {
-            started.workers.queue_reset();
-        }
-        drop(hardware);
-
-        for subject in hit.into_iter().flatten() {
-            if subject.may_be_logged() {
-                dev_notice!(
-                    gpu.dev(),
-                    "AS {}: the fault ends a job: {}\n",
-                    as_nr,
-                    subject
-                );
-            }
-        }
-        true
-    }
-
     /// Requests a reset of the GPU. Any context.
     pub(crate) fn request_reset(&self) {
         if let Ok(started) = self.started() {
@@ -337,7 +260,7 @@ impl Jobs {
         if started.workers.polls() {
             let _signalling = Signalling::begin();
 
-            mmu::fault::handle(drm, gpu, |nr| self.fault(drm, gpu, nr));
+            self.handle_faults(drm, gpu);
         }
         let late = is_late(gpu);
         // Checked before they are stopped: a circular chain that has stopped looks like one that is

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Ends the jobs of address spaces in which the GPU has faulted.
+//!
+//! [`mmu::fault`] handles the faults and turns address spaces off; the jobs of these would end by
+//! themselves at their next memory access.
+//!
+//! Runs in the thread of the MMU interrupt, and in the timer while that interrupt stays masked.
+//! This is a fence-signalling section.
+
+use kernel::{
+    dma_buf::fence::Signalling,
+    drm::job_queue::{
+        Position,
+        Running,
+        Stop, //
+    },
+    prelude::*,
+    sync::atomic::Relaxed,
+    time::{
+        delay::fsleep,
+        Delta, //
+    }, //
+};
+
+use crate::{
+    device::{
+        Device,
+        Gpu, //
+    },
+    hw::mali::{
+        job::{
+            self as hw,
+            Slot, //
+        },
+        mmu::MAX_AS,
+        Issue, //
+    },
+    mmu, //
+};
+
+use super::{
+    queue::{
+        slot_for,
+        Client, //
+    },
+    subject::Subject,
+    Jobs, //
+};
+
+/// The time between two attempts to end jobs while the GPU is being reset.
+const PAUSE: Delta = Delta::from_micros(500);
+
+impl Jobs {
+    /// Handles faults of the MMU, and ends the jobs of address spaces that are turned off because
+    /// of them. The caller unmasks the interrupt. Returns whether there was any fault.
+    ///
+    /// While a reset holds [`Jobs::hardware`], it may wait for a chain that another fault has
+    /// stalled until its heap grows. So faults are handled while this waits for the reset.
+    pub(crate) fn handle_faults(&self, drm: &Device, gpu: &Gpu<'_>) -> bool {
+        let mut faults = mmu::fault::handle(drm, gpu);
+
+        loop {
+            for nr in 0..MAX_AS {
+                // There are 16 numbers.
+                if faults.failed & 1 << nr != 0 && self.fault(drm, gpu, nr as u8) {
+                    faults.failed &= !(1 << nr);
+                }
+            }
+            if faults.failed == 0 {
+                return faults.any;
+            }
+            fsleep(PAUSE);
+            faults.add(mmu::fault::handle(drm, gpu));
+        }
+    }
+
+    /// Ends the jobs of an address space that the MMU code has turned off after a fault.
+    ///
+    /// They would end by themselves at their next memory access. All of them are hard-stopped as
+    /// well, in case they make none. Process context.
+    ///
+    /// Returns false, and does nothing, if [`Jobs::hardware`] is taken.
+    #[must_use]
+    fn fault(&self, drm: &Device, gpu: &Gpu<'_>, as_nr: u8) -> bool {
+        let Ok(started) = self.started() else {
+            return true;
+        };
+        let _signalling = Signalling::begin();
+        let Some(hardware) = self.hardware.try_lock() else {
+            return false;
+        };
+        let mut hit = [const { None }; hw::SLOTS];
+
+        started.queue.update(&self.engine(started, gpu), |slots| {
+            // The jobs may have ended already, and a later job may have turned the space on again.
+            // With the queue locked, no job can do so from here on.
+            if drm.slots.faulty() & 1 << as_nr == 0 {
+                return;
+            }
+            let of_space =
+                |running: &Running<'_, Client>| running.job.as_nr.load(Relaxed) == u32::from(as_nr);
+
+            for (&hw_slot, hit) in Slot::ALL.iter().zip(&mut hit) {
+                let Some(slot) = slot_for(hw_slot) else {
+                    continue;
+                };
+                // A job that has not begun is not at fault. It runs again once the others are gone.
+                if slots
+                    .get(slot, Position::Next)
+                    .is_some_and(|next| of_space(&next))
+                {
+                    slots.withdraw(slot);
+                }
+                for position in [Position::Current, Position::Next] {
+                    let Some(job) = slots
+                        .get(slot, position)
+                        .filter(of_space)
+                        .map(|running| running.job)
+                    else {
+                        continue;
+                    };
+
+                    job.faulted.store(true, Relaxed);
+                    hit.get_or_insert_with(|| Subject::new(hw_slot, job));
+                    slots.stop(slot, position, Stop::Hard);
+                }
+            }
+        });
+        // A hard stop may hide a bus fault, after which this GPU needs a reset.
+        if hit.iter().any(Option::is_some) && gpu.caps.issue(Issue::Ttrx3076) {
+            started.workers.queue_reset();
+        }
+        drop(hardware);
+
+        for subject in hit.into_iter().flatten() {
+            if subject.may_be_logged() {
+                dev_notice!(
+                    gpu.dev(),
+                    "AS {}: the fault ends a job: {}\n",
+                    as_nr,
+                    subject
+                );
+            }
+        }
+        true
+    }
+}
