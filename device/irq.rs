@@ -193,7 +193,7 @@ const CALM_TIME: Delta = Delta::from_secs(60);
 /// More job or MMU interrupts in a row than this, for which there was nothing to handle, are a
 /// storm. Now and then there is nothing to handle because another thread was faster, but each time
 /// that thread has handled something, and interrupts for which there is something are in between.
-const IDLE: u32 = 200;
+const IDLE: u32 = 100;
 
 /// Verdict on the rate of interrupts, which decides how the last one is handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,8 +13,10 @@
 //! Turns are granted in the order of the requests. A submission that has the turn must not wait for
 //! user space, only for the hardware. If others wait, it gives the turn up when it has brought back
 //! nothing for [`SLICE_MS`], or has not finished within [`TURN_MS`]. A client that has reached the
-//! limit of its own control group gets no turn, as the memory of others does not help it. When the
-//! device is removed, all waits end with an error.
+//! limit of its own control group gets no turn, as the memory of others does not help it. A
+//! submission that has waited for turns for [`WAIT_MS`] in all does not wait for another one, but
+//! tries without: nobody can be kept waiting by a crowd of others. When the device is removed, all
+//! waits end with an error.
 //!
 //! Lock: the mutex of [`Shortage`], which is only held briefly. A task that waits for a turn must
 //! hold no other lock and no guard of the device, so the task that has the turn never depends on
@@ -32,10 +34,12 @@ use kernel::{
             Relaxed, //
         },
         CondVar,
+        CondVarTimeoutResult,
         Mutex, //
     },
     time::{
         delay::fsleep,
+        msecs_to_jiffies,
         Delta,
         Instant,
         Monotonic, //
@@ -55,6 +59,10 @@ const SLICE_MS: i64 = 200;
 /// For how long a turn may last while others wait, in milliseconds, even if it makes progress. An
 /// attempt that is under way at that time is completed.
 const TURN_MS: i64 = 2_000;
+
+/// For how long a submission waits for turns, in milliseconds, in all. After that it tries without
+/// a turn.
+const WAIT_MS: i64 = 20_000;
 
 /// Pause before the next attempt, in milliseconds.
 const RETRY_MS: i64 = 10;
@@ -112,28 +120,30 @@ impl Shortage {
         self.free.notify_all();
     }
 
-    /// Waits for a turn. Sleeps. Returns `ERESTARTSYS` for signals, and `ENODEV` if the device is
-    /// being removed.
-    fn turn(&self) -> Result<Turn<'_>> {
+    /// Waits for a turn, for up to `ms` milliseconds. Sleeps. Returns [`None`] if there was none in
+    /// that time, `ERESTARTSYS` for signals, and `ENODEV` if the device is being removed.
+    fn turn(&self, ms: u32) -> Result<Option<Turn<'_>>> {
         self.users.add(1, Relaxed);
-        match self.wait() {
-            Ok(()) => {
+        match self.wait(ms) {
+            Ok(true) => {
                 let now = Instant::now();
 
-                Ok(Turn {
+                Ok(Some(Turn {
                     shortage: self,
                     since: now,
                     progress: now,
-                })
+                }))
             }
-            Err(e) => {
+            result => {
                 let _ = self.users.fetch_sub(1, Relaxed);
-                Err(e)
+                result.map(|_| None)
             }
         }
     }
 
-    fn wait(&self) -> Result {
+    /// Returns whether the caller has the turn now.
+    fn wait(&self, ms: u32) -> Result<bool> {
+        let mut left = msecs_to_jiffies(ms);
         let mut queue = self.queue.lock();
 
         if queue.closed {
@@ -141,21 +151,23 @@ impl Shortage {
         }
         if !queue.taken {
             queue.taken = true;
-            return Ok(());
+            return Ok(true);
         }
 
         queue.waiting += 1;
         let result = loop {
-            let signal = self.free.wait_interruptible(&mut queue);
+            let woken = self.free.wait_interruptible_timeout(&mut queue, left);
 
             if queue.closed {
                 break Err(ENODEV);
             }
             if mem::take(&mut queue.handed) {
-                break Ok(());
+                break Ok(true);
             }
-            if signal {
-                break Err(ERESTARTSYS);
+            match woken {
+                CondVarTimeoutResult::Signal { .. } => break Err(ERESTARTSYS),
+                CondVarTimeoutResult::Timeout => break Ok(false),
+                CondVarTimeoutResult::Woken { jiffies } => left = jiffies,
             }
         };
         queue.waiting -= 1;
@@ -217,6 +229,8 @@ pub(crate) struct Attempts<'a> {
     turn: Option<Turn<'a>>,
     /// The time charged for the attempts so far, in milliseconds.
     spent: i64,
+    /// The time spent waiting for turns so far, in milliseconds.
+    waited: i64,
     /// When the last attempt began.
     begin: Instant<Monotonic>,
 }
@@ -228,6 +242,7 @@ impl<'a> Attempts<'a> {
             shortage,
             turn: None,
             spent: 0,
+            waited: 0,
             begin: Instant::now(),
         }
     }
@@ -238,16 +253,32 @@ impl<'a> Attempts<'a> {
     }
 
     /// Returns whether the submission has to wait for a turn before its next attempt: it has none,
-    /// others are short of memory, and the submission `misses_memory` as well, but has not reached
-    /// the limit of its own control group.
+    /// others are short of memory, and the submission `misses_memory` as well, but has neither
+    /// reached the limit of its own control group nor waited for [`WAIT_MS`].
     pub(crate) fn comes_later(&self, misses_memory: bool) -> bool {
-        self.turn.is_none() && self.shortage.is_there() && misses_memory && !at_own_limit()
+        self.turn.is_none()
+            && self.shortage.is_there()
+            && misses_memory
+            && self.may_wait()
+            && !at_own_limit()
     }
 
-    /// Waits for a turn. Sleeps. Returns `ERESTARTSYS` for signals, and `ENODEV` if the device is
-    /// being removed.
+    fn may_wait(&self) -> bool {
+        self.waited < WAIT_MS
+    }
+
+    /// Waits for a turn, as long as [`WAIT_MS`] permits. Sleeps. Returns `ERESTARTSYS` for signals,
+    /// and `ENODEV` if the device is being removed.
     pub(crate) fn wait_for_turn(&mut self) -> Result {
-        self.turn = Some(self.shortage.turn()?);
+        let begin = Instant::<Monotonic>::now();
+        let left = u32::try_from(WAIT_MS - self.waited).unwrap_or(0);
+
+        self.turn = self.shortage.turn(left)?;
+        self.waited += match self.turn {
+            Some(_) => begin.elapsed().as_millis(),
+            // By the ticks of the timer it was all that was left.
+            None => left.into(),
+        };
         Ok(())
     }
 
@@ -294,7 +325,7 @@ impl<'a> Attempts<'a> {
             if self.turn.as_ref().is_some_and(Turn::is_up) {
                 self.turn = None;
             }
-            if self.turn.is_none() {
+            if self.turn.is_none() && self.may_wait() {
                 return self.wait_for_turn();
             }
         }
@@ -314,7 +345,7 @@ mod tests {
         stack_pin_init!(let shortage = Shortage::new());
 
         assert!(!shortage.is_there());
-        let turn = shortage.turn()?;
+        let turn = shortage.turn(0)?.ok_or(EBUSY)?;
         assert!(shortage.is_there());
         // No task waits for the turn, so it may take any time.
         assert!(!turn.is_up());
@@ -333,7 +364,7 @@ mod tests {
     #[test]
     fn a_turn_is_up_when_it_brings_nothing() -> Result {
         stack_pin_init!(let shortage = Shortage::new());
-        let turn = shortage.turn()?;
+        let turn = shortage.turn(0)?.ok_or(EBUSY)?;
 
         // As if another task waited.
         shortage.queue.lock().waiting = 1;
@@ -350,7 +381,7 @@ mod tests {
     #[test]
     fn a_turn_is_handed_over() -> Result {
         stack_pin_init!(let shortage = Shortage::new());
-        let turn = shortage.turn()?;
+        let turn = shortage.turn(0)?.ok_or(EBUSY)?;
 
         // As if another task waited.
         shortage.queue.lock().waiting = 1;
@@ -362,14 +393,34 @@ mod tests {
     }
 
     #[test]
+    fn nobody_waits_for_ever() -> Result {
+        stack_pin_init!(let shortage = Shortage::new());
+        let turn = shortage.turn(0)?.ok_or(EBUSY)?;
+
+        assert!(shortage.turn(1)?.is_none());
+        let mut attempts = Attempts::new(&shortage);
+        attempts.waited = WAIT_MS - 1;
+        assert!(attempts.may_wait());
+        attempts.wait_for_turn()?;
+        assert!(!attempts.has_turn() && !attempts.may_wait());
+        assert!(!attempts.comes_later(true));
+        // It goes on without, and leaves the turn to the one that has it.
+        attempts.found_none(true)?;
+        assert!(!attempts.has_turn());
+        drop(turn);
+        assert!(!shortage.is_there());
+        Ok(())
+    }
+
+    #[test]
     fn nobody_waits_for_a_device_that_goes() -> Result {
         stack_pin_init!(let shortage = Shortage::new());
-        let turn = shortage.turn()?;
+        let turn = shortage.turn(0)?.ok_or(EBUSY)?;
 
         shortage.close();
-        assert_eq!(shortage.turn().err(), Some(ENODEV));
+        assert_eq!(shortage.turn(0).err(), Some(ENODEV));
         drop(turn);
-        assert_eq!(shortage.turn().err(), Some(ENODEV));
+        assert_eq!(shortage.turn(0).err(), Some(ENODEV));
         assert!(!shortage.is_there());
         Ok(())
     }
