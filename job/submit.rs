@@ -9,8 +9,11 @@
 //! to there leaves no trace. Then comes the point of no return: the fence is armed and published,
 //! and the job is pushed.
 //!
-//! BOs of the address space that reclaim has evicted, listed or not, are brought back with the
-//! locks held. A purged BO is not an error: a job that uses it faults, as with the C driver.
+//! BOs of the address space that reclaim has evicted, listed or not, are brought back twice: first
+//! with only the address space locked, which nobody else waits for, and then, with everything
+//! locked, those that were evicted in between. So others that use the same BOs do not wait for the
+//! memory of this client. A purged BO is not an error: a job that uses it faults, as with the C
+//! driver.
 //!
 //! User memory is valid at the point of no return: its pages are faulted in before anything is
 //! locked, and if they have changed by then, everything is released and the submission starts over.
@@ -22,7 +25,10 @@
 use kernel::{
     dma_buf::{
         fence::Fence,
-        resv::Usage, //
+        resv::{
+            ResvLocked,
+            Usage, //
+        }, //
     },
     drm::{
         exec::{
@@ -274,6 +280,36 @@ fn try_submit(
         vm: vm.clone(),
     };
 
+    // Returns the outcome of the attempt if there is not enough memory.
+    let restore = |vm_locked: ResvLocked<'_>| -> Result<Option<Attempt>> {
+        let missing = vm.first_evicted();
+        let restored = guard.registration_data_with(|gpu| -> Result {
+            vm.restore(gpu, vm_locked)?;
+            // A mapping whose last handle was closed meanwhile is not on the list that `restore()`
+            // walks.
+            for mapping in job.mappings.iter().filter(|mapping| mapping.is_evicted()) {
+                mapping.restore(gpu, vm_locked)?;
+            }
+            Ok(())
+        });
+
+        match restored {
+            Err(ENOMEM) => Ok(Some(Attempt::NoMemory {
+                progress: vm.first_evicted() != missing,
+            })),
+            result => result.map(|()| None),
+        }
+    };
+
+    if vm.misses_memory() {
+        stack_pin_init!(let exec = Exec::new(Flags::INTERRUPTIBLE, 1));
+        let locked = exec.lock_all(|pass| pass.lock(vm.resv_object()).map(|_| ()))?;
+
+        if let Some(failed) = restore(locked.of(vm.resv_object()).ok_or(EINVAL)?)? {
+            return Ok(failed);
+        }
+    }
+
     stack_pin_init!(let exec = Exec::new(Flags::INTERRUPTIBLE, 1 + bos.iter().len()));
     let mut locked = exec.lock_all(|pass| {
         pass.lock(vm.resv_object())?;
@@ -284,24 +320,8 @@ fn try_submit(
     })?;
     // From here until the job's fence has signalled, everything that the job may use stays
     // resident.
-    let vm_locked = locked.of(vm.resv_object()).ok_or(EINVAL)?;
-    let missing = vm.first_evicted();
-    let restored = guard.registration_data_with(|gpu| -> Result {
-        vm.restore(gpu, vm_locked)?;
-        // A mapping whose last handle was closed meanwhile is not on the list that `restore()`
-        // walks.
-        for mapping in job.mappings.iter().filter(|mapping| mapping.is_evicted()) {
-            mapping.restore(gpu, vm_locked)?;
-        }
-        Ok(())
-    });
-    match restored {
-        Err(ENOMEM) => {
-            let progress = vm.first_evicted() != missing;
-
-            return Ok(Attempt::NoMemory { progress });
-        }
-        result => result?,
+    if let Some(failed) = restore(locked.of(vm.resv_object()).ok_or(EINVAL)?)? {
+        return Ok(failed);
     }
     Bo::touch(drm, bos.iter());
 
