@@ -13,15 +13,23 @@
 
 use kernel::{
     alloc::Flags,
-    drm::gem::uma::Chunk,
+    drm::gem::uma::{
+        Chunk,
+        Partial, //
+    },
     mm::memcg::Charge,
-    prelude::*, //
+    prelude::*,
+    time::{
+        Instant,
+        Monotonic, //
+    }, //
 };
 
 use super::{
     at_once,
     patiently,
     policy,
+    set::STEP_PAGES,
     Heap,
     CHUNK, //
 };
@@ -51,10 +59,28 @@ impl Heap {
         Some(chunk)
     }
 
+    /// Allocates a chunk. Reclaims memory until there is enough or `is_late` returns `true`.
+    fn allocate<'a>(&self, gpu: &'a Gpu<'_>, is_late: impl Fn() -> bool) -> Option<Chunk<'a>> {
+        if let Ok(chunk) = Chunk::new(gpu.dev(), GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN) {
+            return Some(chunk);
+        }
+        let mut partial = Partial::new(&self.drm.heaps.space, gpu.dev()).ok()?;
+
+        // Memory that is hard to get is allocated a few pages at a time.
+        while !is_late() {
+            if let Some(chunk) = partial.grow(gpu.dev(), STEP_PAGES, patiently()).ok()? {
+                return Some(chunk);
+            }
+        }
+        None
+    }
+
     /// Tops up the heap's credit for a job, as far as memory is available. Sleeps, and reclaims
-    /// memory.
-    pub(super) fn top_up(&self, gpu: &Gpu<'_>) {
-        while !gpu.halted() {
+    /// memory, but begins nothing when [`policy::TOP_UP_MS`] have passed since `begin`.
+    pub(super) fn top_up(&self, gpu: &Gpu<'_>, begin: Instant<Monotonic>) {
+        let is_late = || begin.elapsed().as_millis() >= policy::TOP_UP_MS;
+
+        while !gpu.halted() && !is_late() {
             {
                 let inner = self.inner.lock();
                 let wanted = policy::credit(self.len, inner.chunks.filled(), inner.high.mark());
@@ -66,7 +92,7 @@ impl Heap {
             let Ok(charge) = self.charge(GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN) else {
                 break;
             };
-            let Ok(mut chunk) = Chunk::new(gpu.dev(), patiently()) else {
+            let Some(mut chunk) = self.allocate(gpu, is_late) else {
                 break;
             };
             chunk.pay(charge);

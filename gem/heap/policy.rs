@@ -15,6 +15,10 @@ pub(super) const SPARE: usize = 1;
 /// The largest number of chunks of credit: 32 MiB. A frame that needs more gets the rest on faults.
 pub(super) const MAX_CREDIT: usize = 16;
 
+/// For how long a submission tries to get credit for the heaps of its job, in milliseconds. After
+/// that it goes on with the credit that there is.
+pub(super) const TOP_UP_MS: i64 = 2_000;
+
 /// The number of chunks that a heap keeps when it is idle.
 pub(super) const WORKING_SET: usize = 1;
 

@@ -86,7 +86,7 @@ const RECLAIM: u64 = 3;
 const RETRY_MS: u32 = 10;
 
 /// The number of pages allocated at a time when a whole chunk is not available at once.
-const STEP_PAGES: usize = if SZ_64K > PAGE_SIZE {
+pub(super) const STEP_PAGES: usize = if SZ_64K > PAGE_SIZE {
     SZ_64K / PAGE_SIZE
 } else {
     1

@@ -20,7 +20,8 @@ use kernel::{
         Arc,
         Mutex,
         SetOnce, //
-    }, //
+    },
+    time::Instant, //
 };
 
 use super::{
@@ -117,8 +118,9 @@ impl Use {
     /// Gives credit to the heaps among `mappings`, which a job of `client` and of its context
     /// `stream` is about to use. `fragment` says whether the job is a fragment job.
     ///
-    /// Sleeps, and may reclaim memory. A lack of memory for credit is not an error, as some may be
-    /// found while the job runs. Returns `ENOMEM` if there is no memory for the lists.
+    /// Sleeps, and may reclaim memory, for a limited time. A lack of memory for credit is not an
+    /// error, as some may be found while the job runs. Returns `ENOMEM` if there is no memory for
+    /// the lists.
     pub(crate) fn prepare(
         gpu: &Gpu<'_>,
         client: &Arc<Client>,
@@ -144,8 +146,9 @@ impl Use {
             // From here on, dropping `this` ends the use of the heap.
             let _ = this.heaps.push_within_capacity(heap.clone());
         }
+        let begin = Instant::now();
         for heap in &this.heaps {
-            heap.top_up(gpu);
+            heap.top_up(gpu, begin);
         }
         Ok(this)
     }
