@@ -124,8 +124,14 @@ impl Vm {
     /// `locked` proves that the resv is locked, so reclaim takes nothing until the caller has added
     /// the fence of the job and unlocks it.
     ///
-    /// Sleeps. After an error, the mappings that are still without memory remain in the list.
-    pub(crate) fn restore(&self, gpu: &Gpu<'_>, locked: ResvLocked<'_>) -> Result {
+    /// Returns `ENOMEM` also if `is_slow` returns `true` before all memory is back. Sleeps. After
+    /// an error, the mappings that are still without memory remain in the list.
+    pub(crate) fn restore(
+        &self,
+        gpu: &Gpu<'_>,
+        locked: ResvLocked<'_>,
+        is_slow: impl Fn() -> bool,
+    ) -> Result {
         loop {
             let next = {
                 let evicted = self.memory().evicted.lock();
@@ -137,6 +143,9 @@ impl Vm {
                 return Ok(());
             };
 
+            if is_slow() {
+                return Err(ENOMEM);
+            }
             mapping.restore(gpu, locked)?;
         }
     }

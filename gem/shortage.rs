@@ -5,10 +5,11 @@
 //! A submission locks the reservation of its address space and brings back all memory that reclaim
 //! has taken from there. If many do that at the same time, each may end up with a part of the
 //! memory that it needs. These parts are locked, so they cannot be reclaimed, and no submission
-//! makes progress. So a submission that finds no memory releases its locks, waits for its turn and
-//! starts again. From then on the memory of address spaces is brought back for one of them at a
-//! time, until no submission waits any more. In the meantime the memory of the others can be
-//! reclaimed, once their jobs have ended.
+//! makes progress. Long before an allocation fails, all of them spend their time in reclaim. So a
+//! submission that finds no memory, or has not found all of it after [`SLICE_MS`], releases its
+//! locks, waits for its turn and starts again. From then on the memory of address spaces is brought
+//! back for one of them at a time, until no submission waits any more. In the meantime the memory
+//! of the others can be reclaimed, once their jobs have ended.
 //!
 //! Turns are granted in the order of the requests. A submission that has the turn must not wait for
 //! user space, only for the hardware. If others wait, it gives the turn up when it has brought back
@@ -53,7 +54,8 @@ use super::reclaim::at_own_limit;
 const PATIENCE_MS: i64 = 10_000;
 
 /// For how long a turn may make no progress while others wait, in milliseconds. This is long enough
-/// for most jobs to end, after which their memory can be reclaimed.
+/// for most jobs to end, after which their memory can be reclaimed. Also for how long memory is
+/// brought back without a turn.
 const SLICE_MS: i64 = 200;
 
 /// For how long a turn may last while others wait, in milliseconds, even if it makes progress. An
@@ -267,6 +269,15 @@ impl<'a> Attempts<'a> {
         self.waited < WAIT_MS
     }
 
+    /// Returns whether memory is brought back too slowly to go on without a turn. `begin` is when
+    /// that began.
+    pub(crate) fn is_slow(&self, begin: Instant<Monotonic>) -> bool {
+        self.turn.is_none()
+            && self.may_wait()
+            && begin.elapsed().as_millis() >= SLICE_MS
+            && !at_own_limit()
+    }
+
     /// Waits for a turn, as long as [`WAIT_MS`] permits. Sleeps. Returns `ERESTARTSYS` for signals,
     /// and `ENODEV` if the device is being removed.
     pub(crate) fn wait_for_turn(&mut self) -> Result {
@@ -309,9 +320,9 @@ impl<'a> Attempts<'a> {
         self.spend(self.elapsed())
     }
 
-    /// Notes that an attempt has run out of memory, possibly after some `progress`, and waits until
-    /// another one makes sense. Sleeps. Returns `ERESTARTSYS` for signals, `ENODEV` if the device
-    /// is being removed, and `ENOMEM` if the patience is used up.
+    /// Notes that an attempt has run out of memory or was too slow, possibly after some `progress`,
+    /// and waits until another one makes sense. Sleeps. Returns `ERESTARTSYS` for signals, `ENODEV`
+    /// if the device is being removed, and `ENOMEM` if the patience is used up.
     pub(crate) fn found_none(&mut self, progress: bool) -> Result {
         let ms = self.elapsed() + RETRY_MS;
 

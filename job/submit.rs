@@ -47,7 +47,8 @@ use kernel::{
         aref::ARef,
         atomic::Atomic,
         Arc, //
-    }, //
+    },
+    time::Instant, //
 };
 
 use pin_init::stack_pin_init;
@@ -170,10 +171,9 @@ impl Admission {
                 let _ = validate(drm, request.vm)?;
                 attempts.wait_for_turn()?;
             }
-            let has_turn = attempts.has_turn();
 
             attempts.begin();
-            match try_submit(drm, request, &mut self, has_turn)? {
+            match try_submit(drm, request, &mut self, &attempts)? {
                 Attempt::Submitted => return Ok(()),
                 Attempt::Changed => {
                     attempts.lost_user_memory()?;
@@ -197,8 +197,9 @@ enum Attempt {
     /// User memory changed during the attempt. The place may have been used up. The next attempt
     /// faults the memory in again.
     Changed,
-    /// There was not enough memory to bring back what reclaim has evicted from the address space.
-    /// With `progress`, a part of it is back, and the next attempt has less to do.
+    /// There was not enough memory to bring back what reclaim has evicted from the address space,
+    /// or it took too long to go on without a turn. With `progress`, a part of it is back, and the
+    /// next attempt has less to do.
     NoMemory { progress: bool },
 }
 
@@ -220,14 +221,14 @@ fn validate(drm: &Device, vm: &Vm) -> Result<bool> {
 
 /// Makes one attempt of [`Admission::submit`].
 ///
-/// With `has_turn`, other submissions wait for this one to finish, so it does not wait for user
-/// space. The caller has faulted the user memory in before; if the memory has changed since, the
-/// attempt returns [`Attempt::Changed`] and the turn ends.
+/// If `attempts` has the turn, other submissions wait for this one to finish, so it does not wait
+/// for user space. The caller has faulted the user memory in before; if the memory has changed
+/// since, the attempt returns [`Attempt::Changed`] and the turn ends.
 fn try_submit(
     drm: &Device,
     request: &Request<'_>,
     admission: &mut Admission,
-    has_turn: bool,
+    attempts: &Attempts<'_>,
 ) -> Result<Attempt> {
     let Request { vm, bos, .. } = *request;
     let context = &admission.context;
@@ -242,7 +243,7 @@ fn try_submit(
         dependencies.add(fence)?;
     }
     let mappings = look_up_mappings(bos, vm)?;
-    if !has_turn && !validate(drm, vm)? {
+    if !attempts.has_turn() && !validate(drm, vm)? {
         return Ok(Attempt::Changed);
     }
     let user_memory = vm.user_memory();
@@ -280,11 +281,12 @@ fn try_submit(
         vm: vm.clone(),
     };
 
-    // Returns the outcome of the attempt if there is not enough memory.
+    // Brings memory back. Returns the outcome of the attempt if not all of it is back.
     let restore = |vm_locked: ResvLocked<'_>| -> Result<Option<Attempt>> {
         let missing = vm.first_evicted();
+        let begin = Instant::now();
         let restored = guard.registration_data_with(|gpu| -> Result {
-            vm.restore(gpu, vm_locked)?;
+            vm.restore(gpu, vm_locked, || attempts.is_slow(begin))?;
             // A mapping whose last handle was closed meanwhile is not on the list that `restore()`
             // walks.
             for mapping in job.mappings.iter().filter(|mapping| mapping.is_evicted()) {
