@@ -5,8 +5,8 @@
 //! - `gems`: all BOs, and totals by the state of their pages.
 //! - `heap`: all heaps, and the memory that they get and give back.
 //! - `jobs`: counts of what went wrong with jobs, and the jobs that have not ended.
-//! - `shrink`: the pages that reclaim has taken. Writing a number makes reclaim take that many
-//!   pages.
+//! - `shrink`: the pages that reclaim has taken, and how often a submission found too little.
+//!   Writing a number makes reclaim take that many pages.
 //!
 //! Readers only try to take locks, and show what is locked at the moment as busy or leave it out. A
 //! reader therefore does not wait for a driver that is stuck, nor does it make matters worse. A
@@ -186,7 +186,7 @@ impl File<Driver> for Jobs {
     }
 }
 
-/// The file `shrink`: the pages that reclaim has taken.
+/// The file `shrink`: the pages that reclaim has taken, and the failures of submissions.
 struct Shrink;
 
 #[vtable]
@@ -199,7 +199,12 @@ impl File<Driver> for Shrink {
         writeln!(f, "{}", dev.reclaimed.asked())?;
         writeln!(f, "purged since the start: {}", all.purged)?;
         writeln!(f, "from heaps since the start: {}", all.heaps)?;
-        writeln!(f, "evicted since the start: {}", all.evicted)
+        writeln!(f, "evicted since the start: {}", all.evicted)?;
+        writeln!(
+            f,
+            "attempts of submissions that found too little: {}",
+            dev.shortage.failed()
+        )
     }
 
     fn write(dev: &Device, reader: &mut UserSliceReader) -> Result {

@@ -87,6 +87,8 @@ struct Queue {
 pub(crate) struct Shortage {
     /// The number of tasks that have a turn or wait for one.
     users: Atomic<usize>,
+    /// The number of attempts that did not find all memory, or not in time.
+    failed: Atomic<usize>,
     #[pin]
     queue: Mutex<Queue>,
     #[pin]
@@ -98,6 +100,7 @@ impl Shortage {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             users: Atomic::new(0),
+            failed: Atomic::new(0),
             queue <- new_mutex!(
                 Queue {
                     taken: false,
@@ -114,6 +117,12 @@ impl Shortage {
     /// Returns whether any task is short of memory. Takes no lock, so the answer may be outdated.
     pub(crate) fn is_there(&self) -> bool {
         self.users.load(Relaxed) != 0
+    }
+
+    /// Returns the number of attempts since the device was bound that did not find all memory, or
+    /// not in time.
+    pub(crate) fn failed(&self) -> usize {
+        self.failed.load(Relaxed)
     }
 
     /// Ends all waits with `ENODEV`, and refuses new ones, as the device is being removed.
@@ -326,6 +335,7 @@ impl<'a> Attempts<'a> {
     pub(crate) fn found_none(&mut self, progress: bool) -> Result {
         let ms = self.elapsed() + RETRY_MS;
 
+        self.shortage.failed.add(1, Relaxed);
         self.spend(if progress { ms / 4 } else { ms })?;
         if at_own_limit() {
             self.turn = None;

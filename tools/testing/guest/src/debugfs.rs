@@ -72,6 +72,15 @@ pub fn taken(gpu: &Gpu) -> Result<Taken, Stop> {
     })
 }
 
+/// How often a submit has found too little memory so far, and tried again.
+pub fn found_too_little(gpu: &Gpu) -> Result<usize, Stop> {
+    let text = fs::read_to_string(file(gpu, "shrink"))?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("attempts of submissions that found too little: "))
+        .and_then(|number| number.parse().ok())
+        .ok_or_else(|| Stop::fail("no attempts in shrink"))
+}
+
 /// The bytes of a row of sums in `gems`.
 pub fn sum(gpu: &Gpu, row: &str) -> Result<usize, Stop> {
     let text = fs::read_to_string(file(gpu, "gems"))?;
