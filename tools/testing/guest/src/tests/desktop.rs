@@ -11,10 +11,18 @@
 //! one keeps the GPU busy, with jobs of a higher priority than some innocent clients have.
 //!
 //! All fences signal. Each frame of an innocent client is shown as it was drawn, and none later
-//! than the driver's policy says (Documentation/jobs.rst). When all have gone, the machine has what
-//! it had before. The same holds when memory is taken from all of them all the time.
+//! than the driver's policy says (Documentation/jobs.rst); no submit takes longer than that says,
+//! either. When all have gone, the machine has what it had before.
+//!
+//! The same holds where all memory is taken but for half of what they need, and what they have is
+//! pushed to swap all the time. There is room in swap, so what is missing can always be had from
+//! somebody: an allocation reclaims memory rather than fail, and a call that fails is a fault.
 
+use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::Duration;
@@ -36,9 +44,12 @@ use crate::harness::Stop;
 use crate::harness::Test;
 use crate::memory;
 use crate::memory::Held;
+use crate::memory::Hog;
 use crate::pixels::Layout;
 use crate::socket::Listener;
 use crate::swap::Swap;
+use crate::sys;
+use crate::sys::Errno;
 
 use super::memory::evict::MemoryGroup;
 use super::works;
@@ -99,12 +110,20 @@ const BEFORE_EACH: u32 = 3;
 /// How old a frame of an innocent client can be when it is shown, if all that can be in its way
 /// hangs and takes a reset: that is one and a half of the timeout each. Those of the client that
 /// hangs, which the compositor waits for, come on top. All of that happens twice, as the frame of
-/// the compositor that was under way comes before.
+/// the compositor that was under way comes before. 20 seconds more are for the good jobs, and for a
+/// machine that has too much to do.
 fn oldest(job_timeout: Duration) -> Duration {
     const IN_THE_WAY: u32 = JOBS_OF_A_FRAME * BEFORE_EACH + 2;
 
-    2 * IN_THE_WAY * job_timeout * 3 / 2 + PATIENCE
+    2 * IN_THE_WAY * job_timeout * 3 / 2 + Duration::from_secs(20)
 }
+
+/// The longest time that a submit of an innocent client or of the compositor may take.
+const SLOWEST_SUBMIT: Duration = Duration::from_secs(20);
+
+/// How much memory the desktop and all else can have, where it is scarce: about half of what they
+/// need.
+const LEFT: usize = 64 << 20;
 
 /// How much memory is taken from the desktop at a time, and the pause between two times.
 const TAKEN: usize = 16 << 20;
@@ -153,6 +172,23 @@ fn takes_memory(group: &MemoryGroup, swap: &Swap, figures: &Figures) -> Outcome 
         group.reclaim(TAKEN)?;
         figures.swapped.fetch_max(swap.used()? as u64, SeqCst);
         thread::sleep(TAKEN_EACH);
+    }
+    Ok(())
+}
+
+/// Keeps all memory but [`LEFT`] from the desktop, until there is something to be read from `quit`.
+/// Says when there is no more.
+fn hogs(quit: &File, mut ready: impl Write) -> Outcome {
+    // It does not go to swap, and if somebody has to be killed, it is this one.
+    fs::write("/proc/self/oom_score_adj", "1000")?;
+    // SAFETY: flags only.
+    if unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) } == -1 {
+        return Err(Errno::last().into());
+    }
+    let mut hog = Hog::new(LEFT)?;
+    ready.write_all(b"x")?;
+    while !sys::readable(quit.as_fd(), TAKEN_EACH)? {
+        hog.take(LEFT)?;
     }
     Ok(())
 }
@@ -278,6 +314,11 @@ fn judge(figures: &Figures, size: Size, oldest: Duration) -> Outcome {
         "a frame was shown after {:?}, more than {oldest:?}",
         figures.oldest()
     );
+    check!(
+        figures.slowest_submit() <= SLOWEST_SUBMIT,
+        "a submit took {:?}, more than {SLOWEST_SUBMIT:?}",
+        figures.slowest_submit()
+    );
     Ok(())
 }
 
@@ -306,14 +347,33 @@ fn shows_all_frames(gpu: &Gpu) -> Outcome {
 }
 
 fn without_memory(gpu: &Gpu) -> Outcome {
-    let size = size(gpu);
+    // A client needs all of its textures for each job.
+    let mut size = size(gpu);
+    size.textures.0 = 12;
     let swap = Swap::on(SWAP)?;
     let group = MemoryGroup::enter()?;
-    let evicted = debugfs::taken(gpu)?.evicted;
+    let killed = memory::killed()?;
+    let (mut told, tell) = harness::pipe()?;
+    let (quit, mut tell_quit) = harness::pipe()?;
+    // SAFETY: this process has one thread.
+    let hog = unsafe { Process::start(|| hogs(&quit, &tell))? };
+    drop(tell);
+    told.read_exact(&mut [0])?;
+    let (evicted, failed) = (
+        debugfs::taken(gpu)?.evicted,
+        debugfs::found_too_little(gpu)?,
+    );
     let figures = leaves_nothing(gpu, size, Some((&group, &swap)))?;
+    tell_quit.write_all(b"x")?;
+    hog.finish(FENCE_PATIENCE)?;
     let evicted = debugfs::taken(gpu)?.evicted - evicted;
+    let failed = debugfs::found_too_little(gpu)? - failed;
     let swapped = figures.swapped.load(SeqCst);
-    println!("# {evicted} pages of BOs were evicted, and up to {swapped} bytes in swap");
+    println!(
+        "# {evicted} pages of BOs were evicted, up to {swapped} bytes in swap; \
+         {failed} attempts of submits found too little"
+    );
+    check_eq!(memory::killed()?, killed, "processes were killed");
     check!(evicted != 0 && swapped != 0, "memory was not scarce");
     judge(figures, size, oldest(JOB_TIMEOUT))
 }
