@@ -66,6 +66,9 @@ fn does_not_fit(gpu: &Gpu) -> Outcome {
 /// something: the process pays for that.
 fn charged(gpu: &Gpu) -> Outcome {
     const LEN: usize = 64 * MIB;
+    // An array of addresses, one of pages, and tables: 24 bytes for each page.
+    const COST: usize = LEN / PAGE * 24;
+    const MOST: usize = 24 * MIB / COST;
 
     let group = MemoryGroup::enter()?;
     let flags = ANONYMOUS | libc::MAP_NORESERVE;
@@ -75,35 +78,31 @@ fn charged(gpu: &Gpu) -> Outcome {
     };
     // Their page tables would cost more than the rest.
     zeros.advise(libc::MADV_HUGEPAGE)?;
-    group.limit(Some(12 * MIB))?;
+    // Opened before there is a limit: if a small structure does not fit, somebody is killed.
+    let devices: Vec<_> = (0..MOST).map(|_| gpu.open()).collect::<Result<_, _>>()?;
+    group.limit(Some(group.current()? + 12 * MIB))?;
     let killed_before = killed()?;
-    let mut clients = Vec::new();
-    loop {
-        let device = gpu.node.open();
-        let client = device.and_then(|device| {
-            let bo = zeros.bo(&device, uapi::USERPTR_READONLY)?;
-            Ok((bo, device))
-        });
-        match client {
-            Ok(client) => clients.push(client),
+    let mut bos = Vec::new();
+    for device in &devices {
+        match zeros.bo(device, uapi::USERPTR_READONLY) {
+            Ok(bo) => bos.push(bo),
             Err(Errno(libc::ENOMEM)) => break,
             Err(errno) => return Err(errno.into()),
         }
-        // An array of addresses, one of pages, and tables: 24 bytes for each page.
-        let cost = clients.len() * (LEN / PAGE) * 24;
-        if cost > 24 * MIB {
-            return Err(Stop::fail(format!(
-                "{} bytes are charged for what costs {cost}",
-                group.current()?
-            )));
-        }
     }
-    check!(clients.len() > 1, "not even two");
+    check!(
+        bos.len() < MOST,
+        "{} bytes are charged for what costs {}",
+        group.current()?,
+        MOST * COST
+    );
+    check!(bos.len() > 1, "not even two");
     check_eq!(killed()?, killed_before);
     // It goes back when they go.
-    clients.truncate(1);
-    let device = gpu.open()?;
-    zeros.bo(&device, uapi::USERPTR_READONLY)?.close()?;
-    null(&device)?;
+    drop(bos);
+    for device in &devices {
+        zeros.bo(device, uapi::USERPTR_READONLY)?.close()?;
+        null(device)?;
+    }
     Ok(())
 }
