@@ -74,7 +74,8 @@ fn read_handles(address: u64, count: u32) -> Result<KVVec<u8>> {
             .checked_mul(size_of::<u32>())
             .ok_or(ENOMEM)?;
 
-        UserSlice::new(UserPtr::from_addr(address), len).read_all(&mut bytes, GFP_KERNEL_ACCOUNT)?;
+        UserSlice::new(UserPtr::from_addr(address), len)
+            .read_all(&mut bytes, GFP_KERNEL_ACCOUNT)?;
     }
     Ok(bytes)
 }
