@@ -165,9 +165,9 @@ impl Rules {
         let text = fs::read_to_string(Path::new(DEBUGFS).join("rules"))?;
         let mut rules: Self = text.parse().map_err(|()| Errno(libc::EPROTO))?;
         let regs = map()?;
-        rules.0.extend(
-            OF_MODEL.map(|(name, stat)| (name.into(), regs.get32(stat.offset() as usize))),
-        );
+        rules
+            .0
+            .extend(OF_MODEL.map(|(name, stat)| (name.into(), regs.get32(stat.offset() as usize))));
         Ok(rules)
     }
 

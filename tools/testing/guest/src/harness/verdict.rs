@@ -59,22 +59,13 @@ mod tests {
         assert_eq!(Verdict::new(skip, &broken, None), r1());
         assert_eq!(Verdict::new(Ok(()), &broken, Some("why")), r1());
         let both = Verdict::Failed("bad\nR1".into());
-        assert_eq!(
-            Verdict::new(failed("bad"), &broken, Some("why")),
-            both
-        );
+        assert_eq!(Verdict::new(failed("bad"), &broken, Some("why")), both);
     }
 
     #[test]
     fn the_peer_may_be_excused() {
         let expected = Verdict::Expected("bad".into(), "C panfrost: why".into());
-        assert_eq!(
-            Verdict::new(failed("bad"), &[], Some("why")),
-            expected
-        );
-        assert_eq!(
-            Verdict::new(Ok(()), &[], Some("why")),
-            Verdict::Passed
-        );
+        assert_eq!(Verdict::new(failed("bad"), &[], Some("why")), expected);
+        assert_eq!(Verdict::new(Ok(()), &[], Some("why")), Verdict::Passed);
     }
 }
