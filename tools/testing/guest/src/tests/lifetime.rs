@@ -51,7 +51,8 @@ pub(super) const TESTS: &[Test] = &[
     )
     .needs(&[Need::Board, Need::Minor(5)]),
     Test::new("close-context-signals-nothing", &["C10"], signals_nothing)
-        .needs(&[Need::Gate, Need::Minor(5)]),
+        .needs(&[Need::Gate, Need::Minor(5)])
+        .panfrost_fails("jobs of a context that is gone wait on for their fences"),
     Test::new("close-bo-frees-nothing-of-others", &["A2"], frees_nothing).needs(&[Need::Gate]),
     Test::new("madvise-busy", &["A2", "D3"], madvise_busy).needs(&[Need::Gate]),
 ];
@@ -304,7 +305,7 @@ fn context_behind(gpu: &Gpu) -> Outcome {
 /// The task that destroys a context with many jobs does not signal their fences: it can be one that
 /// hardly ever gets a processor, and others would have to wait for it.
 fn signals_nothing(gpu: &Gpu) -> Outcome {
-    const JOBS: usize = 200;
+    const JOBS: usize = 64;
     let device = gpu.open()?;
     let gate = Gate::new()?;
     let context = device.create_context(uapi::PRIORITY_MEDIUM)?;
@@ -326,8 +327,8 @@ fn signals_nothing(gpu: &Gpu) -> Outcome {
 
 /// Closing a busy BO does not mean having to free all that the ended jobs of others have held.
 fn frees_nothing(gpu: &Gpu) -> Outcome {
-    const JOBS: usize = 64;
-    const BUSY: usize = 16;
+    const JOBS: usize = 32;
+    const BUSY: usize = 8;
     let (other, device) = (gpu.open()?, gpu.open()?);
     let (gate, own_gate) = (Gate::new()?, Gate::new()?);
     let mut chain = Chain::new(&other, 4096)?;

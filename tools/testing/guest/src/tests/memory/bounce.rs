@@ -41,7 +41,6 @@ pub(in super::super) const TESTS: &[Test] = &[
     Test::new("bounce-attach-after-evict", &["D4", "J1"], attached)
         .needs(&[Need::Bounce])
         .panfrost_fails(NO_KNOB),
-    // Last: the GPU that comes back can have another number.
     Test::new("bounce-unbind", &["C8", "J1"], unbound)
         .needs(&[Need::Bounce])
         .not_on_panfrost("unbinding it under load is not known to be safe"),
@@ -115,15 +114,24 @@ fn import_after_evict(gpu: &Gpu) -> Outcome {
 /// written to them, as they came back from swap.
 fn attached(gpu: &Gpu) -> Outcome {
     let outcome = import_after_evict(gpu);
-    // The old number is free again.
-    if let Some(node) = Node::all().pop() {
-        node.unbind()?.give_back()?;
-    }
+    bind_anew()?;
     outcome
+}
+
+/// Gives the GPU the number again that somebody had open when it was bound.
+fn bind_anew() -> Outcome {
+    let node = Node::all().pop().ok_or(Stop::fail("no GPU"))?;
+    Ok(node.unbind()?.give_back()?)
 }
 
 /// A mapping of the CPU outlives the device, with all that was written through it.
 fn unbound(gpu: &Gpu) -> Outcome {
+    let outcome = mapped_while_unbound(gpu);
+    bind_anew()?;
+    outcome
+}
+
+fn mapped_while_unbound(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     let (_bo, map) = target(&device, 64 * KIB)?;
     map.write(0, &content(64 * KIB, 5));

@@ -109,6 +109,7 @@ fn slow_mmu(gpu: &Gpu) -> Outcome {
     // Now the address space is in the hardware.
     chain.run(&[&bo])?;
     let board = Board::open()?;
+    let resets = board.stat(Stat::SoftResets);
     board.order(Opcode::StickAsCommand, &[1])?;
     let mut reads = 0;
     let given = || {
@@ -122,5 +123,8 @@ fn slow_mmu(gpu: &Gpu) -> Outcome {
     board.order(Opcode::StickAsCommand, &[0])?;
     check!(given, "the MMU was given no command");
     check!(reads >= READS, "the status was read {reads} times");
+    // Until then, the MMU is given no other command.
+    let reset = || Ok(board.stat(Stat::SoftResets) != resets);
+    check!(wait_for(PATIENCE, reset)?, "the GPU is not reset");
     works(&device)
 }
