@@ -5,6 +5,7 @@
 use std::thread;
 
 use model::control::Opcode;
+use model::job::Arch;
 
 use super::end;
 use super::hang_next;
@@ -42,7 +43,9 @@ pub(in crate::tests) const TESTS: &[Test] = &[
     Test::new("fault-resets", &["J4"], fault_resets)
         .needs(&[Need::Board])
         .panfrost_fails("it resets other GPUs, and a G57 not each time"),
-    Test::new("fault-resets-leave-log", &["J4"], resets_leave_log).needs(&[Need::Board]),
+    Test::new("fault-resets-leave-log", &["J4"], resets_leave_log)
+        .needs(&[Need::Board])
+        .panfrost_fails_on(Arch::V9, "it does not reset a G57 each time"),
     Test::new("recover-late-start", &["J4"], late_start)
         .needs(&[Need::Board])
         .panfrost_fails("it does not count this"),
@@ -147,7 +150,8 @@ fn resets_leave_log(gpu: &Gpu) -> Outcome {
     let mut log = KernelLog::from_now();
     // A fault, vector 2.
     board.order(Opcode::SpuriousIrq, &[2, 1])?;
-    let told = || Ok(log.lines().iter().any(|line| line.contains("GPU fault")));
+    let tells = |line: &String| line.to_lowercase().contains("gpu fault");
+    let told = || Ok(log.lines().iter().any(tells));
     check!(memory::wait_for(PATIENCE, told)?, "nobody tells of it");
     works(&device)
 }
