@@ -22,6 +22,8 @@
 //! pages. The resvs of the address space and of the BOs are held from before the fences are
 //! collected until the job has been pushed.
 
+use core::mem;
+
 use kernel::{
     dma_buf::{
         fence::Fence,
@@ -163,6 +165,7 @@ impl Admission {
     /// Sleeps. The caller may hold no lock and no registration guard.
     pub(crate) fn submit(mut self, drm: &Device, request: &Request<'_>) -> Result {
         let mut attempts = Attempts::new(&drm.shortage);
+        let mut mappings = None;
 
         loop {
             // Clients that wait for memory come first.
@@ -173,7 +176,7 @@ impl Admission {
             }
 
             attempts.begin();
-            match try_submit(drm, request, &mut self, &attempts)? {
+            match try_submit(drm, request, &mut self, &mut mappings, &attempts)? {
                 Attempt::Submitted => return Ok(()),
                 Attempt::Changed => {
                     attempts.lost_user_memory()?;
@@ -224,10 +227,14 @@ fn validate(drm: &Device, vm: &Vm) -> Result<bool> {
 /// If `attempts` has the turn, other submissions wait for this one to finish, so it does not wait
 /// for user space. The caller has faulted the user memory in before; if the memory has changed
 /// since, the attempt returns [`Attempt::Changed`] and the turn ends.
+///
+/// An attempt that finds too little memory leaves the mappings of the BOs in `kept` for the next
+/// one. The client may have closed the handles by then.
 fn try_submit(
     drm: &Device,
     request: &Request<'_>,
     admission: &mut Admission,
+    kept: &mut Option<KVVec<Arc<Mapping>>>,
     attempts: &Attempts<'_>,
 ) -> Result<Attempt> {
     let Request { vm, bos, .. } = *request;
@@ -242,14 +249,18 @@ fn try_submit(
     for fence in request.in_fences {
         dependencies.add(fence)?;
     }
-    let mappings = look_up_mappings(bos, vm)?;
+    let mappings = match kept.take() {
+        Some(mappings) => mappings,
+        None => look_up_mappings(bos, vm)?,
+    };
     if !attempts.has_turn() && !validate(drm, vm)? {
+        *kept = Some(mappings);
         return Ok(Attempt::Changed);
     }
     let user_memory = vm.user_memory();
     // Declared before the guard, so that an error drops the job after it: the job may hold the last
     // reference to a BO, and freeing that can wait for tasks that wait for the guard.
-    let job;
+    let mut job;
 
     // User space is not accessed from here on.
     let guard = drm.registration_guard().ok_or(ENODEV)?;
@@ -308,6 +319,7 @@ fn try_submit(
         let locked = exec.lock_all(|pass| pass.lock(vm.resv_object()).map(|_| ()))?;
 
         if let Some(failed) = restore(locked.of(vm.resv_object()).ok_or(EINVAL)?)? {
+            *kept = Some(mem::take(&mut job.mappings));
             return Ok(failed);
         }
     }
@@ -323,6 +335,7 @@ fn try_submit(
     // From here until the job's fence has signalled, everything that the job may use stays
     // resident.
     if let Some(failed) = restore(locked.of(vm.resv_object()).ok_or(EINVAL)?)? {
+        *kept = Some(mem::take(&mut job.mappings));
         return Ok(failed);
     }
     Bo::touch(drm, bos.iter());
