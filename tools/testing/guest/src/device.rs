@@ -108,12 +108,14 @@ impl Node {
     }
 
     /// Loads the driver's module again, with the parameters that the guest gives it and with
-    /// others, which prevail.
+    /// others, which prevail. The module refuses a parameter that it is given twice.
     pub fn load(&self, others: &[&str]) -> io::Result<()> {
         let args = env::var("module_args").unwrap_or_default();
+        let name = |arg: &str| arg.split('=').next().map(str::to_owned);
+        let is_left = |arg: &&str| others.iter().all(|other| name(other) != name(arg));
         let load = Command::new("modprobe")
             .arg(&self.driver)
-            .args(args.split_whitespace())
+            .args(args.split_whitespace().filter(is_left))
             .args(others)
             .status()?;
         match load.success() {
