@@ -28,6 +28,7 @@ use crate::harness::Outcome;
 use crate::harness::Stop;
 use crate::harness::Test;
 use crate::memory;
+use crate::sync::Gate;
 use crate::sys::Errno;
 use crate::tests::works;
 use crate::tests::A_WHILE;
@@ -47,7 +48,7 @@ pub(in crate::tests) const TESTS: &[Test] = &[
         .needs(&[Need::Board])
         .panfrost_fails_on(Arch::V9, "it does not reset a G57 each time"),
     Test::new("recover-late-start", &["J4"], late_start)
-        .needs(&[Need::Board])
+        .needs(&[Need::Board, Need::Gate])
         .panfrost_fails("it does not count this"),
 ];
 
@@ -167,12 +168,17 @@ fn late_start(gpu: &Gpu) -> Outcome {
     let told = Told::from_now(&board);
     let before = missed()?;
     board.order(Opcode::DelayStart, &[50_000])?;
+    // They become ready at the same time, however long a submit takes.
+    let gate = Gate::new()?;
+    let wait = gate.syncobj(&device)?;
     let mut chains = Vec::new();
     for _ in 0..3 {
         let chain = nothing(&device)?;
-        let fence = start(&device, 0, &chain)?;
-        chains.push((chain, fence));
+        let done = device.syncobj()?;
+        chain.submit_in(0, &[], &[&wait], Some(&done))?;
+        chains.push((chain, done.fence()?));
     }
+    gate.open()?;
     for (chain, fence) in &chains {
         check_eq!(end(fence)?, Ok(()));
         check_eq!(chain.statuses(), [DONE]);
