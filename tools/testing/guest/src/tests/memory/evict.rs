@@ -439,8 +439,8 @@ fn use_by_kernel(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// Closing a BO that a submit names, while that brings memory back, is no reason for the job to miss
-/// it.
+/// Closing a BO that a submit names, while that brings memory back, is no reason for the job to
+/// miss it.
 fn close_in_submit(gpu: &Gpu) -> Outcome {
     const SLOW: usize = 1000;
     let _swap = Swap::on(256 * MIB)?;
