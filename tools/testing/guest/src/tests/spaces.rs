@@ -48,13 +48,14 @@ pub(super) const BUS_FAULT: &str = "after a bus fault the next job is lost";
 const LATE_FAULT: &str =
     "the second fault of a file waits for the timeout, and a reset loses stores";
 
+const MAPPED: &str = "a job that has ended keeps its BOs mapped until a worker has dropped it";
+
 const OTHERS: &str = "a fault can cost another file a job";
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("fault-write", &["B5"], write_fault).panfrost_fails_on(Arch::V9, BUS_FAULT),
     Test::new("fault-chain", &["B5"], chain_fault).panfrost_fails(LATE_FAULT),
-    Test::new("fault-closed-bo", &["A6", "B5"], closed_bo)
-        .panfrost_fails("a job that has ended keeps its BOs mapped until a worker has dropped it"),
+    Test::new("fault-closed-bo", &["A6", "B5"], closed_bo).panfrost_fails(MAPPED),
     Test::new("fault-again-and-again", &["B5"], repeated).panfrost_fails_on(Arch::V9, BUS_FAULT),
     Test::new("fault-other-file", &["B5"], other_file).panfrost_fails(OTHERS),
     Test::new("fault-spares-next-job", &["B5"], next_job)
@@ -79,7 +80,7 @@ pub(super) const TESTS: &[Test] = &[
         .panfrost_fails_on(Arch::V9, BUS_FAULT),
     Test::new("space-freed-tables", &["A6", "J7"], freed_tables)
         .needs(&[Need::Board])
-        .panfrost_fails_on(Arch::V9, BUS_FAULT),
+        .panfrost_fails(MAPPED),
     Test::new("clients-concurrent", &["C2", "F1"], concurrent),
 ];
 
