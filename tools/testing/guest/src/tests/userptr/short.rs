@@ -65,7 +65,9 @@ fn does_not_fit(gpu: &Gpu) -> Outcome {
 /// Memory that costs the process nothing, because nobody has written to it, costs the kernel
 /// something: the process pays for that.
 fn charged(gpu: &Gpu) -> Outcome {
-    const LEN: usize = 64 * MIB;
+    // So much that what does not fit is an array, almost certainly: if a small structure does not,
+    // somebody is killed.
+    const LEN: usize = 512 * MIB;
     // An array of addresses, one of pages, and tables: 24 bytes for each page.
     const COST: usize = LEN / PAGE * 24;
     const MOST: usize = 24 * MIB / COST;
@@ -78,7 +80,7 @@ fn charged(gpu: &Gpu) -> Outcome {
     };
     // Their page tables would cost more than the rest.
     zeros.advise(libc::MADV_HUGEPAGE)?;
-    // Opened before there is a limit: if a small structure does not fit, somebody is killed.
+    // Opened before there is a limit, as they take small structures.
     let devices: Vec<_> = (0..MOST).map(|_| gpu.open()).collect::<Result<_, _>>()?;
     group.limit(Some(group.current()? + 12 * MIB))?;
     let killed_before = killed()?;
@@ -90,6 +92,8 @@ fn charged(gpu: &Gpu) -> Outcome {
             Err(errno) => return Err(errno.into()),
         }
     }
+    // Even to read a file takes memory.
+    group.limit(None)?;
     check!(
         bos.len() < MOST,
         "{} bytes are charged for what costs {}",
