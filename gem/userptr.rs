@@ -162,7 +162,7 @@ pub(crate) struct Region {
     lost: Pin<KBox<SpinLock<Option<Lost>>>>,
 }
 
-/// What is kept of a region: nothing until its pages are lost.
+/// The part of a region that is kept: empty until its pages are lost.
 type Lost = Keepable<Option<LostPages<Region>>>;
 
 impl Region {

@@ -4,8 +4,8 @@
 //! depth and stencil; where GL_NV_read_depth_stencil or its parts are there they are read and
 //! compared, else the colour alone is.
 //!
-//! What may be read back: as for colours, `n` bits of depth store a neighbour of `d * (2^n - 1)`,
-//! 32 bits a float as it is; it is returned as 32 bits. Stencil is exact.
+//! Values that may be read back: as for colours, `n` bits of depth store a neighbour of
+//! `d * (2^n - 1)`, 32 bits a float as it is; it is returned as 32 bits. Stencil is exact.
 //!
 //! Stencil alone gets new storage for each value. Mesa's panfrost keeps it in a surface that has
 //! depth, too; where that has content, clearing stencil means to draw the old depth into the tiles,

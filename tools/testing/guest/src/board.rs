@@ -285,7 +285,7 @@ pub fn forget_turns() -> Result<()> {
     Ok(fs::write(Path::new(DEBUGFS).join("recorder"), "0")?)
 }
 
-/// What was recorded since, the last 256 of it.
+/// Returns the last 256 turns that were recorded since.
 pub fn turns() -> Result<Vec<Turn>> {
     let text = fs::read_to_string(Path::new(DEBUGFS).join("recorder"))?;
     let turn = |line: &str| {

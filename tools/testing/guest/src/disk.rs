@@ -53,7 +53,7 @@ impl Disk {
         let made = Command::new("mke2fs")
             .args(["-q", "-F", "-t", "ext2", &image])
             .status();
-        // Whoever has it open keeps it.
+        // A process that has it open keeps it.
         fs::remove_file(&image)?;
         match made {
             Ok(status) if status.success() => (),
@@ -75,7 +75,7 @@ impl Disk {
             path: name.into(),
         };
         {
-            // What is open for writing cannot be mounted.
+            // A device that is open for writing cannot be mounted.
             let device = File::options().read(true).write(true).open(&this.node)?;
             // SAFETY: two of our own files.
             done(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_FD as _, file.as_raw_fd()) })?;

@@ -122,7 +122,7 @@ pub fn wait_for(
     Ok(true)
 }
 
-/// What the kernel has for clients.
+/// Amounts that the kernel holds for clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Held {
     buffers: usize,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What becomes of the outcome of a test.
+//! Turns the outcome of a test into a verdict.
 
 use super::Outcome;
 use super::Stop;
