@@ -5,9 +5,9 @@
 //! Values that may be read back: a channel of `n` bits stores the value `c` of the clear colour as
 //! one of the two neighbours of `c * (2^n - 1)`, since GL leaves the rounding open; where that is a
 //! whole number, as it is for 0 and 1, there is one right value. GL then returns it as eight bits,
-//! again one of the neighbours of `255 * stored / (2^n - 1)`: Mesa widens some formats by repeating bits,
-//! which rounds down. Channels that a format lacks are 0, alpha 1. All pixels of a clear have to be
-//! the same: dithering is off.
+//! again one of the neighbours of `255 * stored / (2^n - 1)`: Mesa widens some formats by repeating
+//! bits, which rounds down. Channels that a format lacks are 0, alpha 1. All pixels of a clear have
+//! to be the same: dithering is off.
 
 use std::fmt;
 use std::ops::AddAssign;
