@@ -23,7 +23,7 @@
 //! attempt succeeds.
 //!
 //! So if [`with_gpu`] returns [`None`], the GPU has stopped for good, unless
-//! [`Slots::is_abandoned`](mmu::Slots::is_abandoned) returns true.
+//! [`AddressSpaces::is_abandoned`](mmu::AddressSpaces::is_abandoned) returns true.
 
 mod irq;
 mod ratelimit;
@@ -197,7 +197,7 @@ impl PinnedDrop for Hw<'_> {
 pub(crate) struct DeviceData {
     /// The assignment of the hardware's address spaces.
     #[pin]
-    pub(crate) slots: mmu::Slots,
+    pub(crate) address_spaces: mmu::AddressSpaces,
     /// The job queue.
     #[pin]
     pub(crate) jobs: job::Jobs,
@@ -224,7 +224,7 @@ impl DeviceData {
         let tables = mmu::PageTables::new(dev)?;
 
         Ok(try_pin_init!(Self {
-            slots <- mmu::Slots::new(|drm| drm.jobs.request_reset()),
+            address_spaces <- mmu::AddressSpaces::new(|drm| drm.jobs.request_reset()),
             jobs <- job::Jobs::new(),
             heaps,
             dma,
@@ -361,7 +361,7 @@ impl Drop for Settled {
         // No ioctl is under way any more: dropping the registration has waited for them.
         self.0.jobs.settle();
         self.0.heaps.settle();
-        self.0.slots.settle();
+        self.0.address_spaces.settle();
     }
 }
 
@@ -433,7 +433,7 @@ impl platform::Driver for PlatformDriver {
         this.irqs.synchronize();
         // Excludes a recovery, which polls registers that need not answer after the halt.
         this.drm.0.jobs.exclude(|| this.gpu.halt(&this.drm.0));
-        if !this.gpu.stopped() || this.drm.0.slots.is_abandoned() {
+        if !this.gpu.stopped() || this.drm.0.address_spaces.is_abandoned() {
             this.drm.0.heaps.leak(&this.gpu);
         }
         this.drm.0.jobs.stop();

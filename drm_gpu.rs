@@ -18,7 +18,7 @@
 //! | [`job`]      | submission, contexts, the queue of the job slots, recovery            |
 //! | [`shrinker`] | freeing memory when it is short, where it costs least                 |
 //! | [`gem`]      | buffer objects: pages, mappings, heaps that grow on faults, sharing   |
-//! | [`mmu`]      | GPU address spaces: addresses, page tables, hardware slots, faults    |
+//! | [`mmu`]      | GPU address spaces: addresses, page tables, the hardware's AS, faults |
 //! | [`hw`]       | the registers: identity and quirks, power, reset, MMU commands, slots |
 //! | [`debugfs`]  | files that show the state of the above, for debugging and tests       |
 //! | [`device`]   | the bound GPU: probe, teardown, interrupts, the DRM device            |
@@ -46,7 +46,7 @@
 //! 8. the VA tree of an address space (spinlock)
 //! 9. the job queue (spinlock)
 //! 10. a page table, for writers (spinlock), then the memory reserved for it (spinlock)
-//! 11. the address-space slots (spinlock), then their orphans (spinlock)
+//! 11. the hardware's address spaces (spinlock), then their orphans (spinlock)
 //! 12. the cycle counter (spinlock)
 //!
 //! The mutex of an address space's user memory ([`gem::userptr`]) nests inside 1 to 3, and 6, 10

@@ -19,8 +19,8 @@
 //! 3. [`Jobs::hardware`] (mutex): serialises reading how jobs ended with resetting and halting the
 //!    GPU; the mutex of the reset itself nests inside
 //! 4. the submission order of a context and slot (mutex in the queue): held from arming to pushing
-//! 5. the job queue (spinlock); the locks that an `Engine` takes nest inside: address-space slots,
-//!    cycle counter
+//! 5. the job queue (spinlock); the locks that an `Engine` takes nest inside: the hardware's
+//!    address spaces, the cycle counter
 //!
 //! Nothing is allocated under 3 to 5, and no fence is signalled under 5. A task that waits for a
 //! place in a context holds none of these locks; the queue's mutex for that wait is a leaf, which
@@ -145,7 +145,7 @@ pub(crate) struct Job {
     /// The submitting process, and below it the handle of the context. For logs only.
     process: Process,
     context: u32,
-    /// Number of its address-space slot. Valid only while the job is in the hardware.
+    /// Number of its AS. Valid only while the job is in the hardware.
     as_nr: Atomic<u32>,
     /// It was stopped because of a fault in its address space.
     faulted: Atomic<bool>,

@@ -4,11 +4,13 @@
 //!
 //! - [`Vm`] is the address space of a file. While it exists, so do its addresses and its claim on
 //!   the hardware. It treats the owner's data about the memory in it as opaque.
-//! - [`Space`] is the part of a [`Vm`] that the hardware slots and the fault path share: page table
-//!   and VA tree. They hold references to it, and never keep the [`Vm`] alive.
+//! - [`Space`] is the part of a [`Vm`] that the hardware and the fault path share: page table and
+//!   VA tree. The entry of an AS and the fault path hold references to it, and never keep the
+//!   [`Vm`] alive.
 //! - [`VaNode`] is a range of addresses, held by a mapping of a BO.
-//! - [`Slots`] are the address spaces of the hardware, of which there are fewer than files. A space
-//!   gets one when a job of it is about to run, and keeps it until another space needs it.
+//! - [`AddressSpaces`] are those of the hardware, of which there are fewer than files. A space gets
+//!   one of them, its *AS*, when a job of it is about to run, and keeps it until another space
+//!   needs it.
 //! - [`Orphans`](orphans::Orphans) keeps memory that has no owner any more, but that the hardware
 //!   may still reach.
 //! - [`Change`](change::Change) decides how thorough a flush has to be.
@@ -18,9 +20,9 @@
 //!
 //! # Locks
 //!
-//! The VA tree has a spinlock, and the slots have one; neither nests in the other. Code that maps
-//! or unmaps holds the [`VaNode`] of the range. While it writes to the page table it also holds the
-//! spinlock of the table, inside which that of the slots may be taken.
+//! The VA tree has a spinlock, and [`AddressSpaces`] has one; neither nests in the other. Code that
+//! maps or unmaps holds the [`VaNode`] of the range. While it writes to the page table it also
+//! holds the spinlock of the table, inside which that of [`AddressSpaces`] may be taken.
 //!
 //! # Teardown order
 //!
@@ -28,19 +30,20 @@
 //! unmapped before its [`VaNode`] is dropped, and flushed before its pages are freed; if jobs of
 //! the space run, the flush also waits for their accesses and writes the GPU's caches back.
 //! [`Space::unmap`] does all of that; if it fails, the hardware may still reach the pages until it
-//! is reset, and they are [kept](Space::keep). A [`Vm`] gives its slot back before its page table
-//! can be freed.
+//! is reset, and they are [kept](Space::keep). A [`Vm`] gives its AS back before its page table can
+//! be freed.
 
+pub(crate) mod address_spaces;
 mod change;
 mod closing;
 pub(crate) mod fault;
 mod occupants;
 mod orphans;
 mod page_table;
-pub(crate) mod slots;
 mod va;
 mod vm;
 
+pub(crate) use address_spaces::AddressSpaces;
 pub(crate) use fault::{
     Grow,
     Growth, //
@@ -51,7 +54,6 @@ pub(crate) use page_table::{
     PageTables,
     Prot, //
 };
-pub(crate) use slots::Slots;
 pub(crate) use vm::{
     Space,
     VaNode,

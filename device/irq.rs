@@ -102,7 +102,7 @@ impl ThreadedHandler for Mmu<'_> {
         let verdict = self.idle.lock().count(any, Instant::now());
 
         if verdict == Frequency::Fair {
-            drm.slots.unmask(gpu);
+            drm.address_spaces.unmask(gpu);
         }
         handle_storm(gpu, drm, "MMU", verdict);
         IrqReturn::Handled

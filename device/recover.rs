@@ -150,7 +150,7 @@ impl Hw<'_> {
             self.stop_after(drm, reset);
             return Err(error);
         }
-        drm.slots.unabandon();
+        drm.address_spaces.unabandon();
         self.stopped.store(false, Release);
         self.lost.store(false, Release);
         self.resume();
@@ -176,17 +176,17 @@ impl Hw<'_> {
         }
         dev_warn!(self.dev(), "the GPU was reset by its reset line\n");
         mali::reset::forget(&self.io);
-        drm.slots.forget_all();
+        drm.address_spaces.forget_all();
         self.wake().map_err(|e| (e, Ok(())))
     }
 
     /// Resets the GPU by command. On success, the MMU has forgotten all address spaces.
     fn reset_by_command(&self, drm: &Device) -> Result {
         mali::reset::prepare(self.dev(), &self.io, &self.caps);
-        match drm.slots.reset(|| mali::reset::soft(&self.io)) {
+        match drm.address_spaces.reset(|| mali::reset::soft(&self.io)) {
             Err(ETIMEDOUT) => {
                 mali::reset::finish(self.dev(), &self.io)?;
-                drm.slots.forget_all();
+                drm.address_spaces.forget_all();
                 Ok(())
             }
             result => result,
@@ -238,7 +238,7 @@ impl Hw<'_> {
         // A failed reset may have stopped the GPU already. A lost GPU is marked as stopped for the
         // power cycle, even if it is abandoned and its power stays on, so that mark alone does not
         // suffice.
-        if (!self.stopped() || drm.slots.is_abandoned()) && !self.supply.is_held() {
+        if (!self.stopped() || drm.address_spaces.is_abandoned()) && !self.supply.is_held() {
             mali::irq::mask_all(&self.io);
             let reset = self.reset_by_command(drm);
 
@@ -252,8 +252,8 @@ impl Hw<'_> {
     fn stop_after(&self, drm: &Device, reset: Result) {
         let note = |stopped| {
             match stopped {
-                true => drm.slots.unabandon(),
-                false => drm.slots.abandon(),
+                true => drm.address_spaces.unabandon(),
+                false => drm.address_spaces.abandon(),
             }
             self.stopped.store(stopped, Release);
         };

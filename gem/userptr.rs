@@ -24,8 +24,8 @@
 //! # Locks
 //!
 //! The mirror's lock nests inside of the reservations. The callbacks that map and unmap run with it
-//! held, possibly in reclaim, and take the spinlocks of the page table and of the address-space
-//! slots, but no mutex. Jobs are waited for without it.
+//! held, possibly in reclaim, and take the spinlocks of the page table and of the hardware's
+//! address spaces, but no mutex. Jobs are waited for without it.
 
 mod leaving;
 

@@ -95,7 +95,7 @@ impl Jobs {
         started.queue.update(&self.engine(started, gpu), |slots| {
             // The jobs may have ended already, and a later job may have turned the space on again.
             // With the queue locked, no job can do so from here on.
-            if drm.slots.faulty() & 1 << as_nr == 0 {
+            if drm.address_spaces.faulty() & 1 << as_nr == 0 {
                 return;
             }
             let of_space =

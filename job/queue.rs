@@ -4,7 +4,7 @@
 //!
 //! [`Client`] lives in the queue and queues the workers. An [`Engine`] is created for each call by
 //! a caller that can reach the hardware. Its methods run under the queue's spinlock; the locks of
-//! the address-space slots and of the cycle counter nest inside.
+//! the hardware's address spaces and of the cycle counter nest inside.
 
 use core::cell::Cell;
 
@@ -134,8 +134,7 @@ impl<'a, 'g> Engine<'a, 'g> {
         }
     }
 
-    /// Releases the address-space slot and the cycle counter, which a job holds while it is in the
-    /// hardware.
+    /// Releases the AS and the cycle counter, which a job holds while it is in the hardware.
     fn release(&self, running: &Running<'_, Client>) {
         if running.job.counts_cycles {
             counter::cycle_counter_put(self.gpu);

@@ -141,7 +141,7 @@ impl Jobs {
     /// Sleeps. The caller may hold no lock that dropping a job takes.
     pub(crate) fn retire(&self, drm: &Device) {
         if let Ok(started) = self.started() {
-            drm.slots.drop_orphans();
+            drm.address_spaces.drop_orphans();
 
             loop {
                 let _retiring = self.retiring.lock();

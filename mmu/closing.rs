@@ -3,13 +3,14 @@
 //! Removal of mappings from an address space: of single ones, and of all when a file is closed.
 //!
 //! The GPU's translations must be flushed before the pages of a mapping are freed. That takes one
-//! flush per mapping, or one command that turns the slot of the space off; but the slot cannot be
+//! flush per mapping, or one command that turns the AS of the space off; but the AS cannot be
 //! turned off while jobs of the space run, because they would fault. When a file is closed, its
 //! jobs are stopped only after its handles are gone. So while jobs are still in the hardware, the
 //! pages of the file's BOs are kept until the address space is destroyed, after the last of the
 //! jobs has ended. That way, closing a file takes a few commands and not one per BO.
 //!
-//! Process context. Takes the locks of the page table, of the slots and of the list of pages.
+//! Process context. Takes the locks of the page table, of the hardware's address spaces and of the
+//! list of pages.
 
 use core::ops::Range;
 
@@ -52,7 +53,7 @@ impl Closing {
     }
 
     /// Takes the pages of the last mappings, which the GPU may still reach. The caller drops them
-    /// once the space has left its slot.
+    /// once the space has left its AS.
     pub(super) fn take(&self) -> Things {
         self.pages.take()
     }
@@ -76,18 +77,18 @@ impl<M> Vm<M> {
     /// can no longer reach them. Needs only a few flushes for many mappings if the space has no
     /// jobs in the hardware or the file is being closed. Sleeps.
     pub(crate) fn unmap_closed(&self, range: Range<u64>, pages: Keepable<impl Send + 'static>) {
-        let slots = &self.drm.slots;
+        let address_spaces = &self.drm.address_spaces;
         let unmapped = with_gpu(&self.drm, |gpu| {
             self.clear(gpu, range.clone())?;
-            if self.closing.begun.load(Relaxed) && slots.has_jobs(self) {
+            if self.closing.begun.load(Relaxed) && address_spaces.has_jobs(self) {
                 return Ok(Go::Last);
             }
-            slots
+            address_spaces
                 .flush_closed(gpu, self, &range)
                 .inspect_err(|&e| self.ask_for_reset(e))?;
             Ok(Go::Now)
         })
-        .unwrap_or_else(|| slots.check().map(|()| Go::Now));
+        .unwrap_or_else(|| address_spaces.check().map(|()| Go::Now));
 
         match unmapped {
             Ok(Go::Now) => drop(pages),

@@ -18,7 +18,7 @@ use kernel::{
 };
 
 use super::{
-    slots::TakenFault,
+    address_spaces::TakenFault,
     Space, //
 };
 use crate::{
@@ -66,7 +66,8 @@ const ROUNDS: usize = 32;
 pub(crate) struct Faults {
     /// There was a fault.
     pub(crate) any: bool,
-    /// The slots that were turned off, as a bitmap: the jobs in them have to end.
+    /// The hardware's address spaces that were turned off, as a bitmap by number: the jobs in them
+    /// have to end.
     pub(crate) failed: u32,
 }
 
@@ -79,13 +80,13 @@ impl Faults {
 }
 
 /// Handles faults until none are pending, for at most [`ROUNDS`] rounds. The caller unmasks the
-/// interrupt, and ends the jobs of slots that were turned off: it may have to wait for that, while
-/// memory in other slots has to grow.
+/// interrupt, and ends the jobs of the address spaces that were turned off: it may have to wait for
+/// that, while memory in others has to grow.
 pub(crate) fn handle(drm: &Device, gpu: &Gpu<'_>) -> Faults {
     let mut faults = Faults::default();
 
     for _ in 0..ROUNDS {
-        let ignored = drm.slots.faulty();
+        let ignored = drm.address_spaces.faulty();
         // A device that is gone or has halted has no faults to handle.
         let Some(Ok(pending)) = gpu.while_on(irq::pending_mmu) else {
             break;
@@ -123,20 +124,20 @@ pub(crate) fn handle(drm: &Device, gpu: &Gpu<'_>) -> Faults {
 enum Handled {
     /// There was no fault.
     Nothing,
-    /// The fault was resolved, or will be, or its space has left the slot.
+    /// The fault was resolved, or will be, or its space has left the AS.
     Mended,
-    /// The slot was turned off.
+    /// The AS was turned off.
     Failed,
 }
 
-/// Handles the fault of one slot, if it is still pending: handling those before it may have taken a
+/// Handles the fault of one AS, if it is still pending: handling those before it may have taken a
 /// while.
 fn handle_one(drm: &Device, gpu: &Gpu<'_>, nr: u8) -> Handled {
     let Some(TakenFault {
         fault,
         bus_error,
         space,
-    }) = drm.slots.take_fault(gpu, nr)
+    }) = drm.address_spaces.take_fault(gpu, nr)
     else {
         return Handled::Nothing;
     };
@@ -150,7 +151,7 @@ fn handle_one(drm: &Device, gpu: &Gpu<'_>, nr: u8) -> Handled {
     }
 
     report(gpu, nr, &space, &fault, bus_error);
-    match drm.slots.fail_at(gpu, nr, &space) {
+    match drm.address_spaces.fail_at(gpu, nr, &space) {
         true => Handled::Failed,
         false => Handled::Mended,
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Objects without an owner that the GPU may still reach: pages and heaps that could not be
-//! unmapped, and page tables that could not be removed from a slot.
+//! unmapped, and page tables that could not be removed from an AS.
 //!
 //! They are kept until a reset has made the hardware forget all address spaces, and are dropped by
 //! a worker afterwards, or at unbind, when the GPU has stopped. They are leaked only if nothing

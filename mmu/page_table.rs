@@ -102,7 +102,7 @@ impl<'a, F: IoPageTableFmt> Walked<'a, F> {
 
 impl<F: IoPageTableFmt> Drop for Walked<'_, F> {
     fn drop(&mut self) {
-        if self.drm.slots.check().is_err() {
+        if self.drm.address_spaces.check().is_err() {
             mem::forget(self.table.take());
         }
     }
@@ -196,8 +196,8 @@ impl PageTable {
 
         if gpu.soc.aarch64_tables {
             let table = IoPageTable::<'_, ARM64LPAES1>::with_pool(dev, config(), pool.clone())?;
-            // SAFETY: A slot with this table holds its `Space`, and is turned off before that goes
-            // or before the device unbinds, whichever comes first.
+            // SAFETY: The entry of an AS with this table holds the `Space`, and the AS is turned
+            // off before that goes or before the device unbinds, whichever comes first.
             let ttbr = unsafe { table.ttbr() };
             let config =
                 mmu::Config::aarch64_4k(ttbr, table.mair(), gpu.id.va_bits(), gpu.coherent)?;

@@ -209,7 +209,7 @@ impl Space {
             .table
             .map(dev, range, segments, (prot, memory), |range, f| {
                 self.drm
-                    .slots
+                    .address_spaces
                     .exclude(gpu, self, range, f)
                     .inspect_err(|&e| self.ask_for_reset(e))
             });
@@ -256,8 +256,8 @@ impl Space {
     /// They are dropped after the next reset. One that was requested when the error occurred may be
     /// over by now, so this requests another.
     pub(crate) fn keep(&self, pages: Keepable<impl Send + 'static>) {
-        self.drm.slots.keep(pages);
-        self.drm.slots.ask_for_reset(&self.drm);
+        self.drm.address_spaces.keep(pages);
+        self.drm.address_spaces.ask_for_reset(&self.drm);
     }
 
     /// Unmaps ranges, all of which must be mapped completely, and flushes once for all of them if
@@ -268,7 +268,7 @@ impl Space {
     /// sleep.
     pub(crate) fn unmap(&self, ranges: impl Iterator<Item = Range<u64>>) -> Result {
         with_gpu(&self.drm, |gpu| self.unmap_with(gpu, ranges))
-            .unwrap_or_else(|| self.drm.slots.check())
+            .unwrap_or_else(|| self.drm.address_spaces.check())
     }
 
     /// Like [`Self::unmap`], for callers that have a [`Gpu`]. Does not sleep.
@@ -293,17 +293,17 @@ impl Space {
         }
     }
 
-    /// Like [`Self::unmap`], for reclaim. If the space has a slot and no jobs, turns the slot off
+    /// Like [`Self::unmap`], for reclaim. If the space has an AS and no jobs, turns the AS off
     /// until the next job of the space, so that no further flush is needed until then.
     pub(crate) fn unmap_idle(&self, range: Range<u64>) -> Result {
         with_gpu(&self.drm, |gpu| {
             self.clear(gpu, range.clone())?;
             self.drm
-                .slots
+                .address_spaces
                 .rest(gpu, self, &range)
                 .inspect_err(|&e| self.ask_for_reset(e))
         })
-        .unwrap_or_else(|| self.drm.slots.check())
+        .unwrap_or_else(|| self.drm.address_spaces.check())
     }
 
     /// Removes a range from the page table, without a flush. The hardware may still have
@@ -318,7 +318,7 @@ impl Space {
     /// reset on error.
     fn flush(&self, gpu: &Gpu<'_>, range: &Range<u64>, change: Change) -> Result {
         self.drm
-            .slots
+            .address_spaces
             .flush(gpu, self, range, change)
             .inspect_err(|&e| self.ask_for_reset(e))
     }
@@ -330,7 +330,7 @@ impl Space {
     /// sleep.
     pub(crate) fn forget(&self, range: Range<u64>) -> Result {
         with_gpu(&self.drm, |gpu| self.forget_with(gpu, &range))
-            .unwrap_or_else(|| self.drm.slots.check())
+            .unwrap_or_else(|| self.drm.address_spaces.check())
     }
 
     /// Like [`Self::forget`], for callers that have a [`Gpu`]. Does not sleep.
@@ -341,7 +341,7 @@ impl Space {
     /// Requests a reset after an error of the hardware, unless the device is gone.
     pub(super) fn ask_for_reset(&self, error: Error) {
         if error != ENODEV {
-            self.drm.slots.ask_for_reset(&self.drm);
+            self.drm.address_spaces.ask_for_reset(&self.drm);
         }
     }
 
@@ -391,7 +391,7 @@ impl<M> Vm<M> {
                 table,
                 occupants: Occupants::new(),
                 log,
-                link: drm.slots.link(),
+                link: drm.address_spaces.link(),
                 tree <- new_spinlock!(tree, "drm_gpu::va"),
             }? Error),
             GFP_KERNEL_ACCOUNT,
@@ -458,22 +458,21 @@ impl<M> Vm<M> {
         })
     }
 
-    /// Assigns a slot of the hardware to the space for a job that is about to run. Returns its
-    /// number.
+    /// Assigns an AS to the space for a job that is about to run. Returns its number.
     ///
     /// The caller balances each success with one [`Self::as_put`]. Does not sleep; the lock of the
-    /// job queue may be held. `EBUSY`: all slots are in use, and one becomes free when its jobs
-    /// end. `EAGAIN`: the space has faulted, and the jobs that it has in the hardware must end
-    /// first. `ETIMEDOUT`: the MMU is stuck and needs a reset. `ENODEV`: the GPU has halted or the
-    /// device is gone.
+    /// job queue may be held. `EBUSY`: all are in use, and one becomes free when its jobs end.
+    /// `EAGAIN`: the space has faulted, and the jobs that it has in the hardware must end first.
+    /// `ETIMEDOUT`: the MMU is stuck and needs a reset. `ENODEV`: the GPU has halted or the device
+    /// is gone.
     pub(crate) fn as_get(&self, gpu: &Gpu<'_>) -> Result<u8> {
-        self.drm.slots.get(gpu, &self.space)
+        self.drm.address_spaces.get(gpu, &self.space)
     }
 
     /// Balances [`Self::as_get`] when the job has left the hardware. Does not sleep, touches no
     /// register.
     pub(crate) fn as_put(&self) {
-        self.drm.slots.put(&self.space);
+        self.drm.address_spaces.put(&self.space);
     }
 }
 
@@ -481,20 +480,20 @@ impl<M> Vm<M> {
 impl<M> PinnedDrop for Vm<M> {
     fn drop(self: Pin<&mut Self>) {
         let drm = &self.space.drm;
-        let released = with_gpu(drm, |gpu| drm.slots.release(gpu, &self.space));
+        let released = with_gpu(drm, |gpu| drm.address_spaces.release(gpu, &self.space));
 
         let released = released.unwrap_or_else(|| {
             // After unbind the GPU does not walk the table, unless it was abandoned.
-            drm.slots.forget(&self.space);
-            drm.slots.check()
+            drm.address_spaces.forget(&self.space);
+            drm.address_spaces.check()
         });
         let last = self.closing.take();
         match released {
             Ok(()) => drop(last),
             Err(_) => {
                 // The hardware may still walk the table.
-                drm.slots.keep_space(self.space.clone(), last);
-                drm.slots.ask_for_reset(drm);
+                drm.address_spaces.keep_space(self.space.clone(), last);
+                drm.address_spaces.ask_for_reset(drm);
             }
         }
     }

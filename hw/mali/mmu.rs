@@ -3,10 +3,10 @@
 //! Address spaces of the hardware: turning one on and off, flushing it, and reading why an access
 //! failed.
 //!
-//! Functions return when their command has completed or failed, and the caller holds the lock of
-//! the address-space slots, so no command is given while another one is being executed. Functions
-//! wait in bounded busy loops. `ETIMEDOUT`: the MMU is stuck and needs a reset before the next
-//! command. `ENODEV`: the device is gone.
+//! Functions return when their command has completed or failed, and the caller holds the lock under
+//! which address spaces are assigned, so no command is given while another one is being executed.
+//! Functions wait in bounded busy loops. `ETIMEDOUT`: the MMU is stuck and needs a reset before the
+//! next command. `ENODEV`: the device is gone.
 
 use core::ops::Range;
 

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Assignment of the hardware's address spaces (slots) to [spaces](Space).
+//! Assignment of the hardware's address spaces (each one an *AS*) to the [spaces](Space) of files.
 //!
-//! A space keeps its slot until another space needs it; the least recently used one is replaced
-//! first. A slot whose space has jobs in the hardware is never taken.
+//! A space keeps its AS until another space needs it; the least recently used one is replaced
+//! first. An AS whose space has jobs in the hardware is never taken.
 //!
-//! One spinlock protects the slots; that of the orphans nests inside it. It is held while commands
-//! are given to the MMU and polled for completion in bounded loops. No function sleeps but
-//! [`Slots::drop_orphans`] and [`Slots::settle`]. A slot holds a reference to its [`Space`], so
-//! that the hardware never walks a table that has been freed. A space leaves its slot before its
-//! [`Vm`](super::Vm) gives up its own reference, so a reference that is dropped under the lock is
-//! never the last.
+//! One spinlock protects the table of them; that of the orphans nests inside it. It is held while
+//! commands are given to the MMU and polled for completion in bounded loops. No function sleeps but
+//! [`AddressSpaces::drop_orphans`] and [`AddressSpaces::settle`]. An entry of the table holds a
+//! reference to its [`Space`], so that the hardware never walks a page table that has been freed. A
+//! space leaves its AS before its [`Vm`](super::Vm) gives up its own reference, so a reference that
+//! is dropped under the lock is never the last.
 //!
 //! Memory that the hardware may still reach after a failed command is kept as an [orphan](Orphans)
 //! until a reset has cut the hardware off from it. A GPU that nothing stops is *abandoned*: it may
@@ -62,9 +62,9 @@ use crate::{
     }, //
 };
 
-/// State of the address space in a slot, as far as the driver knows.
+/// State of an AS and of the space in it, as far as the driver knows.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum AsState {
     /// The hardware translates with the table of the space. Its cached translations are as current
     /// as the last flush, so each change of the table needs one.
     ///
@@ -72,18 +72,18 @@ enum State {
     /// removal of several mappings in a row, or by a reset.
     Live,
     /// Turned off after a fault, so that the jobs of the space end with errors; its interrupts are
-    /// masked. No flush is needed. If turning it off has failed, the slot is also
-    /// [`stuck`](Slot::stuck).
+    /// masked. No flush is needed. If turning it off has failed, the AS is also
+    /// [`stuck`](AsEntry::stuck).
     ///
     /// Left for [`Live`](Self::Live) by the next job of the space, which has to wait until all jobs
     /// in the hardware have ended, and for [`Off`](Self::Off) by a reset.
     Faulty,
-    /// The hardware has no translations of the space, after a reset or because the slot was turned
+    /// The hardware has no translations of the space, after a reset or because the AS was turned
     /// off while idle. No flush is needed, nor a command to remove the space.
     ///
     /// Left for [`Live`](Self::Live) by the next job of the space.
     Off,
-    /// Assigning the slot to the space has failed: the hardware may use the table of this space or
+    /// Assigning the AS to the space has failed: the hardware may use the table of this space or
     /// of the one before, and nothing may be assumed. The space before is kept as an orphan.
     ///
     /// Left for [`Live`](Self::Live) if a later attempt succeeds, and for [`Off`](Self::Off) by a
@@ -91,14 +91,14 @@ enum State {
     Unknown,
 }
 
-/// A slot in use.
-struct Slot {
+/// Entry of the table for an AS in use.
+struct AsEntry {
     space: Arc<Space>,
     /// Number of jobs of the space in the hardware.
     jobs: u32,
-    /// Value of [`Table::stamp`] when a job last used the slot.
+    /// Value of [`AsTable::stamp`] when a job last used the AS.
     stamp: u64,
-    state: State,
+    state: AsState,
     /// A mapping was removed since the last job began.
     closed: bool,
     /// A command has timed out. Until a reset, the hardware takes no other command, and may still
@@ -106,56 +106,56 @@ struct Slot {
     stuck: bool,
 }
 
-impl Slot {
-    /// Marks the slot as stuck if `result`, that of a command, is a timeout. Returns `result`.
+impl AsEntry {
+    /// Marks the AS as stuck if `result`, that of a command, is a timeout. Returns `result`.
     fn note(&mut self, result: Result) -> Result {
         self.stuck |= result == Err(ETIMEDOUT);
         result
     }
 }
 
-/// All slots, by number.
-struct Table {
-    slots: [Option<Slot>; MAX_AS],
-    /// Number of times that a slot was asked for; orders the slots by last use.
+/// The hardware's address spaces, by number.
+struct AsTable {
+    entries: [Option<AsEntry>; MAX_AS],
+    /// Number of times that an AS was asked for; orders them by last use.
     stamp: u64,
 }
 
-impl Table {
-    /// Returns the slot that a space is in, with its number.
-    fn find(&mut self, space: &Space) -> Option<(u8, &mut Slot)> {
-        self.slots.iter_mut().enumerate().find_map(|(nr, slot)| {
-            let slot = slot.as_mut()?;
+impl AsTable {
+    /// Returns the entry of the AS that a space is in, with its number.
+    fn find(&mut self, space: &Space) -> Option<(u8, &mut AsEntry)> {
+        self.entries.iter_mut().enumerate().find_map(|(nr, entry)| {
+            let entry = entry.as_mut()?;
             // There are 16 numbers.
-            core::ptr::eq(&*slot.space, space).then_some((nr as u8, slot))
+            core::ptr::eq(&*entry.space, space).then_some((nr as u8, entry))
         })
     }
 
-    /// Returns the table entry of the slot that a space is in, with its number.
-    fn find_place(&mut self, space: &Space) -> Option<(u8, &mut Option<Slot>)> {
+    /// Like [`Self::find`], but returns the place of the entry in the table.
+    fn find_place(&mut self, space: &Space) -> Option<(u8, &mut Option<AsEntry>)> {
         let nr = self.find(space)?.0;
 
-        Some((nr, self.slots.get_mut(usize::from(nr))?))
+        Some((nr, self.entries.get_mut(usize::from(nr))?))
     }
 
-    /// Chooses a table entry for another space: a free one if there is any, else the least recently
-    /// used. Slots that do not exist, are stuck, or have a job are left out.
-    fn choose(&mut self, present: u32) -> Option<(u8, &mut Option<Slot>)> {
-        self.slots
+    /// Chooses an AS for another space: a free one if there is any, else the least recently used.
+    /// Those that do not exist, are stuck, or have a job are left out.
+    fn choose(&mut self, present: u32) -> Option<(u8, &mut Option<AsEntry>)> {
+        self.entries
             .iter_mut()
             .enumerate()
             .filter(|(nr, _)| present & 1 << nr != 0)
-            .filter(|(_, slot)| slot.as_ref().is_none_or(|s| s.jobs == 0 && !s.stuck))
-            .min_by_key(|(_, slot)| slot.as_ref().map(|s| s.stamp))
-            .map(|(nr, slot)| (nr as u8, slot))
+            .filter(|(_, entry)| entry.as_ref().is_none_or(|e| e.jobs == 0 && !e.stuck))
+            .min_by_key(|(_, entry)| entry.as_ref().map(|e| e.stamp))
+            .map(|(nr, entry)| (nr as u8, entry))
     }
 
-    /// Slots that were turned off after a fault, as a bitmap.
+    /// Returns which address spaces were turned off after a fault, as a bitmap by number.
     fn faulty(&self) -> u16 {
-        self.slots
+        self.entries
             .iter()
             .enumerate()
-            .filter(|(_, slot)| slot.as_ref().is_some_and(|s| s.state == State::Faulty))
+            .filter(|(_, entry)| entry.as_ref().is_some_and(|e| e.state == AsState::Faulty))
             .fold(0, |mask, (nr, _)| mask | 1 << nr)
     }
 }
@@ -181,9 +181,9 @@ pub(crate) type Alarm = fn(&Device);
 
 /// The address spaces of the hardware.
 #[pin_data]
-pub(crate) struct Slots {
+pub(crate) struct AddressSpaces {
     #[pin]
-    table: SpinLock<Table>,
+    table: SpinLock<AsTable>,
     /// Called when a command of the MMU has failed, and when memory is kept until a reset.
     alarm: Alarm,
     /// The GPU does not stop; see the [module documentation](self).
@@ -192,17 +192,17 @@ pub(crate) struct Slots {
     orphans: Orphans<Space>,
 }
 
-impl Slots {
-    /// Creates the table, with all slots free.
+impl AddressSpaces {
+    /// Creates the table, with each AS free.
     pub(crate) fn new(alarm: Alarm) -> impl PinInit<Self> {
         pin_init!(Self {
             alarm,
             table <- new_spinlock!(
-                Table {
-                    slots: [const { None }; MAX_AS],
+                AsTable {
+                    entries: [const { None }; MAX_AS],
                     stamp: 0,
                 },
-                "drm_gpu::slots"
+                "drm_gpu::address_spaces"
             ),
             abandoned: Atomic::new(false),
             orphans <- Orphans::new(),
@@ -248,59 +248,59 @@ impl Slots {
         table.stamp += 1;
         let stamp = table.stamp;
 
-        if let Some((nr, slot)) = table.find(space) {
-            let was = slot.state;
+        if let Some((nr, entry)) = table.find(space) {
+            let was = entry.state;
 
-            // The jobs that the fault ends must leave first: with the slot on, they would fault
+            // The jobs that the fault ends must leave first: with the AS on, they would fault
             // again.
-            if was == State::Faulty && slot.jobs != 0 {
+            if was == AsState::Faulty && entry.jobs != 0 {
                 return Err(EAGAIN);
             }
-            if slot.stuck {
+            if entry.stuck {
                 return Err(ETIMEDOUT);
             }
-            if was != State::Live {
+            if was != AsState::Live {
                 mmu::clear(gpu, nr);
-                slot.note(mmu::enable(gpu, nr, &space.config))?;
-                slot.state = State::Live;
+                entry.note(mmu::enable(gpu, nr, &space.config))?;
+                entry.state = AsState::Live;
             }
-            slot.jobs += 1;
-            slot.stamp = stamp;
-            slot.closed = false;
-            if was == State::Faulty {
+            entry.jobs += 1;
+            entry.stamp = stamp;
+            entry.closed = false;
+            if was == AsState::Faulty {
                 irq::unmask_mmu(gpu.io(), table.faulty());
             }
             return Ok(nr);
         }
 
-        // Waiting for a job to end would not free a slot that is stuck without a job.
-        let stuck = table.slots.iter().flatten().any(|s| s.jobs == 0 && s.stuck);
+        // Waiting for a job to end would not free an AS that is stuck without a job.
+        let stuck = table.entries.iter().flatten().any(|e| e.jobs == 0 && e.stuck);
         let none = if stuck { ETIMEDOUT } else { EBUSY };
         let (nr, place) = table.choose(gpu.id.as_present).ok_or(none)?;
         let old = place.take();
-        let was_faulty = old.as_ref().is_some_and(|s| s.state == State::Faulty);
-        let mut slot = Slot {
+        let was_faulty = old.as_ref().is_some_and(|e| e.state == AsState::Faulty);
+        let mut entry = AsEntry {
             space: space.clone(),
             jobs: 1,
             stamp,
-            state: State::Live,
+            state: AsState::Live,
             closed: false,
             stuck: false,
         };
 
         // A pending fault belongs to the previous owner.
         mmu::clear(gpu, nr);
-        let result = slot.note(mmu::enable(gpu, nr, &space.config));
+        let result = entry.note(mmu::enable(gpu, nr, &space.config));
         if result.is_err() {
-            // The hardware may use either table. The slot keeps the new one alive; the old one has
-            // no slot any more.
-            slot.jobs = 0;
-            slot.state = State::Unknown;
+            // The hardware may use either table. The entry keeps the new one alive; the old space
+            // has no AS any more.
+            entry.jobs = 0;
+            entry.state = AsState::Unknown;
             if let Some(old) = old {
                 self.orphans.keep_shared(old.space);
             }
         }
-        *place = Some(slot);
+        *place = Some(entry);
         if was_faulty {
             irq::unmask_mmu(gpu.io(), table.faulty());
         }
@@ -309,8 +309,8 @@ impl Slots {
 
     /// See [`Vm::as_put`](super::Vm::as_put).
     pub(super) fn put(&self, space: &Space) {
-        if let Some((_, slot)) = self.table.lock().find(space) {
-            slot.jobs = slot.jobs.saturating_sub(1);
+        if let Some((_, entry)) = self.table.lock().find(space) {
+            entry.jobs = entry.jobs.saturating_sub(1);
         }
     }
 
@@ -318,10 +318,10 @@ impl Slots {
     pub(super) fn has_jobs(&self, space: &Space) -> bool {
         let mut table = self.table.lock();
 
-        table.find(space).is_some_and(|(_, slot)| slot.jobs != 0)
+        table.find(space).is_some_and(|(_, entry)| entry.jobs != 0)
     }
 
-    /// Removes a space that is being destroyed from its slot. After an error the hardware may still
+    /// Removes a space that is being destroyed from its AS. After an error the hardware may still
     /// use its table.
     pub(super) fn release(&self, gpu: &Gpu<'_>, space: &Space) -> Result {
         self.check()?;
@@ -330,12 +330,12 @@ impl Slots {
         let Some((nr, place)) = table.find_place(space) else {
             return Ok(());
         };
-        let slot = place.take();
-        let state = slot.as_ref().map(|s| s.state);
-        let stuck = slot.as_ref().is_some_and(|s| s.stuck);
+        let entry = place.take();
+        let state = entry.as_ref().map(|e| e.state);
+        let stuck = entry.as_ref().is_some_and(|e| e.stuck);
         let result = match state {
             _ if stuck && !gpu.stopped() => Err(ETIMEDOUT),
-            Some(State::Live | State::Unknown) if !gpu.stopped() => {
+            Some(AsState::Live | AsState::Unknown) if !gpu.stopped() => {
                 unless_gone(mmu::disable(gpu, nr))
             }
             _ => Ok(()),
@@ -343,24 +343,24 @@ impl Slots {
 
         if !gpu.off_limits() {
             mmu::clear(gpu, nr);
-            if state == Some(State::Faulty) {
+            if state == Some(AsState::Faulty) {
                 irq::unmask_mmu(gpu.io(), table.faulty());
             }
         }
         drop(table);
-        drop(slot);
+        drop(entry);
         result
     }
 
-    /// Removes a space from its slot after the hardware has been unbound. Touches no register.
+    /// Removes a space from its AS after the hardware has been unbound. Touches no register.
     pub(super) fn forget(&self, space: &Space) {
-        let slot = self
+        let entry = self
             .table
             .lock()
             .find_place(space)
             .and_then(|(_, place)| place.take());
 
-        drop(slot);
+        drop(entry);
     }
 
     /// Flushes a range of a space after a change, if the hardware may have translations of the
@@ -379,31 +379,34 @@ impl Slots {
     ) -> Result {
         self.check()?;
         match self.table.lock().find(space) {
-            Some((_, slot)) if slot.stuck && !gpu.stopped() => match change {
+            Some((_, entry)) if entry.stuck && !gpu.stopped() => match change {
                 Change::Mapped => Ok(()),
                 Change::Unmapped => Err(ETIMEDOUT),
             },
-            Some((nr, slot)) if slot.state == State::Live && !gpu.stopped() => {
-                let how = change.flush(slot.jobs);
+            Some((nr, entry)) if entry.state == AsState::Live && !gpu.stopped() => {
+                let how = change.flush(entry.jobs);
 
-                unless_gone(slot.note(mmu::flush_range(gpu, nr, range, how)))
+                unless_gone(entry.note(mmu::flush_range(gpu, nr, range, how)))
             }
             _ => Ok(()),
         }
     }
 
-    /// Like [`Self::flush`] after unmapping, but turns the slot off if the space has no jobs, so
+    /// Like [`Self::flush`] after unmapping, but turns the AS off if the space has no jobs, so
     /// that further ranges need no flush. The next job turns it on again.
     pub(super) fn rest(&self, gpu: &Gpu<'_>, space: &Space, range: &Range<u64>) -> Result {
         self.check()?;
         match self.table.lock().find(space) {
-            Some((nr, slot))
-                if slot.state == State::Live && slot.jobs == 0 && !slot.stuck && !gpu.stopped() =>
+            Some((nr, entry))
+                if entry.state == AsState::Live
+                    && entry.jobs == 0
+                    && !entry.stuck
+                    && !gpu.stopped() =>
             {
-                let result = slot.note(mmu::disable(gpu, nr));
+                let result = entry.note(mmu::disable(gpu, nr));
 
                 if result.is_ok() {
-                    slot.state = State::Off;
+                    entry.state = AsState::Off;
                 }
                 return unless_gone(result);
             }
@@ -413,11 +416,11 @@ impl Slots {
     }
 
     /// Like [`Self::flush`], for a range whose mapping is being removed. The second such range
-    /// without a job in between has the slot turned off as by [`Self::rest`], because there may be
+    /// without a job in between has the AS turned off as by [`Self::rest`], because there may be
     /// many more.
     pub(super) fn flush_closed(&self, gpu: &Gpu<'_>, space: &Space, range: &Range<u64>) -> Result {
         let again = match self.table.lock().find(space) {
-            Some((_, slot)) => mem::replace(&mut slot.closed, true),
+            Some((_, entry)) => mem::replace(&mut entry.closed, true),
             None => false,
         };
 
@@ -439,13 +442,13 @@ impl Slots {
     ) -> Result {
         self.check()?;
         match self.table.lock().find(space) {
-            Some((_, slot)) if slot.stuck && !gpu.stopped() => Err(ETIMEDOUT),
-            Some((nr, slot)) if slot.state == State::Live && !gpu.stopped() => {
-                let how = Change::Unmapped.flush(slot.jobs);
+            Some((_, entry)) if entry.stuck && !gpu.stopped() => Err(ETIMEDOUT),
+            Some((nr, entry)) if entry.state == AsState::Live && !gpu.stopped() => {
+                let how = Change::Unmapped.flush(entry.jobs);
 
-                slot.note(mmu::exclude(gpu, nr, range, how, f))
+                entry.note(mmu::exclude(gpu, nr, range, how, f))
             }
-            // With the lock held, so that the space cannot get a slot in the meantime.
+            // With the lock held, so that the space cannot get an AS in the meantime.
             _ => {
                 f();
                 Ok(())
@@ -453,13 +456,13 @@ impl Slots {
         }
     }
 
-    /// Takes the fault that is pending in slot `nr`, and returns it with the space it belongs to.
+    /// Takes the fault that is pending in the AS `nr`, and returns it with the space it belongs to.
     ///
-    /// Returns [`None`] if no fault is pending, because the space has left the slot since the
-    /// caller saw it; if the slot is free, in which case the fault is cleared; or if the registers
+    /// Returns [`None`] if no fault is pending, because the space has left the AS since the
+    /// caller saw it; if the AS is free, in which case the fault is cleared; or if the registers
     /// are off limits.
     pub(super) fn take_fault(&self, gpu: &Gpu<'_>, nr: u8) -> Option<TakenFault> {
-        // A slot is reassigned, and its interrupts cleared, under the same lock. So a pending fault
+        // An AS is reassigned, and its interrupts cleared, under the same lock. So a pending fault
         // belongs to the current owner.
         let table = self.table.lock();
         if gpu.off_limits() {
@@ -471,18 +474,18 @@ impl Slots {
         if !page && !bus {
             return None;
         }
-        // This clears the interrupt, also if the slot has no owner.
+        // This clears the interrupt, also if the AS has no owner.
         let fault = mmu::take_fault(gpu, nr).ok()?;
-        let slot = table.slots.get(usize::from(nr))?.as_ref()?;
+        let entry = table.entries.get(usize::from(nr))?.as_ref()?;
 
         Some(TakenFault {
             fault,
             bus_error: bus,
-            space: slot.space.clone(),
+            space: entry.space.clone(),
         })
     }
 
-    /// Turns off the slot `nr`, in which `space` was when it faulted, so that its jobs end. Returns
+    /// Turns off the AS `nr`, in which `space` was when it faulted, so that its jobs end. Returns
     /// false if the space is no longer there, because its jobs have ended in the meantime, or has
     /// been turned off for another reason, or if the registers are off limits: the jobs are about
     /// to leave the hardware then.
@@ -493,24 +496,26 @@ impl Slots {
         }
 
         match table.find(space) {
-            Some((at, slot)) if at == nr && matches!(slot.state, State::Live | State::Faulty) => {
-                slot.state = State::Faulty;
+            Some((at, entry))
+                if at == nr && matches!(entry.state, AsState::Live | AsState::Faulty) =>
+            {
+                entry.state = AsState::Faulty;
                 // A timeout was logged. The jobs are stopped next, or a reset follows if they do
                 // not stop.
-                let _ = slot.note(mmu::disable(gpu, nr));
+                let _ = entry.note(mmu::disable(gpu, nr));
                 true
             }
             _ => false,
         }
     }
 
-    /// Returns the slots that were turned off after a fault, as a bitmap. Their interrupts must be
-    /// ignored.
+    /// Returns which address spaces were turned off after a fault, as a bitmap by number. Their
+    /// interrupts must be ignored.
     pub(crate) fn faulty(&self) -> u16 {
         self.table.lock().faulty()
     }
 
-    /// Unmasks the MMU interrupts, except those of slots that were turned off after a fault.
+    /// Unmasks the MMU interrupts, except those of each AS that was turned off after a fault.
     pub(crate) fn unmask(&self, gpu: &Gpu<'_>) {
         let table = self.table.lock();
 
@@ -531,26 +536,26 @@ impl Slots {
         match result {
             Ok(()) => self.forget_in(&mut table),
             Err(_) => {
-                for slot in table.slots.iter_mut().flatten() {
-                    let _ = slot.note(result);
+                for entry in table.entries.iter_mut().flatten() {
+                    let _ = entry.note(result);
                 }
             }
         }
         result
     }
 
-    /// Records that a reset has made the hardware forget all spaces. They keep their slots, and
-    /// their counts of jobs, which [`Self::put`] lowers. The caller must ensure that
+    /// Records that a reset has made the hardware forget all spaces. Each keeps its AS, and its
+    /// count of jobs, which [`Self::put`] lowers. The caller must ensure that
     /// [`Self::drop_orphans`] is called afterwards.
     pub(crate) fn forget_all(&self) {
         self.forget_in(&mut self.table.lock());
     }
 
     /// Does the work of [`Self::forget_all`], with the lock held.
-    fn forget_in(&self, table: &mut Table) {
-        for slot in table.slots.iter_mut().flatten() {
-            slot.state = State::Off;
-            slot.stuck = false;
+    fn forget_in(&self, table: &mut AsTable) {
+        for entry in table.entries.iter_mut().flatten() {
+            entry.state = AsState::Off;
+            entry.stuck = false;
         }
         self.orphans.forget();
     }
