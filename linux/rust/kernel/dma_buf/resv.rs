@@ -7,8 +7,8 @@
 //! [`drm::exec`](crate::drm::exec), a single one with [`Resv::lock`] or [`Resv::try_lock`].
 //!
 //! Testing and waiting for the fences needs no lock. Adding a fence does, and takes two steps,
-//! since it must not fail once the fence is armed: first a [`Slot`] is reserved, which allocates,
-//! then [`Slot::add_fence`] fills it.
+//! since it must not fail once the fence is armed: first a [`FenceSlot`] is reserved, which
+//! allocates, then [`FenceSlot::add_fence`] fills it.
 //!
 //! [`ResvLocked`] is the proof that the lock is held. Functions whose caller must hold the lock
 //! take it as an argument.
@@ -278,12 +278,12 @@ impl<'a> ResvGuard<'a> {
     }
 
     /// Reserves room for one fence. May sleep; fails with [`ENOMEM`].
-    pub fn reserve_fence(&mut self) -> Result<Slot<'_>> {
+    pub fn reserve_fence(&mut self) -> Result<FenceSlot<'_>> {
         // SAFETY: By the type invariants the lock is held.
         to_result(unsafe { bindings::dma_resv_reserve_fences(self.resv.as_raw(), 1) })?;
         // SAFETY: The lock is held, and the room was reserved. As `self` is borrowed exclusively,
         // that does not change and there is no other slot.
-        Ok(unsafe { Slot::new(self.resv.as_raw()) })
+        Ok(unsafe { FenceSlot::new(self.resv.as_raw()) })
     }
 }
 
@@ -300,14 +300,14 @@ impl Drop for ResvGuard<'_> {
 ///
 /// For `'a`, the lock of the resv is held by the current task, and the resv has room for as many
 /// fences as there are slots, this one included.
-pub struct Slot<'a> {
+pub struct FenceSlot<'a> {
     resv: *mut bindings::dma_resv,
     _lock: PhantomData<&'a mut Resv>,
     /// The lock is owned by a task.
     _not_send: NotThreadSafe,
 }
 
-impl Slot<'_> {
+impl FenceSlot<'_> {
     /// Creates a slot.
     ///
     /// # Safety

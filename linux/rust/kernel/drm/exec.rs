@@ -72,9 +72,9 @@ use crate::{
     dma_buf::{
         fence::Fence,
         resv::{
+            FenceSlot,
             Resv,
             ResvLocked,
-            Slot,
             Usage, //
         }, //
     },
@@ -434,11 +434,11 @@ pub struct Reserved<'l, const N: usize> {
 
 impl<'l, const N: usize> Reserved<'l, N> {
     /// Returns the slots, by index.
-    pub fn slots(self) -> impl Iterator<Item = [Slot<'l>; N]> {
+    pub fn slots(self) -> impl Iterator<Item = [FenceSlot<'l>; N]> {
         self.objects.iter().map(|&obj| {
             // SAFETY: By the type invariants the object is valid, and its resv is locked and has
             // room for the `N` fences of these slots. No two objects share a resv.
-            core::array::from_fn(|_| unsafe { Slot::new((*obj).resv) })
+            core::array::from_fn(|_| unsafe { FenceSlot::new((*obj).resv) })
         })
     }
 }

@@ -34,9 +34,9 @@ use core::{
     mem, //
 };
 
-/// The slots of a [`Chunks`], as long as the device is bound.
+/// The entries of a [`Chunks`], as long as the device is bound.
 struct Table {
-    slots: KVVec<UnsafeCell<Option<ChunkMem>>>,
+    entries: KVVec<UnsafeCell<Option<ChunkMem>>>,
     dev: ARef<Device>,
     /// Whether to leak the memory, as the device may continue to write to it.
     leak: Atomic<bool>,
@@ -45,7 +45,7 @@ struct Table {
 // SAFETY: `Table` owns its memory, which belongs to no thread.
 unsafe impl Send for Table {}
 
-// SAFETY: Slots are only written through an exclusive reference to the `Chunks`, or when no
+// SAFETY: Entries are only written through an exclusive reference to the `Chunks`, or when no
 // references to the table are left.
 unsafe impl Sync for Table {}
 
@@ -53,8 +53,8 @@ impl Drop for Table {
     fn drop(&mut self) {
         let leak = self.leak.load(Relaxed);
 
-        for slot in self.slots.iter_mut() {
-            let Some(mem) = slot.get_mut().take() else {
+        for entry in self.entries.iter_mut() {
+            let Some(mem) = entry.get_mut().take() else {
                 continue;
             };
             if leak {
@@ -94,19 +94,19 @@ pub struct Chunks {
 }
 
 impl Chunks {
-    /// Creates a table with `slots` empty slots, charged to the current task. Sleeps.
+    /// Creates a table with `len` empty entries, charged to the current task. Sleeps.
     ///
     /// # Errors
     ///
     /// `EINVAL` if the space belongs to another device, `ENODEV` if the device was unbound since
     /// the space was created, `ENOMEM`.
-    pub fn new(space: &ChunkSpace, dev: &Device<Bound>, slots: usize) -> Result<Self> {
-        let mut table = KVVec::with_capacity(slots, GFP_KERNEL_ACCOUNT)?;
-        for _ in 0..slots {
+    pub fn new(space: &ChunkSpace, dev: &Device<Bound>, len: usize) -> Result<Self> {
+        let mut table = KVVec::with_capacity(len, GFP_KERNEL_ACCOUNT)?;
+        for _ in 0..len {
             table.push(UnsafeCell::new(None), GFP_KERNEL)?;
         }
         let table = Table {
-            slots: table,
+            entries: table,
             dev: dev.into(),
             leak: Atomic::new(false),
         };
@@ -117,24 +117,24 @@ impl Chunks {
         })
     }
 
-    /// Returns the number of slots that are filled.
+    /// Returns the number of entries that are filled.
     pub fn filled(&self) -> usize {
         self.filled
     }
 
-    /// Returns the chunk in slot `index`, or [`None`] if there is none.
+    /// Returns the chunk in entry `index`, or [`None`] if there is none.
     pub fn get<'a>(&'a self, dev: &'a Device<Bound>, index: usize) -> Option<&'a ChunkMem> {
-        let slot = self.table.access(dev).ok()?.slots.get(index)?;
+        let entry = self.table.access(dev).ok()?.entries.get(index)?;
 
-        // SAFETY: Slots are only written through `&mut self`.
-        unsafe { (*slot.get()).as_ref() }
+        // SAFETY: Entries are only written through `&mut self`.
+        unsafe { (*entry.get()).as_ref() }
     }
 
-    /// Puts `chunk` into slot `index`. Does not sleep.
+    /// Puts `chunk` into entry `index`. Does not sleep.
     ///
     /// # Errors
     ///
-    /// `EEXIST` if the slot is filled, `EINVAL` if there is no such slot or the chunk belongs to
+    /// `EEXIST` if the entry is filled, `EINVAL` if there is no such entry or the chunk belongs to
     /// another device, and `ENODEV` if the device was unbound in the meantime. The chunk is freed
     /// in each case.
     pub fn fill(&mut self, dev: &Device<Bound>, index: usize, chunk: Chunk<'_>) -> Result {
@@ -142,36 +142,36 @@ impl Chunks {
         if chunk.dev.as_raw() != dev.as_raw() {
             return Err(EINVAL);
         }
-        let slot = table.slots.get(index).ok_or(EINVAL)?;
+        let entry = table.entries.get(index).ok_or(EINVAL)?;
 
         // SAFETY: We have `&mut self`.
-        let slot = unsafe { &mut *slot.get() };
-        if slot.is_some() {
+        let entry = unsafe { &mut *entry.get() };
+        if entry.is_some() {
             return Err(EEXIST);
         }
 
-        *slot = Some(chunk.into_mem());
+        *entry = Some(chunk.into_mem());
         self.filled += 1;
         Ok(())
     }
 
-    /// Returns the numbers of the slots that are filled, in ascending order.
+    /// Returns the numbers of the entries that are filled, in ascending order.
     pub fn indices<'a>(&'a self, dev: &'a Device<Bound>) -> impl Iterator<Item = usize> + 'a {
-        let slots = match self.table.access(dev) {
-            Ok(table) => table.slots.as_slice(),
+        let entries = match self.table.access(dev) {
+            Ok(table) => table.entries.as_slice(),
             Err(_) => &[],
         };
 
-        slots
+        entries
             .iter()
             .enumerate()
-            // SAFETY: Slots are only written through `&mut self`.
-            .filter(|(_, slot)| unsafe { (*slot.get()).is_some() })
+            // SAFETY: Entries are only written through `&mut self`.
+            .filter(|(_, entry)| unsafe { (*entry.get()).is_some() })
             .map(|(index, _)| index)
     }
 
-    /// Pushes `chunk`, using the slots as a stack. They must not be filled or emptied in any other
-    /// way.
+    /// Pushes `chunk`, using the entries as a stack. They must not be filled or emptied in any
+    /// other way.
     ///
     /// # Errors
     ///
@@ -185,12 +185,12 @@ impl Chunks {
         self.take(dev, self.filled.checked_sub(1)?)
     }
 
-    /// Takes the chunk out of slot `index`.
+    /// Takes the chunk out of entry `index`.
     pub fn take<'a>(&mut self, dev: &'a Device<Bound>, index: usize) -> Option<Chunk<'a>> {
-        let slot = self.table.access(dev).ok()?.slots.get(index)?;
+        let entry = self.table.access(dev).ok()?.entries.get(index)?;
 
         // SAFETY: We have `&mut self`.
-        let mem = unsafe { &mut *slot.get() }.take()?;
+        let mem = unsafe { &mut *entry.get() }.take()?;
 
         self.filled -= 1;
         Some(Chunk {
@@ -212,7 +212,7 @@ impl Chunks {
 /// A chunk that is allocated in several steps. Its memory is kept until the chunk is complete, or
 /// the device is unbound.
 pub struct Partial(
-    /// Has one slot, for the incomplete chunk.
+    /// Has one entry, for the incomplete chunk.
     Chunks,
 );
 
