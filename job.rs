@@ -88,7 +88,7 @@ pub(crate) use context::Contexts;
 pub(crate) use submit::Request;
 
 /// The configuration of the job slots, by number.
-static SLOTS: [SlotConfig; hw::mali::job::SLOTS] = [
+static SLOT_CONFIGS: [SlotConfig; hw::mali::job::NR_SLOTS] = [
     SlotConfig { name: c"fragment" },
     SlotConfig {
         name: c"vertex-tiler",
@@ -263,7 +263,7 @@ impl Jobs {
         let queue = JobQueue::new(
             Config {
                 driver: c"panfrost",
-                slots: &SLOTS,
+                slots: &SLOT_CONFIGS,
                 two_deep: depth > 1,
                 timeout_ns: timeout_ms.saturating_mul(NSEC_PER_MSEC),
                 grace_ns: (timeout_ms / 4)

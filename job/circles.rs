@@ -50,7 +50,7 @@ impl Jobs {
     /// Marks the running jobs whose chains are seen to run in a circle. Sleeps, for some tens of
     /// milliseconds at most, and waits for [`Jobs::hardware`].
     pub(super) fn look_for_circles(&self, started: &Started, gpu: &Gpu<'_>) {
-        let mut tracks = [const { Track::new() }; hw::SLOTS];
+        let mut tracks = [const { Track::new() }; hw::NR_SLOTS];
 
         for _ in 0..LOOKS {
             let mut again = false;

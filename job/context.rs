@@ -20,6 +20,7 @@ use kernel::{
     drm::job_queue::{
         self,
         Priority,
+        QueueSlot,
         Share, //
     },
     new_mutex,
@@ -236,7 +237,7 @@ impl Contexts {
 
     /// Returns the time that ended jobs of the file have kept a slot busy, in nanoseconds.
     pub(crate) fn used_ns(&self, slot: usize) -> u64 {
-        job_queue::Slot::new(slot).map_or(0, |slot| self.share.used_ns(slot))
+        QueueSlot::new(slot).map_or(0, |slot| self.share.used_ns(slot))
     }
 }
 

@@ -7,9 +7,9 @@
 
 use kernel::{
     drm::job_queue::{
-        self,
         Hardware,
-        Position, //
+        Position,
+        QueueSlot, //
     },
     prelude::*,
     sync::atomic::Relaxed, //
@@ -69,7 +69,7 @@ pub(super) struct Events {
     /// The GPU has to be reset.
     pub(super) reset: bool,
     /// The last failure in each slot, if it was a fault.
-    pub(super) failures: [Option<(Status, Subject)>; hw::SLOTS],
+    pub(super) failures: [Option<(Status, Subject)>; hw::NR_SLOTS],
     /// Number of jobs that have stopped and continue after others.
     pub(super) yielded: u32,
     /// Number of reported ends of chains that the slots did not have.
@@ -96,9 +96,9 @@ pub(super) fn take_events(
     started: &Started,
     gpu: &Gpu<'_>,
 ) -> Events {
-    let mut seen = [Seen::default(); hw::SLOTS];
+    let mut seen = [Seen::default(); hw::NR_SLOTS];
     let mut taken = Events::default();
-    let mut failures = [const { None }; hw::SLOTS];
+    let mut failures = [const { None }; hw::NR_SLOTS];
 
     for _ in 0..MAX_ROUNDS {
         // A device that is gone has nothing to report.
@@ -215,7 +215,7 @@ pub(super) fn take_unreported(slots: &mut Slots<'_, '_, '_>, gpu: &Gpu<'_>) -> u
 }
 
 /// Returns the number of jobs that the slot should hold.
-fn loaded(slots: &Slots<'_, '_, '_>, slot: job_queue::Slot) -> usize {
+fn loaded(slots: &Slots<'_, '_, '_>, slot: QueueSlot) -> usize {
     [Position::Current, Position::Next]
         .into_iter()
         .filter(|&position| slots.get(slot, position).is_some())
@@ -259,7 +259,7 @@ fn take_failure(
 fn take_stopped(
     slots: &mut Slots<'_, '_, '_>,
     started: &Started,
-    slot: job_queue::Slot,
+    slot: QueueSlot,
     status: &Status,
 ) -> Option<bool> {
     let running = slots.get(slot, Position::Current)?;

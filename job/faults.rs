@@ -90,7 +90,7 @@ impl Jobs {
         let Some(hardware) = self.hardware.try_lock() else {
             return false;
         };
-        let mut hit = [const { None }; hw::SLOTS];
+        let mut hit = [const { None }; hw::NR_SLOTS];
 
         started.queue.update(&self.engine(started, gpu), |slots| {
             // The jobs may have ended already, and a later job may have turned the space on again.

@@ -13,8 +13,8 @@ use kernel::{
         self,
         Kind,
         Position,
+        QueueSlot,
         Running,
-        Slot,
         StartError,
         Stop, //
     },
@@ -78,7 +78,7 @@ pub(crate) struct Engine<'a, 'g> {
 }
 
 /// The last stop in each slot.
-type Stops = [Cell<Option<Stopping>>; hw::SLOTS];
+type Stops = [Cell<Option<Stopping>>; hw::NR_SLOTS];
 
 /// An attempt to stop a job, for the log.
 pub(super) struct Stopping {
@@ -103,7 +103,7 @@ impl<'a, 'g> Engine<'a, 'g> {
     /// Records stops from now on, for [`Self::into_stops`].
     pub(super) fn noting_stops(self) -> Self {
         Self {
-            stops: Some([const { Cell::new(None) }; hw::SLOTS]),
+            stops: Some([const { Cell::new(None) }; hw::NR_SLOTS]),
             ..self
         }
     }
@@ -144,13 +144,13 @@ impl<'a, 'g> Engine<'a, 'g> {
 }
 
 /// Returns the hardware's slot for one of the queue. Never [`None`], as the queue has no others.
-fn slot_of(slot: Slot) -> Option<hw::Slot> {
+fn slot_of(slot: QueueSlot) -> Option<hw::Slot> {
     hw::Slot::new(slot.index())
 }
 
 /// Returns the queue's slot for one of the hardware.
-pub(super) fn slot_for(slot: hw::Slot) -> Option<Slot> {
-    Slot::new(slot.index())
+pub(super) fn slot_for(slot: hw::Slot) -> Option<QueueSlot> {
+    QueueSlot::new(slot.index())
 }
 
 impl job_queue::Engine<Client> for Engine<'_, '_> {

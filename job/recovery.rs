@@ -363,7 +363,7 @@ impl Jobs {
         started.workers.count_reset();
         // Pages kept back because the GPU might still have reached them can be dropped now.
         started.workers.queue_retire();
-        let mut guilty = [const { None }; hw::SLOTS];
+        let mut guilty = [const { None }; hw::NR_SLOTS];
         started
             .queue
             .restart(&self.engine(started, gpu), |running| {

@@ -16,7 +16,7 @@ use kernel::{
 
 use crate::hw::mali::job::{
     Slot,
-    SLOTS, //
+    NR_SLOTS, //
 };
 
 /// Counts of the jobs in one job slot. Both wrap.
@@ -30,12 +30,12 @@ struct Counts {
 /// The jobs of an address space that are in the hardware.
 ///
 /// Changed with the job queue locked. May be read at any time.
-pub(crate) struct Occupants([Counts; SLOTS]);
+pub(crate) struct Occupants([Counts; NR_SLOTS]);
 
 /// The jobs that were running at some moment: for each job slot, the number of the job that ran in
 /// it, counted by departures from the slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Seen(pub(crate) [Option<u32>; SLOTS]);
+pub(crate) struct Seen(pub(crate) [Option<u32>; NR_SLOTS]);
 
 impl Occupants {
     /// Creates a record without jobs.
@@ -46,7 +46,7 @@ impl Occupants {
                     entered: Atomic::new(0),
                     left: Atomic::new(0),
                 }
-            }; SLOTS],
+            }; NR_SLOTS],
         )
     }
 
@@ -90,7 +90,7 @@ impl Occupants {
 
 impl Seen {
     /// Largest number of jobs that run at the same time.
-    pub(crate) const MAX: usize = SLOTS;
+    pub(crate) const MAX: usize = NR_SLOTS;
 
     /// Returns whether one of the jobs in `earlier` is still running.
     pub(crate) fn has_one_of(&self, earlier: &Seen) -> bool {

@@ -36,7 +36,7 @@ use super::{
 use crate::device::Gpu;
 
 /// Number of job slots that the driver uses.
-pub(crate) const SLOTS: usize = 3;
+pub(crate) const NR_SLOTS: usize = 3;
 
 /// A job slot.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub(crate) enum Slot {
 
 impl Slot {
     /// All slots, by number.
-    pub(crate) const ALL: [Slot; SLOTS] = [Slot::Fragment, Slot::Tiler, Slot::Compute];
+    pub(crate) const ALL: [Slot; NR_SLOTS] = [Slot::Fragment, Slot::Tiler, Slot::Compute];
 
     /// Returns the slot with a number, if there is one.
     pub(crate) fn new(index: usize) -> Option<Self> {
@@ -81,7 +81,7 @@ impl Slot {
 }
 
 /// Bits of all slots.
-const ALL_SLOTS: u16 = (1 << SLOTS) - 1;
+const ALL_SLOTS: u16 = (1 << NR_SLOTS) - 1;
 
 /// A job chain to start in a slot.
 pub(crate) struct Chain {
@@ -472,7 +472,7 @@ mod tests {
 
         assert!(slots(0x0600) == Some([true, false, false]));
         for id in [0x0620, 0x0720, 0x0750, 0x0860, 0x7212, 0x9093] {
-            assert!(slots(id) == Some([true; SLOTS]));
+            assert!(slots(id) == Some([true; NR_SLOTS]));
         }
     }
 
@@ -506,7 +506,7 @@ mod tests {
 
             Some(Slot::ALL.map(|slot| needs_reset(&caps, slot, exception)))
         };
-        let (all, none) = (Some([true; SLOTS]), Some([false; SLOTS]));
+        let (all, none) = (Some([true; NR_SLOTS]), Some([false; NR_SLOTS]));
         let fragment = Some([true, false, false]);
 
         for stopped in [Exception::TERMINATED, Exception::OK] {

@@ -11,7 +11,7 @@ use kernel::register;
 use crate::hw::mali::Exception;
 
 /// Number of job slots whose registers are declared here.
-const SLOTS: usize = 3;
+const NR_SLOTS: usize = 3;
 /// Distance between the registers of two slots, in bytes.
 const STRIDE: usize = 0x80;
 
@@ -75,44 +75,44 @@ register! {
     }
 
     /// First job of the current chain that has not completed, low word.
-    pub(crate) JS_HEAD_LO(u32)[SLOTS, stride = STRIDE] @ 0x1800 { 31:0 address; }
+    pub(crate) JS_HEAD_LO(u32)[NR_SLOTS, stride = STRIDE] @ 0x1800 { 31:0 address; }
     /// First job of the current chain that has not completed, high word.
-    pub(crate) JS_HEAD_HI(u32)[SLOTS, stride = STRIDE] @ 0x1804 { 31:0 address; }
+    pub(crate) JS_HEAD_HI(u32)[NR_SLOTS, stride = STRIDE] @ 0x1804 { 31:0 address; }
     /// Last job of the current chain that has begun, low word.
-    pub(crate) JS_TAIL_LO(u32)[SLOTS, stride = STRIDE] @ 0x1808 { 31:0 address; }
+    pub(crate) JS_TAIL_LO(u32)[NR_SLOTS, stride = STRIDE] @ 0x1808 { 31:0 address; }
     /// Last job of the current chain that has begun, high word.
-    pub(crate) JS_TAIL_HI(u32)[SLOTS, stride = STRIDE] @ 0x180c { 31:0 address; }
+    pub(crate) JS_TAIL_HI(u32)[NR_SLOTS, stride = STRIDE] @ 0x180c { 31:0 address; }
 
     /// Configuration of the current chain, as it was in [`JS_CONFIG_NEXT`]. Not all of it reads
     /// back on all GPUs.
-    pub(crate) JS_CONFIG(u32)[SLOTS, stride = STRIDE] @ 0x1818 {
+    pub(crate) JS_CONFIG(u32)[NR_SLOTS, stride = STRIDE] @ 0x1818 {
         /// Address space.
         3:0     address_space;
     }
 
     /// Commands to the current chain. The hardware uses bits 2:0 (kbase).
-    pub(crate) JS_COMMAND(u32)[SLOTS, stride = STRIDE] @ 0x1820 {
+    pub(crate) JS_COMMAND(u32)[NR_SLOTS, stride = STRIDE] @ 0x1820 {
         /// The command.
         7:0     command ?=> JobCommand;
     }
 
     /// State of the current chain, or end of the last one.
-    pub(crate) JS_STATUS(u32)[SLOTS, stride = STRIDE] @ 0x1824 {
+    pub(crate) JS_STATUS(u32)[NR_SLOTS, stride = STRIDE] @ 0x1824 {
         /// Exception code.
         7:0     exception => Exception;
     }
 
     /// First job of the next chain, low word; 0 once that has moved up.
-    pub(crate) JS_HEAD_NEXT_LO(u32)[SLOTS, stride = STRIDE] @ 0x1840 { 31:0 address; }
+    pub(crate) JS_HEAD_NEXT_LO(u32)[NR_SLOTS, stride = STRIDE] @ 0x1840 { 31:0 address; }
     /// First job of the next chain, high word; 0 once that has moved up.
-    pub(crate) JS_HEAD_NEXT_HI(u32)[SLOTS, stride = STRIDE] @ 0x1844 { 31:0 address; }
+    pub(crate) JS_HEAD_NEXT_HI(u32)[NR_SLOTS, stride = STRIDE] @ 0x1844 { 31:0 address; }
     /// Shader cores of the next chain, low word.
-    pub(crate) JS_AFFINITY_NEXT_LO(u32)[SLOTS, stride = STRIDE] @ 0x1850 { 31:0 cores; }
+    pub(crate) JS_AFFINITY_NEXT_LO(u32)[NR_SLOTS, stride = STRIDE] @ 0x1850 { 31:0 cores; }
     /// Shader cores of the next chain, high word.
-    pub(crate) JS_AFFINITY_NEXT_HI(u32)[SLOTS, stride = STRIDE] @ 0x1854 { 31:0 cores; }
+    pub(crate) JS_AFFINITY_NEXT_HI(u32)[NR_SLOTS, stride = STRIDE] @ 0x1854 { 31:0 cores; }
 
     /// Configuration of the next chain.
-    pub(crate) JS_CONFIG_NEXT(u32)[SLOTS, stride = STRIDE] @ 0x1858 {
+    pub(crate) JS_CONFIG_NEXT(u32)[NR_SLOTS, stride = STRIDE] @ 0x1858 {
         /// Address space.
         3:0     address_space;
         /// Cache maintenance before the first job.
@@ -133,13 +133,13 @@ register! {
     }
 
     /// Commands to the next chain; reads as 0 when there is none.
-    pub(crate) JS_COMMAND_NEXT(u32)[SLOTS, stride = STRIDE] @ 0x1860 {
+    pub(crate) JS_COMMAND_NEXT(u32)[NR_SLOTS, stride = STRIDE] @ 0x1860 {
         /// The command.
         7:0     command ?=> JobCommand;
     }
 
     /// Flush count at which the memory of the next chain was last known to be clean.
-    pub(crate) JS_FLUSH_ID_NEXT(u32)[SLOTS, stride = STRIDE] @ 0x1870 { 31:0 flush_id; }
+    pub(crate) JS_FLUSH_ID_NEXT(u32)[NR_SLOTS, stride = STRIDE] @ 0x1870 { 31:0 flush_id; }
 }
 
 impl JS_CONFIG_NEXT {

@@ -95,9 +95,9 @@
 //!         JobQueue,
 //!         Kind,
 //!         Priority,
+//!         QueueSlot,
 //!         Running,
 //!         Share,
-//!         Slot,
 //!         SlotConfig,
 //!         StartError,
 //!         Stop, //
@@ -138,13 +138,13 @@
 //!     }
 //! }
 //!
-//! static SLOTS: [SlotConfig; 1] = [SlotConfig { name: c"ring" }];
+//! static SLOT_CONFIGS: [SlotConfig; 1] = [SlotConfig { name: c"ring" }];
 //!
 //! // When the device is probed.
 //! let queue = JobQueue::new(
 //!     Config {
 //!         driver: c"example",
-//!         slots: &SLOTS,
+//!         slots: &SLOT_CONFIGS,
 //!         two_deep: false,
 //!         timeout_ns: 500_000_000,
 //!         grace_ns: 50_000_000,
@@ -161,7 +161,7 @@
 //!
 //! // When a client opens the device, and when it submits.
 //! let context = queue.context(&Share::new()?, Priority::Medium)?;
-//! let slot = Slot::new(0).ok_or(EINVAL)?;
+//! let slot = QueueSlot::new(0).ok_or(EINVAL)?;
 //! let armed = context
 //!     .prepare(context.admit()?, slot, 0x1000, Dependencies::new())?
 //!     .arm();
@@ -222,9 +222,9 @@ const MAX_DEPTH: usize = 2;
 
 /// A hardware slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slot(u8);
+pub struct QueueSlot(u8);
 
-impl Slot {
+impl QueueSlot {
     /// Returns the slot with this number, or [`None`] if it is not below [`MAX_SLOTS`].
     pub const fn new(index: usize) -> Option<Self> {
         if index < MAX_SLOTS {
@@ -368,7 +368,7 @@ pub trait Engine<K: Kind> {
 /// A job in the hardware, or about to enter it.
 pub struct Running<'a, K: Kind> {
     /// The slot.
-    pub slot: Slot,
+    pub slot: QueueSlot,
     /// Its position in the slot, as far as the queue knows. The hardware may be one step ahead.
     pub position: Position,
     /// Differs between the two jobs of a slot, so that a stop can be directed at one of them.

@@ -33,7 +33,7 @@ use super::{
     Engine,
     Kind,
     Priority,
-    Slot,
+    QueueSlot,
     CANCELLED,
     MAX_SLOTS,
     PRIORITIES, //
@@ -96,7 +96,7 @@ pub(super) struct Entity<K: Kind> {
     order: Mutex<()>,
     pub(super) shared: Arc<Shared<K>>,
     /// The slot that the jobs are for.
-    pub(super) home: Slot,
+    pub(super) home: QueueSlot,
     pub(super) priority: Priority,
     pub(super) share: Share,
     pub(super) account: Arc<Account>,
@@ -259,7 +259,7 @@ impl<K: Kind> Context<K> {
         let (order_name, order_key) = order_class();
 
         for (index, (entity, config)) in entities.iter_mut().zip(shared.config.slots).enumerate() {
-            let home = Slot::new(index).ok_or(EINVAL)?;
+            let home = QueueSlot::new(index).ok_or(EINVAL)?;
             let ticket = Ticket::<K>::new(GFP_KERNEL_ACCOUNT)?;
             let shared_account = account.clone();
 
@@ -309,7 +309,7 @@ impl<K: Kind> Context<K> {
         Ok(context)
     }
 
-    fn entity(&self, slot: Slot) -> Option<&Arc<Entity<K>>> {
+    fn entity(&self, slot: QueueSlot) -> Option<&Arc<Entity<K>>> {
         self.entities[slot.index()].as_ref()
     }
 
@@ -348,7 +348,7 @@ impl<K: Kind> Context<K> {
     pub fn prepare(
         &self,
         place: Place,
-        slot: Slot,
+        slot: QueueSlot,
         job: K::Job,
         dependencies: Dependencies,
     ) -> Result<Prepared<'_, K>, Refused<K::Job>> {
@@ -378,7 +378,7 @@ impl<K: Kind> Context<K> {
     fn allocate(
         &self,
         place: &Place,
-        slot: Slot,
+        slot: QueueSlot,
         dependencies: Dependencies,
     ) -> Result<Parts<'_, K>> {
         let entity = self.entity(slot).ok_or(EINVAL)?;

@@ -23,8 +23,8 @@ use super::{
     Kind,
     Position,
     Priority,
+    QueueSlot,
     Running,
-    Slot,
     StartError,
     Stop,
     Verdict,
@@ -69,7 +69,7 @@ pub(super) struct Loaded<K: Kind> {
 }
 
 impl<K: Kind> Loaded<K> {
-    fn view(&self, slot: Slot, position: Position) -> Running<'_, K> {
+    fn view(&self, slot: QueueSlot, position: Position) -> Running<'_, K> {
         Running {
             slot,
             position,
@@ -97,12 +97,12 @@ impl<K: Kind> Loaded<K> {
 }
 
 impl<K: Kind> State<K> {
-    fn loaded(&self, slot: Slot, position: Position) -> Option<&Loaded<K>> {
+    fn loaded(&self, slot: QueueSlot, position: Position) -> Option<&Loaded<K>> {
         self.slots[slot.index()].loaded[position as usize].as_ref()
     }
 
     /// Returns whether a job of this priority is in the hardware out of turn.
-    pub(super) fn has_jumped(&self, slot: Slot, priority: Priority) -> bool {
+    pub(super) fn has_jumped(&self, slot: QueueSlot, priority: Priority) -> bool {
         self.slots[slot.index()]
             .loaded
             .iter()
@@ -110,7 +110,7 @@ impl<K: Kind> State<K> {
             .any(|loaded| loaded.jumped && loaded.priority == priority)
     }
 
-    pub(super) fn view(&self, slot: Slot, position: Position) -> Option<Running<'_, K>> {
+    pub(super) fn view(&self, slot: QueueSlot, position: Position) -> Option<Running<'_, K>> {
         Some(self.loaded(slot, position)?.view(slot, position))
     }
 
@@ -134,7 +134,7 @@ impl<K: Kind> State<K> {
     }
 
     /// Moves the job at [`Position::Next`] up if the current position is free.
-    fn shift<E: Engine<K> + ?Sized>(&mut self, shared: &Shared<K>, engine: &E, slot: Slot) {
+    fn shift<E: Engine<K> + ?Sized>(&mut self, shared: &Shared<K>, engine: &E, slot: QueueSlot) {
         let loaded = &mut self.slots[slot.index()].loaded;
         if loaded[0].is_none() {
             if let Some(mut next) = loaded[1].take() {
@@ -155,7 +155,7 @@ impl<K: Kind> State<K> {
         &mut self,
         shared: &Shared<K>,
         engine: &E,
-        slot: Slot,
+        slot: QueueSlot,
         result: Result,
     ) -> bool {
         let Some(loaded) = self.slots[slot.index()].loaded[0].take() else {
@@ -184,7 +184,7 @@ impl<K: Kind> State<K> {
         &mut self,
         shared: &Shared<K>,
         engine: &E,
-        slot: Slot,
+        slot: QueueSlot,
         position: Position,
         end: End,
     ) -> bool {
@@ -245,7 +245,7 @@ impl<K: Kind> State<K> {
         &mut self,
         shared: &Shared<K>,
         engine: &E,
-        slot: Slot,
+        slot: QueueSlot,
     ) -> bool {
         self.view(slot, Position::Next)
             .is_some_and(|next| engine.withdraw(&next))
@@ -257,7 +257,7 @@ impl<K: Kind> State<K> {
         &mut self,
         shared: &Shared<K>,
         engine: &E,
-        slot: Slot,
+        slot: QueueSlot,
         position: Position,
         how: Stop,
     ) {
@@ -273,7 +273,7 @@ impl<K: Kind> State<K> {
     }
 
     /// Returns the position where the slot can take a job.
-    fn room(&self, shared: &Shared<K>, slot: Slot) -> Option<Position> {
+    fn room(&self, shared: &Shared<K>, slot: QueueSlot) -> Option<Position> {
         match &self.slots[slot.index()].loaded {
             [None, _] => Some(Position::Current),
             [_, None] if shared.config.two_deep => Some(Position::Next),
@@ -286,7 +286,7 @@ impl<K: Kind> State<K> {
         &mut self,
         shared: &Shared<K>,
         engine: &E,
-        slot: Slot,
+        slot: QueueSlot,
     ) {
         if self.parked || self.dead.is_some() {
             return;
@@ -396,7 +396,7 @@ impl<K: Kind> State<K> {
     pub(super) fn unload_slot(
         &mut self,
         config: &Config,
-        slot: Slot,
+        slot: QueueSlot,
         now: u64,
         mut verdict: impl FnMut(&Running<'_, K>) -> Verdict,
     ) -> [Option<Arc<Entity<K>>>; MAX_DEPTH] {
@@ -459,14 +459,14 @@ pub struct Hardware<'a, K: Kind, E: Engine<K> + ?Sized> {
 
 impl<K: Kind, E: Engine<K> + ?Sized> Hardware<'_, K, E> {
     /// Returns the job at a position of a slot.
-    pub fn get(&self, slot: Slot, position: Position) -> Option<Running<'_, K>> {
+    pub fn get(&self, slot: QueueSlot, position: Position) -> Option<Running<'_, K>> {
         self.state.view(slot, position)
     }
 
     /// Reports that the slot's current job has ended. The next one becomes the current one.
     ///
     /// Returns `false` if there is no such job: the interrupt was spurious.
-    pub fn finish(&mut self, slot: Slot, result: Result) -> bool {
+    pub fn finish(&mut self, slot: QueueSlot, result: Result) -> bool {
         self.state.finish(self.shared, self.engine, slot, result)
     }
 
@@ -474,7 +474,7 @@ impl<K: Kind, E: Engine<K> + ?Sized> Hardware<'_, K, E> {
     /// stopped in good order: it may not run any longer. It does not count as hung.
     ///
     /// Returns `false` if there is no such job.
-    pub fn finish_stopped(&mut self, slot: Slot, error: Error) -> bool {
+    pub fn finish_stopped(&mut self, slot: QueueSlot, error: Error) -> bool {
         if let Some(loaded) = &mut self.state.slots[slot.index()].loaded[0] {
             loaded.overdue = false;
         }
@@ -486,7 +486,7 @@ impl<K: Kind, E: Engine<K> + ?Sized> Hardware<'_, K, E> {
     ///
     /// Returns `false` if there is no such job, or if it is the current one and the next one, which
     /// would overtake it, is of the same context: take the next one back first.
-    pub fn requeue(&mut self, slot: Slot, position: Position) -> bool {
+    pub fn requeue(&mut self, slot: QueueSlot, position: Position) -> bool {
         self.state
             .requeue(self.shared, self.engine, slot, position, End::Front)
     }
@@ -502,7 +502,7 @@ impl<K: Kind, E: Engine<K> + ?Sized> Hardware<'_, K, E> {
     /// with [`finish_stopped`](Self::finish_stopped) instead after that.
     ///
     /// Returns `false`, without any effect, where `requeue` does.
-    pub fn yield_turn(&mut self, slot: Slot) -> bool {
+    pub fn yield_turn(&mut self, slot: QueueSlot) -> bool {
         self.state
             .requeue(self.shared, self.engine, slot, Position::Current, End::Back)
     }
@@ -512,7 +512,7 @@ impl<K: Kind, E: Engine<K> + ?Sized> Hardware<'_, K, E> {
     ///
     /// The job is not started again before [`JobQueue::update`](super::JobQueue::update) fills the
     /// slots, nor while the queue is parked.
-    pub fn withdraw(&mut self, slot: Slot) -> bool {
+    pub fn withdraw(&mut self, slot: QueueSlot) -> bool {
         self.state.withdraw(self.shared, self.engine, slot)
     }
 
@@ -521,7 +521,7 @@ impl<K: Kind, E: Engine<K> + ?Sized> Hardware<'_, K, E> {
     /// after [`Stop::Hard`], asks for a reset.
     ///
     /// Does nothing if there is no such job.
-    pub fn stop(&mut self, slot: Slot, position: Position, how: Stop) {
+    pub fn stop(&mut self, slot: QueueSlot, position: Position, how: Stop) {
         self.state
             .stop_at(self.shared, self.engine, slot, position, how);
     }

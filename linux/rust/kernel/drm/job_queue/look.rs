@@ -11,7 +11,7 @@ use super::{
     state::State,
     Kind,
     Position,
-    Slot,
+    QueueSlot,
     MAX_SLOTS, //
 };
 use crate::{
@@ -35,7 +35,7 @@ pub enum Whereabouts<'a> {
 /// A job that has not ended.
 pub struct Look<'a, K: Kind> {
     /// The slot that it is for.
-    pub slot: Slot,
+    pub slot: QueueSlot,
     /// The id of its fence's timeline.
     pub timeline: u64,
     /// Where it is.
@@ -64,7 +64,7 @@ impl<K: Kind> Job<K> {
 
 impl<K: Kind> State<K> {
     fn look(&self, mut f: impl FnMut(Look<'_, K>)) {
-        for slot in (0..MAX_SLOTS).map_while(Slot::new) {
+        for slot in (0..MAX_SLOTS).map_while(QueueSlot::new) {
             for position in [Position::Current, Position::Next] {
                 if let Some(running) = self.view(slot, position) {
                     f(Look {

@@ -25,8 +25,8 @@ use super::{
     Engine,
     Kind,
     Priority,
+    QueueSlot,
     Running,
-    Slot,
     Verdict,
     MAX_SLOTS, //
 };
@@ -137,8 +137,8 @@ impl<K: Kind> Shared<K> {
     }
 
     /// Returns the slots of this queue.
-    pub(super) fn slots(&self) -> impl Iterator<Item = Slot> {
-        (0..self.config.slots.len()).map_while(Slot::new)
+    pub(super) fn slots(&self) -> impl Iterator<Item = QueueSlot> {
+        (0..self.config.slots.len()).map_while(QueueSlot::new)
     }
 
     /// Returns the number of strikes after which all steps to stop a job were taken.

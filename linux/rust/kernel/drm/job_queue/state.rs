@@ -23,8 +23,8 @@ use super::{
     Config,
     Kind,
     Priority,
+    QueueSlot,
     Running,
-    Slot,
     Verdict,
     CANCELLED,
     MAX_DEPTH,
@@ -121,7 +121,7 @@ impl<K: Kind> State<K> {
     }
 
     /// Returns a line of a slot.
-    pub(super) fn line(&mut self, slot: Slot, standing: Standing) -> &mut Line<K> {
+    pub(super) fn line(&mut self, slot: QueueSlot, standing: Standing) -> &mut Line<K> {
         let slot = &mut self.slots[slot.index()];
 
         match standing {
@@ -354,7 +354,7 @@ impl<K: Kind> State<K> {
     }
 
     /// Takes the entity whose turn it is out of its line.
-    pub(super) fn next_entity(&mut self, config: &Config, slot: Slot) -> Option<Chosen<K>> {
+    pub(super) fn next_entity(&mut self, config: &Config, slot: QueueSlot) -> Option<Chosen<K>> {
         let impatient = Priority::ALL.into_iter().find(|&priority| {
             self.line(slot, Standing::Ready(priority))
                 .is_impatient(config.patience_ns)

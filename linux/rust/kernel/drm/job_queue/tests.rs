@@ -38,8 +38,8 @@ mod stopping;
 mod turns;
 mod waiting;
 
-const S0: Slot = Slot(0);
-const S1: Slot = Slot(1);
+const S0: QueueSlot = QueueSlot(0);
+const S1: QueueSlot = QueueSlot(1);
 
 const TIMEOUT: u64 = 1000;
 const GRACE: u64 = 100;
@@ -51,7 +51,7 @@ const MAX_JOBS: u32 = 600;
 const HANG_LIMIT: u32 = 3;
 const FORGIVE_AFTER: u32 = 5;
 
-static SLOTS: [SlotConfig; 2] = [
+static SLOT_CONFIGS: [SlotConfig; 2] = [
     SlotConfig { name: c"first" },
     SlotConfig { name: c"second" },
 ];
@@ -203,7 +203,7 @@ impl Bench {
             queue: JobQueue::new(
                 Config {
                     driver: c"test",
-                    slots: &SLOTS,
+                    slots: &SLOT_CONFIGS,
                     two_deep,
                     timeout_ns: TIMEOUT,
                     grace_ns: GRACE,
@@ -265,7 +265,7 @@ impl Bench {
     fn prepare<'c>(
         &self,
         context: &'c Context<Owner>,
-        slot: Slot,
+        slot: QueueSlot,
         id: u32,
         fences: &[&Fence],
     ) -> Result<Prepared<'c, Owner>> {
@@ -281,7 +281,7 @@ impl Bench {
     fn push_after(
         &self,
         context: &Context<Owner>,
-        slot: Slot,
+        slot: QueueSlot,
         id: u32,
         fences: &[&Fence],
     ) -> Result<ARef<Fence>> {
@@ -311,19 +311,19 @@ impl Bench {
         self.end_in(S0, result)
     }
 
-    fn end_in(&self, slot: Slot, result: Result) -> bool {
+    fn end_in(&self, slot: QueueSlot, result: Result) -> bool {
         self.queue
             .update(&*self.fake, |hardware| hardware.finish(slot, result))
     }
 
-    fn id(&self, slot: Slot, position: Position) -> Option<u32> {
+    fn id(&self, slot: QueueSlot, position: Position) -> Option<u32> {
         self.queue.update(&*self.fake, |hardware| {
             hardware.get(slot, position).map(|running| running.job.id)
         })
     }
 
     /// Returns both jobs of a slot.
-    fn ids(&self, slot: Slot) -> (Option<u32>, Option<u32>) {
+    fn ids(&self, slot: QueueSlot) -> (Option<u32>, Option<u32>) {
         (
             self.id(slot, Position::Current),
             self.id(slot, Position::Next),

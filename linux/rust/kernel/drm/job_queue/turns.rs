@@ -24,7 +24,7 @@ use super::{
     context::Entity,
     Kind,
     Priority,
-    Slot,
+    QueueSlot,
     MAX_SLOTS,
     PRIORITIES, //
 };
@@ -78,11 +78,11 @@ impl Share {
 
     /// Returns for how many nanoseconds the party's jobs have occupied a slot, counted when they
     /// leave it.
-    pub fn used_ns(&self, slot: Slot) -> u64 {
+    pub fn used_ns(&self, slot: QueueSlot) -> u64 {
         self.of(slot).real.load(Relaxed)
     }
 
-    fn of(&self, slot: Slot) -> &Used {
+    fn of(&self, slot: QueueSlot) -> &Used {
         &self.0[slot.index()]
     }
 
@@ -92,7 +92,7 @@ impl Share {
 
     /// Charges the party for a job of the line of a priority that has occupied a slot for `ns`.
     /// Returns the party's time in that line.
-    fn charge(&self, slot: Slot, line: Priority, ns: u64) -> u64 {
+    fn charge(&self, slot: QueueSlot, line: Priority, ns: u64) -> u64 {
         let used = self.of(slot);
 
         for counter in [&used.real, &used.fair[line as usize]] {
@@ -102,17 +102,17 @@ impl Share {
     }
 
     /// Returns whether the party has been charged for time in a line.
-    fn is_known(&self, slot: Slot, line: Priority) -> bool {
+    fn is_known(&self, slot: QueueSlot, line: Priority) -> bool {
         self.of(slot).known[line as usize].load(Relaxed)
     }
 
     /// Returns the party's time in a line.
-    fn time(&self, slot: Slot, line: Priority) -> u64 {
+    fn time(&self, slot: QueueSlot, line: Priority) -> u64 {
         self.of(slot).fair[line as usize].load(Relaxed)
     }
 
     /// Raises the party's [`time`](Self::time) in a line to at least `now`, and returns it.
-    fn catch_up(&self, slot: Slot, line: Priority, now: u64) -> u64 {
+    fn catch_up(&self, slot: QueueSlot, line: Priority, now: u64) -> u64 {
         let time = self.time(slot, line).max(now);
 
         self.of(slot).fair[line as usize].store(time, Relaxed);
@@ -291,7 +291,14 @@ impl<K: Kind> Line<K> {
     ///
     /// The account is at most `lead` ahead of `now`, so that one long job does not keep other new
     /// parties out.
-    pub(super) fn charge(&mut self, share: &Share, slot: Slot, line: Priority, ns: u64, lead: u64) {
+    pub(super) fn charge(
+        &mut self,
+        share: &Share,
+        slot: QueueSlot,
+        line: Priority,
+        ns: u64,
+        lead: u64,
+    ) {
         if ns > 0 && !share.is_known(slot, line) {
             let limit = self.now.saturating_add(lead);
 

@@ -265,7 +265,7 @@ mod suite {
                         let armed = contexts[which]
                             .prepare(
                                 contexts[which].try_admit().ok_or(EBUSY)?,
-                                Slot(slot as u8),
+                                QueueSlot(slot as u8),
                                 bench.job(step),
                                 dependencies,
                             )?
@@ -279,7 +279,7 @@ mod suite {
                         }
                     }
                     6..=9 => {
-                        bench.end_in(Slot(slot as u8), Ok(()));
+                        bench.end_in(QueueSlot(slot as u8), Ok(()));
                     }
                     10 | 11 => {
                         if let Some(fence) = pending.pop() {
@@ -290,7 +290,7 @@ mod suite {
                     12 => {
                         bench.queue.park();
                         if random(2) == 0 {
-                            bench.end_in(Slot(slot as u8), Err(EIO));
+                            bench.end_in(QueueSlot(slot as u8), Err(EIO));
                         }
                         bench.queue.restart(&*bench.fake, |_| match random(3) {
                             0 => Verdict::Done(Err(EIO)),
@@ -299,7 +299,7 @@ mod suite {
                     }
                     13 => {
                         bench.queue.update(&*bench.fake, |hw| {
-                            hw.requeue(Slot(slot as u8), Position::Next)
+                            hw.requeue(QueueSlot(slot as u8), Position::Next)
                         });
                     }
                     14 => {

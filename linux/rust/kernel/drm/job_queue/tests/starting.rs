@@ -10,11 +10,11 @@ mod suite {
 
     #[test]
     fn slots_are_bounded() -> Result {
-        assert!(Slot::new(MAX_SLOTS).is_none());
-        assert_eq!(Slot::new(3).map(Slot::index), Some(3));
+        assert!(QueueSlot::new(MAX_SLOTS).is_none());
+        assert_eq!(QueueSlot::new(3).map(QueueSlot::index), Some(3));
 
         let (bench, context) = Bench::with_context(true)?;
-        assert!(bench.prepare(&context, Slot(2), 1, &[]).is_err());
+        assert!(bench.prepare(&context, QueueSlot(2), 1, &[]).is_err());
         assert_eq!(bench.alive(), 0);
         Ok(())
     }
@@ -185,7 +185,7 @@ mod suite {
         let context = bench.context(Priority::Medium)?;
         let a = bench.push(&context, 1)?;
         assert!(!bench.end_in(S1, Ok(())));
-        assert!(!bench.end_in(Slot(3), Ok(())));
+        assert!(!bench.end_in(QueueSlot(3), Ok(())));
         assert!(a.status().is_none());
         assert!(!bench
             .queue
