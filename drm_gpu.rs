@@ -38,7 +38,8 @@
 //! 2. dma_resv of address spaces and objects
 //! 3. the list of an object's mappings, then one mapping, then the object's pages (mutexes); the
 //!    mutexes of an object's label and of a file's table of contexts are leaves
-//! 4. [`job::Jobs`]'s `hardware` (mutex): held while the end of jobs is handled, and across resets
+//! 4. [`job::Jobs`]'s `slots_lock` (mutex): held while the end of jobs is handled, and across
+//!    resets
 //! 5. [`device::Hw`]'s `reset` (mutex)
 //! 6. the submission order of a context and slot (mutex in the job queue): held from arming to
 //!    pushing

@@ -8,18 +8,18 @@
 //! then locks the BOs that the job uses, collects the fences it depends on and allocates; only
 //! after that does it arm the job's fence, publish it and push the job to its context. From there
 //! the [job queue](kernel::drm::job_queue) owns the job: it starts the job, immediately or later,
-//! through the [`Engine`](queue::Engine) passed in by a caller that can reach the hardware. The
-//! interrupt thread reports how the job ended ([`recovery`]), the fence signals, and a
+//! through the [`SlotAccess`](queue::SlotAccess) passed in by a caller that can reach the hardware.
+//! The interrupt thread reports how the job ended ([`recovery`]), the fence signals, and a
 //! [worker](workers) drops the job.
 //!
 //! # Locks, in order
 //!
 //! 1. [`Jobs::retiring`] (mutex): held while ended jobs, and the references they hold, are dropped
 //! 2. dma_resv of the address space and of the BOs: held by a submission
-//! 3. [`Jobs::hardware`] (mutex): serialises reading how jobs ended with resetting and halting the
-//!    GPU; the mutex of the reset itself nests inside
+//! 3. [`Jobs::slots_lock`] (mutex): serialises reading how jobs ended with resetting and halting
+//!    the GPU; the mutex of the reset itself nests inside
 //! 4. the submission order of a context and slot (mutex in the queue): held from arming to pushing
-//! 5. the job queue (spinlock); the locks that an `Engine` takes nest inside: the hardware's
+//! 5. the job queue (spinlock); the locks that a `SlotAccess` takes nest inside: the hardware's
 //!    address spaces, the cycle counter
 //!
 //! Nothing is allocated under 3 to 5, and no fence is signalled under 5. A task that waits for a
@@ -79,7 +79,7 @@ use crate::{
 
 use queue::{
     Client,
-    Engine, //
+    SlotAccess, //
 };
 use subject::Process;
 use workers::Workers;
@@ -203,7 +203,7 @@ pub(crate) struct Jobs {
     started: SetOnce<Started>,
     /// Held while the state of the slots is read or jobs are stopped, and across a reset.
     #[pin]
-    hardware: Mutex<()>,
+    slots_lock: Mutex<()>,
     /// Held while ended jobs are dropped. Taking it waits until jobs being dropped are gone.
     #[pin]
     retiring: Mutex<()>,
@@ -238,7 +238,7 @@ impl Jobs {
     pub(crate) fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             started: SetOnce::new(),
-            hardware <- new_mutex!((), "drm_gpu::job::hardware"),
+            slots_lock <- new_mutex!((), "drm_gpu::job::slots_lock"),
             retiring <- new_mutex!((), "drm_gpu::job::retiring"),
             parked: Atomic::new(false),
             lost_gpu: Atomic::new(false),
@@ -298,9 +298,9 @@ impl Jobs {
         self.started.as_ref().ok_or(ENODEV)
     }
 
-    /// Returns the engine to pass to the queue.
-    fn engine<'a, 'g>(&'a self, started: &'a Started, gpu: &'a Gpu<'g>) -> Engine<'a, 'g> {
-        Engine::new(gpu, self, &started.workers)
+    /// Returns the access to the job slots that the queue takes.
+    fn access<'a, 'g>(&'a self, started: &'a Started, gpu: &'a Gpu<'g>) -> SlotAccess<'a, 'g> {
+        SlotAccess::new(gpu, self, &started.workers)
     }
 
     /// Keeps jobs from being started, for good. The first step of unbind.
@@ -323,10 +323,10 @@ impl Jobs {
         }
     }
 
-    /// Runs `f` with [`Self::hardware`] held: no other thread resets the GPU or reads the state of
-    /// its slots meanwhile. Sleeps.
+    /// Runs `f` with [`Self::slots_lock`] held: no other thread resets the GPU or reads the state
+    /// of its slots meanwhile. Sleeps.
     pub(crate) fn exclude(&self, f: impl FnOnce()) {
-        let _hardware = self.hardware.lock();
+        let _slots = self.slots_lock.lock();
 
         f();
     }

@@ -8,7 +8,7 @@
 //! several milliseconds, since jobs need time to move on. Larger circles, and circles of slow jobs,
 //! are not detected and end at that limit.
 //!
-//! Process context. [`Jobs::hardware`] and the queue's lock are held for each sample, and no lock
+//! Process context. [`Jobs::slots_lock`] and the queue's lock are held for each sample, and no lock
 //! in between.
 
 use core::mem;
@@ -48,7 +48,7 @@ const LOOK_AFTER_NS: u64 = 25 * NSEC_PER_MSEC;
 
 impl Jobs {
     /// Marks the running jobs whose chains are seen to run in a circle. Sleeps, for some tens of
-    /// milliseconds at most, and waits for [`Jobs::hardware`].
+    /// milliseconds at most, and waits for [`Jobs::slots_lock`].
     pub(super) fn look_for_circles(&self, started: &Started, gpu: &Gpu<'_>) {
         let mut tracks = [const { Track::new() }; hw::NR_SLOTS];
 
@@ -56,16 +56,16 @@ impl Jobs {
             let mut again = false;
             {
                 let _signalling = Signalling::begin();
-                let _hardware = self.hardware.lock();
+                let _slots = self.slots_lock.lock();
 
                 if gpu.halted() {
                     return;
                 }
                 let now = started.workers.now();
-                started.queue.update(&self.engine(started, gpu), |slots| {
+                started.queue.update(&self.access(started, gpu), |loaded| {
                     for (&slot, track) in Slot::ALL.iter().zip(&mut tracks) {
                         let running =
-                            slot_for(slot).and_then(|slot| slots.get(slot, Position::Current));
+                            slot_for(slot).and_then(|slot| loaded.get(slot, Position::Current));
                         let Some(running) = running.filter(|running| {
                             running.strikes == 0
                                 && now.saturating_sub(running.started) >= LOOK_AFTER_NS

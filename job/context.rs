@@ -86,7 +86,7 @@ impl Context {
             return;
         };
         let reached = with_gpu(drm, |gpu| {
-            self.queue.cancel_running(&drm.jobs.engine(started, gpu));
+            self.queue.cancel_running(&drm.jobs.access(started, gpu));
         });
         if reached.is_none() {
             self.queue.cancel();

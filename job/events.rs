@@ -2,12 +2,13 @@
 
 //! The reports of the slots: chains that are done, have failed, or have stopped.
 //!
-//! Everything here runs with [`Jobs::hardware`](super::Jobs::hardware) held and the queue locked,
-//! so that no chain enters a slot meanwhile. Nothing is logged here, since a console can be slow.
+//! Everything here runs with [`Jobs::slots_lock`](super::Jobs::slots_lock) held and the queue
+//! locked, so that no chain enters a slot meanwhile. Nothing is logged here, since a console can be
+//! slow.
 
 use kernel::{
     drm::job_queue::{
-        Hardware,
+        self,
         Position,
         QueueSlot, //
     },
@@ -28,7 +29,7 @@ use super::{
     queue::{
         slot_for,
         Client,
-        Engine, //
+        SlotAccess, //
     },
     status::{
         outcome,
@@ -49,8 +50,8 @@ use super::{
 /// broken.
 const MAX_ROUNDS: usize = 64;
 
-/// The queue's view of the slots, locked.
-type Slots<'l, 'a, 'g> = Hardware<'l, Client, Engine<'a, 'g>>;
+/// The jobs in the slots, with the queue locked.
+type LoadedJobs<'l, 'a, 'g> = job_queue::LoadedJobs<'l, Client, SlotAccess<'a, 'g>>;
 
 /// The events of a slot that [`take_events`] has read and not yet applied to the queue.
 #[derive(Clone, Copy, Default)]
@@ -88,11 +89,11 @@ impl Events {
 
 /// Reads and clears the interrupts of the slots until none are pending, and tells the queue.
 ///
-/// The queue's lock, which `slots` stands for, keeps chains from entering a slot meanwhile. The
+/// The queue's lock, which `loaded` stands for, keeps chains from entering a slot meanwhile. The
 /// hardware latches the state of a slot when its interrupts are cleared. More can have happened
 /// since, so only the last reading counts.
 pub(super) fn take_events(
-    slots: &mut Slots<'_, '_, '_>,
+    loaded: &mut LoadedJobs<'_, '_, '_>,
     started: &Started,
     gpu: &Gpu<'_>,
 ) -> Events {
@@ -117,15 +118,15 @@ pub(super) fn take_events(
                 // The slot does not go on before the interrupt is cleared, so a chain that is done
                 // precedes the one that has failed.
                 if events.done(slot) || seen.done {
-                    taken.count(finish(slots, slot));
+                    taken.count(finish(loaded, slot));
                     seen.done = false;
                 }
                 seen.failed = true;
                 let status = hw::status(gpu, slot);
                 let subject = slot_for(slot)
-                    .and_then(|in_queue| slots.get(in_queue, Position::Current))
+                    .and_then(|in_queue| loaded.get(in_queue, Position::Current))
                     .map(|running| Subject::new(slot, running.job));
-                let ended = take_failure(slots, started, gpu, slot, &status);
+                let ended = take_failure(loaded, started, gpu, slot, &status);
 
                 taken.count(ended.is_some());
                 if let Some(yields) = ended {
@@ -138,7 +139,7 @@ pub(super) fn take_events(
             } else {
                 if seen.done {
                     // Two chains have ended, one after the other.
-                    taken.count(finish(slots, slot));
+                    taken.count(finish(loaded, slot));
                 }
                 seen.done = true;
             }
@@ -153,7 +154,7 @@ pub(super) fn take_events(
 
     for (&slot, seen) in Slot::ALL.iter().zip(&seen) {
         if seen.done && !seen.failed {
-            taken.count(finish_all_but(slots, slot, seen.left));
+            taken.count(finish_all_but(loaded, slot, seen.left));
         }
     }
     taken.failures = failures;
@@ -161,22 +162,22 @@ pub(super) fn take_events(
 }
 
 /// Ends the slot's current job successfully. Returns false if there is none.
-fn finish(slots: &mut Slots<'_, '_, '_>, slot: Slot) -> bool {
-    slot_for(slot).is_some_and(|slot| slots.finish(slot, Ok(())))
+fn finish(loaded: &mut LoadedJobs<'_, '_, '_>, slot: Slot) -> bool {
+    slot_for(slot).is_some_and(|slot| loaded.finish(slot, Ok(())))
 }
 
 /// Ends jobs successfully until a slot that has reported the end of a chain has `left` jobs.
 ///
 /// A slot proceeds from one chain to the next by itself, so one report can stand for two. Returns
 /// false if the report was spurious: the slot still holds all the chains that it should.
-fn finish_all_but(slots: &mut Slots<'_, '_, '_>, slot: Slot, left: usize) -> bool {
+fn finish_all_but(loaded: &mut LoadedJobs<'_, '_, '_>, slot: Slot, left: usize) -> bool {
     let Some(in_queue) = slot_for(slot) else {
         return false;
     };
-    let expected = loaded(slots, in_queue);
+    let expected = count_loaded(loaded, in_queue);
 
     for _ in left..expected {
-        slots.finish(in_queue, Ok(()));
+        loaded.finish(in_queue, Ok(()));
     }
     left < expected
 }
@@ -184,14 +185,14 @@ fn finish_all_but(slots: &mut Slots<'_, '_, '_>, slot: Slot, left: usize) -> boo
 /// Ends the jobs that the slots have finished without an interrupt. Returns their number.
 ///
 /// Some hardware loses the interrupt, and a slot should be asked before its job is taken for hung.
-pub(super) fn take_unreported(slots: &mut Slots<'_, '_, '_>, gpu: &Gpu<'_>) -> u32 {
+pub(super) fn take_unreported(loaded: &mut LoadedJobs<'_, '_, '_>, gpu: &Gpu<'_>) -> u32 {
     let mut ended = 0;
 
     for (slot, in_queue) in Slot::ALL
         .into_iter()
         .filter_map(|slot| Some((slot, slot_for(slot)?)))
     {
-        let expected = loaded(slots, in_queue);
+        let expected = count_loaded(loaded, in_queue);
         // A pending interrupt reports the end of the job.
         if expected == 0 || hw::pending(gpu).map_or(true, |events| events.any(slot)) {
             continue;
@@ -208,17 +209,17 @@ pub(super) fn take_unreported(slots: &mut Slots<'_, '_, '_>, gpu: &Gpu<'_>) -> u
         );
 
         for _ in 0..gone {
-            ended += u32::from(slots.finish(in_queue, Ok(())));
+            ended += u32::from(loaded.finish(in_queue, Ok(())));
         }
     }
     ended
 }
 
 /// Returns the number of jobs that the slot should hold.
-fn loaded(slots: &Slots<'_, '_, '_>, slot: QueueSlot) -> usize {
+fn count_loaded(loaded: &LoadedJobs<'_, '_, '_>, slot: QueueSlot) -> usize {
     [Position::Current, Position::Next]
         .into_iter()
-        .filter(|&position| slots.get(slot, position).is_some())
+        .filter(|&position| loaded.get(slot, position).is_some())
         .count()
 }
 
@@ -227,14 +228,14 @@ fn loaded(slots: &Slots<'_, '_, '_>, slot: QueueSlot) -> usize {
 /// Returns [`None`] if the report was spurious: the chain still runs, or there is none. Otherwise
 /// returns whether the chain was stopped and yields its turn to others.
 fn take_failure(
-    slots: &mut Slots<'_, '_, '_>,
+    loaded: &mut LoadedJobs<'_, '_, '_>,
     started: &Started,
     gpu: &Gpu<'_>,
     slot: Slot,
     status: &Status,
 ) -> Option<bool> {
     let in_queue = slot_for(slot)?;
-    let told = slots
+    let told = loaded
         .get(in_queue, Position::Current)
         .map_or(Told::default(), |running| Told {
             to_end: (usize::from(running.strikes) >= LADDER.len()).then(|| running.job.end()),
@@ -247,22 +248,22 @@ fn take_failure(
     }
     // The slot has not begun the next chain, and must not before the queue hands it over again.
     hw::cancel_next(gpu, slot);
-    slots.requeue(in_queue, Position::Next);
+    loaded.requeue(in_queue, Position::Next);
     match outcome {
         Outcome::Runs => None,
-        Outcome::Stopped => take_stopped(slots, started, in_queue, status),
-        Outcome::Ended(result) => slots.finish(in_queue, result).then_some(false),
+        Outcome::Stopped => take_stopped(loaded, started, in_queue, status),
+        Outcome::Ended(result) => loaded.finish(in_queue, result).then_some(false),
     }
 }
 
 /// Handles the current chain of a slot having stopped softly. Returns the same as [`take_failure`].
 fn take_stopped(
-    slots: &mut Slots<'_, '_, '_>,
+    loaded: &mut LoadedJobs<'_, '_, '_>,
     started: &Started,
     slot: QueueSlot,
     status: &Status,
 ) -> Option<bool> {
-    let running = slots.get(slot, Position::Current)?;
+    let running = loaded.get(slot, Position::Current)?;
     let now = started.workers.now();
     let ran_ns = running
         .ran_ns
@@ -275,13 +276,13 @@ fn take_stopped(
             running.job.resumed.store(true, Relaxed);
         }
         Resume::Anew | Resume::Nowhere => {
-            return slots.finish(slot, Err(ECANCELED)).then_some(false);
+            return loaded.finish(slot, Err(ECANCELED)).then_some(false);
         }
     }
     match stopped(running.strikes > 0, circles, ran_ns, started.limit_ns) {
-        Stopped::GoesOn => slots.requeue(slot, Position::Current).then_some(false),
-        Stopped::Yields => slots.yield_turn(slot).then_some(true),
-        Stopped::Ends => slots.finish_stopped(slot, ECANCELED).then_some(false),
-        Stopped::Hangs => slots.finish(slot, Err(ECANCELED)).then_some(false),
+        Stopped::GoesOn => loaded.requeue(slot, Position::Current).then_some(false),
+        Stopped::Yields => loaded.yield_turn(slot).then_some(true),
+        Stopped::Ends => loaded.finish_stopped(slot, ECANCELED).then_some(false),
+        Stopped::Hangs => loaded.finish(slot, Err(ECANCELED)).then_some(false),
     }
 }

@@ -55,7 +55,7 @@ impl Jobs {
     /// Handles faults of the MMU, and ends the jobs of address spaces that are turned off because
     /// of them. The caller unmasks the interrupt. Returns whether there was any fault.
     ///
-    /// While a reset holds [`Jobs::hardware`], it may wait for a chain that another fault has
+    /// While a reset holds [`Jobs::slots_lock`], it may wait for a chain that another fault has
     /// stalled until its heap grows. So faults are handled while this waits for the reset.
     pub(crate) fn handle_faults(&self, drm: &Device, gpu: &Gpu<'_>) -> bool {
         let mut faults = mmu::fault::handle(drm, gpu);
@@ -80,19 +80,19 @@ impl Jobs {
     /// They would end by themselves at their next memory access. All of them are hard-stopped as
     /// well, in case they make none. Process context.
     ///
-    /// Returns false, and does nothing, if [`Jobs::hardware`] is taken.
+    /// Returns false, and does nothing, if [`Jobs::slots_lock`] is taken.
     #[must_use]
     fn fault(&self, drm: &Device, gpu: &Gpu<'_>, as_nr: u8) -> bool {
         let Ok(started) = self.started() else {
             return true;
         };
         let _signalling = Signalling::begin();
-        let Some(hardware) = self.hardware.try_lock() else {
+        let Some(slots) = self.slots_lock.try_lock() else {
             return false;
         };
         let mut hit = [const { None }; hw::NR_SLOTS];
 
-        started.queue.update(&self.engine(started, gpu), |slots| {
+        started.queue.update(&self.access(started, gpu), |loaded| {
             // The jobs may have ended already, and a later job may have turned the space on again.
             // With the queue locked, no job can do so from here on.
             if drm.address_spaces.faulty() & 1 << as_nr == 0 {
@@ -106,14 +106,14 @@ impl Jobs {
                     continue;
                 };
                 // A job that has not begun is not at fault. It runs again once the others are gone.
-                if slots
+                if loaded
                     .get(slot, Position::Next)
                     .is_some_and(|next| of_space(&next))
                 {
-                    slots.withdraw(slot);
+                    loaded.withdraw(slot);
                 }
                 for position in [Position::Current, Position::Next] {
-                    let Some(job) = slots
+                    let Some(job) = loaded
                         .get(slot, position)
                         .filter(of_space)
                         .map(|running| running.job)
@@ -123,7 +123,7 @@ impl Jobs {
 
                     job.faulted.store(true, Relaxed);
                     hit.get_or_insert_with(|| Subject::new(hw_slot, job));
-                    slots.stop(slot, position, Stop::Hard);
+                    loaded.stop(slot, position, Stop::Hard);
                 }
             }
         });
@@ -131,7 +131,7 @@ impl Jobs {
         if hit.iter().any(Option::is_some) && gpu.caps.issue(Issue::Ttrx3076) {
             started.workers.queue_reset();
         }
-        drop(hardware);
+        drop(slots);
 
         for subject in hit.into_iter().flatten() {
             if subject.may_be_logged() {

@@ -2,9 +2,9 @@
 
 //! The driver's side of the job queue.
 //!
-//! [`Client`] lives in the queue and queues the workers. An [`Engine`] is created for each call by
-//! a caller that can reach the hardware. Its methods run under the queue's spinlock; the locks of
-//! the hardware's address spaces and of the cycle counter nest inside.
+//! [`Client`] lives in the queue and queues the workers. A [`SlotAccess`] is created for each call
+//! by a caller that can reach the hardware. Its methods run under the queue's spinlock; the locks
+//! of the hardware's address spaces and of the cycle counter nest inside.
 
 use core::cell::Cell;
 
@@ -69,7 +69,7 @@ impl Kind for Client {
 }
 
 /// The job slots of a GPU, for a caller that can reach it.
-pub(crate) struct Engine<'a, 'g> {
+pub(crate) struct SlotAccess<'a, 'g> {
     gpu: &'a Gpu<'g>,
     jobs: &'a Jobs,
     workers: &'a Arc<Workers>,
@@ -90,7 +90,7 @@ pub(super) struct Stopping {
     pub(super) subject: Subject,
 }
 
-impl<'a, 'g> Engine<'a, 'g> {
+impl<'a, 'g> SlotAccess<'a, 'g> {
     pub(super) fn new(gpu: &'a Gpu<'g>, jobs: &'a Jobs, workers: &'a Arc<Workers>) -> Self {
         Self {
             gpu,
@@ -153,7 +153,7 @@ pub(super) fn slot_for(slot: hw::Slot) -> Option<QueueSlot> {
     QueueSlot::new(slot.index())
 }
 
-impl job_queue::Engine<Client> for Engine<'_, '_> {
+impl job_queue::SlotOps<Client> for SlotAccess<'_, '_> {
     fn now(&self) -> u64 {
         self.workers.now()
     }

@@ -42,16 +42,16 @@
 //!
 //! Everything here runs in process context. Stopping, resetting and reading the slots happens in
 //! fence-signalling sections: fences depend on it, so it allocates nothing and waits for no other
-//! fence. [`Jobs::hardware`] is held there, so that the slots are not read while the GPU is being
+//! fence. [`Jobs::slots_lock`] is held there, so that the slots are not read while the GPU is being
 //! reset. [`Jobs::run`] is such a section too, but does not take that mutex. [`Jobs::retire`],
 //! [`Jobs::retire_users`] and [`Jobs::find`] are no such sections and may wait for memory.
 
 use kernel::{
     dma_buf::fence::Signalling,
     drm::job_queue::{
-        Engine as _,
         Position,
         Retired,
+        SlotOps as _,
         Stop,
         Verdict, //
     },
@@ -131,7 +131,7 @@ impl Jobs {
     /// Starts the jobs that have become ready. Does not sleep.
     pub(super) fn run(&self, gpu: &Gpu<'_>) {
         if let Ok(started) = self.started() {
-            started.queue.run(&self.engine(started, gpu));
+            started.queue.run(&self.access(started, gpu));
         }
     }
 
@@ -184,12 +184,12 @@ impl Jobs {
     /// Handles the job interrupt in its thread, with the interrupt masked.
     ///
     /// Calls `unmasks` with whether there was anything to handle. If that returns true, unmasks the
-    /// interrupt again, with [`Jobs::hardware`] held, so as not to disturb a reset nor touch a GPU
-    /// that a reset could not bring back.
+    /// interrupt again, with [`Jobs::slots_lock`] held, so as not to disturb a reset nor touch a
+    /// GPU that a reset could not bring back.
     pub(crate) fn irq(&self, gpu: &Gpu<'_>, unmasks: impl FnOnce(bool) -> bool) {
         if let Ok(started) = self.started() {
             let _signalling = Signalling::begin();
-            let _hardware = self.hardware.lock();
+            let _slots = self.slots_lock.lock();
 
             let events = self.handle_events(started, gpu);
             if events.reset {
@@ -207,19 +207,19 @@ impl Jobs {
         if let Ok(started) = self.started() {
             started.workers.poll(true);
             // The timer may be set to a later time.
-            started.queue.update(&self.engine(started, gpu), |_| {
+            started.queue.update(&self.access(started, gpu), |_| {
                 started.workers.queue_timer(0);
             });
         }
     }
 
-    /// Processes the pending interrupts of the slots. [`Jobs::hardware`] is held.
+    /// Processes the pending interrupts of the slots. [`Jobs::slots_lock`] is held.
     fn handle_events(&self, started: &Started, gpu: &Gpu<'_>) -> Events {
         if gpu.stopped() {
             return Events::default();
         }
-        let events = started.queue.update(&self.engine(started, gpu), |slots| {
-            take_events(slots, started, gpu)
+        let events = started.queue.update(&self.access(started, gpu), |loaded| {
+            take_events(loaded, started, gpu)
         });
 
         self.yielded.add(events.yielded, Relaxed);
@@ -234,13 +234,13 @@ impl Jobs {
     }
 
     /// Ends the jobs that the slots have finished without an interrupt. Returns their number.
-    /// [`Jobs::hardware`] is held.
+    /// [`Jobs::slots_lock`] is held.
     fn handle_unreported(&self, started: &Started, gpu: &Gpu<'_>) -> u32 {
         if gpu.halted() {
             return 0;
         }
-        started.queue.update(&self.engine(started, gpu), |slots| {
-            take_unreported(slots, gpu)
+        started.queue.update(&self.access(started, gpu), |loaded| {
+            take_unreported(loaded, gpu)
         })
     }
 
@@ -269,19 +269,19 @@ impl Jobs {
         let stops;
         let stopped = {
             let _signalling = Signalling::begin();
-            let _hardware = self.hardware.lock();
+            let _slots = self.slots_lock.lock();
 
             // An interrupt may be late or lost.
             let reset = self.handle_events(started, gpu).reset;
             let unreported = self.handle_unreported(started, gpu);
             self.lost.add(unreported.max(late.into()), Relaxed);
-            let engine = self.engine(started, gpu).noting_stops();
-            let expired = started.queue.expire(&engine);
+            let access = self.access(started, gpu).noting_stops();
+            let expired = started.queue.expire(&access);
 
             if expired.reset || reset {
                 started.workers.want_reset();
             }
-            stops = engine.into_stops();
+            stops = access.into_stops();
             expired.stopped
         };
 
@@ -325,7 +325,7 @@ impl Jobs {
             return;
         };
         let _signalling = Signalling::begin();
-        let _hardware = self.hardware.lock();
+        let _slots = self.slots_lock.lock();
 
         if self.is_parked() || !started.workers.take_reset() {
             return;
@@ -355,8 +355,8 @@ impl Jobs {
             }
             // No job is started, and submissions are refused, until the GPU is found again.
             self.lost_gpu.store(true, Release);
-            let engine = self.engine(started, gpu);
-            started.queue.kill(ENODEV, |running| engine.finish(running));
+            let access = self.access(started, gpu);
+            started.queue.kill(ENODEV, |running| access.finish(running));
             started.workers.queue_find(0);
             return;
         }
@@ -366,7 +366,7 @@ impl Jobs {
         let mut guilty = [const { None }; hw::NR_SLOTS];
         started
             .queue
-            .restart(&self.engine(started, gpu), |running| {
+            .restart(&self.access(started, gpu), |running| {
                 if running.strikes > 0 {
                     let slot = Slot::new(running.slot.index());
                     let guilty = guilty.get_mut(running.slot.index());
@@ -404,12 +404,12 @@ impl Jobs {
         // All jobs have failed, so no fence depends on this. Cycling the power may wait for memory,
         // so it is done with no lock held that a fence depends on.
         if is_lost() {
-            let hardware = self.hardware.lock();
+            let slots = self.slots_lock.lock();
             gpu.lock_out();
-            drop(hardware);
+            drop(slots);
             gpu.cycle_power();
         }
-        let _hardware = self.hardware.lock();
+        let _slots = self.slots_lock.lock();
 
         // Checked with the mutex held, under which unbind stops the GPU.
         if !is_lost() {
@@ -429,15 +429,15 @@ impl Jobs {
     }
 
     /// Soft-stops the running chains and waits for a limited time until they have stopped. The
-    /// queue is parked, and [`Jobs::hardware`] is held. Sleeps.
+    /// queue is parked, and [`Jobs::slots_lock`] is held. Sleeps.
     fn stop_softly(&self, started: &Started, gpu: &Gpu<'_>) {
-        let engine = self.engine(started, gpu);
+        let access = self.access(started, gpu);
 
-        started.queue.update(&engine, |slots| {
+        started.queue.update(&access, |loaded| {
             for slot in Slot::ALL.into_iter().filter_map(slot_for) {
-                slots.withdraw(slot);
+                loaded.withdraw(slot);
                 for position in [Position::Current, Position::Next] {
-                    slots.stop(slot, position, Stop::Soft);
+                    loaded.stop(slot, position, Stop::Soft);
                 }
             }
         });
@@ -445,12 +445,12 @@ impl Jobs {
         for _ in 0..STOP_POLLS {
             // The result can be ignored: the reset comes next in any case.
             self.handle_events(started, gpu);
-            let waits = started.queue.update(&engine, |slots| {
+            let waits = started.queue.update(&access, |loaded| {
                 // A chain that has not obeyed an earlier stop is not waited for.
                 Slot::ALL
                     .into_iter()
                     .filter_map(slot_for)
-                    .filter_map(|slot| slots.get(slot, Position::Current))
+                    .filter_map(|slot| loaded.get(slot, Position::Current))
                     .any(|running| running.strikes == 0)
             });
             if !waits {
@@ -461,17 +461,17 @@ impl Jobs {
     }
 
     /// Records where the chains that did not stop are to be restarted, or that they cannot be: the
-    /// hardware refuses to run a job that is done. The queue is parked, and [`Jobs::hardware`] is
+    /// hardware refuses to run a job that is done. The queue is parked, and [`Jobs::slots_lock`] is
     /// held.
     fn note_progress(&self, started: &Started, gpu: &Gpu<'_>) {
         // Collects late completions, since the hardware would refuse to run those jobs again.
         self.handle_events(started, gpu);
 
-        let engine = self.engine(started, gpu);
+        let access = self.access(started, gpu);
 
-        started.queue.update(&engine, |slots| {
+        started.queue.update(&access, |loaded| {
             for &slot in &Slot::ALL {
-                let running = slot_for(slot).and_then(|slot| slots.get(slot, Position::Current));
+                let running = slot_for(slot).and_then(|slot| loaded.get(slot, Position::Current));
                 let Some(running) = running else {
                     continue;
                 };

@@ -380,7 +380,7 @@ fn try_submit(
     if let Some(out_sync) = request.out_sync {
         out_sync.replace_fence(Some(armed.fence()));
     }
-    guard.registration_data_with(|gpu| armed.push(&jobs.engine(started, gpu)));
+    guard.registration_data_with(|gpu| armed.push(&jobs.access(started, gpu)));
     drop(locked);
 
     if jobs.is_parked() {

@@ -274,7 +274,11 @@ impl AddressSpaces {
         }
 
         // Waiting for a job to end would not free an AS that is stuck without a job.
-        let stuck = table.entries.iter().flatten().any(|e| e.jobs == 0 && e.stuck);
+        let stuck = table
+            .entries
+            .iter()
+            .flatten()
+            .any(|e| e.jobs == 0 && e.stuck);
         let none = if stuck { ETIMEDOUT } else { EBUSY };
         let (nr, place) = table.choose(gpu.id.as_present).ok_or(none)?;
         let old = place.take();

@@ -54,16 +54,16 @@
 //! * A context has no more than [`Config::max_jobs`] jobs.
 //! * Nothing is allocated after [`Context::prepare`], and no entry point panics.
 //!
-//! # Engine
+//! # Access to the hardware
 //!
-//! The queue does not own the hardware: every entry point that may need it takes an [`Engine`] from
-//! a caller that can prove that the hardware is accessible (an ioctl, an interrupt thread, a worker
+//! The queue does not own the hardware: every entry point that may need it takes [`SlotOps`] from a
+//! caller that can prove that the hardware is accessible (an ioctl, an interrupt thread, a worker
 //! with a guard). The queue can therefore outlive the hardware.
 //!
 //! # Locks and contexts
 //!
 //! * One spinlock for each queue. It is taken in process context only and is held while the
-//!   [`Engine`]'s methods run; locks that these take nest inside it.
+//!   methods of [`SlotOps`] run; locks that these take nest inside it.
 //! * A mutex for each context and slot, held from arming to pushing, keeps the fences' sequence
 //!   numbers in FIFO order. Nothing is allocated under it. All of these mutexes are one lockdep
 //!   class, so a task can have only one [`Armed`] at a time.
@@ -91,7 +91,6 @@
 //!     drm::job_queue::{
 //!         Config,
 //!         Dependencies,
-//!         Engine,
 //!         JobQueue,
 //!         Kind,
 //!         Priority,
@@ -99,6 +98,7 @@
 //!         Running,
 //!         Share,
 //!         SlotConfig,
+//!         SlotOps,
 //!         StartError,
 //!         Stop, //
 //!     },
@@ -120,7 +120,7 @@
 //! /// The registers of a bound device.
 //! struct Registers;
 //!
-//! impl Engine<Ring> for Registers {
+//! impl SlotOps<Ring> for Registers {
 //!     fn now(&self) -> u64 {
 //!         0
 //!     }
@@ -169,7 +169,7 @@
 //! armed.push(&Registers);
 //!
 //! // In the interrupt thread.
-//! queue.update(&Registers, |hardware| hardware.finish(slot, Ok(())));
+//! queue.update(&Registers, |loaded| loaded.finish(slot, Ok(())));
 //! assert!(fence.is_signaled());
 //!
 //! // In a worker.
@@ -186,8 +186,8 @@ use crate::{
 
 mod account;
 mod context;
-mod hardware;
 mod lending;
+mod loaded;
 mod look;
 mod queue;
 mod state;
@@ -202,7 +202,7 @@ pub use self::context::{
     Prepared,
     Refused, //
 };
-pub use self::hardware::Hardware;
+pub use self::loaded::LoadedJobs;
 pub use self::look::{
     Look,
     Whereabouts, //
@@ -282,7 +282,7 @@ pub enum Stop {
     Hard,
 }
 
-/// Why [`Engine::start`] did not start a job.
+/// Why [`SlotOps::start`] did not start a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartError {
     /// A resource that running jobs hold is missing, for this job and for any other. The job stays
@@ -309,7 +309,7 @@ pub enum Verdict {
 ///
 /// The value lives as long as the queue's shared part, which may be longer than the [`JobQueue`].
 pub trait Kind: Sized + Send + Sync + 'static {
-    /// A job: everything that [`Engine::start`] needs to start it, and everything that must live
+    /// A job: everything that [`SlotOps::start`] needs to start it, and everything that must live
     /// until it has ended.
     ///
     /// It is dropped with the [`Retired`] jobs, or with a [`Prepared`] job.
@@ -330,7 +330,7 @@ pub trait Kind: Sized + Send + Sync + 'static {
     fn retire(&self);
 
     /// Asks for a call of [`JobQueue::expire`] at `deadline`, in the nanoseconds of
-    /// [`Engine::now`], which replaces the time that was asked for before.
+    /// [`SlotOps::now`], which replaces the time that was asked for before.
     ///
     /// Called when a job has begun to run, or is to be stopped, and no call of `expire` is
     /// outstanding or only a later one; and by `expire` itself for the next time. Called with the
@@ -339,11 +339,11 @@ pub trait Kind: Sized + Send + Sync + 'static {
     fn arm_timer(&self, deadline: u64);
 }
 
-/// The hardware.
+/// Access to the hardware: starts the jobs in its slots and stops them.
 ///
 /// All methods are called with the queue's spinlock held: they must not sleep, allocate, signal a
 /// fence or call the queue.
-pub trait Engine<K: Kind> {
+pub trait SlotOps<K: Kind> {
     /// Returns the time of a monotonic clock in nanoseconds.
     fn now(&self) -> u64;
 
@@ -357,8 +357,8 @@ pub trait Engine<K: Kind> {
     /// hardware.
     fn finish(&self, job: &Running<'_, K>);
 
-    /// Asks the hardware to stop a job. Its end is reported like any other, by [`Hardware::finish`]
-    /// or [`Hardware::requeue`].
+    /// Asks the hardware to stop a job. Its end is reported like any other, by
+    /// [`LoadedJobs::finish`] or [`LoadedJobs::requeue`].
     fn stop(&self, job: &Running<'_, K>, how: Stop);
 
     /// Takes back a job at [`Position::Next`]. Returns `false` if it has already begun to run.
@@ -379,7 +379,7 @@ pub struct Running<'a, K: Kind> {
     /// Nanoseconds that it ran before `started`, in turns that ended with a soft stop from which it
     /// was resumed.
     pub ran_ns: u64,
-    /// When it began to run, in the time of [`Engine::now`]. For [`Position::Next`], when it was
+    /// When it began to run, in the time of [`SlotOps::now`]. For [`Position::Next`], when it was
     /// handed to the hardware.
     pub started: u64,
     /// Identifies the context and slot: the id of their fences' timeline.
@@ -423,8 +423,8 @@ pub struct Config {
     pub max_jobs: u32,
     /// The number of hung jobs with which a context is closed: its waiting jobs fail with
     /// `ECANCELED`, and no more are admitted. A job counts as hung if [`JobQueue::expire`] has
-    /// tried to stop it and it ends with an error, other than by [`Hardware::finish_stopped`]. Jobs
-    /// of [`Priority::High`] do not count.
+    /// tried to stop it and it ends with an error, other than by [`LoadedJobs::finish_stopped`].
+    /// Jobs of [`Priority::High`] do not count.
     pub hang_limit: u32,
     /// The number of jobs that have to succeed, without a hang in between, for one hung job to be
     /// forgiven.

@@ -30,10 +30,10 @@ use super::{
     },
     Config,
     Dependencies,
-    Engine,
     Kind,
     Priority,
     QueueSlot,
+    SlotOps,
     CANCELLED,
     MAX_SLOTS,
     PRIORITIES, //
@@ -446,17 +446,16 @@ impl<K: Kind> Context<K> {
     /// hardware.
     ///
     /// Does not wait for their end, which is reported like that of any other job.
-    pub fn cancel_running<E: Engine<K> + ?Sized>(&self, engine: &E) {
+    pub fn cancel_running<O: SlotOps<K> + ?Sized>(&self, ops: &O) {
         let _signalling = Signalling::begin();
 
-        self.shared
-            .enter(engine, Deliver::Nothing, |state, shared| {
-                self.account.close();
-                for entity in self.entities() {
-                    state.cancel(entity);
-                    state.stop(shared, engine, entity);
-                }
-            });
+        self.shared.enter(ops, Deliver::Nothing, |state, shared| {
+            self.account.close();
+            for entity in self.entities() {
+                state.cancel(entity);
+                state.stop(shared, ops, entity);
+            }
+        });
     }
 }
 
@@ -555,15 +554,13 @@ impl<K: Kind> Armed<'_, K> {
     }
 
     /// Queues the job and, if it can run at once, hands it to the hardware.
-    pub fn push<E: Engine<K> + ?Sized>(mut self, engine: &E) {
+    pub fn push<O: SlotOps<K> + ?Sized>(mut self, ops: &O) {
         if let Some((mut job, fence)) = self.pending.take() {
             job.seqno.store(fence.fence().seqno(), Relaxed);
             job.inner().fence = Some(fence);
-            self.entity
-                .shared
-                .enter(engine, Deliver::Nothing, |state, _| {
-                    state.push(self.entity, job);
-                });
+            self.entity.shared.enter(ops, Deliver::Nothing, |state, _| {
+                state.push(self.entity, job);
+            });
         }
     }
 }
@@ -581,7 +578,7 @@ impl<K: Kind> Drop for Armed<'_, K> {
             let mut state = shared.state.lock();
             state.push(self.entity, job);
             shared.deliver(state, Deliver::Nothing);
-            // There is no engine here to start the jobs behind it.
+            // The jobs behind it cannot be started here, without access to the hardware.
             shared.kind().kick();
         }
     }

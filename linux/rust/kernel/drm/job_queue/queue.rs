@@ -18,15 +18,15 @@ use super::{
         Entity,
         Job, //
     },
-    hardware::Hardware,
+    loaded::LoadedJobs,
     state::State,
     turns::Share,
     Config,
-    Engine,
     Kind,
     Priority,
     QueueSlot,
     Running,
+    SlotOps,
     Verdict,
     MAX_SLOTS, //
 };
@@ -158,9 +158,9 @@ impl<K: Kind> Shared<K> {
     /// Runs `f` with the lock held, fills the slots, and delivers the jobs that have ended.
     ///
     /// The caller must be in a signalling section.
-    pub(super) fn enter<E: Engine<K> + ?Sized, R>(
+    pub(super) fn enter<O: SlotOps<K> + ?Sized, R>(
         &self,
-        engine: &E,
+        ops: &O,
         deliver: Deliver,
         f: impl FnOnce(&mut State<K>, &Self) -> R,
     ) -> R {
@@ -172,7 +172,7 @@ impl<K: Kind> Shared<K> {
         let has_hints = state.heed_some(self);
         state.lend_some();
         for slot in self.slots() {
-            state.fill(self, engine, slot);
+            state.fill(self, ops, slot);
         }
         // The jobs behind those that were started may wait for others.
         if state.lend_some() || has_hints {
@@ -369,31 +369,27 @@ impl<K: Kind> JobQueue<K> {
     /// clients' tasks have left to the owner. Called in response to [`Kind::kick`].
     ///
     /// Process context; does not sleep.
-    pub fn run<E: Engine<K> + ?Sized>(&self, engine: &E) {
+    pub fn run<O: SlotOps<K> + ?Sized>(&self, ops: &O) {
         let _signalling = Signalling::begin();
-        self.shared.enter(engine, Deliver::Some, |_, _| ());
+        self.shared.enter(ops, Deliver::Some, |_, _| ());
     }
 
     /// Lets `f` report what the hardware has done, then starts the jobs that can be started.
     ///
     /// `f` runs with the queue's lock held, so that no job is started while it reads the hardware's
     /// state. Process context, such as an interrupt thread; does not sleep.
-    pub fn update<E: Engine<K> + ?Sized, R>(
+    pub fn update<O: SlotOps<K> + ?Sized, R>(
         &self,
-        engine: &E,
-        f: impl FnOnce(&mut Hardware<'_, K, E>) -> R,
+        ops: &O,
+        f: impl FnOnce(&mut LoadedJobs<'_, K, O>) -> R,
     ) -> R {
         let _signalling = Signalling::begin();
-        self.shared.enter(engine, Deliver::Done, |state, shared| {
-            f(&mut Hardware {
-                state,
-                shared,
-                engine,
-            })
+        self.shared.enter(ops, Deliver::Done, |state, shared| {
+            f(&mut LoadedJobs { state, shared, ops })
         })
     }
 
-    /// Returns the earliest time at which a job is overdue, on the clock of [`Engine::now`].
+    /// Returns the earliest time at which a job is overdue, on the clock of [`SlotOps::now`].
     pub fn next_deadline(&self) -> Option<u64> {
         self.shared.state.lock().deadline()
     }
@@ -402,10 +398,10 @@ impl<K: Kind> JobQueue<K> {
     /// step of [`Config::ladder`] is taken. Asks for the next call with [`Kind::arm_timer`].
     ///
     /// Process context; does not sleep.
-    pub fn expire<E: Engine<K> + ?Sized>(&self, engine: &E) -> Expired {
+    pub fn expire<O: SlotOps<K> + ?Sized>(&self, ops: &O) -> Expired {
         let _signalling = Signalling::begin();
-        self.shared.enter(engine, Deliver::Done, |state, shared| {
-            state.expire(shared, engine)
+        self.shared.enter(ops, Deliver::Done, |state, shared| {
+            state.expire(shared, ops)
         })
     }
 
@@ -420,16 +416,16 @@ impl<K: Kind> JobQueue<K> {
     /// Takes all jobs out of the hardware, which must have stopped working on them, and lets jobs
     /// start again.
     ///
-    /// [`Engine::finish`] is called for each of them, then `verdict` says whether it runs again.
+    /// [`SlotOps::finish`] is called for each of them, then `verdict` says whether it runs again.
     /// Those that do keep their place in line. Process context; does not sleep.
-    pub fn restart<E: Engine<K> + ?Sized>(
+    pub fn restart<O: SlotOps<K> + ?Sized>(
         &self,
-        engine: &E,
+        ops: &O,
         verdict: impl FnMut(&Running<'_, K>) -> Verdict,
     ) {
         let _signalling = Signalling::begin();
-        self.shared.enter(engine, Deliver::Done, |state, shared| {
-            state.restart(shared, engine, verdict);
+        self.shared.enter(ops, Deliver::Done, |state, shared| {
+            state.restart(shared, ops, verdict);
         });
     }
 

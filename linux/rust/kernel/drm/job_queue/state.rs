@@ -10,7 +10,7 @@ use super::{
         Entity,
         Job, //
     },
-    hardware::{
+    loaded::{
         Chosen,
         Loaded, //
     },

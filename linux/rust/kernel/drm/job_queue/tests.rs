@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests of the job queue, with an engine and a clock that the tests advance.
+//! Tests of the job queue, with fake hardware and a clock that the tests advance.
 
 use super::*;
 use crate::{
@@ -127,7 +127,7 @@ struct Fake {
     log: SpinLock<Log>,
 }
 
-impl Engine<Owner> for Fake {
+impl SlotOps<Owner> for Fake {
     fn now(&self) -> u64 {
         self.log.lock().now
     }
@@ -313,12 +313,12 @@ impl Bench {
 
     fn end_in(&self, slot: QueueSlot, result: Result) -> bool {
         self.queue
-            .update(&*self.fake, |hardware| hardware.finish(slot, result))
+            .update(&*self.fake, |loaded| loaded.finish(slot, result))
     }
 
     fn id(&self, slot: QueueSlot, position: Position) -> Option<u32> {
-        self.queue.update(&*self.fake, |hardware| {
-            hardware.get(slot, position).map(|running| running.job.id)
+        self.queue.update(&*self.fake, |loaded| {
+            loaded.get(slot, position).map(|running| running.job.id)
         })
     }
 

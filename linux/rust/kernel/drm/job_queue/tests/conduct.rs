@@ -25,10 +25,10 @@ mod suite {
         let innocent = bench.push(&other, 6)?;
         bench.advance_clock(TIMEOUT);
         bench.queue.expire(&*bench.fake);
-        bench.queue.update(&*bench.fake, |hw| {
+        bench.queue.update(&*bench.fake, |loaded| {
             // As drivers do before they report a stopped job.
-            hw.requeue(S0, Position::Next);
-            hw.finish(S0, Err(ECANCELED));
+            loaded.requeue(S0, Position::Next);
+            loaded.finish(S0, Err(ECANCELED));
         });
         assert!(context.is_closed());
         assert!(context.admit().is_err_and(|error| error == ECANCELED));
@@ -100,8 +100,8 @@ mod suite {
         // Nor do jobs that the owner stops.
         for id in 0..10 {
             bench.push(&context, id)?;
-            bench.queue.update(&*bench.fake, |hw| {
-                hw.stop(S0, Position::Current, Stop::Hard);
+            bench.queue.update(&*bench.fake, |loaded| {
+                loaded.stop(S0, Position::Current, Stop::Hard);
             });
             bench.end(Err(ECANCELED));
         }
@@ -118,7 +118,7 @@ mod suite {
             bench.queue.expire(&*bench.fake);
             assert!(bench
                 .queue
-                .update(&*bench.fake, |hw| hw.finish_stopped(S0, ECANCELED)));
+                .update(&*bench.fake, |loaded| loaded.finish_stopped(S0, ECANCELED)));
             bench.work();
             assert!(fence.status() == failed(ECANCELED));
         }
@@ -130,7 +130,7 @@ mod suite {
         assert!(context.is_closed());
         assert!(!bench
             .queue
-            .update(&*bench.fake, |hw| hw.finish_stopped(S0, ECANCELED)));
+            .update(&*bench.fake, |loaded| loaded.finish_stopped(S0, ECANCELED)));
         Ok(())
     }
 
@@ -187,13 +187,13 @@ mod suite {
         bench.advance_clock(600);
         bench
             .queue
-            .update(&*bench.fake, |hw| hw.requeue(S0, Position::Current));
+            .update(&*bench.fake, |loaded| loaded.requeue(S0, Position::Current));
         // It is resumed at once.
         assert_eq!(bench.queue.next_deadline(), Some(610 + TIMEOUT - 600));
         bench.advance_clock(390);
         bench
             .queue
-            .update(&*bench.fake, |hw| hw.requeue(S0, Position::Current));
+            .update(&*bench.fake, |loaded| loaded.requeue(S0, Position::Current));
         // It gets at least the time for a stop.
         assert_eq!(bench.queue.next_deadline(), Some(1000 + GRACE));
         // A job that starts from the beginning has all of the time.

@@ -97,7 +97,7 @@ mod suite {
                 assert!(bench.ends_with(&[Event::Withdraw(id), Event::Stop(id, Stop::Hard)]));
                 bench
                     .queue
-                    .update(&*bench.fake, |hw| hw.requeue(S0, Position::Next));
+                    .update(&*bench.fake, |loaded| loaded.requeue(S0, Position::Next));
             }
             bench.queue.run(&*bench.fake);
             assert!(fence.status() == failed(ECANCELED));
@@ -298,8 +298,8 @@ mod suite {
                         });
                     }
                     13 => {
-                        bench.queue.update(&*bench.fake, |hw| {
-                            hw.requeue(QueueSlot(slot as u8), Position::Next)
+                        bench.queue.update(&*bench.fake, |loaded| {
+                            loaded.requeue(QueueSlot(slot as u8), Position::Next)
                         });
                     }
                     14 => {

@@ -189,7 +189,7 @@ mod suite {
         assert!(a.status().is_none());
         assert!(!bench
             .queue
-            .update(&*bench.fake, |hw| hw.requeue(S0, Position::Next)));
+            .update(&*bench.fake, |loaded| loaded.requeue(S0, Position::Next)));
         Ok(())
     }
 

@@ -124,7 +124,7 @@ mod suite {
             bench.queue.park();
             bench
                 .queue
-                .update(&*bench.fake, |hw| withdraw && hw.withdraw(S0));
+                .update(&*bench.fake, |loaded| withdraw && loaded.withdraw(S0));
             bench
                 .queue
                 .restart(&*bench.fake, |running| match running.job.id {
@@ -180,9 +180,9 @@ mod suite {
         // The second would overtake the first.
         assert!(!bench
             .queue
-            .update(&*bench.fake, |hw| hw.requeue(S0, Position::Current)));
-        assert!(bench.queue.update(&*bench.fake, |hw| {
-            hw.requeue(S0, Position::Next) && hw.requeue(S0, Position::Current)
+            .update(&*bench.fake, |loaded| loaded.requeue(S0, Position::Current)));
+        assert!(bench.queue.update(&*bench.fake, |loaded| {
+            loaded.requeue(S0, Position::Next) && loaded.requeue(S0, Position::Current)
         }));
         assert!(bench.ids(S0) == (None, None));
         bench.queue.restart(&*bench.fake, |_| Verdict::Requeue);
@@ -197,9 +197,9 @@ mod suite {
         let (bench, context) = Bench::with_context(true)?;
         bench.push(&context, 1)?;
         bench.advance_clock(TIMEOUT / 2);
-        bench.queue.update(&*bench.fake, |hw| {
-            hw.stop(S0, Position::Current, Stop::Soft);
-            hw.stop(S0, Position::Next, Stop::Hard);
+        bench.queue.update(&*bench.fake, |loaded| {
+            loaded.stop(S0, Position::Current, Stop::Soft);
+            loaded.stop(S0, Position::Next, Stop::Hard);
         });
         assert!(bench.ends_with(&[Event::Stop(1, Stop::Soft)]));
         assert_eq!(
@@ -209,8 +209,8 @@ mod suite {
         bench.advance_clock(GRACE);
         // It did not help.
         assert!(!bench.queue.expire(&*bench.fake).reset);
-        bench.queue.update(&*bench.fake, |hw| {
-            hw.stop(S0, Position::Current, Stop::Hard);
+        bench.queue.update(&*bench.fake, |loaded| {
+            loaded.stop(S0, Position::Current, Stop::Hard);
         });
         assert!(bench.ends_with(&[Event::Stop(1, Stop::Hard)]));
         bench.advance_clock(GRACE);
@@ -223,8 +223,8 @@ mod suite {
         let (bench, context) = Bench::with_context(true)?;
         bench.push(&context, 1)?;
         bench.push(&context, 2)?;
-        bench.queue.update(&*bench.fake, |hw| {
-            hw.stop(S0, Position::Next, Stop::Hard);
+        bench.queue.update(&*bench.fake, |loaded| {
+            loaded.stop(S0, Position::Next, Stop::Hard);
         });
         // The time of a job that does not run does not count.
         assert_eq!(bench.queue.kind().deadline.load(Relaxed), 10 + TIMEOUT);

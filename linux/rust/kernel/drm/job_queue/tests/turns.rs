@@ -171,12 +171,12 @@ mod suite {
             bench.advance_clock(TIMEOUT);
             bench.queue.expire(&*bench.fake);
             assert!(bench.ends_with(&[Event::Stop(1, Stop::Soft)]));
-            let yielded = bench.queue.update(&*bench.fake, |hw| {
+            let yielded = bench.queue.update(&*bench.fake, |loaded| {
                 // Refused as long as the next job would overtake it.
-                (turn > 1 || !hw.yield_turn(S0))
-                    && hw.requeue(S0, Position::Next)
-                    && hw.yield_turn(S0)
-                    && !hw.yield_turn(S0)
+                (turn > 1 || !loaded.yield_turn(S0))
+                    && loaded.requeue(S0, Position::Next)
+                    && loaded.yield_turn(S0)
+                    && !loaded.yield_turn(S0)
             });
             assert!(yielded);
             assert_eq!(long.used_ns(S0), turn * TIMEOUT);
@@ -186,8 +186,9 @@ mod suite {
             bench.end(Ok(()));
 
             // It has the slot, all of its time, and no strikes.
-            let (strikes, ran_ns) = bench.queue.update(&*bench.fake, |hw| {
-                hw.get(S0, Position::Current)
+            let (strikes, ran_ns) = bench.queue.update(&*bench.fake, |loaded| {
+                loaded
+                    .get(S0, Position::Current)
                     .map_or((9, 0), |running| (running.strikes, running.ran_ns))
             });
             assert!(strikes == 0 && ran_ns == turn * TIMEOUT);
@@ -197,8 +198,10 @@ mod suite {
         // A job that starts from the beginning has not run.
         bench.queue.park();
         bench.queue.restart(&*bench.fake, |_| Verdict::Requeue);
-        let ran_ns = bench.queue.update(&*bench.fake, |hw| {
-            hw.get(S0, Position::Current).map(|running| running.ran_ns)
+        let ran_ns = bench.queue.update(&*bench.fake, |loaded| {
+            loaded
+                .get(S0, Position::Current)
+                .map(|running| running.ran_ns)
         });
         assert_eq!(ran_ns, Some(0));
         assert!(!a.is_closed());

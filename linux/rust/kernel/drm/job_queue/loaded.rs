@@ -19,12 +19,12 @@ use super::{
         Standing, //
     },
     Config,
-    Engine,
     Kind,
     Position,
     Priority,
     QueueSlot,
     Running,
+    SlotOps,
     StartError,
     Stop,
     Verdict,
@@ -134,11 +134,11 @@ impl<K: Kind> State<K> {
     }
 
     /// Moves the job at [`Position::Next`] up if the current position is free.
-    fn shift<E: Engine<K> + ?Sized>(&mut self, shared: &Shared<K>, engine: &E, slot: QueueSlot) {
+    fn shift<O: SlotOps<K> + ?Sized>(&mut self, shared: &Shared<K>, ops: &O, slot: QueueSlot) {
         let loaded = &mut self.slots[slot.index()].loaded;
         if loaded[0].is_none() {
             if let Some(mut next) = loaded[1].take() {
-                next.started = engine.now();
+                next.started = ops.now();
                 // A job that is already being stopped gets only the time that a stop may take.
                 let time = match next.strikes {
                     0 => next.time_left(&shared.config),
@@ -151,19 +151,19 @@ impl<K: Kind> State<K> {
     }
 
     /// Ends the current job. Returns `false` if there is none.
-    fn finish<E: Engine<K> + ?Sized>(
+    fn finish<O: SlotOps<K> + ?Sized>(
         &mut self,
         shared: &Shared<K>,
-        engine: &E,
+        ops: &O,
         slot: QueueSlot,
         result: Result,
     ) -> bool {
         let Some(loaded) = self.slots[slot.index()].loaded[0].take() else {
             return false;
         };
-        engine.finish(&loaded.view(slot, Position::Current));
+        ops.finish(&loaded.view(slot, Position::Current));
 
-        let ran = engine.now().saturating_sub(loaded.started);
+        let ran = ops.now().saturating_sub(loaded.started);
         self.unload(&shared.config, &loaded, ran);
 
         let mut job = loaded.job;
@@ -171,7 +171,7 @@ impl<K: Kind> State<K> {
         self.judge(&shared.config, &job, loaded.overdue, result);
         job.inner().settle(result);
         self.done.push_back(job);
-        self.shift(shared, engine, slot);
+        self.shift(shared, ops, slot);
         self.advance(&entity);
         self.unblock();
         self.sweep();
@@ -180,10 +180,10 @@ impl<K: Kind> State<K> {
 
     /// Puts a job that was stopped and can run again back to its FIFO. Returns `false` if there is
     /// none, or if the next one would overtake it.
-    fn requeue<E: Engine<K> + ?Sized>(
+    fn requeue<O: SlotOps<K> + ?Sized>(
         &mut self,
         shared: &Shared<K>,
-        engine: &E,
+        ops: &O,
         slot: QueueSlot,
         position: Position,
         end: End,
@@ -200,10 +200,10 @@ impl<K: Kind> State<K> {
         let Some(mut loaded) = loaded[position as usize].take() else {
             return false;
         };
-        engine.finish(&loaded.view(slot, position));
+        ops.finish(&loaded.view(slot, position));
 
         let ran = match position {
-            Position::Current => engine.now().saturating_sub(loaded.started),
+            Position::Current => ops.now().saturating_sub(loaded.started),
             Position::Next => 0,
         };
         let inner = loaded.job.inner();
@@ -214,49 +214,49 @@ impl<K: Kind> State<K> {
             End::Fair | End::Back => 0,
         };
         self.unload(&shared.config, &loaded, ran);
-        self.shift(shared, engine, slot);
+        self.shift(shared, ops, slot);
         self.put_back(loaded.job, end);
         self.unblock();
         true
     }
 
     /// Stops the jobs that an entity has in the hardware.
-    pub(super) fn stop<E: Engine<K> + ?Sized>(
+    pub(super) fn stop<O: SlotOps<K> + ?Sized>(
         &mut self,
         shared: &Shared<K>,
-        engine: &E,
+        ops: &O,
         entity: &Arc<Entity<K>>,
     ) {
         let slot = entity.home;
         let of_entity = |loaded: Option<&Loaded<K>>| loaded.is_some_and(|l| l.belongs_to(entity));
 
         if of_entity(self.loaded(slot, Position::Next)) {
-            self.withdraw(shared, engine, slot);
+            self.withdraw(shared, ops, slot);
         }
         for position in [Position::Next, Position::Current] {
             if of_entity(self.loaded(slot, position)) {
-                self.stop_at(shared, engine, slot, position, Stop::Hard);
+                self.stop_at(shared, ops, slot, position, Stop::Hard);
             }
         }
     }
 
     /// Takes back the next job if it has not begun to run.
-    fn withdraw<E: Engine<K> + ?Sized>(
+    fn withdraw<O: SlotOps<K> + ?Sized>(
         &mut self,
         shared: &Shared<K>,
-        engine: &E,
+        ops: &O,
         slot: QueueSlot,
     ) -> bool {
         self.view(slot, Position::Next)
-            .is_some_and(|next| engine.withdraw(&next))
-            && self.requeue(shared, engine, slot, Position::Next, End::Front)
+            .is_some_and(|next| ops.withdraw(&next))
+            && self.requeue(shared, ops, slot, Position::Next, End::Front)
     }
 
-    /// Asks the engine to stop a job, which has the grace period from now on to do so.
-    fn stop_at<E: Engine<K> + ?Sized>(
+    /// Asks the hardware to stop a job, which has the grace period from now on to do so.
+    fn stop_at<O: SlotOps<K> + ?Sized>(
         &mut self,
         shared: &Shared<K>,
-        engine: &E,
+        ops: &O,
         slot: QueueSlot,
         position: Position,
         how: Stop,
@@ -264,12 +264,12 @@ impl<K: Kind> State<K> {
         let Some(loaded) = &mut self.slots[slot.index()].loaded[position as usize] else {
             return;
         };
-        engine.stop(&loaded.view(slot, position), how);
+        ops.stop(&loaded.view(slot, position), how);
         if how == Stop::Hard {
             // The next step is a reset.
             loaded.strikes = loaded.strikes.max(shared.ladder_len());
         }
-        loaded.deadline = engine.now().saturating_add(shared.config.grace_ns);
+        loaded.deadline = ops.now().saturating_add(shared.config.grace_ns);
     }
 
     /// Returns the position where the slot can take a job.
@@ -282,10 +282,10 @@ impl<K: Kind> State<K> {
     }
 
     /// Starts jobs as long as the slot has room.
-    pub(super) fn fill<E: Engine<K> + ?Sized>(
+    pub(super) fn fill<O: SlotOps<K> + ?Sized>(
         &mut self,
         shared: &Shared<K>,
-        engine: &E,
+        ops: &O,
         slot: QueueSlot,
     ) {
         if self.parked || self.dead.is_some() {
@@ -299,7 +299,7 @@ impl<K: Kind> State<K> {
             let Some(mut job) = self.pop(&entity) else {
                 continue;
             };
-            let started = engine.now();
+            let started = ops.now();
             let mut loaded = Loaded {
                 // Derived from the current job rather than from the last start, which may have been
                 // taken back.
@@ -317,7 +317,7 @@ impl<K: Kind> State<K> {
                 job,
             };
             loaded.deadline = started.saturating_add(loaded.time_left(&shared.config));
-            match engine.start(&loaded.view(slot, position)) {
+            match ops.start(&loaded.view(slot, position)) {
                 Ok(()) => {
                     entity.state.access_mut(self).in_hardware += 1;
                     self.slots[slot.index()].loaded[position as usize] = Some(loaded);
@@ -358,12 +358,12 @@ impl<K: Kind> State<K> {
     }
 
     /// Stops overdue jobs, each with the next step of the ladder.
-    pub(super) fn expire<E: Engine<K> + ?Sized>(
+    pub(super) fn expire<O: SlotOps<K> + ?Sized>(
         &mut self,
         shared: &Shared<K>,
-        engine: &E,
+        ops: &O,
     ) -> Expired {
-        let now = engine.now();
+        let now = ops.now();
         let (mut reset, mut stopped) = (false, 0);
 
         if !self.parked {
@@ -376,7 +376,7 @@ impl<K: Kind> State<K> {
                 }
                 match shared.config.ladder.get(usize::from(loaded.strikes)) {
                     Some(&how) => {
-                        engine.stop(&loaded.view(slot, Position::Current), how);
+                        ops.stop(&loaded.view(slot, Position::Current), how);
                         stopped += 1;
                     }
                     None => reset = true,
@@ -427,15 +427,15 @@ impl<K: Kind> State<K> {
     }
 
     /// Takes all jobs out of the hardware and lets jobs start again.
-    pub(super) fn restart<E: Engine<K> + ?Sized>(
+    pub(super) fn restart<O: SlotOps<K> + ?Sized>(
         &mut self,
         shared: &Shared<K>,
-        engine: &E,
+        ops: &O,
         mut verdict: impl FnMut(&Running<'_, K>) -> Verdict,
     ) {
         for slot in shared.slots() {
-            let entities = self.unload_slot(&shared.config, slot, engine.now(), |running| {
-                engine.finish(running);
+            let entities = self.unload_slot(&shared.config, slot, ops.now(), |running| {
+                ops.finish(running);
                 verdict(running)
             });
             for entity in entities.iter().flatten() {
@@ -448,16 +448,16 @@ impl<K: Kind> State<K> {
     }
 }
 
-/// The jobs in the hardware, with the queue locked: what [`JobQueue::update`] works on.
+/// The jobs in the hardware, with the queue locked: [`JobQueue::update`] works on these.
 ///
 /// [`JobQueue::update`]: super::JobQueue::update
-pub struct Hardware<'a, K: Kind, E: Engine<K> + ?Sized> {
+pub struct LoadedJobs<'a, K: Kind, O: SlotOps<K> + ?Sized> {
     pub(super) state: &'a mut State<K>,
     pub(super) shared: &'a Shared<K>,
-    pub(super) engine: &'a E,
+    pub(super) ops: &'a O,
 }
 
-impl<K: Kind, E: Engine<K> + ?Sized> Hardware<'_, K, E> {
+impl<K: Kind, O: SlotOps<K> + ?Sized> LoadedJobs<'_, K, O> {
     /// Returns the job at a position of a slot.
     pub fn get(&self, slot: QueueSlot, position: Position) -> Option<Running<'_, K>> {
         self.state.view(slot, position)
@@ -467,7 +467,7 @@ impl<K: Kind, E: Engine<K> + ?Sized> Hardware<'_, K, E> {
     ///
     /// Returns `false` if there is no such job: the interrupt was spurious.
     pub fn finish(&mut self, slot: QueueSlot, result: Result) -> bool {
-        self.state.finish(self.shared, self.engine, slot, result)
+        self.state.finish(self.shared, self.ops, slot, result)
     }
 
     /// Ends the slot's current job like [`finish`](Self::finish), with an error, although it has
@@ -488,7 +488,7 @@ impl<K: Kind, E: Engine<K> + ?Sized> Hardware<'_, K, E> {
     /// would overtake it, is of the same context: take the next one back first.
     pub fn requeue(&mut self, slot: QueueSlot, position: Position) -> bool {
         self.state
-            .requeue(self.shared, self.engine, slot, position, End::Front)
+            .requeue(self.shared, self.ops, slot, position, End::Front)
     }
 
     /// Requeues the current job like [`requeue`](Self::requeue), but ends its turn: it goes behind
@@ -504,7 +504,7 @@ impl<K: Kind, E: Engine<K> + ?Sized> Hardware<'_, K, E> {
     /// Returns `false`, without any effect, where `requeue` does.
     pub fn yield_turn(&mut self, slot: QueueSlot) -> bool {
         self.state
-            .requeue(self.shared, self.engine, slot, Position::Current, End::Back)
+            .requeue(self.shared, self.ops, slot, Position::Current, End::Back)
     }
 
     /// Takes the job at [`Position::Next`] back to its FIFO if it has not begun to run. Returns
@@ -513,7 +513,7 @@ impl<K: Kind, E: Engine<K> + ?Sized> Hardware<'_, K, E> {
     /// The job is not started again before [`JobQueue::update`](super::JobQueue::update) fills the
     /// slots, nor while the queue is parked.
     pub fn withdraw(&mut self, slot: QueueSlot) -> bool {
-        self.state.withdraw(self.shared, self.engine, slot)
+        self.state.withdraw(self.shared, self.ops, slot)
     }
 
     /// Stops a job. If it has not ended after [`Config::grace_ns`](super::Config::grace_ns), then
@@ -523,7 +523,7 @@ impl<K: Kind, E: Engine<K> + ?Sized> Hardware<'_, K, E> {
     /// Does nothing if there is no such job.
     pub fn stop(&mut self, slot: QueueSlot, position: Position, how: Stop) {
         self.state
-            .stop_at(self.shared, self.engine, slot, position, how);
+            .stop_at(self.shared, self.ops, slot, position, how);
     }
 
     /// Returns whether nothing may be started, see [`JobQueue::park`](super::JobQueue::park).
