@@ -48,7 +48,7 @@ pub(crate) use fault::{
     Grow,
     Growth, //
 };
-pub(crate) use occupants::Seen;
+pub(crate) use occupants::RunningJobs;
 pub(crate) use orphans::Keepable;
 pub(crate) use page_table::{
     PageTables,

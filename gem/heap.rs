@@ -465,7 +465,7 @@ impl Heap {
         let wait = Wait {
             va,
             index,
-            jobs: place.space.occupants().seen(),
+            jobs: place.space.occupants().running(),
             since: heaps.now(),
         };
         let waits = inner.waits.begin(wait);

@@ -55,7 +55,7 @@ type LoadedJobs<'l, 'a, 'g> = job_queue::LoadedJobs<'l, Client, SlotAccess<'a, '
 
 /// The events of a slot that [`take_events`] has read and not yet applied to the queue.
 #[derive(Clone, Copy, Default)]
-struct Seen {
+struct SlotEvents {
     /// A chain is done, and the queue has not been told yet.
     done: bool,
     /// The last event was a failure or a stop.
@@ -97,7 +97,7 @@ pub(super) fn take_events(
     started: &Started,
     gpu: &Gpu<'_>,
 ) -> Events {
-    let mut seen = [Seen::default(); hw::NR_SLOTS];
+    let mut noted = [SlotEvents::default(); hw::NR_SLOTS];
     let mut taken = Events::default();
     let mut failures = [const { None }; hw::NR_SLOTS];
 
@@ -109,19 +109,19 @@ pub(super) fn take_events(
         if events.is_empty() {
             break;
         }
-        for ((&slot, seen), failure) in Slot::ALL.iter().zip(&mut seen).zip(&mut failures) {
+        for ((&slot, noted), failure) in Slot::ALL.iter().zip(&mut noted).zip(&mut failures) {
             if !events.any(slot) {
                 continue;
             }
-            seen.failed = false;
+            noted.failed = false;
             if events.failed(slot) {
                 // The slot does not go on before the interrupt is cleared, so a chain that is done
                 // precedes the one that has failed.
-                if events.done(slot) || seen.done {
+                if events.done(slot) || noted.done {
                     taken.count(finish(loaded, slot));
-                    seen.done = false;
+                    noted.done = false;
                 }
-                seen.failed = true;
+                noted.failed = true;
                 let status = hw::status(gpu, slot);
                 let subject = slot_for(slot)
                     .and_then(|in_queue| loaded.get(in_queue, Position::Current))
@@ -137,24 +137,24 @@ pub(super) fn take_events(
                         .map(|subject| (status, subject));
                 }
             } else {
-                if seen.done {
+                if noted.done {
                     // Two chains have ended, one after the other.
                     taken.count(finish(loaded, slot));
                 }
-                seen.done = true;
+                noted.done = true;
             }
         }
         let active = hw::acknowledge(gpu, events);
-        for (&slot, seen) in Slot::ALL.iter().zip(&mut seen) {
+        for (&slot, noted) in Slot::ALL.iter().zip(&mut noted) {
             if events.any(slot) {
-                seen.left = active.count(slot);
+                noted.left = active.count(slot);
             }
         }
     }
 
-    for (&slot, seen) in Slot::ALL.iter().zip(&seen) {
-        if seen.done && !seen.failed {
-            taken.count(finish_all_but(loaded, slot, seen.left));
+    for (&slot, noted) in Slot::ALL.iter().zip(&noted) {
+        if noted.done && !noted.failed {
+            taken.count(finish_all_but(loaded, slot, noted.left));
         }
     }
     taken.failures = failures;

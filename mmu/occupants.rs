@@ -35,7 +35,7 @@ pub(crate) struct Occupants([Counts; NR_SLOTS]);
 /// The jobs that were running at some moment: for each job slot, the number of the job that ran in
 /// it, counted by departures from the slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Seen(pub(crate) [Option<u32>; NR_SLOTS]);
+pub(crate) struct RunningJobs(pub(crate) [Option<u32>; NR_SLOTS]);
 
 impl Occupants {
     /// Creates a record without jobs.
@@ -79,8 +79,8 @@ impl Occupants {
     }
 
     /// Returns the jobs that are running now.
-    pub(crate) fn seen(&self) -> Seen {
-        Seen(self.0.each_ref().map(|counts| {
+    pub(crate) fn running(&self) -> RunningJobs {
+        RunningJobs(self.0.each_ref().map(|counts| {
             let left = counts.left.load(Relaxed);
 
             (counts.entered.load(Relaxed) != left).then_some(left)
@@ -88,12 +88,12 @@ impl Occupants {
     }
 }
 
-impl Seen {
+impl RunningJobs {
     /// Largest number of jobs that run at the same time.
     pub(crate) const MAX: usize = NR_SLOTS;
 
     /// Returns whether one of the jobs in `earlier` is still running.
-    pub(crate) fn has_one_of(&self, earlier: &Seen) -> bool {
+    pub(crate) fn has_one_of(&self, earlier: &RunningJobs) -> bool {
         let mut slots = self.0.iter().zip(&earlier.0);
 
         slots.any(|(now, then)| now.is_some() && now == then)
@@ -105,34 +105,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_stays_is_still_there() {
+    fn a_job_that_stays_is_still_there() {
         let jobs = Occupants::new();
 
-        assert!(!jobs.seen().has_one_of(&jobs.seen()));
+        assert!(!jobs.running().has_one_of(&jobs.running()));
         jobs.enter(Slot::Tiler);
-        let alone = jobs.seen();
-        assert!(jobs.seen().has_one_of(&alone));
+        let alone = jobs.running();
+        assert!(jobs.running().has_one_of(&alone));
 
         // Other jobs come and go.
         jobs.enter(Slot::Fragment);
         jobs.enter(Slot::Tiler);
         jobs.leave(Slot::Fragment);
         jobs.take_back(Slot::Tiler);
-        assert!(jobs.seen().has_one_of(&alone));
+        assert!(jobs.running().has_one_of(&alone));
     }
 
     #[test]
-    fn who_comes_next_is_another_one() {
+    fn the_next_job_is_another_one() {
         let jobs = Occupants::new();
 
         jobs.enter(Slot::Tiler);
         jobs.enter(Slot::Tiler);
-        let first = jobs.seen();
+        let first = jobs.running();
         jobs.leave(Slot::Tiler);
-        let next = jobs.seen();
+        let next = jobs.running();
         assert!(!next.has_one_of(&first));
         jobs.leave(Slot::Tiler);
-        assert!(!jobs.seen().has_one_of(&next));
-        assert_eq!(jobs.seen(), Seen::default());
+        assert!(!jobs.running().has_one_of(&next));
+        assert_eq!(jobs.running(), RunningJobs::default());
     }
 }

@@ -20,7 +20,7 @@ pub(super) struct Wait {
     /// The number of the chunk that contains the address.
     pub(super) index: usize,
     /// The jobs of the address space that ran at the time of the fault.
-    pub(super) jobs: mmu::Seen,
+    pub(super) jobs: mmu::RunningJobs,
     /// When the job began to wait, in milliseconds.
     pub(super) since: u64,
 }
@@ -45,7 +45,7 @@ pub(super) enum Expired {
 }
 
 /// One entry for each job that can run at a time.
-type Entries = [Option<Wait>; mmu::Seen::MAX];
+type Entries = [Option<Wait>; mmu::RunningJobs::MAX];
 
 /// The jobs that wait for memory of a heap, with one entry for each chunk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -146,7 +146,7 @@ mod tests {
         Wait {
             va: index as u64 * 0x20_0000,
             index,
-            jobs: mmu::Seen([None, Some(job), None]),
+            jobs: mmu::RunningJobs([None, Some(job), None]),
             since,
         }
     }
@@ -168,7 +168,7 @@ mod tests {
     fn two_slots_wait_in_one_heap() {
         let mut waits = Waits::default();
         let both = |index, since| Wait {
-            jobs: mmu::Seen([Some(1), Some(7), None]),
+            jobs: mmu::RunningJobs([Some(1), Some(7), None]),
             ..wait(index, 7, since)
         };
 
@@ -190,7 +190,7 @@ mod tests {
     fn both_are_given_up_in_turn() {
         let mut waits = Waits::default();
         let both = |index, since| Wait {
-            jobs: mmu::Seen([Some(1), Some(7), None]),
+            jobs: mmu::RunningJobs([Some(1), Some(7), None]),
             ..wait(index, 7, since)
         };
 
@@ -240,7 +240,7 @@ mod tests {
     fn jobs_of_other_slots_change_nothing() {
         let mut waits = Waits::default();
         let beside = |fragment, since| Wait {
-            jobs: mmu::Seen([fragment, Some(7), None]),
+            jobs: mmu::RunningJobs([fragment, Some(7), None]),
             ..wait(3, 7, since)
         };
 
