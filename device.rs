@@ -2,9 +2,9 @@
 
 //! A bound GPU: probe, the state that exists while the device is bound, and teardown.
 //!
-//! Two objects with different lifetimes meet here. The *hardware* ([`Gpu`], [`Hw`]) exists while
-//! the platform device is bound. The *DRM device* ([`Device`], with its [`DeviceData`]) lives as
-//! long as any file, buffer or fence of it does, possibly long after the hardware is gone.
+//! Two objects with different lifetimes meet here. The *hardware* ([`Gpu`], [`GpuInner`]) exists
+//! while the platform device is bound. The *DRM device* ([`Device`], with its [`DeviceData`]) lives
+//! as long as any file, buffer or fence of it does, possibly long after the hardware is gone.
 //!
 //! # Order
 //!
@@ -108,7 +108,7 @@ pub(crate) type Device<Ctx = drm::Normal> = drm::Device<Driver, Ctx>;
 ///
 /// Cloning is cheap. All clones are dropped before unbind ends; dropping the last one turns the
 /// power off.
-pub(crate) struct Gpu<'a>(Arc<Hw<'a>>);
+pub(crate) struct Gpu<'a>(Arc<GpuInner<'a>>);
 
 impl Clone for Gpu<'_> {
     fn clone(&self) -> Self {
@@ -117,16 +117,16 @@ impl Clone for Gpu<'_> {
 }
 
 impl<'a> Deref for Gpu<'a> {
-    type Target = Hw<'a>;
+    type Target = GpuInner<'a>;
 
-    fn deref(&self) -> &Hw<'a> {
+    fn deref(&self) -> &GpuInner<'a> {
         &self.0
     }
 }
 
 /// The hardware that a [`Gpu`] refers to.
 #[pin_data(PinnedDrop)]
-pub(crate) struct Hw<'a> {
+pub(crate) struct GpuInner<'a> {
     /// The identity and feature registers.
     pub(crate) id: Identity,
     /// Features and errata of the product.
@@ -162,7 +162,7 @@ pub(crate) struct Hw<'a> {
     supply: Supply<'a>,
 }
 
-impl<'a> Hw<'a> {
+impl<'a> GpuInner<'a> {
     /// Returns the platform device, which is bound as long as this exists.
     pub(crate) fn pdev(&self) -> &'a platform::Device<Bound> {
         self.pdev
@@ -180,7 +180,7 @@ impl<'a> Hw<'a> {
 }
 
 #[pinned_drop]
-impl PinnedDrop for Hw<'_> {
+impl PinnedDrop for GpuInner<'_> {
     fn drop(self: Pin<&mut Self>) {
         // The registers of a GPU that is held in reset need not answer.
         if self.supply.is_held() {
@@ -495,8 +495,8 @@ fn power_up<'a>(pdev: &'a platform::Device<Core<'_>>, soc: Soc) -> Result<Gpu<'a
     mali::reset::reset(dev, &io, &caps)?;
     mali::power::on(dev, &io, &id, &caps, soc.overrides)?;
 
-    let hw = Arc::pin_init(
-        try_pin_init!(Hw {
+    let inner = Arc::pin_init(
+        try_pin_init!(GpuInner {
             id,
             caps,
             soc,
@@ -515,7 +515,7 @@ fn power_up<'a>(pdev: &'a platform::Device<Core<'_>>, soc: Soc) -> Result<Gpu<'a
         }? Error),
         GFP_KERNEL,
     )?;
-    Ok(Gpu(hw))
+    Ok(Gpu(inner))
 }
 
 /// A registered threaded interrupt handler.

@@ -40,7 +40,7 @@
 //!    mutexes of an object's label and of a file's table of contexts are leaves
 //! 4. [`job::Jobs`]'s `slots_lock` (mutex): held while the end of jobs is handled, and across
 //!    resets
-//! 5. [`device::Hw`]'s `reset` (mutex)
+//! 5. [`device::GpuInner`]'s `reset` (mutex)
 //! 6. the submission order of a context and slot (mutex in the job queue): held from arming to
 //!    pushing
 //! 7. the heaps of a file, the list of all heaps, a heap, the reserve of chunks (mutexes)

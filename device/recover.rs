@@ -12,13 +12,13 @@
 //!
 //! Nobody may touch a register while the power is off or the reset line is asserted. So code that
 //! can run at any time touches registers only within an RCU read-side section, or with a spinlock
-//! held, after [`Hw::off_limits`] has returned false in that section; [`Hw::while_on`] does that.
-//! Interrupt handlers check [`Hw::listens`] instead. Code that sleeps in between holds the job
-//! side's mutex or [`Hw::reset`](super::Hw).
+//! held, after [`GpuInner::off_limits`] has returned false in that section; [`GpuInner::while_on`]
+//! does that. Interrupt handlers check [`GpuInner::listens`] instead. Code that sleeps in between
+//! holds the job side's mutex or [`GpuInner::reset`](super::GpuInner).
 //!
-//! There is one mutex, [`Hw::reset`](super::Hw), which nests inside that of the job side. The
-//! functions that reset, stop or find the GPU sleep but, except for [`Hw::cycle_power`](super::Hw),
-//! allocate nothing.
+//! There is one mutex, [`GpuInner::reset`](super::GpuInner), which nests inside that of the job
+//! side. The functions that reset, stop or find the GPU sleep but, except for
+//! [`GpuInner::cycle_power`](super::GpuInner), allocate nothing.
 
 use kernel::{
     prelude::*,
@@ -36,14 +36,14 @@ use kernel::{
 
 use super::{
     Device,
-    Hw, //
+    GpuInner, //
 };
 use crate::hw::mali::{
     self,
     IoMem, //
 };
 
-impl Hw<'_> {
+impl GpuInner<'_> {
     /// Returns whether the GPU is stopped, so that it reaches no memory unless it is abandoned.
     pub(crate) fn stopped(&self) -> bool {
         self.stopped.load(Acquire)

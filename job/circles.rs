@@ -27,7 +27,7 @@ use kernel::{
 use crate::{
     device::Gpu,
     hw::mali::job::{
-        self as hw,
+        self as js,
         Slot, //
     }, //
 };
@@ -50,7 +50,7 @@ impl Jobs {
     /// Marks the running jobs whose chains are seen to run in a circle. Sleeps, for some tens of
     /// milliseconds at most, and waits for [`Jobs::slots_lock`].
     pub(super) fn look_for_circles(&self, started: &Started, gpu: &Gpu<'_>) {
-        let mut tracks = [const { Track::new() }; hw::NR_SLOTS];
+        let mut tracks = [const { Track::new() }; js::NR_SLOTS];
 
         for _ in 0..LOOKS {
             let mut again = false;
@@ -76,7 +76,7 @@ impl Jobs {
                         let chain = (running.timeline, running.started);
 
                         again = true;
-                        if track.comes_back(chain, hw::tail(gpu, slot)) {
+                        if track.comes_back(chain, js::tail(gpu, slot)) {
                             running.job.circles.store(true, Relaxed);
                         }
                     }

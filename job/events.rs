@@ -19,7 +19,7 @@ use kernel::{
 use crate::{
     device::Gpu,
     hw::mali::job::{
-        self as hw,
+        self as js,
         Slot,
         Status, //
     }, //
@@ -70,7 +70,7 @@ pub(super) struct Events {
     /// The GPU has to be reset.
     pub(super) reset: bool,
     /// The last failure in each slot, if it was a fault.
-    pub(super) failures: [Option<(Status, Subject)>; hw::NR_SLOTS],
+    pub(super) failures: [Option<(Status, Subject)>; js::NR_SLOTS],
     /// Number of jobs that have stopped and continue after others.
     pub(super) yielded: u32,
     /// Number of reported ends of chains that the slots did not have.
@@ -97,13 +97,13 @@ pub(super) fn take_events(
     started: &Started,
     gpu: &Gpu<'_>,
 ) -> Events {
-    let mut noted = [SlotEvents::default(); hw::NR_SLOTS];
+    let mut noted = [SlotEvents::default(); js::NR_SLOTS];
     let mut taken = Events::default();
-    let mut failures = [const { None }; hw::NR_SLOTS];
+    let mut failures = [const { None }; js::NR_SLOTS];
 
     for _ in 0..MAX_ROUNDS {
         // A device that is gone has nothing to report.
-        let Ok(events) = hw::pending(gpu) else {
+        let Ok(events) = js::pending(gpu) else {
             break;
         };
         if events.is_empty() {
@@ -122,7 +122,7 @@ pub(super) fn take_events(
                     noted.done = false;
                 }
                 noted.failed = true;
-                let status = hw::status(gpu, slot);
+                let status = js::status(gpu, slot);
                 let subject = slot_for(slot)
                     .and_then(|in_queue| loaded.get(in_queue, Position::Current))
                     .map(|running| Subject::new(slot, running.job));
@@ -131,7 +131,7 @@ pub(super) fn take_events(
                 taken.count(ended.is_some());
                 if let Some(yields) = ended {
                     taken.yielded += u32::from(yields);
-                    taken.reset |= hw::needs_reset(&gpu.caps, slot, status.exception);
+                    taken.reset |= js::needs_reset(&gpu.caps, slot, status.exception);
                     *failure = subject
                         .filter(|_| status.exception.is_fault())
                         .map(|subject| (status, subject));
@@ -144,7 +144,7 @@ pub(super) fn take_events(
                 noted.done = true;
             }
         }
-        let active = hw::acknowledge(gpu, events);
+        let active = js::acknowledge(gpu, events);
         for (&slot, noted) in Slot::ALL.iter().zip(&mut noted) {
             if events.any(slot) {
                 noted.left = active.count(slot);
@@ -194,18 +194,18 @@ pub(super) fn take_unreported(loaded: &mut LoadedJobs<'_, '_, '_>, gpu: &Gpu<'_>
     {
         let expected = count_loaded(loaded, in_queue);
         // A pending interrupt reports the end of the job.
-        if expected == 0 || hw::pending(gpu).map_or(true, |events| events.any(slot)) {
+        if expected == 0 || js::pending(gpu).map_or(true, |events| events.any(slot)) {
             continue;
         }
-        let active = hw::sample(gpu, slot);
+        let active = js::sample(gpu, slot);
         // An interrupt reports a chain that has failed meanwhile. It is pending by now if that was
         // before the sample.
-        let failed = hw::pending(gpu).map_or(true, |events| events.failed(slot));
+        let failed = js::pending(gpu).map_or(true, |events| events.failed(slot));
         let gone = unreported(
             expected,
             active.running(slot),
             active.next(slot),
-            failed || !hw::was_done(gpu, slot),
+            failed || !js::was_done(gpu, slot),
         );
 
         for _ in 0..gone {
@@ -239,7 +239,7 @@ fn take_failure(
         .get(in_queue, Position::Current)
         .map_or(Told::default(), |running| Told {
             to_end: (usize::from(running.strikes) >= LADDER.len()).then(|| running.job.end()),
-            lacks_tiles: running.job.resumed.load(Relaxed) && hw::may_lack_tiles(&gpu.caps, slot),
+            lacks_tiles: running.job.resumed.load(Relaxed) && js::may_lack_tiles(&gpu.caps, slot),
         });
     let outcome = outcome(status.exception, told);
 
@@ -247,7 +247,7 @@ fn take_failure(
         return None;
     }
     // The slot has not begun the next chain, and must not before the queue hands it over again.
-    hw::cancel_next(gpu, slot);
+    js::cancel_next(gpu, slot);
     loaded.requeue(in_queue, Position::Next);
     match outcome {
         Outcome::Runs => None,

@@ -30,7 +30,7 @@ use crate::{
     },
     hw::mali::{
         job::{
-            self as hw,
+            self as js,
             Slot, //
         },
         mmu::MAX_AS,
@@ -90,7 +90,7 @@ impl Jobs {
         let Some(slots) = self.slots_lock.try_lock() else {
             return false;
         };
-        let mut hit = [const { None }; hw::NR_SLOTS];
+        let mut hit = [const { None }; js::NR_SLOTS];
 
         started.queue.update(&self.access(started, gpu), |loaded| {
             // The jobs may have ended already, and a later job may have turned the space on again.
@@ -101,8 +101,8 @@ impl Jobs {
             let of_space =
                 |running: &Running<'_, Client>| running.job.as_nr.load(Relaxed) == u32::from(as_nr);
 
-            for (&hw_slot, hit) in Slot::ALL.iter().zip(&mut hit) {
-                let Some(slot) = slot_for(hw_slot) else {
+            for (&js_slot, hit) in Slot::ALL.iter().zip(&mut hit) {
+                let Some(slot) = slot_for(js_slot) else {
                     continue;
                 };
                 // A job that has not begun is not at fault. It runs again once the others are gone.
@@ -122,7 +122,7 @@ impl Jobs {
                     };
 
                     job.faulted.store(true, Relaxed);
-                    hit.get_or_insert_with(|| Subject::new(hw_slot, job));
+                    hit.get_or_insert_with(|| Subject::new(js_slot, job));
                     loaded.stop(slot, position, Stop::Hard);
                 }
             }

@@ -30,7 +30,7 @@ use crate::{
     hw::mali::{
         counter,
         job::{
-            self as hw,
+            self as js,
             Chain, //
         }, //
     }, //
@@ -78,14 +78,14 @@ pub(crate) struct SlotAccess<'a, 'g> {
 }
 
 /// The last stop in each slot.
-type Stops = [Cell<Option<Stopping>>; hw::NR_SLOTS];
+type Stops = [Cell<Option<Stopping>>; js::NR_SLOTS];
 
 /// An attempt to stop a job, for the log.
 pub(super) struct Stopping {
     /// The kind of stop.
     pub(super) how: Stop,
     /// The status of the slot before the stop.
-    pub(super) status: hw::Status,
+    pub(super) status: js::Status,
     /// The job.
     pub(super) subject: Subject,
 }
@@ -103,7 +103,7 @@ impl<'a, 'g> SlotAccess<'a, 'g> {
     /// Records stops from now on, for [`Self::into_stops`].
     pub(super) fn noting_stops(self) -> Self {
         Self {
-            stops: Some([const { Cell::new(None) }; hw::NR_SLOTS]),
+            stops: Some([const { Cell::new(None) }; js::NR_SLOTS]),
             ..self
         }
     }
@@ -117,7 +117,7 @@ impl<'a, 'g> SlotAccess<'a, 'g> {
     }
 
     /// Records a stop for the log, unless it is a soft stop of a job that has had a turn before.
-    fn note(&self, slot: hw::Slot, how: Stop, running: &Running<'_, Client>) {
+    fn note(&self, slot: js::Slot, how: Stop, running: &Running<'_, Client>) {
         if how == Stop::Soft && running.ran_ns != 0 {
             return;
         }
@@ -128,7 +128,7 @@ impl<'a, 'g> SlotAccess<'a, 'g> {
         {
             stop.set(Some(Stopping {
                 how,
-                status: hw::status(self.gpu, slot),
+                status: js::status(self.gpu, slot),
                 subject: Subject::new(slot, running.job),
             }));
         }
@@ -144,12 +144,12 @@ impl<'a, 'g> SlotAccess<'a, 'g> {
 }
 
 /// Returns the hardware's slot for one of the queue. Never [`None`], as the queue has no others.
-fn slot_of(slot: QueueSlot) -> Option<hw::Slot> {
-    hw::Slot::new(slot.index())
+fn slot_of(slot: QueueSlot) -> Option<js::Slot> {
+    js::Slot::new(slot.index())
 }
 
 /// Returns the queue's slot for one of the hardware.
-pub(super) fn slot_for(slot: hw::Slot) -> Option<QueueSlot> {
+pub(super) fn slot_for(slot: js::Slot) -> Option<QueueSlot> {
     QueueSlot::new(slot.index())
 }
 
@@ -200,7 +200,7 @@ impl job_queue::SlotOps<Client> for SlotAccess<'_, '_> {
             flag: running.flag,
         };
         job.vm.occupants().enter(slot);
-        hw::submit(self.gpu, slot, &chain).map_err(|error| {
+        js::submit(self.gpu, slot, &chain).map_err(|error| {
             job.vm.occupants().take_back(slot);
             self.release(running);
             if error != EBUSY {
@@ -234,8 +234,8 @@ impl job_queue::SlotOps<Client> for SlotAccess<'_, '_> {
         if let Some(slot) = slot_of(running.slot) {
             self.note(slot, how, running);
             match how {
-                Stop::Soft => hw::soft_stop(self.gpu, slot, running.flag),
-                Stop::Hard => hw::hard_stop(self.gpu, slot, running.flag),
+                Stop::Soft => js::soft_stop(self.gpu, slot, running.flag),
+                Stop::Hard => js::hard_stop(self.gpu, slot, running.flag),
             }
         }
     }
@@ -245,8 +245,8 @@ impl job_queue::SlotOps<Client> for SlotAccess<'_, '_> {
             if self.gpu.off_limits() {
                 return false;
             }
-            hw::cancel_next(self.gpu, slot);
-            !hw::has_begun(self.gpu, slot)
+            js::cancel_next(self.gpu, slot);
+            !js::has_begun(self.gpu, slot)
         })
     }
 }

@@ -75,7 +75,7 @@ use crate::{
     },
     gem,
     hw::mali::job::{
-        self as hw,
+        self as js,
         Slot, //
     }, //
 };
@@ -119,7 +119,7 @@ const LATE_MS: i64 = 2;
 
 /// Returns whether the job interrupt is raised and is not being handled. May sleep.
 fn is_late(gpu: &Gpu<'_>) -> bool {
-    let waits = || gpu.while_on(hw::is_raised).unwrap_or(false);
+    let waits = || gpu.while_on(js::is_raised).unwrap_or(false);
 
     waits() && {
         fsleep(Delta::from_millis(LATE_MS));
@@ -196,7 +196,7 @@ impl Jobs {
                 started.workers.queue_reset();
             }
             if unmasks(events.any) {
-                hw::unmask(gpu);
+                js::unmask(gpu);
             }
         }
     }
@@ -334,7 +334,7 @@ impl Jobs {
             dev_notice!(gpu.dev(), "resetting the GPU\n");
         }
         started.queue.park();
-        hw::mask(gpu);
+        js::mask(gpu);
         self.stop_softly(started, gpu);
         self.note_progress(started, gpu);
         // Requests made in the meantime are served by this reset.
@@ -363,7 +363,7 @@ impl Jobs {
         started.workers.count_reset();
         // Pages kept back because the GPU might still have reached them can be dropped now.
         started.workers.queue_retire();
-        let mut guilty = [const { None }; hw::NR_SLOTS];
+        let mut guilty = [const { None }; js::NR_SLOTS];
         started
             .queue
             .restart(&self.access(started, gpu), |running| {
@@ -385,7 +385,7 @@ impl Jobs {
                     Verdict::Requeue
                 }
             });
-        hw::unmask(gpu);
+        js::unmask(gpu);
         for subject in guilty.iter().flatten() {
             if subject.may_be_logged() {
                 dev_notice!(gpu.dev(), "a job was ended by the reset: {}\n", subject);
@@ -425,7 +425,7 @@ impl Jobs {
         started.workers.queue_retire();
         self.lost_gpu.store(false, Release);
         started.queue.revive();
-        hw::unmask(gpu);
+        js::unmask(gpu);
     }
 
     /// Soft-stops the running chains and waits for a limited time until they have stopped. The
@@ -475,7 +475,7 @@ impl Jobs {
                 let Some(running) = running else {
                     continue;
                 };
-                let status = hw::status(gpu, slot);
+                let status = js::status(gpu, slot);
                 let job = running.job;
                 let first = job.head.load(Relaxed);
 

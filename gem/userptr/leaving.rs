@@ -13,11 +13,11 @@
 //!
 //! # End
 //!
-//! The queue belongs to the [hardware](crate::device::Hw). Unbind ends the jobs first, and then
-//! waits for all work items, so none of them runs when the module is removed. A process that never
-//! stops changing that memory makes unbind wait until the process exits. Once the GPU is gone, the
-//! notifier is removed as soon as user memory is dropped, as no job of this driver is left to wait
-//! for.
+//! The queue belongs to the [hardware](crate::device::GpuInner). Unbind ends the jobs first, and
+//! then waits for all work items, so none of them runs when the module is removed. A process that
+//! never stops changing that memory makes unbind wait until the process exits. Once the GPU is
+//! gone, the notifier is removed as soon as user memory is dropped, as no job of this driver is
+//! left to wait for.
 //!
 //! # Lock
 //!
