@@ -78,7 +78,7 @@ use crate::{
 };
 
 use queue::{
-    Client,
+    QueueOwner,
     SlotAccess, //
 };
 use subject::Process;
@@ -191,7 +191,7 @@ impl Job {
 
 /// The parts of [`Jobs`] that are created once the GPU has been identified.
 struct Started {
-    queue: JobQueue<Client>,
+    queue: JobQueue<QueueOwner>,
     workers: Arc<Workers>,
     /// The time that a job may run in all its turns together, in nanoseconds.
     limit_ns: u64,
@@ -277,7 +277,7 @@ impl Jobs {
                 hang_limit: HANG_LIMIT,
                 forgive_after: FORGIVE_AFTER,
             },
-            Client::new(workers.clone()),
+            QueueOwner::new(workers.clone()),
         )?;
 
         let limit_ns = limit_ms.saturating_mul(NSEC_PER_MSEC);

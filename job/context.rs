@@ -45,7 +45,7 @@ use crate::{
     gem::heap, //
 };
 
-use super::queue::Client;
+use super::queue::QueueOwner;
 
 /// The number of contexts that a file can have at most.
 const MAX_CONTEXTS: usize = 65;
@@ -56,7 +56,7 @@ const PENALTY_SECS: i64 = 10;
 
 /// One context.
 pub(super) struct Context {
-    queue: job_queue::Context<Client>,
+    queue: job_queue::Context<QueueOwner>,
     heaps: Arc<heap::Stream>,
 }
 
@@ -71,7 +71,7 @@ impl Context {
     }
 
     /// Returns the context of the job queue.
-    pub(super) fn queue(&self) -> &job_queue::Context<Client> {
+    pub(super) fn queue(&self) -> &job_queue::Context<QueueOwner> {
         &self.queue
     }
 

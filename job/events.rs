@@ -28,7 +28,7 @@ use crate::{
 use super::{
     queue::{
         slot_for,
-        Client,
+        QueueOwner,
         SlotAccess, //
     },
     status::{
@@ -51,7 +51,7 @@ use super::{
 const MAX_ROUNDS: usize = 64;
 
 /// The jobs in the slots, with the queue locked.
-type LoadedJobs<'l, 'a, 'g> = job_queue::LoadedJobs<'l, Client, SlotAccess<'a, 'g>>;
+type LoadedJobs<'l, 'a, 'g> = job_queue::LoadedJobs<'l, QueueOwner, SlotAccess<'a, 'g>>;
 
 /// The events of a slot that [`take_events`] has read and not yet applied to the queue.
 #[derive(Clone, Copy, Default)]

@@ -42,7 +42,7 @@ use crate::{
 use super::{
     queue::{
         slot_for,
-        Client, //
+        QueueOwner, //
     },
     subject::Subject,
     Jobs, //
@@ -98,8 +98,9 @@ impl Jobs {
             if drm.address_spaces.faulty() & 1 << as_nr == 0 {
                 return;
             }
-            let of_space =
-                |running: &Running<'_, Client>| running.job.as_nr.load(Relaxed) == u32::from(as_nr);
+            let of_space = |running: &Running<'_, QueueOwner>| {
+                running.job.as_nr.load(Relaxed) == u32::from(as_nr)
+            };
 
             for (&js_slot, hit) in Slot::ALL.iter().zip(&mut hit) {
                 let Some(slot) = slot_for(js_slot) else {

@@ -2,9 +2,9 @@
 
 //! The driver's side of the job queue.
 //!
-//! [`Client`] lives in the queue and queues the workers. A [`SlotAccess`] is created for each call
-//! by a caller that can reach the hardware. Its methods run under the queue's spinlock; the locks
-//! of the hardware's address spaces and of the cycle counter nest inside.
+//! [`QueueOwner`] lives in the queue and queues the workers. A [`SlotAccess`] is created for each
+//! call by a caller that can reach the hardware. Its methods run under the queue's spinlock; the
+//! locks of the hardware's address spaces and of the cycle counter nest inside.
 
 use core::cell::Cell;
 
@@ -43,16 +43,16 @@ use super::{
     Jobs, //
 };
 
-/// Passes the queue's requests on to the workers.
-pub(crate) struct Client(Arc<Workers>);
+/// The owner as the queue knows it: passes the queue's requests on to the workers.
+pub(crate) struct QueueOwner(Arc<Workers>);
 
-impl Client {
+impl QueueOwner {
     pub(super) fn new(workers: Arc<Workers>) -> Self {
         Self(workers)
     }
 }
 
-impl Kind for Client {
+impl Kind for QueueOwner {
     type Job = Job;
 
     fn kick(&self) {
@@ -117,7 +117,7 @@ impl<'a, 'g> SlotAccess<'a, 'g> {
     }
 
     /// Records a stop for the log, unless it is a soft stop of a job that has had a turn before.
-    fn note(&self, slot: js::Slot, how: Stop, running: &Running<'_, Client>) {
+    fn note(&self, slot: js::Slot, how: Stop, running: &Running<'_, QueueOwner>) {
         if how == Stop::Soft && running.ran_ns != 0 {
             return;
         }
@@ -135,7 +135,7 @@ impl<'a, 'g> SlotAccess<'a, 'g> {
     }
 
     /// Releases the AS and the cycle counter, which a job holds while it is in the hardware.
-    fn release(&self, running: &Running<'_, Client>) {
+    fn release(&self, running: &Running<'_, QueueOwner>) {
         if running.job.counts_cycles {
             counter::cycle_counter_put(self.gpu);
         }
@@ -153,12 +153,12 @@ pub(super) fn slot_for(slot: js::Slot) -> Option<QueueSlot> {
     QueueSlot::new(slot.index())
 }
 
-impl job_queue::SlotOps<Client> for SlotAccess<'_, '_> {
+impl job_queue::SlotOps<QueueOwner> for SlotAccess<'_, '_> {
     fn now(&self) -> u64 {
         self.workers.now()
     }
 
-    fn start(&self, running: &Running<'_, Client>) -> Result<(), StartError> {
+    fn start(&self, running: &Running<'_, QueueOwner>) -> Result<(), StartError> {
         // Unbind, or the loss of the GPU, is about to fail the job.
         if self.jobs.is_parked() {
             return Err(StartError::Busy);
@@ -216,7 +216,7 @@ impl job_queue::SlotOps<Client> for SlotAccess<'_, '_> {
         })
     }
 
-    fn finish(&self, running: &Running<'_, Client>) {
+    fn finish(&self, running: &Running<'_, QueueOwner>) {
         if let Some(slot) = slot_of(running.slot) {
             match running.position {
                 Position::Current => running.job.vm.occupants().leave(slot),
@@ -226,7 +226,7 @@ impl job_queue::SlotOps<Client> for SlotAccess<'_, '_> {
         self.release(running);
     }
 
-    fn stop(&self, running: &Running<'_, Client>, how: Stop) {
+    fn stop(&self, running: &Running<'_, QueueOwner>, how: Stop) {
         // A reset, the loss of the GPU or unbind is about to take the jobs from the hardware.
         if self.gpu.off_limits() {
             return;
@@ -240,7 +240,7 @@ impl job_queue::SlotOps<Client> for SlotAccess<'_, '_> {
         }
     }
 
-    fn withdraw(&self, running: &Running<'_, Client>) -> bool {
+    fn withdraw(&self, running: &Running<'_, QueueOwner>) -> bool {
         slot_of(running.slot).is_some_and(|slot| {
             if self.gpu.off_limits() {
                 return false;

@@ -88,7 +88,7 @@ use super::{
     },
     queue::{
         slot_for,
-        Client,
+        QueueOwner,
         Stopping, //
     },
     status::{
@@ -173,7 +173,7 @@ impl Jobs {
 
     /// Drops ended jobs, and logs the contexts that hung jobs among them have closed.
     /// [`Jobs::retiring`] is held.
-    fn drop_retired(&self, drm: &Device, retired: Retired<Client>) {
+    fn drop_retired(&self, drm: &Device, retired: Retired<QueueOwner>) {
         retired.for_each_closing(|job| {
             if self.log.allows() {
                 with_gpu(drm, |gpu| report_closed(gpu, job));
