@@ -118,7 +118,7 @@ use wait::{
 
 pub(crate) use set::HeapSet;
 pub(crate) use uses::{
-    Client,
+    FileHeaps,
     Stream,
     Use, //
 };
@@ -136,7 +136,7 @@ const NOT_STALLED: u64 = u64::MAX;
 #[derive(Clone)]
 struct Place {
     space: Arc<Space>,
-    client: Arc<Client>,
+    file_heaps: Arc<FileHeaps>,
     start: u64,
 }
 
@@ -330,7 +330,7 @@ impl Heap {
     pub(super) fn place(
         self: &Arc<Self>,
         space: &Arc<Space>,
-        client: &Arc<Client>,
+        file_heaps: &Arc<FileHeaps>,
         start: u64,
     ) -> Result {
         let tables = Reserved::with_pages(self.upper_tables(start), GFP_KERNEL_ACCOUNT)?;
@@ -343,14 +343,14 @@ impl Heap {
             inner.tables = tables;
             inner.place = Some(Place {
                 space: space.clone(),
-                client: client.clone(),
+                file_heaps: file_heaps.clone(),
                 start,
             });
             // The heap is empty, and job numbers are only comparable within one file.
             inner.life = Life::default();
         }
 
-        let added = client.add(self).and_then(|()| self.drm.heaps.add(self));
+        let added = file_heaps.add(self).and_then(|()| self.drm.heaps.add(self));
         if added.is_err() {
             self.close();
         }
@@ -445,7 +445,7 @@ impl Heap {
             }
             self.free_stuck(gpu, &mut inner, &place)?;
         }
-        inner.life.grow(place.client.last_job());
+        inner.life.grow(place.file_heaps.last_job());
 
         let chunk = inner.credit.pop(gpu.dev()).or_else(|| self.take_one(gpu));
         let result = match chunk {

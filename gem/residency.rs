@@ -37,7 +37,7 @@ use crate::{
 /// The memory in an address space.
 #[pin_data]
 pub(crate) struct Residency {
-    heaps: Arc<heap::Client>,
+    heaps: Arc<heap::FileHeaps>,
     /// The mappings from which reclaim has taken the memory, by address. A mapping is removed when
     /// its memory is back, or when the last handle that the file has for the BO is closed.
     #[pin]
@@ -50,7 +50,7 @@ pub(crate) struct Residency {
 /// Creates the address space of a file, without memory in it. Sleeps. Also works while the GPU is
 /// lost.
 pub(crate) fn new_vm(drm: &Device, gpu: &Gpu<'_>) -> Result<Arc<Vm>> {
-    let heaps = heap::Client::new()?;
+    let heaps = heap::FileHeaps::new()?;
 
     mmu::Vm::new(
         drm,
@@ -65,7 +65,7 @@ pub(crate) fn new_vm(drm: &Device, gpu: &Gpu<'_>) -> Result<Arc<Vm>> {
 
 impl Vm {
     /// Returns the heaps of the file.
-    pub(crate) fn heaps(&self) -> &Arc<heap::Client> {
+    pub(crate) fn heaps(&self) -> &Arc<heap::FileHeaps> {
         &self.memory().heaps
     }
 

@@ -64,7 +64,7 @@ impl Heap {
             return;
         };
 
-        place.client.remove(self);
+        place.file_heaps.remove(self);
         with_gpu(&self.drm, |gpu| {
             let mut inner = self.inner.lock();
             let gone = inner.waits.end();

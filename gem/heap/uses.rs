@@ -2,12 +2,12 @@
 
 //! The users of heaps: files, their contexts, and jobs.
 //!
-//! A file has a [`Client`], which lists its heaps; each of its contexts has a [`Stream`]; and each
+//! A file has [`FileHeaps`], which list its heaps; each of its contexts has a [`Stream`]; and each
 //! job has a [`Use`], with the heaps that it lists. Before a job is armed, [`Use::prepare`] gives
 //! its heaps credit, which may take time. When the job has ended and is dropped, the content of its
 //! heaps may die.
 //!
-//! Locks, in order: the client's list of heaps, the heap. Both are mutexes: process context only.
+//! Locks, in order: the file's list of heaps, the heap. Both are mutexes: process context only.
 
 use kernel::{
     new_mutex,
@@ -35,20 +35,20 @@ use crate::{
 
 /// The heaps of a file, and the count of its jobs.
 #[pin_data]
-pub(crate) struct Client {
+pub(crate) struct FileHeaps {
     /// The number of jobs so far.
     jobs: Atomic<u64>,
     #[pin]
     heaps: Mutex<KVec<Arc<Heap>>>,
 }
 
-impl Client {
-    /// Creates a client without heaps. Sleeps.
+impl FileHeaps {
+    /// Creates the list of a file without heaps. Sleeps.
     pub(crate) fn new() -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
                 jobs: Atomic::new(0),
-                heaps <- new_mutex!(KVec::new(), "drm_gpu::heap::client"),
+                heaps <- new_mutex!(KVec::new(), "drm_gpu::heap::file_heaps"),
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -75,8 +75,8 @@ impl Client {
 pub(crate) struct Stream {
     /// A number that no other context has.
     id: u64,
-    /// The client of the file, once a job has listed a heap.
-    client: SetOnce<Arc<Client>>,
+    /// The heaps of the file, once a job has listed one.
+    file_heaps: SetOnce<Arc<FileHeaps>>,
 }
 
 impl Stream {
@@ -87,7 +87,7 @@ impl Stream {
         Ok(Arc::new(
             Self {
                 id: NEXT_ID.fetch_add(1, Relaxed),
-                client: SetOnce::new(),
+                file_heaps: SetOnce::new(),
             },
             GFP_KERNEL_ACCOUNT,
         )?)
@@ -96,8 +96,8 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if let Some(client) = self.client.as_ref() {
-            for heap in client.heaps.lock().iter() {
+        if let Some(file_heaps) = self.file_heaps.as_ref() {
+            for heap in file_heaps.heaps.lock().iter() {
                 heap.forget(self.id);
             }
         }
@@ -115,22 +115,22 @@ pub(crate) struct Use {
 }
 
 impl Use {
-    /// Gives credit to the heaps among `mappings`, which a job of `client` and of its context
-    /// `stream` is about to use. `fragment` says whether the job is a fragment job.
+    /// Gives credit to the heaps among `mappings`, which a job of the file with `file_heaps` and of
+    /// its context `stream` is about to use. `fragment` says whether the job is a fragment job.
     ///
     /// Sleeps, and may reclaim memory, for a limited time. A lack of memory for credit is not an
     /// error, as some may be found while the job runs. Returns `ENOMEM` if there is no memory for
     /// the lists.
     pub(crate) fn prepare(
         gpu: &Gpu<'_>,
-        client: &Arc<Client>,
+        file_heaps: &Arc<FileHeaps>,
         stream: &Arc<Stream>,
         mappings: &[Arc<Mapping>],
         fragment: bool,
     ) -> Result<Self> {
         let mut this = Self {
             heaps: KVec::new(),
-            job: client.jobs.fetch_add(1, Relaxed) + 1,
+            job: file_heaps.jobs.fetch_add(1, Relaxed) + 1,
             fragment,
             ran: Atomic::new(false),
             stream: stream.clone(),
@@ -138,8 +138,8 @@ impl Use {
 
         for heap in mappings.iter().filter_map(|mapping| mapping.heap()) {
             // Has no effect if another job of the context was faster.
-            if stream.client.as_ref().is_none() {
-                stream.client.populate(client.clone());
+            if stream.file_heaps.as_ref().is_none() {
+                stream.file_heaps.populate(file_heaps.clone());
             }
             this.heaps.reserve(1, GFP_KERNEL_ACCOUNT)?;
             heap.begin(stream.id)?;
