@@ -132,15 +132,15 @@ const CHUNK_PAGES: usize = CHUNK / kernel::page::PAGE_SIZE;
 /// The value of [`Heap::stalled`] if no job waits.
 const NOT_STALLED: u64 = u64::MAX;
 
-/// The address space, the file and the first address of a heap.
+/// The addresses of a heap: its address space, the first address, and the list of the file.
 #[derive(Clone)]
-struct Place {
+struct Addresses {
     space: Arc<Space>,
     file_heaps: Arc<FileHeaps>,
     start: u64,
 }
 
-impl Place {
+impl Addresses {
     fn range(&self, index: usize) -> Range<u64> {
         let at = self.start + (index * CHUNK) as u64;
 
@@ -151,7 +151,7 @@ impl Place {
 /// The data guarded by the lock of a heap.
 struct Inner {
     /// [`None`] before the heap gets its addresses, and after it has lost them.
-    place: Option<Place>,
+    addresses: Option<Addresses>,
     state: State,
     /// The chunks, by number. Those that are present are either mapped or stuck.
     chunks: Chunks,
@@ -161,7 +161,7 @@ struct Inner {
     remains: Option<Keepable<Remains>>,
     /// A stack of chunks that are not mapped yet.
     credit: Chunks,
-    /// Memory for the [upper tables](Heap::upper_tables), while the heap has a place.
+    /// Memory for the [upper tables](Heap::upper_tables), while the heap has addresses.
     tables: Reserved,
     high: HighWater,
     life: Life,
@@ -175,7 +175,7 @@ struct Inner {
 
 impl Inner {
     fn chunk_of(&self, len: usize, va: u64) -> Option<usize> {
-        policy::chunk_of(self.place.as_ref()?.start, len, va)
+        policy::chunk_of(self.addresses.as_ref()?.start, len, va)
     }
 
     /// Returns whether the chunk with this number was unmapped, but may still be reached by the
@@ -197,7 +197,7 @@ impl Inner {
     }
 }
 
-/// The memory of a heap, and its place in an address space.
+/// The memory of a heap, and its addresses.
 #[pin_data]
 pub(crate) struct Heap {
     drm: ARef<Device>,
@@ -261,7 +261,7 @@ impl Heap {
     pub(super) fn new(drm: &Device, gpu: &Gpu<'_>, size: usize) -> Result<Arc<Self>> {
         let len = size / CHUNK;
         let inner = Inner {
-            place: None,
+            addresses: None,
             state: State::None,
             chunks: Chunks::new(&drm.heaps.space, gpu.dev(), len)?,
             stuck: BitmapVec::new(len, GFP_KERNEL_ACCOUNT)?,
@@ -323,11 +323,11 @@ impl Heap {
         1 + usize::try_from(last / GIB - start / GIB + 1).unwrap_or(1)
     }
 
-    /// Places the heap at `start`. From then on faults make it grow. Sleeps.
+    /// Gives the heap its addresses, from `start` on. From then on faults make it grow. Sleeps.
     ///
-    /// Errors: `EINVAL` if the heap already has a place, as it can be used by one file at a time,
+    /// Errors: `EINVAL` if the heap already has addresses, as it can be used by one file at a time,
     /// or still has stuck chunks; `ENOMEM`.
-    pub(super) fn place(
+    pub(super) fn set_addresses(
         self: &Arc<Self>,
         space: &Arc<Space>,
         file_heaps: &Arc<FileHeaps>,
@@ -337,11 +337,11 @@ impl Heap {
         {
             let mut inner = self.inner.lock();
             // A heap that was closed may have stuck chunks.
-            if inner.place.is_some() || inner.chunks.filled() != 0 {
+            if inner.addresses.is_some() || inner.chunks.filled() != 0 {
                 return Err(EINVAL);
             }
             inner.tables = tables;
-            inner.place = Some(Place {
+            inner.addresses = Some(Addresses {
                 space: space.clone(),
                 file_heaps: file_heaps.clone(),
                 start,
@@ -365,7 +365,7 @@ impl Heap {
 
     /// Updates the resident size, and reports to the set how many pages could be given back.
     fn recount(&self, inner: &mut Inner) {
-        let pages = match inner.place {
+        let pages = match inner.addresses {
             Some(_) if !inner.life.is_live() => inner.filled() * CHUNK_PAGES,
             _ => 0,
         };
@@ -437,19 +437,19 @@ impl Heap {
         let heaps = &self.drm.heaps;
         let mut inner = self.inner.lock();
         let index = inner.chunk_of(self.len, va).ok_or(EFAULT)?;
-        let place = inner.place.clone().ok_or(EFAULT)?;
+        let addresses = inner.addresses.clone().ok_or(EFAULT)?;
 
         if inner.chunks.get(gpu.dev(), index).is_some() {
             if !inner.is_stuck(index) {
                 return Ok(Growth::Present);
             }
-            self.free_stuck(gpu, &mut inner, &place)?;
+            self.free_stuck(gpu, &mut inner, &addresses)?;
         }
-        inner.life.grow(place.file_heaps.last_job());
+        inner.life.grow(addresses.file_heaps.last_job());
 
         let chunk = inner.credit.pop(gpu.dev()).or_else(|| self.take_one(gpu));
         let result = match chunk {
-            Some(chunk) => self.insert(gpu, &mut inner, &place, index, chunk),
+            Some(chunk) => self.insert(gpu, &mut inner, &addresses, index, chunk),
             None => Err(ENOMEM),
         };
         self.recount(&mut inner);
@@ -465,18 +465,18 @@ impl Heap {
         let wait = Wait {
             va,
             index,
-            jobs: place.space.occupants().running(),
+            jobs: addresses.space.occupants().running(),
             since: heaps.now(),
         };
         let waits = inner.waits.begin(wait);
         self.note_wait(&inner);
         if !waits {
-            if place.space.log().allows() {
+            if addresses.space.log().allows() {
                 dev_notice!(
                     gpu.dev(),
                     "no memory for the heap at {:#x} of address space {} in {} ms\n",
                     va,
-                    place.space.id(),
+                    addresses.space.id(),
                     heaps.stall_ms()
                 );
             }
@@ -497,7 +497,7 @@ impl Heap {
         &self,
         gpu: &Gpu<'_>,
         inner: &mut Inner,
-        place: &Place,
+        addresses: &Addresses,
         index: usize,
         mut chunk: Chunk<'_>,
     ) -> Result {
@@ -514,16 +514,16 @@ impl Heap {
             exec: false,
             write: true,
         };
-        let result = place.space.map_reserved(
+        let result = addresses.space.map_reserved(
             gpu,
-            place.range(index),
+            addresses.range(index),
             mem.segments(),
             prot,
             &mut inner.tables,
         );
         // Keep no more than the upper tables: another page is that of the chunk, or an equivalent
         // one.
-        let table = match inner.tables.len() > self.upper_tables(place.start) {
+        let table = match inner.tables.len() > self.upper_tables(addresses.start) {
             true => inner.tables.pop(),
             false => None,
         };

@@ -119,7 +119,7 @@ impl Mapping {
             let node = vm.alloc_va(bo.size(), false, Some(heap.clone()))?;
             let new = Self::with(bo, Memory::Nothing, node, None)?;
 
-            heap.place(vm, vm.heaps(), new.va())?;
+            heap.set_addresses(vm, vm.heaps(), new.va())?;
             new.inner.lock().memory = Memory::Heap(heap.clone());
             return Ok(new);
         }

@@ -20,10 +20,10 @@ use super::{
         self,
         Probe, //
     },
+    Addresses,
     Event,
     Heap,
     Inner,
-    Place,
     CHUNK_PAGES, //
 };
 use crate::{
@@ -59,34 +59,34 @@ impl Drop for Remains {
 impl Heap {
     /// Closes the heap, which loses its addresses and its memory. Sleeps.
     pub(in crate::gem) fn close(self: &Arc<Self>) {
-        let place = self.inner.lock().place.clone();
-        let Some(place) = place else {
+        let addresses = self.inner.lock().addresses.clone();
+        let Some(addresses) = addresses else {
             return;
         };
 
-        place.file_heaps.remove(self);
+        addresses.file_heaps.remove(self);
         with_gpu(&self.drm, |gpu| {
             let mut inner = self.inner.lock();
             let gone = inner.waits.end();
             self.note_wait(&inner);
-            self.release(gpu, &mut inner, &place, 0, usize::MAX);
+            self.release(gpu, &mut inner, &addresses, 0, usize::MAX);
             let stuck = inner.chunks.filled() != 0;
             let remains = inner.remains.take();
-            inner.place = None;
+            inner.addresses = None;
             self.recount(&mut inner);
             drop(inner);
 
             match remains {
                 Some(mut remains) if stuck => {
                     remains.0 = Some(self.clone());
-                    place.space.keep(remains);
+                    addresses.space.keep(remains);
                 }
                 _ => self.drm.heaps.remove(Some(gpu), self),
             }
 
             // Retry the stalled accesses, which now fail.
             for va in gone {
-                place.space.retry(gpu, va);
+                addresses.space.retry(gpu, va);
             }
         })
         .unwrap_or_else(|| {
@@ -94,7 +94,7 @@ impl Heap {
             self.drm.heaps.remove(None, self);
 
             let mut inner = self.inner.lock();
-            inner.place = None;
+            inner.addresses = None;
             self.recount(&mut inner);
         });
         self.inner.lock().tables = Reserved::new();
@@ -111,7 +111,7 @@ impl Heap {
         &self,
         gpu: &Gpu<'_>,
         inner: &mut Inner,
-        place: &Place,
+        addresses: &Addresses,
         keep: usize,
         max: usize,
     ) -> usize {
@@ -121,7 +121,7 @@ impl Heap {
         while freed < max && inner.credit.pop(dev).is_some() {
             freed += 1;
         }
-        freed += self.free_stuck(gpu, inner, place).unwrap_or(0);
+        freed += self.free_stuck(gpu, inner, addresses).unwrap_or(0);
 
         let mapped = inner.mapped(gpu).count();
         let keep = keep.max(mapped.saturating_sub(max.saturating_sub(freed)));
@@ -130,9 +130,9 @@ impl Heap {
         }
 
         let going = inner.mapped(gpu).skip(keep);
-        let unmapped = place
+        let unmapped = addresses
             .space
-            .unmap_with(gpu, going.map(|index| place.range(index)));
+            .unmap_with(gpu, going.map(|index| addresses.range(index)));
         // Free all chunks that are mapped from this one on, which were unmapped above.
         let Some(first) = inner.mapped(gpu).nth(keep) else {
             return freed;
@@ -165,7 +165,7 @@ impl Heap {
         &self,
         gpu: &Gpu<'_>,
         inner: &mut Inner,
-        place: &Place,
+        addresses: &Addresses,
     ) -> Result<usize> {
         let mut freed = 0;
         let Some(first) = inner.stuck.next_bit(0) else {
@@ -173,9 +173,10 @@ impl Heap {
         };
         let last = inner.stuck.last_bit().unwrap_or(first);
 
-        place
-            .space
-            .forget_with(gpu, &(place.range(first).start..place.range(last).end))?;
+        addresses.space.forget_with(
+            gpu,
+            &(addresses.range(first).start..addresses.range(last).end),
+        )?;
         while let Some(index) = inner.stuck.next_bit(0) {
             inner.stuck.clear_bit(index);
             if inner.chunks.take(gpu.dev(), index).is_some() {
@@ -191,14 +192,14 @@ impl Heap {
         let Some(mut inner) = self.inner.try_lock() else {
             return 0;
         };
-        let Some(place) = inner.place.clone() else {
+        let Some(addresses) = inner.addresses.clone() else {
             return 0;
         };
         if inner.life.is_live() {
             return 0;
         }
 
-        let freed = self.release(gpu, &mut inner, &place, 0, nr.div_ceil(CHUNK_PAGES));
+        let freed = self.release(gpu, &mut inner, &addresses, 0, nr.div_ceil(CHUNK_PAGES));
         self.recount(&mut inner);
         freed * CHUNK_PAGES
     }
@@ -208,7 +209,7 @@ impl Heap {
     pub(super) fn trim(&self, gpu: &Gpu<'_>) -> bool {
         let now = self.drm.heaps.now();
         let mut inner = self.inner.lock();
-        let Some(place) = inner.place.clone() else {
+        let Some(addresses) = inner.addresses.clone() else {
             return false;
         };
 
@@ -219,7 +220,7 @@ impl Heap {
         if now.saturating_sub(inner.dead_since) < u64::from(policy::IDLE_MS) {
             return true;
         }
-        self.release(gpu, &mut inner, &place, policy::WORKING_SET, usize::MAX);
+        self.release(gpu, &mut inner, &addresses, policy::WORKING_SET, usize::MAX);
         let left = inner.chunks.filled();
         inner.high.idle(left);
         inner.probe = Probe::new(now);
@@ -233,7 +234,7 @@ impl Heap {
         let now = self.drm.heaps.now();
         let mut inner = self.inner.lock();
         let chunks = inner.chunks.filled();
-        let Some(place) = inner.place.clone() else {
+        let Some(addresses) = inner.addresses.clone() else {
             return;
         };
 
@@ -241,7 +242,7 @@ impl Heap {
             return;
         }
         if let Some(keep) = inner.probe.ask(now, chunks) {
-            self.release(gpu, &mut inner, &place, keep, usize::MAX);
+            self.release(gpu, &mut inner, &addresses, keep, usize::MAX);
             let left = inner.chunks.filled();
             inner.high.idle(left);
             self.recount(&mut inner);

@@ -20,15 +20,15 @@ impl Heap {
             return writeln!(f, "busy");
         };
         // The heap is about to be removed from the set.
-        let Some(place) = &inner.place else {
+        let Some(addresses) = &inner.addresses else {
             return Ok(());
         };
 
         writeln!(
             f,
             "{:>5} {:>#11x} {:>11} {:>11} {:>7} {:>7} {:>5}  {}",
-            place.space.id(),
-            place.start,
+            addresses.space.id(),
+            addresses.start,
             self.len * CHUNK,
             self.resident(),
             inner.chunks.filled(),

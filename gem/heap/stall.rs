@@ -43,7 +43,8 @@ impl Heap {
     /// time, if any still waits. Does not wait for memory.
     pub(super) fn give<'a>(&self, gpu: &Gpu<'_>, chunk: Chunk<'a>) -> Given<'a> {
         let mut inner = self.inner.lock();
-        let (Some(wait), Some(place)) = (inner.waits.first().copied(), inner.place.clone()) else {
+        let (Some(wait), Some(addresses)) = (inner.waits.first().copied(), inner.addresses.clone())
+        else {
             return Given::Spare(chunk);
         };
 
@@ -53,7 +54,7 @@ impl Heap {
             self.note_wait(&inner);
             return Given::Spare(chunk);
         }
-        let result = self.insert(gpu, &mut inner, &place, wait.index, chunk);
+        let result = self.insert(gpu, &mut inner, &addresses, wait.index, chunk);
 
         self.recount(&mut inner);
         match result {
@@ -66,7 +67,7 @@ impl Heap {
                 self.note_wait(&inner);
                 drop(inner);
                 for va in gone {
-                    place.space.retry(gpu, va);
+                    addresses.space.retry(gpu, va);
                 }
                 Given::Taken
             }
@@ -100,7 +101,7 @@ impl WorkItem for Heap {
         let heaps = &this.drm.heaps;
 
         loop {
-            let (va, place) = {
+            let (va, addresses) = {
                 let mut inner = this.inner.lock();
 
                 match inner.waits.expire(heaps.now(), heaps.stall_ms().into()) {
@@ -112,13 +113,13 @@ impl WorkItem for Heap {
                     }
                     Expired::GivenUp(va) => {
                         this.note_wait(&inner);
-                        (va, inner.place.clone())
+                        (va, inner.addresses.clone())
                     }
                 }
             };
 
-            if let Some(place) = place {
-                with_gpu(&this.drm, |gpu| place.space.retry(gpu, va));
+            if let Some(addresses) = addresses {
+                with_gpu(&this.drm, |gpu| addresses.space.retry(gpu, va));
             }
         }
     }
