@@ -130,7 +130,7 @@ use core::{
 use node::{
     Lists,
     Node,
-    Place,
+    RangeList,
     Shared, //
 };
 
@@ -319,7 +319,7 @@ impl<T: Device> Mirror<T> {
         }
         lists.owner = mm.as_raw();
         lists.len += 1;
-        range.0.state.access_mut(&mut lists).place = Place::Stale;
+        range.0.state.access_mut(&mut lists).list = RangeList::Stale;
         lists.stale.push_back(item);
         drop(lists);
 
@@ -430,11 +430,11 @@ impl<T: Device> Drop for Teardown<T> {
         // is too late to mark them dirty.
         while let Some(node) = Node::first(&mut lists.lost) {
             node.unmap_dma(&mut lists);
-            node.move_to(&mut lists, Place::Stale);
+            node.move_to(&mut lists, RangeList::Stale);
         }
         while let Some(node) = Node::first(&mut lists.abandoned) {
             node.unmap_dma(&mut lists);
-            node.move_to(&mut lists, Place::Nowhere);
+            node.move_to(&mut lists, RangeList::Nowhere);
         }
     }
 }
@@ -469,7 +469,7 @@ impl<T: Device> Range<T> {
     pub fn is_valid(&self) -> bool {
         let mut lists = self.0.shared.lists.lock();
 
-        self.0.state.access_mut(&mut lists).place == Place::Valid
+        self.0.state.access_mut(&mut lists).list == RangeList::Valid
     }
 
     /// Makes this range valid, as [`Mirror::validate()`] does with all. A range that was revoked or
@@ -492,13 +492,13 @@ impl<T: Device> Range<T> {
         let _arrays;
         let mut lists = node.shared.lists.lock();
         let state = node.state.access_mut(&mut lists);
-        let place = state.place;
+        let list = state.list;
 
         // Revoked already, or never added because `Mirror::add()` has failed.
-        if mem::replace(&mut state.revoked, true) || place == Place::Nowhere {
+        if mem::replace(&mut state.revoked, true) || list == RangeList::Nowhere {
             return;
         }
-        if place == Place::Valid {
+        if list == RangeList::Valid {
             node.take_away(&mut lists);
         }
         lists.len -= 1;
@@ -507,10 +507,10 @@ impl<T: Device> Range<T> {
         node.shared.settle(&mut lists, changes);
         // Keep a lost range on a list where unbind finds it, but where it does not keep others from
         // being valid.
-        if node.state.access_mut(&mut lists).place == Place::Lost {
-            node.move_to(&mut lists, Place::Abandoned);
+        if node.state.access_mut(&mut lists).list == RangeList::Lost {
+            node.move_to(&mut lists, RangeList::Abandoned);
         } else {
-            node.move_to(&mut lists, Place::Nowhere);
+            node.move_to(&mut lists, RangeList::Nowhere);
             let state = node.state.access_mut(&mut lists);
             let pfns = match state.kept {
                 // `LostPages` needs them to release the pages.

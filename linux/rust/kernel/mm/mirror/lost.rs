@@ -5,7 +5,7 @@
 use super::{
     node::{
         Node,
-        Place, //
+        RangeList, //
     },
     Device, //
 };
@@ -42,17 +42,17 @@ impl<T: Device> Drop for LostPages<T> {
         let node = &self.0;
         let mut lists = node.shared.lists.lock();
 
-        match node.state.access_mut(&mut lists).place {
-            Place::Lost => {
+        match node.state.access_mut(&mut lists).list {
+            RangeList::Lost => {
                 node.unmap_dma(&mut lists);
-                node.move_to(&mut lists, Place::Stale);
+                node.move_to(&mut lists, RangeList::Stale);
             }
-            Place::Abandoned => {
+            RangeList::Abandoned => {
                 node.unmap_dma(&mut lists);
-                node.move_to(&mut lists, Place::Nowhere);
+                node.move_to(&mut lists, RangeList::Nowhere);
             }
             // Unbind has already unmapped the pages.
-            Place::Nowhere | Place::Stale | Place::Valid => (),
+            RangeList::Nowhere | RangeList::Stale | RangeList::Valid => (),
         }
         let state = node.state.access_mut(&mut lists);
         state.kept = false;

@@ -71,9 +71,9 @@ fn array_flags() -> Flags {
 /// The number of pages that are faulted in at once.
 const PIECE: usize = 1024;
 
-/// The state of a range, which is also the list that it is in.
+/// The list that a range is in, which tells whether the device has its pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum RangeList {
     /// In no list: not added yet, or revoked.
     Nowhere,
     /// In `stale`: the device does not have the pages. Left by validation or revocation.
@@ -89,7 +89,7 @@ pub(super) enum Place {
 }
 
 /// The state that the lock of a mirror protects. Every range is in one list, except those that are
-/// [`Place::Nowhere`].
+/// [`RangeList::Nowhere`].
 pub(super) struct Lists<T: Device> {
     /// Whether the device is being unbound.
     pub(super) closed: bool,
@@ -109,13 +109,13 @@ pub(super) struct Lists<T: Device> {
 unsafe impl<T: Device> Send for Lists<T> {}
 
 impl<T: Device> Lists<T> {
-    fn list(&mut self, place: Place) -> Option<&mut List<Node<T>>> {
-        match place {
-            Place::Nowhere => None,
-            Place::Stale => Some(&mut self.stale),
-            Place::Valid => Some(&mut self.valid),
-            Place::Lost => Some(&mut self.lost),
-            Place::Abandoned => Some(&mut self.abandoned),
+    fn list(&mut self, which: RangeList) -> Option<&mut List<Node<T>>> {
+        match which {
+            RangeList::Nowhere => None,
+            RangeList::Stale => Some(&mut self.stale),
+            RangeList::Valid => Some(&mut self.valid),
+            RangeList::Lost => Some(&mut self.lost),
+            RangeList::Abandoned => Some(&mut self.abandoned),
         }
     }
 }
@@ -184,8 +184,8 @@ impl<T: Device> Shared<T> {
 }
 
 /// The state of a range that the lock of its mirror protects.
-pub(super) struct State {
-    pub(super) place: Place,
+pub(super) struct RangeState {
+    pub(super) list: RangeList,
     /// Whether it was revoked.
     pub(super) revoked: bool,
     /// The number of its changes that wait for the device.
@@ -206,7 +206,7 @@ pub(super) struct State {
 ///   freed, and they are mapped for `shared.dev`. The notifier ends that before they change.
 /// - While it is lost or abandoned, they are mapped, too. While there are [`LostPages`], each has a
 ///   reference owned by the node.
-/// - `state.place` says which list of `shared` the node is in.
+/// - `state.list` says which list of `shared` the node is in.
 #[pin_data]
 pub(super) struct Node<T: Device> {
     #[pin]
@@ -217,7 +217,7 @@ pub(super) struct Node<T: Device> {
     /// Number of pages.
     pub(super) count: usize,
     pub(super) access: Access,
-    pub(super) state: LockedBy<State, Lists<T>>,
+    pub(super) state: LockedBy<RangeState, Lists<T>>,
     pub(super) data: T,
 }
 
@@ -250,8 +250,8 @@ impl<T: Device> Node<T> {
         access: Access,
         data: T,
     ) -> Result<ListArc<Self>> {
-        let state = State {
-            place: Place::Nowhere,
+        let state = RangeState {
+            list: RangeList::Nowhere,
             revoked: false,
             changing: 0,
             kept: false,
@@ -281,9 +281,9 @@ impl<T: Device> Node<T> {
             .map(|next| next.arc().into())
     }
 
-    /// Takes the node out of its list. The caller must add it to that of `place`.
-    fn take_out(&self, lists: &mut Lists<T>, place: Place) -> Option<ListArc<Self>> {
-        let old = mem::replace(&mut self.state.access_mut(lists).place, place);
+    /// Takes the node out of its list. The caller must add it to the list `to`.
+    fn take_out(&self, lists: &mut Lists<T>, to: RangeList) -> Option<ListArc<Self>> {
+        let old = mem::replace(&mut self.state.access_mut(lists).list, to);
 
         match lists.list(old) {
             // SAFETY: By the type invariants it is in this list.
@@ -292,11 +292,11 @@ impl<T: Device> Node<T> {
         }
     }
 
-    /// Moves the node from its list to that of `place`.
-    pub(super) fn move_to(&self, lists: &mut Lists<T>, place: Place) {
-        let item = self.take_out(lists, place);
+    /// Moves the node from its list to the list `to`.
+    pub(super) fn move_to(&self, lists: &mut Lists<T>, to: RangeList) {
+        let item = self.take_out(lists, to);
 
-        if let (Some(item), Some(list)) = (item, lists.list(place)) {
+        if let (Some(item), Some(list)) = (item, lists.list(to)) {
             list.push_back(item);
         }
         // A node that leaves the lists is not freed here: the caller has a reference.
@@ -390,7 +390,7 @@ impl<T: Device> Node<T> {
             self.lose(lists);
         } else {
             self.unmap_dma(lists);
-            self.move_to(lists, Place::Stale);
+            self.move_to(lists, RangeList::Stale);
         }
     }
 
@@ -403,7 +403,7 @@ impl<T: Device> Node<T> {
             unsafe { bindings::get_page(bindings::hmm_pfn_to_page(pfn)) };
         }
         state.kept = true;
-        if let Some(item) = self.take_out(lists, Place::Lost) {
+        if let Some(item) = self.take_out(lists, RangeList::Lost) {
             let pages = LostPages::new(item.clone_arc());
 
             lists.lost.push_back(item);
@@ -429,7 +429,7 @@ impl<T: Device> Node<T> {
                 if lists.closed {
                     return Err(ENODEV);
                 }
-                if self.state.access_mut(&mut lists).place != Place::Stale {
+                if self.state.access_mut(&mut lists).list != RangeList::Stale {
                     return Ok(());
                 }
                 // SAFETY: The callback takes the same lock.
@@ -495,7 +495,7 @@ impl<T: Device> Node<T> {
 
     /// Gives the device access to the pages of a stale range, which must be current.
     fn show(&self, lists: &mut Lists<T>, pfns: &mut KVVec<c_ulong>) -> Result {
-        let State { pfns: own, dma, .. } = self.state.access_mut(lists);
+        let RangeState { pfns: own, dma, .. } = self.state.access_mut(lists);
 
         // The caller frees the old array, with the lock released.
         mem::swap(own, pfns);
@@ -517,7 +517,7 @@ impl<T: Device> Node<T> {
         match self.data.map(dma) {
             Ok(()) => {
                 // INVARIANT: The pages are current and mapped.
-                self.move_to(lists, Place::Valid);
+                self.move_to(lists, RangeList::Valid);
                 Ok(())
             }
             Err(MapError { error, leak }) => {
@@ -558,7 +558,7 @@ impl<T: Device> Node<T> {
         // SAFETY: This is the notifier's sequence number, and the lock is the one under which
         // `populate()` reads it.
         unsafe { bindings::mmu_interval_set_seq(sub, cur_seq) };
-        if this.state.access_mut(&mut lists).place != Place::Valid {
+        if this.state.access_mut(&mut lists).list != RangeList::Valid {
             return true;
         }
         if this.data.quiesce(false) {
@@ -582,7 +582,7 @@ impl<T: Device> Node<T> {
             this.shared.settle(&mut lists, 1);
         }
         // Another thread may have taken the pages away.
-        if this.state.access_mut(&mut lists).place != Place::Valid {
+        if this.state.access_mut(&mut lists).list != RangeList::Valid {
             return true;
         }
         this.take_away(&mut lists);

@@ -386,7 +386,7 @@ mod suite {
         assert!(mirror.lock_valid().is_none());
         {
             let mut lists = mirror.shared.lists.lock();
-            assert_eq!(range.0.state.access_mut(&mut lists).place, Place::Lost);
+            assert_eq!(range.0.state.access_mut(&mut lists).list, RangeList::Lost);
         }
         // The device may have written to them until then.
         assert!(is_dirty(page));
@@ -407,7 +407,7 @@ mod suite {
         {
             let mut lists = mirror.shared.lists.lock();
             let state = node.state.access_mut(&mut lists);
-            assert_eq!((state.place, state.kept), (Place::Abandoned, true));
+            assert_eq!((state.list, state.kept), (RangeList::Abandoned, true));
         }
         // SAFETY: The page has a reference, as it was lost.
         unsafe { bindings::get_page(page) };
