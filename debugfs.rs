@@ -35,7 +35,7 @@ use crate::{
     },
     gem::{
         self,
-        backing::State,
+        backing::PageState,
         Bo, //
     },
     shrinker, //
@@ -50,15 +50,15 @@ pub(crate) fn add_files(dir: &Dir<'_, Driver>) {
 }
 
 /// Returns the name of a state, as the files show it.
-fn name(state: State) -> &'static str {
+fn name(state: PageState) -> &'static str {
     match state {
-        State::None => "none",
-        State::Resident => "resident",
-        State::Partial => "partial",
-        State::Purged => "purged",
-        State::Evicted => "evicted",
-        State::Imported => "imported",
-        State::User => "user",
+        PageState::None => "none",
+        PageState::Resident => "resident",
+        PageState::Partial => "partial",
+        PageState::Purged => "purged",
+        PageState::Evicted => "evicted",
+        PageState::Imported => "imported",
+        PageState::User => "user",
     }
 }
 
@@ -89,7 +89,7 @@ struct Totals {
 }
 
 impl Totals {
-    fn add(&mut self, info: &Info<'_, gem::object::BoData>, state: State, resident: usize) {
+    fn add(&mut self, info: &Info<'_, gem::object::BoData>, state: PageState, resident: usize) {
         self.all.add(info.size);
         if resident != 0 {
             self.resident.add(resident);
@@ -100,10 +100,10 @@ impl Totals {
             Lru::Foreign | Lru::Unbacked | Lru::WillNeed => (),
         }
         match state {
-            State::Purged => self.purged.add(info.size),
-            State::Evicted => self.evicted.add(info.size),
-            State::Imported => self.imported.add(info.size),
-            State::None | State::Resident | State::Partial | State::User => (),
+            PageState::Purged => self.purged.add(info.size),
+            PageState::Evicted => self.evicted.add(info.size),
+            PageState::Imported => self.imported.add(info.size),
+            PageState::None | PageState::Resident | PageState::Partial | PageState::User => (),
         }
     }
 

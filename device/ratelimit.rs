@@ -25,8 +25,8 @@ const BURST: u32 = 10;
 /// Length of the interval.
 const INTERVAL: Delta = Delta::from_secs(5);
 
-/// State of the limit.
-struct State {
+/// The current interval, and the lines counted in it.
+struct Window {
     /// When the interval began.
     since: Instant<Monotonic>,
     /// Number of lines in the interval so far, including those suppressed.
@@ -37,15 +37,15 @@ struct State {
 #[pin_data]
 pub(crate) struct Ratelimit {
     #[pin]
-    state: SpinLock<State>,
+    window: SpinLock<Window>,
 }
 
 impl Ratelimit {
     /// Creates a limit against which nothing was counted yet.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            state <- new_spinlock!(
-                State {
+            window <- new_spinlock!(
+                Window {
                     since: Instant::now(),
                     lines: 0,
                 },
@@ -57,7 +57,7 @@ impl Ratelimit {
     /// Counts a line. Returns whether it may be logged. If an interval with suppressed lines has
     /// ended, logs their number first. Process context.
     pub(crate) fn allows(&self) -> bool {
-        let (allowed, left_out) = self.state.lock().count(Instant::now());
+        let (allowed, left_out) = self.window.lock().count(Instant::now());
 
         if left_out != 0 {
             pr_notice!("{} message(s) like the next one suppressed\n", left_out);
@@ -66,7 +66,7 @@ impl Ratelimit {
     }
 }
 
-impl State {
+impl Window {
     /// Counts a line. Returns whether it may be logged, and the number of lines suppressed in the
     /// previous interval if this line begins a new one.
     fn count(&mut self, now: Instant<Monotonic>) -> (bool, u32) {
@@ -89,20 +89,20 @@ mod tests {
     #[test]
     fn lines_left_out_are_told() {
         let start = Instant::now();
-        let mut state = State {
+        let mut window = Window {
             since: start,
             lines: 0,
         };
 
         for _ in 0..BURST {
-            assert!(state.count(start) == (true, 0));
+            assert!(window.count(start) == (true, 0));
         }
         for _ in 0..3 {
-            assert!(state.count(start) == (false, 0));
+            assert!(window.count(start) == (false, 0));
         }
         let later = start + INTERVAL + Delta::from_millis(1);
-        assert!(state.count(later) == (true, 3));
-        assert!(state.count(later) == (true, 0));
-        assert!(state.count(later + INTERVAL + Delta::from_millis(1)) == (true, 0));
+        assert!(window.count(later) == (true, 3));
+        assert!(window.count(later) == (true, 0));
+        assert!(window.count(later + INTERVAL + Delta::from_millis(1)) == (true, 0));
     }
 }

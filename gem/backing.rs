@@ -2,13 +2,13 @@
 
 //! The states of a BO's pages.
 //!
-//! A [`State`] says where the pages are, and an [`Event`] changes it. The table of transitions is
-//! that of [`uma`](kernel::drm::gem::uma), which also keeps the state of BOs that have a file. A
+//! A [`PageState`] says where the pages are, and an [`Event`] changes it. The table of transitions
+//! is that of [`uma`](kernel::drm::gem::uma), which also keeps the state of BOs that have a file. A
 //! heap keeps its own state.
 
 pub(crate) use kernel::drm::gem::uma::{
     Event,
-    State, //
+    PageState, //
 };
 
 /// The advice of user space about the content of a BO.

@@ -87,7 +87,7 @@ use kernel::{
 
 use super::backing::{
     Event,
-    State, //
+    PageState, //
 };
 use crate::{
     device::{
@@ -152,7 +152,7 @@ impl Addresses {
 struct Inner {
     /// [`None`] before the heap gets its addresses, and after it has lost them.
     addresses: Option<Addresses>,
-    state: State,
+    state: PageState,
     /// The chunks, by number. Those that are present are either mapped or stuck.
     chunks: Chunks,
     /// The numbers of the chunks that were unmapped, but that the GPU may still reach.
@@ -262,7 +262,7 @@ impl Heap {
         let len = size / CHUNK;
         let inner = Inner {
             addresses: None,
-            state: State::None,
+            state: PageState::None,
             chunks: Chunks::new(&drm.heaps.space, gpu.dev(), len)?,
             stuck: BitmapVec::new(len, GFP_KERNEL_ACCOUNT)?,
             remains: Some(Remains::new()?),

@@ -45,7 +45,7 @@ use kernel::{
 };
 
 use super::{
-    backing::State,
+    backing::PageState,
     heap::Heap,
     object::BoData,
     userptr,
@@ -268,10 +268,10 @@ impl Mapping {
                 // If the pages are in use, this fails, and they are mapped once more.
                 let _ = self.bo.purge();
             }
-            if self.bo.state() != State::Purged {
+            if self.bo.state() != PageState::Purged {
                 match self.populate(gpu, &mut inner) {
                     // Reclaim has purged the content since the check above.
-                    Err(_) if self.bo.state() == State::Purged => (),
+                    Err(_) if self.bo.state() == PageState::Purged => (),
                     result => result?,
                 }
             }

@@ -2,9 +2,9 @@
 
 //! The driver's part of a BO, and the callbacks of the DRM core.
 //!
-//! Locks: the mutex of [`State`] nests inside of the reservation, and all locks that are needed to
-//! bring pages in or to map them nest inside of it; the mutex of the label is a leaf. Mappings are
-//! dropped with no lock held, so removing one from the list and dropping it are separate steps.
+//! Locks: the mutex of [`BoState`] nests inside of the reservation, and all locks that are needed
+//! to bring pages in or to map them nest inside of it; the mutex of the label is a leaf. Mappings
+//! are dropped with no lock held, so removing one from the list and dropping it are separate steps.
 //!
 //! Handles are opened and closed in process context. They may be closed after unplug, so closing
 //! one must not depend on the hardware. The statistics are read with a spinlock held, so they use
@@ -38,7 +38,7 @@ use kernel::{
 use super::{
     backing::{
         Advice,
-        State as Pages, //
+        PageState, //
     },
     heap::Heap,
     label::Label,
@@ -114,17 +114,17 @@ pub(crate) struct BoData {
     #[pin]
     label: Mutex<Option<Label>>,
     #[pin]
-    state: Mutex<State>,
+    state: Mutex<BoState>,
 }
 
 /// The data guarded by the lock of a BO.
-pub(super) struct State {
+pub(super) struct BoState {
     mappings: KVec<Entry>,
     /// User memory, until the first handle maps it. There is never a second mapping.
     user: Option<userptr::Prepared>,
 }
 
-impl State {
+impl BoState {
     /// Returns the new value of [`BoData::only_vm`].
     fn only_vm(&self) -> u64 {
         match self.mappings.as_slice() {
@@ -194,25 +194,25 @@ impl BoData {
 
     /// Returns the state of the pages and the number of bytes that are resident, for debugging.
     /// Takes no lock.
-    pub(crate) fn pages(&self, info: &uma::Info<'_, Self>) -> (Pages, usize) {
+    pub(crate) fn pages(&self, info: &uma::Info<'_, Self>) -> (PageState, usize) {
         let bytes = self.resident(info.size, info.state);
 
         match bytes {
-            _ if self.is_user() => (Pages::User, bytes),
-            0 if self.is_heap() => (Pages::None, 0),
-            _ if self.is_heap() => (Pages::Partial, bytes),
+            _ if self.is_user() => (PageState::User, bytes),
+            0 if self.is_heap() => (PageState::None, 0),
+            _ if self.is_heap() => (PageState::Partial, bytes),
             _ => (info.state, bytes),
         }
     }
 
     /// Returns the number of bytes that are resident. `size` is the size of the BO, `state` the
     /// state of its file. Takes no lock.
-    fn resident(&self, size: usize, state: Pages) -> usize {
+    fn resident(&self, size: usize, state: PageState) -> usize {
         match (&self.heap, &self.user) {
             (Some(heap), _) => heap.resident(),
             // Counted in full, although it is memory of the process as well.
             (None, Some(resident)) if resident.load(Relaxed) => size,
-            (None, None) if state == Pages::Resident => size,
+            (None, None) if state == PageState::Resident => size,
             (None, _) => 0,
         }
     }
@@ -306,7 +306,7 @@ impl BoData {
     }
 
     /// Locks the state, unless the lock is taken.
-    pub(super) fn try_state(&self) -> Option<MutexGuard<'_, State>> {
+    pub(super) fn try_state(&self) -> Option<MutexGuard<'_, BoState>> {
         self.state.try_lock()
     }
 }
@@ -324,7 +324,7 @@ impl DriverObject for BoData {
             only_vm: Atomic::new(0),
             label <- new_mutex!(args.label, "drm_gpu::bo_label"),
             state <- new_mutex!(
-                State {
+                BoState {
                     mappings: KVec::new(),
                     user: args.user,
                 },

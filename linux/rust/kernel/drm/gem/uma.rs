@@ -21,8 +21,8 @@
 //! Objects without a file ([`Config::backed`]) have no pages of their own. With the [`Chunk`]s of
 //! this module a driver can build buffers that grow where blocking is not possible.
 //!
-//! The [`State`] of an object says where its content is. For reclaim, all objects of a device are
-//! in the lists of [`Lru`]: [`Object::reclaimable()`] returns how much can be reclaimed,
+//! The [`PageState`] of an object says where its content is. For reclaim, all objects of a device
+//! are in the lists of [`Lru`]: [`Object::reclaimable()`] returns how much can be reclaimed,
 //! [`Object::scan()`] finds the objects to pass to [`Object::purge()`] and [`Object::evict()`].
 //! Each control group has lists of its own: with [`DmaSpace::set_shrinker()`], memory management
 //! can reclaim from one group.
@@ -97,7 +97,7 @@ pub use pinned::Pinned;
 pub use reclaim::Info;
 pub use state::{
     Event,
-    State, //
+    PageState, //
 };
 
 /// The caching mode in which the CPU maps the pages of an object, in user space and in the kernel.
@@ -301,8 +301,8 @@ impl<T: ObjectOps> Object<T> {
     }
 
     /// Returns the state of an object that has a file or was imported. Takes no lock, so the answer
-    /// may be outdated, except for [`State::Purged`], which is final.
-    pub fn state(&self) -> State {
+    /// may be outdated, except for [`PageState::Purged`], which is final.
+    pub fn state(&self) -> PageState {
         self.base.holders.state()
     }
 

@@ -20,7 +20,7 @@ use super::{
         Shared,
         Watch, //
     },
-    state::State,
+    state::QueueState,
     turns::{
         End,
         Share,
@@ -101,7 +101,7 @@ pub(super) struct Entity<K: Kind> {
     pub(super) share: Share,
     pub(super) account: Arc<Account>,
     pub(super) timeline: FenceContext,
-    pub(super) state: LockedBy<EntityState<K>, State<K>>,
+    pub(super) state: LockedBy<EntityState<K>, QueueState<K>>,
 }
 
 impl_list_arc_safe! {

@@ -23,7 +23,7 @@
 use super::{
     context::Entity,
     queue::Shared,
-    state::State,
+    state::QueueState,
     turns::{
         End,
         Standing, //
@@ -72,7 +72,7 @@ impl<K: Kind> Lending<K> {
     }
 }
 
-impl<K: Kind> State<K> {
+impl<K: Kind> QueueState<K> {
     /// Returns the priority of the job with this sequence number in a FIFO.
     pub(super) fn priority_of(&mut self, entity: &Entity<K>, seqno: u64) -> Priority {
         let lent = entity.state.access_mut(self).lent;

@@ -13,7 +13,7 @@ use super::{
         Expired,
         Shared, //
     },
-    state::State,
+    state::QueueState,
     turns::{
         End,
         Standing, //
@@ -96,7 +96,7 @@ impl<K: Kind> Loaded<K> {
     }
 }
 
-impl<K: Kind> State<K> {
+impl<K: Kind> QueueState<K> {
     fn loaded(&self, slot: QueueSlot, position: Position) -> Option<&Loaded<K>> {
         self.slots[slot.index()].loaded[position as usize].as_ref()
     }
@@ -452,7 +452,7 @@ impl<K: Kind> State<K> {
 ///
 /// [`JobQueue::update`]: super::JobQueue::update
 pub struct LoadedJobs<'a, K: Kind, O: SlotOps<K> + ?Sized> {
-    pub(super) state: &'a mut State<K>,
+    pub(super) state: &'a mut QueueState<K>,
     pub(super) shared: &'a Shared<K>,
     pub(super) ops: &'a O,
 }

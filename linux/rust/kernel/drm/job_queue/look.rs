@@ -8,7 +8,7 @@ use super::{
         Job, //
     },
     queue::JobQueue,
-    state::State,
+    state::QueueState,
     Kind,
     Position,
     QueueSlot,
@@ -62,7 +62,7 @@ impl<K: Kind> Job<K> {
     }
 }
 
-impl<K: Kind> State<K> {
+impl<K: Kind> QueueState<K> {
     fn look(&self, mut f: impl FnMut(Look<'_, K>)) {
         for slot in (0..MAX_SLOTS).map_while(QueueSlot::new) {
             for position in [Position::Current, Position::Next] {

@@ -19,7 +19,7 @@ use super::{
         Job, //
     },
     loaded::LoadedJobs,
-    state::State,
+    state::QueueState,
     turns::Share,
     Config,
     Kind,
@@ -112,7 +112,7 @@ pub(super) enum Deliver {
 #[pin_data]
 pub(super) struct Shared<K: Kind> {
     #[pin]
-    pub(super) state: SpinLock<State<K>>,
+    pub(super) state: SpinLock<QueueState<K>>,
     /// Held while a job is taken from those that have ended and its fence is signalled. Taken
     /// before the lock of the state.
     #[pin]
@@ -147,7 +147,7 @@ impl<K: Kind> Shared<K> {
     }
 
     /// Takes the notices of dependencies that were met.
-    fn drain(&self, state: &mut State<K>) {
+    fn drain(&self, state: &mut QueueState<K>) {
         if !self.mailbox.is_empty() {
             for notice in self.mailbox.drain() {
                 state.advance(&notice);
@@ -162,7 +162,7 @@ impl<K: Kind> Shared<K> {
         &self,
         ops: &O,
         deliver: Deliver,
-        f: impl FnOnce(&mut State<K>, &Self) -> R,
+        f: impl FnOnce(&mut QueueState<K>, &Self) -> R,
     ) -> R {
         let mut guard = self.state.lock();
         let state = &mut *guard;
@@ -187,7 +187,7 @@ impl<K: Kind> Shared<K> {
     /// the lock of the state first.
     ///
     /// The caller must be in a signalling section.
-    pub(super) fn deliver(&self, state: SpinLockGuard<'_, State<K>>, deliver: Deliver) {
+    pub(super) fn deliver(&self, state: SpinLockGuard<'_, QueueState<K>>, deliver: Deliver) {
         let deliver = match deliver {
             // A dead queue's owner is not asked any more.
             Deliver::Nothing if state.is_dead() => Deliver::All,
@@ -340,7 +340,7 @@ impl<K: Kind> JobQueue<K> {
         let [state_class, delivery_class, retired_class, timelines_class] = lock_classes();
         let shared = Arc::pin_init(
             pin_init!(Shared {
-                state <- SpinLock::new(State::new(), state_class.0, state_class.1),
+                state <- SpinLock::new(QueueState::new(), state_class.0, state_class.1),
                 delivery <- SpinLock::new((), delivery_class.0, delivery_class.1),
                 retired <- SpinLock::new(List::new(), retired_class.0, retired_class.1),
                 timelines <- SpinLock::new(RBTree::new(), timelines_class.0, timelines_class.1),

@@ -55,7 +55,7 @@ pub(super) struct SlotState<K: Kind> {
 }
 
 /// The state of a queue.
-pub(super) struct State<K: Kind> {
+pub(super) struct QueueState<K: Kind> {
     pub(super) slots: [SlotState<K>; MAX_SLOTS],
     /// Entities with a job in their FIFO.
     busy: List<Entity<K>>,
@@ -79,7 +79,7 @@ pub(super) struct State<K: Kind> {
     pub(super) cancelled: List<Job<K>>,
 }
 
-impl<K: Kind> State<K> {
+impl<K: Kind> QueueState<K> {
     pub(super) fn new() -> Self {
         Self {
             slots: core::array::from_fn(|_| SlotState {

@@ -15,7 +15,7 @@ use super::{
     },
     state::{
         Event,
-        State, //
+        PageState, //
     },
     Caching, //
 };
@@ -55,7 +55,7 @@ use core::ptr::{
 /// - `obj` is initialized once [`Base::init()`] has returned `Ok`, and until [`Base::release()`].
 /// - `space` is for the parent device of the object's DRM device, and its lists are those of the
 ///   latter; `membership` is of one of its groups.
-/// - If there is a file, the state is [`State::Resident`] if, and only if, `backing.pages` is
+/// - If there is a file, the state is [`PageState::Resident`] if, and only if, `backing.pages` is
 ///   present, except within a section that holds the lock of `backing`.
 /// - As long as the pages are held, they are present and `backing.pages` does not change. Taking a
 ///   hold needs the lock of `backing`.
@@ -188,7 +188,7 @@ impl Base {
     }
 
     pub(super) fn is_resident(&self) -> bool {
-        self.holders.state() == State::Resident
+        self.holders.state() == PageState::Resident
     }
 
     /// Runs `f` with the parent device if it is bound.
@@ -374,7 +374,7 @@ impl Base {
         let resident = backing.pages.is_some();
 
         // Without pages, there may be content in shmem.
-        if !resident && (event != Event::Purge || self.holders.state() != State::Evicted) {
+        if !resident && (event != Event::Purge || self.holders.state() != PageState::Evicted) {
             return Ok(0);
         }
 

@@ -11,7 +11,7 @@ use super::{
     lru::Lru,
     state::{
         Event,
-        State, //
+        PageState, //
     }, //
 };
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts {
     /// Where the content is.
-    pub(super) state: State,
+    pub(super) state: PageState,
     /// The device holds the pages.
     pub(super) mapped: bool,
     /// Others hold the pages: an attached driver, or a mapping of the kernel.
@@ -49,7 +49,7 @@ impl Facts {
     ///
     /// `EINVAL` if the event is not possible in this state; `EBUSY` if the pages are held, or the
     /// content is needed. The caller must not touch the pages then.
-    pub(super) fn after(self, event: Event) -> Result<State> {
+    pub(super) fn after(self, event: Event) -> Result<PageState> {
         let next = self.state.after(event)?;
 
         match event {
@@ -61,7 +61,7 @@ impl Facts {
 
     /// Returns the list that the object belongs to.
     pub(super) fn lru(self) -> Lru {
-        if self.state != State::Resident {
+        if self.state != PageState::Resident {
             Lru::Unbacked
         } else if self.pinned {
             Lru::Pinned
@@ -85,7 +85,7 @@ pub(super) struct Holders {
     pub(super) dont_need: Atomic<bool>,
     /// See [`Facts::exported`].
     pub(super) exported: Atomic<bool>,
-    /// The number of the [`State`]. Changed with the lock of the pages held as well.
+    /// The number of the [`PageState`]. Changed with the lock of the pages held as well.
     state: Atomic<u32>,
 }
 
@@ -97,13 +97,13 @@ impl Holders {
             pins: Atomic::new(0),
             dont_need: Atomic::new(false),
             exported: Atomic::new(false),
-            state: Atomic::new(State::None.index()),
+            state: Atomic::new(PageState::None.index()),
         }
     }
 
     /// Returns where the content is.
-    pub(super) fn state(&self) -> State {
-        State::from_index(self.state.load(Relaxed))
+    pub(super) fn state(&self) -> PageState {
+        PageState::from_index(self.state.load(Relaxed))
     }
 
     /// Returns the facts. They are consistent if the lock of the lists is held.
@@ -149,7 +149,7 @@ mod tests {
 
     /// Calls `f` with every combination of facts.
     fn all(mut f: impl FnMut(Facts)) {
-        for state in State::ALL {
+        for state in PageState::ALL {
             for bits in 0..16 {
                 f(Facts {
                     state,
@@ -170,12 +170,14 @@ mod tests {
 
             for event in Event::ALL {
                 let expected = match (event, facts.state) {
-                    (Event::Purge, State::Resident | State::Evicted) if free && given_up => {
-                        Ok(State::Purged)
+                    (Event::Purge, PageState::Resident | PageState::Evicted)
+                        if free && given_up =>
+                    {
+                        Ok(PageState::Purged)
                     }
-                    (Event::Evict, State::Resident) if free => Ok(State::Evicted),
-                    (Event::Purge, State::Resident | State::Evicted)
-                    | (Event::Evict, State::Resident) => Err(EBUSY),
+                    (Event::Evict, PageState::Resident) if free => Ok(PageState::Evicted),
+                    (Event::Purge, PageState::Resident | PageState::Evicted)
+                    | (Event::Evict, PageState::Resident) => Err(EBUSY),
                     // Other events do not depend on the holders.
                     _ => facts.state.after(event),
                 };
@@ -188,9 +190,11 @@ mod tests {
     #[test]
     fn held_pages_stay() {
         all(|facts| {
-            if facts.state == State::Resident && (facts.mapped || facts.pinned) {
+            if facts.state == PageState::Resident && (facts.mapped || facts.pinned) {
                 for event in Event::ALL {
-                    assert!(facts.after(event).unwrap_or(State::Resident) == State::Resident);
+                    assert!(
+                        facts.after(event).unwrap_or(PageState::Resident) == PageState::Resident
+                    );
                 }
             }
         });
@@ -211,7 +215,7 @@ mod tests {
                 Lru::DontNeed => assert!(purge && evict),
                 Lru::WillNeed => assert!(!purge && evict),
                 // Evicted content is with shmem and takes no memory that could be freed here.
-                Lru::Unbacked => assert!(!evict && facts.state != State::Resident),
+                Lru::Unbacked => assert!(!evict && facts.state != PageState::Resident),
                 Lru::Pinned => assert!(!evict && facts.pinned),
                 // `Foreign` is for objects without a file.
                 lru => assert!(lru != Lru::Foreign),

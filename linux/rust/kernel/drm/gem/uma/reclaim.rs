@@ -12,7 +12,7 @@ use super::{
     Lru,
     Object,
     ObjectOps,
-    State, //
+    PageState, //
 };
 use crate::{
     drm::{
@@ -33,7 +33,7 @@ pub struct Info<'a, T> {
     /// The list that it is in.
     pub lru: Lru,
     /// Where the content is.
-    pub state: State,
+    pub state: PageState,
     /// The number of device mappings.
     pub maps: usize,
     /// The number of other holders of the pages.
@@ -55,7 +55,7 @@ impl<T: ObjectOps> Object<T> {
     /// May sleep.
     pub fn advise(&self, needed: bool) -> bool {
         let there = self.base.update(|holders| {
-            let there = holders.state() != State::Purged;
+            let there = holders.state() != PageState::Purged;
 
             if there {
                 let given_up = !needed && !holders.exported.load(Relaxed);
@@ -66,8 +66,8 @@ impl<T: ObjectOps> Object<T> {
         });
 
         // The purge fails if the pages are locked. The content may stay then.
-        if there && !needed && self.state() == State::Evicted {
-            return self.purge().is_err() || self.state() != State::Purged;
+        if there && !needed && self.state() == PageState::Evicted {
+            return self.purge().is_err() || self.state() != PageState::Purged;
         }
         there
     }

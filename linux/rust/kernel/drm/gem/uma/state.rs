@@ -3,8 +3,8 @@
 //! The life of a buffer's pages, as a table.
 //!
 //! All transitions are defined here: code that brings pages in, lets a buffer grow, or takes pages
-//! away calls [`State::after`] first, under the lock that protects the state. The table does not
-//! depend on pages, locks or hardware, and the tests at the end compare it with a second one.
+//! away calls [`PageState::after`] first, under the lock that protects the state. The table does
+//! not depend on pages, locks or hardware, and the tests at the end compare it with a second one.
 
 use crate::prelude::*;
 
@@ -13,7 +13,7 @@ use crate::prelude::*;
 /// An [`Object`](super::Object) keeps the state of its file itself. For an object without a file,
 /// whose memory the driver provides, the driver does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum PageState {
     /// Nowhere: the buffer has no content and reads as zeros. Left when it is populated, grows, or
     /// is found to be an import.
     None,
@@ -62,7 +62,7 @@ impl Event {
     ];
 }
 
-impl State {
+impl PageState {
     pub(super) const ALL: [Self; 7] = [
         Self::None,
         Self::Resident,
@@ -125,9 +125,9 @@ mod tests {
 
     #[test]
     fn every_transition() {
-        for (state, row) in State::ALL.iter().zip(TABLE) {
+        for (state, row) in PageState::ALL.iter().zip(TABLE) {
             for (event, next) in Event::ALL.iter().zip(row) {
-                let expected = State::ALL.get(usize::try_from(next).unwrap_or(usize::MAX));
+                let expected = PageState::ALL.get(usize::try_from(next).unwrap_or(usize::MAX));
                 assert_eq!(state.after(*event).ok(), expected.copied());
             }
         }
@@ -136,13 +136,13 @@ mod tests {
     #[test]
     fn purged_is_for_good() {
         for event in Event::ALL {
-            assert!(State::Purged.after(event).is_err());
+            assert!(PageState::Purged.after(event).is_err());
         }
     }
 
     #[test]
     fn others_memory_is_not_ours_to_drop() {
-        for state in [State::Imported, State::User] {
+        for state in [PageState::Imported, PageState::User] {
             assert!(state.after(Event::Purge).is_err());
             assert!(state.after(Event::Evict).is_err());
         }
@@ -150,8 +150,8 @@ mod tests {
 
     #[test]
     fn numbers() {
-        for state in State::ALL {
-            assert_eq!(State::from_index(state.index()), state);
+        for state in PageState::ALL {
+            assert_eq!(PageState::from_index(state.index()), state);
         }
     }
 }

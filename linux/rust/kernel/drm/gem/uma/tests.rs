@@ -144,13 +144,13 @@ mod suite {
         let (_reg, drm) = device()?;
         let obj = Object::<TestObject>::new(&drm, 5 * PAGE_SIZE, Config::default(), 0)?;
 
-        assert_eq!(obj.state(), State::None);
+        assert_eq!(obj.state(), PageState::None);
         assert_eq!(obj.evict()?, 0);
 
         populate(&obj)?;
-        assert_eq!(obj.state(), State::Resident);
+        assert_eq!(obj.state(), PageState::Resident);
         assert_eq!(obj.evict()?, 5);
-        assert_eq!(obj.state(), State::Evicted);
+        assert_eq!(obj.state(), PageState::Evicted);
 
         // Held pages stay, be it the device or others that hold them.
         populate(&obj)?;
@@ -167,7 +167,7 @@ mod suite {
         assert_eq!(obj.purge(), Err(EBUSY));
         assert!(obj.advise(false));
         assert_eq!(obj.purge()?, 5);
-        assert_eq!(obj.state(), State::Purged);
+        assert_eq!(obj.state(), PageState::Purged);
         assert!(!obj.advise(true));
         assert!(populate(&obj).is_err());
         Ok(())
@@ -185,7 +185,7 @@ mod suite {
         assert_eq!(obj.purge(), Err(EBUSY));
         // At once and permanently.
         assert!(!obj.advise(false));
-        assert_eq!(obj.state(), State::Purged);
+        assert_eq!(obj.state(), PageState::Purged);
         assert!(!obj.advise(true));
         assert!(populate(&obj).is_err());
 
@@ -196,9 +196,9 @@ mod suite {
         let backing = busy.base.backing.lock();
         assert!(busy.advise(false));
         drop(backing);
-        assert_eq!(busy.state(), State::Evicted);
+        assert_eq!(busy.state(), PageState::Evicted);
         assert_eq!(busy.purge()?, 0);
-        assert_eq!(busy.state(), State::Purged);
+        assert_eq!(busy.state(), PageState::Purged);
         Ok(())
     }
 
@@ -256,7 +256,7 @@ mod suite {
 
         // It need not stay in memory.
         assert_eq!(obj.evict()?, 5);
-        assert_eq!(obj.state(), State::Evicted);
+        assert_eq!(obj.state(), PageState::Evicted);
         Ok(())
     }
 
@@ -425,7 +425,7 @@ mod suite {
             Object::<TestObject>::for_each(&drm, |info| {
                 tags += info.data.tag;
                 resident += match info.state {
-                    State::Resident => info.size,
+                    PageState::Resident => info.size,
                     _ => 0,
                 };
             })?;
