@@ -4,8 +4,8 @@
 //!
 //! - [`Vm`] is the address space of a file. While it exists, so do its addresses and its claim on
 //!   the hardware. It treats the owner's data about the memory in it as opaque.
-//! - [`Space`] is the part of a [`Vm`] that the hardware and the fault path share: page table and
-//!   VA tree. The entry of an AS and the fault path hold references to it, and never keep the
+//! - [`VmShared`] is the part of a [`Vm`] that the hardware and the fault path share: page table
+//!   and VA tree. The entry of an AS and the fault path hold references to it, and never keep the
 //!   [`Vm`] alive.
 //! - [`VaNode`] is a range of addresses, held by a mapping of a BO.
 //! - [`AddressSpaces`] are those of the hardware, of which there are fewer than files. A space gets
@@ -29,9 +29,9 @@
 //! A table of 4 KiB entries is freed only while the accesses through it are locked out. A range is
 //! unmapped before its [`VaNode`] is dropped, and flushed before its pages are freed; if jobs of
 //! the space run, the flush also waits for their accesses and writes the GPU's caches back.
-//! [`Space::unmap`] does all of that; if it fails, the hardware may still reach the pages until it
-//! is reset, and they are [kept](Space::keep). A [`Vm`] gives its AS back before its page table can
-//! be freed.
+//! [`VmShared::unmap`] does all of that; if it fails, the hardware may still reach the pages until
+//! it is reset, and they are [kept](VmShared::keep). A [`Vm`] gives its AS back before its page
+//! table can be freed.
 
 pub(crate) mod address_spaces;
 mod change;
@@ -55,7 +55,7 @@ pub(crate) use page_table::{
     Prot, //
 };
 pub(crate) use vm::{
-    Space,
     VaNode,
-    Vm, //
+    Vm,
+    VmShared, //
 };

@@ -100,7 +100,7 @@ use crate::{
         Growth,
         Keepable,
         Prot,
-        Space, //
+        VmShared, //
     }, //
 };
 
@@ -135,7 +135,7 @@ const NOT_STALLED: u64 = u64::MAX;
 /// The addresses of a heap: its address space, the first address, and the list of the file.
 #[derive(Clone)]
 struct Addresses {
-    space: Arc<Space>,
+    space: Arc<VmShared>,
     file_heaps: Arc<FileHeaps>,
     start: u64,
 }
@@ -329,7 +329,7 @@ impl Heap {
     /// or still has stuck chunks; `ENOMEM`.
     pub(super) fn set_addresses(
         self: &Arc<Self>,
-        space: &Arc<Space>,
+        space: &Arc<VmShared>,
         file_heaps: &Arc<FileHeaps>,
         start: u64,
     ) -> Result {

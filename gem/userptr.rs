@@ -81,8 +81,8 @@ use crate::{
     mmu::{
         Keepable,
         Prot,
-        Space,
-        VaNode, //
+        VaNode,
+        VmShared, //
     }, //
 };
 
@@ -151,7 +151,7 @@ impl Deref for Mirror {
 /// The place of a piece of user memory in a GPU address space.
 pub(crate) struct Region {
     drm: ARef<Device>,
-    space: Arc<Space>,
+    space: Arc<VmShared>,
     /// The reservation of the address space, with the fences of all of its jobs.
     resv: ARef<ResvObject>,
     range: Range<u64>,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Assignment of the hardware's address spaces (each one an *AS*) to the [spaces](Space) of files.
+//! Assignment of the hardware's address spaces (each one an *AS*) to the [spaces](VmShared) of
+//! files.
 //!
 //! A space keeps its AS until another space needs it; the least recently used one is replaced
 //! first. An AS whose space has jobs in the hardware is never taken.
@@ -8,9 +9,9 @@
 //! One spinlock protects the table of them; that of the orphans nests inside it. It is held while
 //! commands are given to the MMU and polled for completion in bounded loops. No function sleeps but
 //! [`AddressSpaces::drop_orphans`] and [`AddressSpaces::settle`]. An entry of the table holds a
-//! reference to its [`Space`], so that the hardware never walks a page table that has been freed. A
-//! space leaves its AS before its [`Vm`](super::Vm) gives up its own reference, so a reference that
-//! is dropped under the lock is never the last.
+//! reference to its [`VmShared`], so that the hardware never walks a page table that has been
+//! freed. A space leaves its AS before its [`Vm`](super::Vm) gives up its own reference, so a
+//! reference that is dropped under the lock is never the last.
 //!
 //! Memory that the hardware may still reach after a failed command is kept as an [orphan](Orphans)
 //! until a reset has cut the hardware off from it. A GPU that nothing stops is *abandoned*: it may
@@ -46,7 +47,7 @@ use super::{
         Orphans,
         Things, //
     },
-    Space, //
+    VmShared, //
 };
 use crate::{
     device::{
@@ -93,7 +94,7 @@ enum AsState {
 
 /// Entry of the table for an AS in use.
 struct AsEntry {
-    space: Arc<Space>,
+    space: Arc<VmShared>,
     /// Number of jobs of the space in the hardware.
     jobs: u32,
     /// Value of [`AsTable::stamp`] when a job last used the AS.
@@ -123,7 +124,7 @@ struct AsTable {
 
 impl AsTable {
     /// Returns the entry of the AS that a space is in, with its number.
-    fn find(&mut self, space: &Space) -> Option<(u8, &mut AsEntry)> {
+    fn find(&mut self, space: &VmShared) -> Option<(u8, &mut AsEntry)> {
         self.entries.iter_mut().enumerate().find_map(|(nr, entry)| {
             let entry = entry.as_mut()?;
             // There are 16 numbers.
@@ -132,7 +133,7 @@ impl AsTable {
     }
 
     /// Like [`Self::find`], but returns the place of the entry in the table.
-    fn find_place(&mut self, space: &Space) -> Option<(u8, &mut Option<AsEntry>)> {
+    fn find_place(&mut self, space: &VmShared) -> Option<(u8, &mut Option<AsEntry>)> {
         let nr = self.find(space)?.0;
 
         Some((nr, self.entries.get_mut(usize::from(nr))?))
@@ -165,7 +166,7 @@ pub(super) struct TakenFault {
     pub(super) fault: mmu::Fault,
     /// The access failed on the bus.
     pub(super) bus_error: bool,
-    pub(super) space: Arc<Space>,
+    pub(super) space: Arc<VmShared>,
 }
 
 /// Treats `ENODEV` as success: a device that has left the bus reaches no memory and needs no flush.
@@ -189,7 +190,7 @@ pub(crate) struct AddressSpaces {
     /// The GPU does not stop; see the [module documentation](self).
     abandoned: Atomic<bool>,
     #[pin]
-    orphans: Orphans<Space>,
+    orphans: Orphans<VmShared>,
 }
 
 impl AddressSpaces {
@@ -239,7 +240,7 @@ impl AddressSpaces {
     }
 
     /// See [`Vm::as_get`](super::Vm::as_get).
-    pub(super) fn get(&self, gpu: &Gpu<'_>, space: &Arc<Space>) -> Result<u8> {
+    pub(super) fn get(&self, gpu: &Gpu<'_>, space: &Arc<VmShared>) -> Result<u8> {
         if gpu.halted() {
             return Err(ENODEV);
         }
@@ -312,14 +313,14 @@ impl AddressSpaces {
     }
 
     /// See [`Vm::as_put`](super::Vm::as_put).
-    pub(super) fn put(&self, space: &Space) {
+    pub(super) fn put(&self, space: &VmShared) {
         if let Some((_, entry)) = self.table.lock().find(space) {
             entry.jobs = entry.jobs.saturating_sub(1);
         }
     }
 
     /// Returns whether the space has jobs in the hardware. The answer may be outdated at once.
-    pub(super) fn has_jobs(&self, space: &Space) -> bool {
+    pub(super) fn has_jobs(&self, space: &VmShared) -> bool {
         let mut table = self.table.lock();
 
         table.find(space).is_some_and(|(_, entry)| entry.jobs != 0)
@@ -327,7 +328,7 @@ impl AddressSpaces {
 
     /// Removes a space that is being destroyed from its AS. After an error the hardware may still
     /// use its table.
-    pub(super) fn release(&self, gpu: &Gpu<'_>, space: &Space) -> Result {
+    pub(super) fn release(&self, gpu: &Gpu<'_>, space: &VmShared) -> Result {
         self.check()?;
 
         let mut table = self.table.lock();
@@ -357,7 +358,7 @@ impl AddressSpaces {
     }
 
     /// Removes a space from its AS after the hardware has been unbound. Touches no register.
-    pub(super) fn forget(&self, space: &Space) {
+    pub(super) fn forget(&self, space: &VmShared) {
         let entry = self
             .table
             .lock()
@@ -377,7 +378,7 @@ impl AddressSpaces {
     pub(super) fn flush(
         &self,
         gpu: &Gpu<'_>,
-        space: &Space,
+        space: &VmShared,
         range: &Range<u64>,
         change: Change,
     ) -> Result {
@@ -398,7 +399,7 @@ impl AddressSpaces {
 
     /// Like [`Self::flush`] after unmapping, but turns the AS off if the space has no jobs, so
     /// that further ranges need no flush. The next job turns it on again.
-    pub(super) fn rest(&self, gpu: &Gpu<'_>, space: &Space, range: &Range<u64>) -> Result {
+    pub(super) fn rest(&self, gpu: &Gpu<'_>, space: &VmShared, range: &Range<u64>) -> Result {
         self.check()?;
         match self.table.lock().find(space) {
             Some((nr, entry))
@@ -422,7 +423,12 @@ impl AddressSpaces {
     /// Like [`Self::flush`], for a range whose mapping is being removed. The second such range
     /// without a job in between has the AS turned off as by [`Self::rest`], because there may be
     /// many more.
-    pub(super) fn flush_closed(&self, gpu: &Gpu<'_>, space: &Space, range: &Range<u64>) -> Result {
+    pub(super) fn flush_closed(
+        &self,
+        gpu: &Gpu<'_>,
+        space: &VmShared,
+        range: &Range<u64>,
+    ) -> Result {
         let again = match self.table.lock().find(space) {
             Some((_, entry)) => mem::replace(&mut entry.closed, true),
             None => false,
@@ -440,7 +446,7 @@ impl AddressSpaces {
     pub(super) fn exclude(
         &self,
         gpu: &Gpu<'_>,
-        space: &Space,
+        space: &VmShared,
         range: &Range<u64>,
         f: &mut dyn FnMut(),
     ) -> Result {
@@ -493,7 +499,7 @@ impl AddressSpaces {
     /// false if the space is no longer there, because its jobs have ended in the meantime, or has
     /// been turned off for another reason, or if the registers are off limits: the jobs are about
     /// to leave the hardware then.
-    pub(super) fn fail_at(&self, gpu: &Gpu<'_>, nr: u8, space: &Space) -> bool {
+    pub(super) fn fail_at(&self, gpu: &Gpu<'_>, nr: u8, space: &VmShared) -> bool {
         let mut table = self.table.lock();
         if gpu.off_limits() {
             return false;
@@ -571,13 +577,13 @@ impl AddressSpaces {
     }
 
     /// Keeps a space, and `things` that it has kept, like [`keep`](Self::keep).
-    pub(super) fn keep_space(&self, space: Arc<Space>, things: Things) {
+    pub(super) fn keep_space(&self, space: Arc<VmShared>, things: Things) {
         self.orphans.keep_all(things);
         self.orphans.keep_shared(space);
     }
 
     /// Creates the link of a space.
-    pub(super) fn link(&self) -> LockedBy<Link<Space>, Lists<Space>> {
+    pub(super) fn link(&self) -> LockedBy<Link<VmShared>, Lists<VmShared>> {
         self.orphans.link()
     }
 

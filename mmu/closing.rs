@@ -28,8 +28,8 @@ use super::{
         Orphans,
         Things, //
     },
-    Space,
-    Vm, //
+    Vm,
+    VmShared, //
 };
 use crate::device::with_gpu;
 
@@ -40,7 +40,7 @@ pub(super) struct Closing {
     begun: Atomic<bool>,
     /// The pages of its last mappings.
     #[pin]
-    pages: Orphans<Space>,
+    pages: Orphans<VmShared>,
 }
 
 impl Closing {

@@ -19,7 +19,7 @@ use kernel::{
 
 use super::{
     address_spaces::TakenFault,
-    Space, //
+    VmShared, //
 };
 use crate::{
     device::{
@@ -159,7 +159,7 @@ fn handle_one(drm: &Device, gpu: &Gpu<'_>, nr: u8) -> Handled {
 
 /// Grows the memory at the address of the fault, if it can grow. Returns whether that resolves the
 /// fault, now or through a worker.
-fn mend(gpu: &Gpu<'_>, space: &Arc<Space>, fault: &Fault) -> bool {
+fn mend(gpu: &Gpu<'_>, space: &Arc<VmShared>, fault: &Fault) -> bool {
     let Some(memory) = space.lookup(fault.address) else {
         return false;
     };
@@ -176,7 +176,7 @@ fn mend(gpu: &Gpu<'_>, space: &Arc<Space>, fault: &Fault) -> bool {
 }
 
 /// Logs a fault that ends jobs.
-fn report(gpu: &Gpu<'_>, nr: u8, space: &Space, fault: &Fault, bus_error: bool) {
+fn report(gpu: &Gpu<'_>, nr: u8, space: &VmShared, fault: &Fault, bus_error: bool) {
     if !space.log().allows() {
         return;
     }

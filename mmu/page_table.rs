@@ -196,7 +196,7 @@ impl PageTable {
 
         if gpu.soc.aarch64_tables {
             let table = IoPageTable::<'_, ARM64LPAES1>::with_pool(dev, config(), pool.clone())?;
-            // SAFETY: The entry of an AS with this table holds the `Space`, and the AS is turned
+            // SAFETY: The entry of an AS with this table holds the `VmShared`, and the AS is turned
             // off before that goes or before the device unbinds, whichever comes first.
             let ttbr = unsafe { table.ttbr() };
             let config =
@@ -433,8 +433,8 @@ impl PageTable {
                 // - `writer` excludes other writers. The caller owns the range (it holds its
                 //   `VaNode`) and has nothing mapped there.
                 // - The memory stays mapped for the device until the range has been unmapped and
-                //   flushed, as `Space::map` requires of its callers: if `Space::unmap` fails, they
-                //   keep the pages.
+                //   flushed, as `VmShared::map` requires of its callers: if `VmShared::unmap`
+                //   fails, they keep the pages.
                 let (mapped, result) = unsafe {
                     table.map_pages(*va as usize, paddr, size, count, prot.bits(), at_once)
                 };

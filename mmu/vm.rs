@@ -82,13 +82,13 @@ pub(crate) struct MapError {
     /// The reason of the failure.
     pub(crate) error: Error,
     /// The hardware does not answer and may still reach the pages: they must be
-    /// [kept](Space::keep).
+    /// [kept](VmShared::keep).
     pub(crate) leak: bool,
 }
 
 /// Page table and VA tree of an address space.
 #[pin_data]
-pub(crate) struct Space {
+pub(crate) struct VmShared {
     /// Number of the address space in the log.
     id: u64,
     pub(super) drm: ARef<Device>,
@@ -103,13 +103,13 @@ pub(crate) struct Space {
     tree: SpinLock<Mm<Entry, va::Rules>>,
 }
 
-impl Linked for Space {
+impl Linked for VmShared {
     fn link(&self) -> &LockedBy<Link<Self>, Lists<Self>> {
         &self.link
     }
 }
 
-impl Space {
+impl VmShared {
     /// Returns the number of the address space, for the log.
     pub(crate) fn id(&self) -> u64 {
         self.id
@@ -357,7 +357,7 @@ impl Space {
 /// The address space of a file, with its owner's data `M` about the memory mapped in it.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Vm<M> {
-    space: Arc<Space>,
+    space: Arc<VmShared>,
     /// Contains the fences of all jobs of the space.
     resv: ARef<ResvObject>,
     #[pin]
@@ -367,9 +367,9 @@ pub(crate) struct Vm<M> {
 }
 
 impl<M> Deref for Vm<M> {
-    type Target = Arc<Space>;
+    type Target = Arc<VmShared>;
 
-    fn deref(&self) -> &Arc<Space> {
+    fn deref(&self) -> &Arc<VmShared> {
         &self.space
     }
 }
@@ -384,7 +384,7 @@ impl<M> Vm<M> {
         let tree = Mm::new(va::RANGE)?;
         let log = Arc::pin_init(Ratelimit::new(), GFP_KERNEL_ACCOUNT)?;
         let space = Arc::pin_init(
-            try_pin_init!(Space {
+            try_pin_init!(VmShared {
                 id: NEXT_ID.fetch_add(1, Relaxed),
                 drm: drm.into(),
                 config,
