@@ -86,7 +86,7 @@ pub(crate) struct MapError {
     pub(crate) leak: bool,
 }
 
-/// Page table and VA tree of an address space.
+/// The part of a [`Vm`] that the hardware and the fault path share: page table and VA tree.
 #[pin_data]
 pub(crate) struct VmShared {
     /// Number of the address space in the log.

@@ -6,7 +6,7 @@ use super::{
     backing::Backing,
     dma::{
         DmaMapping,
-        Space, //
+        DmaSpaceInner, //
     },
     groups::Membership,
     holders::{
@@ -67,7 +67,7 @@ pub(super) struct Base {
     /// The caching mode in which user space and the kernel map the pages.
     pub(super) caching: Caching,
     /// Where DMA mappings are registered.
-    pub(super) space: Arc<Space>,
+    pub(super) space: Arc<DmaSpaceInner>,
     /// The group that pays for the pages, with the lists that the object can be in.
     pub(super) membership: Membership,
     /// The holders of the pages, and the state.
@@ -99,7 +99,7 @@ fn backing_class() -> (&'static CStr, Pin<&'static LockClassKey>) {
 impl Base {
     /// Creates an object that [`Base::init()`] has yet to initialize.
     pub(super) fn new(
-        space: Arc<Space>,
+        space: Arc<DmaSpaceInner>,
         membership: Membership,
         caching: Caching,
     ) -> impl PinInit<Self> {

@@ -63,7 +63,7 @@ use crate::{
 /// one DRM device through [`ObjectOps::dma_space()`](super::ObjectOps::dma_space). When the device
 /// is unbound, all remaining DMA mappings and mappings of imported buffers are undone before the
 /// device's resources are released.
-pub struct DmaSpace(Arc<Space>);
+pub struct DmaSpace(Arc<DmaSpaceInner>);
 
 impl DmaSpace {
     /// Creates an empty space for `dev`.
@@ -73,14 +73,14 @@ impl DmaSpace {
     /// `ENOMEM`.
     pub fn new(dev: &Device<Bound>) -> Result<Self> {
         let space = Arc::pin_init(
-            pin_init!(Space {
+            pin_init!(DmaSpaceInner {
                 dev: dev.into(),
                 maps <- new_spinlock!(
                     Maps {
                         list: List::new(),
                         closed: false,
                     },
-                    "uma::Space::maps"
+                    "uma::DmaSpace::maps"
                 ),
                 lrus <- Lrus::new(),
             }),
@@ -98,7 +98,7 @@ impl DmaSpace {
         self.0.groups().set_shrinker(shrinker);
     }
 
-    pub(super) fn inner(&self) -> &Arc<Space> {
+    pub(super) fn inner(&self) -> &Arc<DmaSpaceInner> {
         &self.0
     }
 
@@ -111,7 +111,7 @@ impl DmaSpace {
 
 /// The part that a [`DmaSpace`] and the mappings in it share.
 #[pin_data]
-pub(super) struct Space {
+pub(super) struct DmaSpaceInner {
     /// The device that the mappings are for.
     dev: ARef<Device>,
     #[pin]
@@ -128,7 +128,7 @@ struct Maps {
     closed: bool,
 }
 
-impl Space {
+impl DmaSpaceInner {
     /// Returns the device that the mappings are for.
     pub(super) fn dev(&self) -> &Device {
         &self.dev
@@ -159,7 +159,7 @@ impl Space {
     }
 
     fn remove(&self, item: &DmaMap) {
-        // SAFETY: Only `Space::add()` links a `DmaMap`, and only into the space of its
+        // SAFETY: Only `DmaSpaceInner::add()` links a `DmaMap`, and only into the space of its
         // `DmaMapping`, which is the caller.
         let item = unsafe { self.maps.lock().list.remove(item) };
 
@@ -219,7 +219,7 @@ impl Drop for Owner {
 }
 
 /// Undoes all mappings of a space when its device is unbound.
-struct Teardown(Arc<Space>);
+struct Teardown(Arc<DmaSpaceInner>);
 
 impl Drop for Teardown {
     fn drop(&mut self) {
@@ -240,14 +240,14 @@ impl Drop for Teardown {
     }
 }
 
-/// A table of pages.
+/// A scatterlist table.
 ///
 /// # Invariants
 ///
 /// The table is valid.
-struct PageTable(Opaque<bindings::sg_table>);
+struct SgTable(Opaque<bindings::sg_table>);
 
-impl Drop for PageTable {
+impl Drop for SgTable {
     fn drop(&mut self) {
         // SAFETY: By the type invariants, the table is valid. It is not mapped: the mapping is
         // undone first.
@@ -258,7 +258,7 @@ impl Drop for PageTable {
 /// The memory that is mapped.
 enum Table {
     /// Pages of the object with this GEM object.
-    Pages(PageTable, *mut bindings::drm_gem_object),
+    Pages(SgTable, *mut bindings::drm_gem_object),
     /// A dma-buf of another driver; the table belongs to the exporter and exists while it is
     /// mapped.
     Import {
@@ -321,7 +321,7 @@ impl DmaMap {
     }
 
     /// Writes back the CPU's cache lines of the pages, if they are still mapped.
-    fn clean(&self, space: &Space) {
+    fn clean(&self, space: &DmaSpaceInner) {
         let _undo = self.undo.lock();
 
         if let (Table::Pages(sgt, _), true) = (&self.table, self.mapped.load(Relaxed)) {
@@ -337,7 +337,7 @@ impl DmaMap {
     }
 
     /// Undoes the mapping, unless that was already done.
-    fn unmap(&self, space: &Space) {
+    fn unmap(&self, space: &DmaSpaceInner) {
         let _undo = self.undo.lock();
         if !self.mapped.xchg(false, Relaxed) {
             return;
@@ -371,7 +371,7 @@ impl DmaMap {
 /// Dropping may sleep.
 pub(super) struct DmaMapping {
     map: Arc<DmaMap>,
-    space: Arc<Space>,
+    space: Arc<DmaSpaceInner>,
 }
 
 impl DmaMapping {
@@ -415,7 +415,7 @@ impl DmaMapping {
         })?;
 
         // INVARIANT: The table was created above.
-        let sgt = PageTable(sgt);
+        let sgt = SgTable(sgt);
 
         // The lock class differs from that of imported buffers: the exporter's reservation lock
         // nests inside the latter, while this one may nest inside our own reservation lock.
@@ -440,7 +440,7 @@ impl DmaMapping {
     /// Prepares to own the mapping `sgt` of `attach`, a dma-buf that was mapped for the device of
     /// `space`.
     pub(super) fn prepare_import(
-        space: &Arc<Space>,
+        space: &Arc<DmaSpaceInner>,
         attach: *mut bindings::dma_buf_attachment,
         sgt: *mut bindings::sg_table,
     ) -> Result<Unlinked> {
@@ -455,7 +455,7 @@ impl DmaMapping {
         })
     }
 
-    fn link(space: &Arc<Space>, item: ListArc<DmaMap>) -> Result<Self> {
+    fn link(space: &Arc<DmaSpaceInner>, item: ListArc<DmaMap>) -> Result<Self> {
         let map = item.clone_arc();
         let this = Self {
             map,
@@ -494,7 +494,7 @@ impl Drop for DmaMapping {
 /// The memory for an imported mapping whose ownership was not taken over yet.
 pub(super) struct Unlinked {
     item: ListArc<DmaMap>,
-    space: Arc<Space>,
+    space: Arc<DmaSpaceInner>,
 }
 
 impl Unlinked {

@@ -12,7 +12,7 @@
 //! of the lists.
 
 use super::{
-    dma::Space,
+    dma::DmaSpaceInner,
     holders::count,
     lru::Lru, //
 };
@@ -142,7 +142,7 @@ impl Group {
 
 /// An object's membership in a [`Group`].
 pub(super) struct Membership {
-    space: Arc<Space>,
+    space: Arc<DmaSpaceInner>,
     group: Arc<Group>,
 }
 
@@ -152,7 +152,7 @@ impl Membership {
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(super) fn new(space: &Arc<Space>) -> Result<Self> {
+    pub(super) fn new(space: &Arc<DmaSpaceInner>) -> Result<Self> {
         Ok(Self {
             space: space.clone(),
             group: space.groups().join(ObjCgroup::current())?,
