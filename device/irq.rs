@@ -57,14 +57,14 @@ pub(super) fn look_up(pdev: &platform::Device<Bound>) -> Result {
 
 /// Handler of the job interrupt.
 #[pin_data]
-struct Job<'a> {
+struct JobIrq<'a> {
     gpu: Gpu<'a>,
     drm: ARef<Device>,
     #[pin]
     idle: SpinLock<Idle>,
 }
 
-impl ThreadedHandler for Job<'_> {
+impl ThreadedHandler for JobIrq<'_> {
     fn handle(&self) -> ThreadedIrqReturn {
         wake_if(self.gpu.listens() && irq::take_job(self.gpu.io()))
     }
@@ -83,14 +83,14 @@ impl ThreadedHandler for Job<'_> {
 
 /// Handler of the MMU interrupt.
 #[pin_data]
-struct Mmu<'a> {
+struct MmuIrq<'a> {
     gpu: Gpu<'a>,
     drm: ARef<Device>,
     #[pin]
     idle: SpinLock<Idle>,
 }
 
-impl ThreadedHandler for Mmu<'_> {
+impl ThreadedHandler for MmuIrq<'_> {
     fn handle(&self) -> ThreadedIrqReturn {
         wake_if(self.gpu.listens() && irq::take_mmu(self.gpu.io()))
     }
@@ -111,14 +111,14 @@ impl ThreadedHandler for Mmu<'_> {
 
 /// Handler of the GPU interrupt.
 #[pin_data]
-struct Fault<'a> {
+struct GpuIrq<'a> {
     gpu: Gpu<'a>,
     drm: ARef<Device>,
     #[pin]
     storm: SpinLock<Storm>,
 }
 
-impl ThreadedHandler for Fault<'_> {
+impl ThreadedHandler for GpuIrq<'_> {
     fn handle(&self) -> ThreadedIrqReturn {
         wake_if(self.gpu.listens() && irq::take_gpu(self.gpu.io()))
     }
@@ -283,28 +283,28 @@ fn wake_if(ours: bool) -> ThreadedIrqReturn {
 
 /// The registered interrupts.
 pub(super) struct Irqs<'a> {
-    job: ThreadedIrq<'a, Job<'a>>,
-    mmu: ThreadedIrq<'a, Mmu<'a>>,
-    gpu: ThreadedIrq<'a, Fault<'a>>,
+    job: ThreadedIrq<'a, JobIrq<'a>>,
+    mmu: ThreadedIrq<'a, MmuIrq<'a>>,
+    gpu: ThreadedIrq<'a, GpuIrq<'a>>,
 }
 
 impl<'a> Irqs<'a> {
     /// Registers all three. The interrupts stay masked until probe unmasks them.
     pub(super) fn new(gpu: &Gpu<'a>, drm: &ARef<Device>) -> Result<Self> {
         let (its_gpu, its_drm) = (gpu.clone(), drm.clone());
-        let job = try_pin_init!(Job {
+        let job = try_pin_init!(JobIrq {
             gpu: its_gpu,
             drm: its_drm,
             idle <- new_spinlock!(Idle::default(), "drm_gpu::idle"),
         }? Error);
         let (its_gpu, its_drm) = (gpu.clone(), drm.clone());
-        let mmu = try_pin_init!(Mmu {
+        let mmu = try_pin_init!(MmuIrq {
             gpu: its_gpu,
             drm: its_drm,
             idle <- new_spinlock!(Idle::default(), "drm_gpu::idle"),
         }? Error);
         let (its_gpu, its_drm) = (gpu.clone(), drm.clone());
-        let fault = try_pin_init!(Fault {
+        let gpu_irq = try_pin_init!(GpuIrq {
             gpu: its_gpu,
             drm: its_drm,
             storm <- new_spinlock!(Storm::new(Instant::now()), "drm_gpu::storm"),
@@ -313,7 +313,7 @@ impl<'a> Irqs<'a> {
         Ok(Self {
             job: threaded_irq(gpu, JOB, c"drm_gpu-job", job)?,
             mmu: threaded_irq(gpu, MMU, c"drm_gpu-mmu", mmu)?,
-            gpu: threaded_irq(gpu, GPU, c"drm_gpu-gpu", fault)?,
+            gpu: threaded_irq(gpu, GPU, c"drm_gpu-gpu", gpu_irq)?,
         })
     }
 

@@ -106,10 +106,10 @@ use crate::{
 
 use give_back::Remains;
 use policy::{
+    Effect,
+    HeapProbe,
     HighWater,
-    Life,
-    Outcome,
-    Probe, //
+    Life, //
 };
 use wait::{
     Wait,
@@ -165,7 +165,7 @@ struct Inner {
     tables: Reserved,
     high: HighWater,
     life: Life,
-    probe: Probe,
+    probe: HeapProbe,
     /// When the content died, if it is dead, in milliseconds of the set's clock.
     dead_since: u64,
     waits: Waits,
@@ -270,7 +270,7 @@ impl Heap {
             tables: Reserved::new(),
             high: HighWater::default(),
             life: Life::default(),
-            probe: Probe::new(drm.heaps.now()),
+            probe: HeapProbe::new(drm.heaps.now()),
             dead_since: 0,
             waits: Waits::default(),
             counted: 0,
@@ -419,8 +419,8 @@ impl Heap {
     }
 
     /// Notes that a job of a context, which used the heap, has ended. Sleeps.
-    fn end(&self, context: u64, job: u64, outcome: Outcome) {
-        self.update_life(|life| life.end(context, job, outcome));
+    fn end(&self, context: u64, job: u64, effect: Effect) {
+        self.update_life(|life| life.end(context, job, effect));
     }
 
     /// Notes that a context has been destroyed, and all of its jobs have ended. Sleeps.

@@ -63,7 +63,7 @@ use crate::{
 };
 
 /// The memory of a mapping.
-enum Memory {
+enum MappedMemory {
     /// All pages of the BO are held, and the given number of bytes is mapped, which is less than
     /// the size of the BO if an imported buffer has fewer. Left by [`Mapping::evict`], or when the
     /// mapping is dropped.
@@ -77,7 +77,7 @@ enum Memory {
     Stuck(Keepable<Pinned<BoData>>, u64),
     /// Memory of a process. Its pages are mapped and unmapped by [`userptr`], until the mapping is
     /// dropped.
-    User(userptr::Memory),
+    User(userptr::UserMemory),
     /// No memory: not yet, after an eviction, or because its content was purged. Left when the
     /// pages are mapped: at creation, or by [`Mapping::restore`] unless the content was purged.
     Nothing,
@@ -85,7 +85,7 @@ enum Memory {
 
 /// The data guarded by the lock of a mapping.
 struct Inner {
-    memory: Memory,
+    memory: MappedMemory,
     /// A node for the address space's list of evicted mappings. [`None`] while the mapping is in
     /// that list, and for mappings that are never evicted.
     room: Option<Room>,
@@ -117,10 +117,10 @@ impl Mapping {
         }
         if let Some(heap) = bo.heap() {
             let node = vm.alloc_va(bo.size(), false, Some(heap.clone()))?;
-            let new = Self::with(bo, Memory::Nothing, node, None)?;
+            let new = Self::with(bo, MappedMemory::Nothing, node, None)?;
 
             heap.set_addresses(vm, vm.heaps(), new.va())?;
-            new.inner.lock().memory = Memory::Heap(heap.clone());
+            new.inner.lock().memory = MappedMemory::Heap(heap.clone());
             return Ok(new);
         }
 
@@ -130,7 +130,7 @@ impl Mapping {
             true => None,
             false => Some(Room::new(GFP_KERNEL_ACCOUNT)?),
         };
-        let new = Self::with(bo, Memory::Nothing, node, room)?;
+        let new = Self::with(bo, MappedMemory::Nothing, node, room)?;
 
         new.populate(gpu, &mut new.inner.lock())?;
         Ok(new)
@@ -139,7 +139,7 @@ impl Mapping {
     /// Creates a mapping with `memory`. On failure, `memory` is dropped before `node`.
     fn with(
         bo: &Bo,
-        memory: Memory,
+        memory: MappedMemory,
         node: VaNode<Residency>,
         room: Option<Room>,
     ) -> Result<Arc<Self>> {
@@ -188,7 +188,7 @@ impl Mapping {
                 return Err(e.error);
             }
         };
-        inner.memory = Memory::Pages(pages, mapped);
+        inner.memory = MappedMemory::Pages(pages, mapped);
         self.evicted.store(false, Relaxed);
         Ok(())
     }
@@ -197,7 +197,7 @@ impl Mapping {
     pub(super) fn of_user(bo: &Bo, prepared: userptr::Prepared) -> Result<Arc<Self>> {
         let userptr::Prepared { memory, node, .. } = prepared;
 
-        Self::with(bo, Memory::User(memory), node, None)
+        Self::with(bo, MappedMemory::User(memory), node, None)
     }
 
     /// Returns the first address, which never changes.
@@ -225,9 +225,9 @@ impl Mapping {
     pub(super) fn evict(self: &Arc<Self>, _idle: ResvLocked<'_>) -> Result {
         let mut inner = self.inner.try_lock().ok_or(EBUSY)?;
 
-        let (pages, mapped) = match mem::replace(&mut inner.memory, Memory::Nothing) {
-            Memory::Pages(pages, mapped) => (pages, mapped),
-            Memory::Nothing => return Ok(()),
+        let (pages, mapped) = match mem::replace(&mut inner.memory, MappedMemory::Nothing) {
+            MappedMemory::Pages(pages, mapped) => (pages, mapped),
+            MappedMemory::Nothing => return Ok(()),
             other => {
                 inner.memory = other;
                 return Err(EBUSY);
@@ -235,13 +235,13 @@ impl Mapping {
         };
         let Some(room) = inner.room.take() else {
             // An imported buffer, which has no node; a mapping with memory is never in the list.
-            inner.memory = Memory::Pages(pages, mapped);
+            inner.memory = MappedMemory::Pages(pages, mapped);
             return Err(EBUSY);
         };
 
         let unmapped = self.vm().unmap_idle(self.va()..self.va() + mapped);
         if unmapped.is_err() {
-            inner.memory = Memory::Stuck(pages, mapped);
+            inner.memory = MappedMemory::Stuck(pages, mapped);
         }
         self.evicted.store(true, Relaxed);
         self.vm()
@@ -263,7 +263,7 @@ impl Mapping {
     pub(crate) fn restore(&self, gpu: &Gpu<'_>, _vm: ResvLocked<'_>) -> Result {
         let mut inner = self.inner.lock();
 
-        if let Memory::Nothing | Memory::Stuck(..) = inner.memory {
+        if let MappedMemory::Nothing | MappedMemory::Stuck(..) = inner.memory {
             if self.bo.is_given_up() {
                 // If the pages are in use, this fails, and they are mapped once more.
                 let _ = self.bo.purge();
@@ -294,7 +294,7 @@ impl Mapping {
     pub(super) fn has_pages(&self) -> Result<bool> {
         let inner = self.inner.try_lock().ok_or(EBUSY)?;
 
-        Ok(matches!(inner.memory, Memory::Pages(..)))
+        Ok(matches!(inner.memory, MappedMemory::Pages(..)))
     }
 }
 
@@ -302,19 +302,21 @@ impl Mapping {
 impl PinnedDrop for Mapping {
     fn drop(self: Pin<&mut Self>) {
         let start = self.va();
-        let memory = mem::replace(&mut self.inner.lock().memory, Memory::Nothing);
+        let memory = mem::replace(&mut self.inner.lock().memory, MappedMemory::Nothing);
 
         match memory {
-            Memory::Pages(pages, mapped) => self.vm().unmap_closed(start..start + mapped, pages),
-            Memory::Stuck(pages, mapped) => {
+            MappedMemory::Pages(pages, mapped) => {
+                self.vm().unmap_closed(start..start + mapped, pages)
+            }
+            MappedMemory::Stuck(pages, mapped) => {
                 if self.vm().forget(start..start + mapped).is_err() {
                     self.vm().keep(pages);
                 }
             }
-            Memory::Heap(heap) => heap.close(),
+            MappedMemory::Heap(heap) => heap.close(),
             // Dropping it unmaps the pages, or keeps them if that fails.
-            Memory::User(memory) => drop(memory),
-            Memory::Nothing => (),
+            MappedMemory::User(memory) => drop(memory),
+            MappedMemory::Nothing => (),
         }
     }
 }

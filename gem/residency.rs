@@ -44,7 +44,7 @@ pub(crate) struct Residency {
     evicted: SpinLock<RBTree<u64, Arc<Mapping>>>,
     /// The user memory in the space. Set by the first BO of that kind, for the lifetime of the
     /// space.
-    user_memory: SetOnce<userptr::Mirror>,
+    mirror: SetOnce<userptr::Mirror>,
 }
 
 /// Creates the address space of a file, without memory in it. Sleeps. Also works while the GPU is
@@ -58,7 +58,7 @@ pub(crate) fn new_vm(drm: &Device, gpu: &Gpu<'_>) -> Result<Arc<Vm>> {
         pin_init!(Residency {
             heaps,
             evicted <- new_spinlock!(RBTree::new(), "drm_gpu::evicted"),
-            user_memory: SetOnce::new(),
+            mirror: SetOnce::new(),
         }),
     )
 }
@@ -70,24 +70,20 @@ impl Vm {
     }
 
     /// Returns the user memory in the space, if there has ever been any.
-    pub(crate) fn user_memory(&self) -> Option<&userptr::Mirror> {
-        self.memory().user_memory.as_ref()
+    pub(crate) fn mirror(&self) -> Option<&userptr::Mirror> {
+        self.memory().mirror.as_ref()
     }
 
     /// Returns the user memory in the space, and creates it, without memory, if there is none.
     /// Sleeps.
-    pub(crate) fn user_memory_or_new(
-        &self,
-        drm: &Device,
-        gpu: &Gpu<'_>,
-    ) -> Result<&userptr::Mirror> {
+    pub(crate) fn mirror_or_new(&self, drm: &Device, gpu: &Gpu<'_>) -> Result<&userptr::Mirror> {
         loop {
-            if let Some(mirror) = self.user_memory() {
+            if let Some(mirror) = self.mirror() {
                 return Ok(mirror);
             }
             // Has no effect if another task was faster.
             self.memory()
-                .user_memory
+                .mirror
                 .populate(userptr::Mirror::new(drm, gpu)?);
         }
     }

@@ -92,7 +92,7 @@ use super::{
 };
 
 use leaving::Leaving;
-pub(super) use leaving::Memory;
+pub(super) use leaving::UserMemory;
 
 /// How long a change of the memory waits for jobs, in milliseconds.
 const CHANGE_MS: u32 = 10_000;
@@ -244,7 +244,7 @@ impl mirror::Device for Region {
 
 /// User memory and its addresses, for a BO that has no handle yet. The memory is dropped first.
 pub(crate) struct Prepared {
-    pub(super) memory: Memory,
+    pub(super) memory: UserMemory,
     pub(super) node: VaNode<Residency>,
     /// Whether the GPU has the pages.
     pub(super) resident: Arc<Atomic<bool>>,
@@ -283,7 +283,7 @@ pub(super) fn prepare(
         if gpu.halted() {
             return Err(ENODEV);
         }
-        let mirror = vm.user_memory_or_new(drm, gpu)?;
+        let mirror = vm.mirror_or_new(drm, gpu)?;
         let node = vm.alloc_va(size, false, None)?;
 
         vm.reserve(gpu, &node.range())?;
@@ -308,7 +308,7 @@ pub(super) fn prepare(
             lost,
         },
     )?;
-    let memory = Memory::new(range, &mirror.leaving)?;
+    let memory = UserMemory::new(range, &mirror.leaving)?;
     // Report memory that cannot be used now, not with the first job.
     memory.range()?.validate(PATIENCE)?;
     Ok(Prepared {

@@ -215,7 +215,7 @@ fn validate(drm: &Device, vm: &Vm) -> Result<bool> {
     if drm.jobs.is_parked() {
         return Err(ENODEV);
     }
-    match vm.user_memory().map(|memory| memory.validate()) {
+    match vm.mirror().map(|mirror| mirror.validate()) {
         Some(Err(EAGAIN)) => Ok(false),
         Some(Err(e)) => Err(e),
         Some(Ok(())) | None => Ok(true),
@@ -257,7 +257,7 @@ fn try_submit(
         *kept = Some(mappings);
         return Ok(Attempt::Changed);
     }
-    let user_memory = vm.user_memory();
+    let mirror = vm.mirror();
     // Declared before the guard, so that an error drops the job after it: the job may hold the last
     // reference to a BO, and freeing that can wait for tasks that wait for the guard.
     let mut job;
@@ -359,7 +359,7 @@ fn try_submit(
     };
 
     // While `valid` is held, user memory cannot change; later changes wait for the job's fence.
-    let valid = match user_memory.map(|user_memory| user_memory.lock_valid()) {
+    let valid = match mirror.map(|mirror| mirror.lock_valid()) {
         Some(None) => {
             // As above.
             drop(locked);

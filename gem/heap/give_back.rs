@@ -18,7 +18,7 @@ use kernel::{
 use super::{
     policy::{
         self,
-        Probe, //
+        HeapProbe, //
     },
     Addresses,
     Event,
@@ -223,7 +223,7 @@ impl Heap {
         self.release(gpu, &mut inner, &addresses, policy::WORKING_SET, usize::MAX);
         let left = inner.chunks.filled();
         inner.high.idle(left);
-        inner.probe = Probe::new(now);
+        inner.probe = HeapProbe::new(now);
         self.recount(&mut inner);
         inner.stuck.next_bit(0).is_some()
     }

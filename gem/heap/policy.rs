@@ -83,7 +83,7 @@ impl HighWater {
 /// taken from the heap when it is dead. If it has grown again by the end of the next period, it
 /// needs them, nothing is taken, and the period is doubled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Probe {
+pub(super) struct HeapProbe {
     /// When the current period began, in milliseconds.
     since: u64,
     period: u64,
@@ -91,7 +91,7 @@ pub(super) struct Probe {
     left: Option<usize>,
 }
 
-impl Probe {
+impl HeapProbe {
     pub(super) fn new(now: u64) -> Self {
         Self {
             since: now,
@@ -137,7 +137,7 @@ pub(super) fn chunk_of(start: u64, len: usize, va: u64) -> Option<usize> {
 
 /// The effect on the content of a heap of a job that listed the heap and has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum Effect {
     /// None: the job never ran.
     Nothing,
     /// The job may have written to the heap.
@@ -234,8 +234,8 @@ impl Life {
     }
 
     /// Notes that a job of `context`, which listed the heap, has ended.
-    pub(super) fn end(&mut self, context: u64, job: u64, outcome: Outcome) {
-        if outcome == Outcome::Drew {
+    pub(super) fn end(&mut self, context: u64, job: u64, effect: Effect) {
+        if effect == Effect::Drew {
             self.drawn = self.drawn.max(job);
         }
 
@@ -246,10 +246,10 @@ impl Life {
             return;
         };
         frame.users = frame.users.saturating_sub(1);
-        match outcome {
-            Outcome::Nothing => (),
-            Outcome::Wrote => frame.written = frame.written.max(job),
-            Outcome::Drew => frame.drawn = frame.drawn.max(job),
+        match effect {
+            Effect::Nothing => (),
+            Effect::Wrote => frame.written = frame.written.max(job),
+            Effect::Drew => frame.drawn = frame.drawn.max(job),
         }
         if !frame.is_live() {
             // Later jobs have higher numbers, so these two numbers are no longer needed.
@@ -326,7 +326,7 @@ mod tests {
 
     #[test]
     fn heaps_in_use_lose_what_they_do_not_need() {
-        let mut probe = Probe::new(0);
+        let mut probe = HeapProbe::new(0);
         let (mut chunks, mut now) = (20, 0);
 
         assert_eq!(probe.ask(PROBE_MS - 1, chunks), None);
@@ -341,7 +341,7 @@ mod tests {
 
     #[test]
     fn heaps_that_need_it_are_left_alone() {
-        let mut probe = Probe::new(0);
+        let mut probe = HeapProbe::new(0);
         let (mut now, mut asked) = (0, 0);
 
         // The heap always grows back to 20 chunks.
@@ -386,10 +386,10 @@ mod tests {
     }
 
     /// Begins and ends a job.
-    fn run(life: &mut Life, context: u64, job: u64, outcome: Outcome) -> Result {
+    fn run(life: &mut Life, context: u64, job: u64, effect: Effect) -> Result {
         begin(life, context)?;
         assert!(life.is_live());
-        life.end(context, job, outcome);
+        life.end(context, job, effect);
         Ok(())
     }
 
@@ -402,14 +402,14 @@ mod tests {
     fn content_lives_from_tiler_to_fragment() -> Result {
         let mut life = Life::default();
 
-        run(&mut life, A, 1, Outcome::Wrote)?;
+        run(&mut life, A, 1, Effect::Wrote)?;
         assert!(life.is_live());
-        run(&mut life, A, 2, Outcome::Drew)?;
+        run(&mut life, A, 2, Effect::Drew)?;
         assert!(!life.is_live());
         // The next frame.
-        run(&mut life, A, 3, Outcome::Wrote)?;
+        run(&mut life, A, 3, Effect::Wrote)?;
         assert!(life.is_live());
-        run(&mut life, A, 4, Outcome::Drew)?;
+        run(&mut life, A, 4, Effect::Drew)?;
         assert!(!life.is_live());
         Ok(())
     }
@@ -418,13 +418,13 @@ mod tests {
     fn fragment_jobs_of_other_contexts_do_not_count() -> Result {
         let mut life = Life::default();
 
-        run(&mut life, A, 1, Outcome::Wrote)?;
-        run(&mut life, B, 2, Outcome::Drew)?;
+        run(&mut life, A, 1, Effect::Wrote)?;
+        run(&mut life, B, 2, Effect::Drew)?;
         assert!(life.is_live());
-        run(&mut life, B, 3, Outcome::Wrote)?;
-        run(&mut life, A, 4, Outcome::Drew)?;
+        run(&mut life, B, 3, Effect::Wrote)?;
+        run(&mut life, A, 4, Effect::Drew)?;
         assert!(life.is_live());
-        run(&mut life, B, 5, Outcome::Drew)?;
+        run(&mut life, B, 5, Effect::Drew)?;
         assert!(!life.is_live());
         Ok(())
     }
@@ -435,17 +435,17 @@ mod tests {
 
         begin(&mut life, A)?;
         begin(&mut life, A)?;
-        life.end(A, 5, Outcome::Wrote);
-        life.end(A, 4, Outcome::Drew);
+        life.end(A, 5, Effect::Wrote);
+        life.end(A, 4, Effect::Drew);
         assert!(life.is_live());
-        run(&mut life, A, 6, Outcome::Drew)?;
+        run(&mut life, A, 6, Effect::Drew)?;
         assert!(!life.is_live());
         Ok(())
     }
 
     #[test]
     fn the_order_of_reports_does_not_matter() -> Result {
-        let jobs = [(1, Outcome::Wrote), (2, Outcome::Drew)];
+        let jobs = [(1, Effect::Wrote), (2, Effect::Drew)];
 
         for (first, second) in [(0, 1), (1, 0)] {
             let mut life = Life::default();
@@ -464,11 +464,11 @@ mod tests {
     fn jobs_that_never_ran_leave_nothing() -> Result {
         let mut life = Life::default();
 
-        run(&mut life, A, 1, Outcome::Nothing)?;
+        run(&mut life, A, 1, Effect::Nothing)?;
         assert!(!life.is_live());
         // They do not draw, either.
-        run(&mut life, A, 2, Outcome::Wrote)?;
-        run(&mut life, A, 3, Outcome::Nothing)?;
+        run(&mut life, A, 2, Effect::Wrote)?;
+        run(&mut life, A, 3, Effect::Nothing)?;
         assert!(life.is_live());
         Ok(())
     }
@@ -477,14 +477,14 @@ mod tests {
     fn content_goes_with_its_context() -> Result {
         let mut life = Life::default();
 
-        run(&mut life, A, 1, Outcome::Wrote)?;
-        run(&mut life, B, 2, Outcome::Wrote)?;
+        run(&mut life, A, 1, Effect::Wrote)?;
+        run(&mut life, B, 2, Effect::Wrote)?;
         life.forget(A);
         assert!(life.is_live());
         life.forget(B);
         assert!(!life.is_live());
         // A late report for a context that was forgotten changes nothing.
-        life.end(A, 3, Outcome::Wrote);
+        life.end(A, 3, Effect::Wrote);
         assert!(!life.is_live());
         Ok(())
     }
@@ -494,11 +494,11 @@ mod tests {
         let mut life = Life::default();
 
         for context in 0..65 {
-            run(&mut life, context, context + 1, Outcome::Wrote)?;
+            run(&mut life, context, context + 1, Effect::Wrote)?;
         }
         for context in 0..65 {
             assert!(life.is_live());
-            run(&mut life, context, context + 100, Outcome::Drew)?;
+            run(&mut life, context, context + 100, Effect::Drew)?;
         }
         assert!(!life.is_live());
         // The room is kept.
@@ -512,10 +512,10 @@ mod tests {
 
         life.grow(7);
         assert!(life.is_live());
-        run(&mut life, A, 6, Outcome::Drew)?;
-        run(&mut life, A, 8, Outcome::Nothing)?;
+        run(&mut life, A, 6, Effect::Drew)?;
+        run(&mut life, A, 8, Effect::Nothing)?;
         assert!(life.is_live());
-        run(&mut life, B, 9, Outcome::Drew)?;
+        run(&mut life, B, 9, Effect::Drew)?;
         assert!(!life.is_live());
         Ok(())
     }
@@ -527,9 +527,9 @@ mod tests {
         // Jobs 2 and 3 are queued behind job 1, and job 3 does not draw.
         begin(&mut life, A)?;
         life.grow(3);
-        life.end(A, 1, Outcome::Wrote);
+        life.end(A, 1, Effect::Wrote);
         assert!(life.is_live());
-        run(&mut life, A, 2, Outcome::Drew)?;
+        run(&mut life, A, 2, Effect::Drew)?;
         assert!(!life.is_live());
         Ok(())
     }

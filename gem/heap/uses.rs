@@ -25,7 +25,7 @@ use kernel::{
 };
 
 use super::{
-    policy::Outcome,
+    policy::Effect,
     Heap, //
 };
 use crate::{
@@ -161,14 +161,14 @@ impl Use {
 
 impl Drop for Use {
     fn drop(&mut self) {
-        let outcome = match (self.ran.load(Relaxed), self.fragment) {
-            (false, _) => Outcome::Nothing,
-            (true, false) => Outcome::Wrote,
-            (true, true) => Outcome::Drew,
+        let effect = match (self.ran.load(Relaxed), self.fragment) {
+            (false, _) => Effect::Nothing,
+            (true, false) => Effect::Wrote,
+            (true, true) => Effect::Drew,
         };
 
         for heap in &self.heaps {
-            heap.end(self.stream.id, self.job, outcome);
+            heap.end(self.stream.id, self.job, effect);
         }
     }
 }

@@ -72,13 +72,13 @@ impl_list_item! {
 /// Dropping it takes the pages from the GPU, after which their GPU addresses may be reused. That
 /// may sleep, but does not wait for jobs, and only waits for changes of the memory if the GPU is
 /// gone.
-pub(in super::super) struct Memory {
+pub(in super::super) struct UserMemory {
     /// Present until this is dropped.
     item: Option<ListArc<Item>>,
     leaving: Arc<Leaving>,
 }
 
-impl Memory {
+impl UserMemory {
     /// Creates the memory of `range`, in the address space to which `leaving` belongs. Sleeps.
     pub(super) fn new(range: Range<Region>, leaving: &Arc<Leaving>) -> Result<Self> {
         let item = ListArc::pin_init(
@@ -101,7 +101,7 @@ impl Memory {
     }
 }
 
-impl Drop for Memory {
+impl Drop for UserMemory {
     fn drop(&mut self) {
         let Some(item) = self.item.take() else {
             return;
