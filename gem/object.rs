@@ -119,7 +119,7 @@ pub(crate) struct BoData {
 
 /// The data guarded by the lock of a BO.
 pub(super) struct BoState {
-    mappings: KVec<Entry>,
+    mappings: KVec<FileMapping>,
     /// User memory, until the first handle maps it. There is never a second mapping.
     user: Option<userptr::Prepared>,
 }
@@ -140,13 +140,13 @@ impl BoState {
 }
 
 /// The mapping of a BO for a file, and how often the file has a handle.
-struct Entry {
+struct FileMapping {
     mapping: Arc<Mapping>,
     /// The number of handles, which is never 0.
     handles: usize,
 }
 
-impl Entry {
+impl FileMapping {
     fn is_in(&self, vm: &Arc<Vm>) -> bool {
         Arc::ptr_eq(self.mapping.vm(), vm)
     }
@@ -276,7 +276,7 @@ impl BoData {
         };
         state
             .mappings
-            .push_within_capacity(Entry {
+            .push_within_capacity(FileMapping {
                 mapping,
                 handles: 1,
             })

@@ -95,14 +95,14 @@ impl Context {
 }
 
 /// The entry of a handle.
-struct Entry {
+struct HandleEntry {
     context: Arc<Context>,
     priority: Priority,
     /// Time of the first submission that was refused since the context was closed.
     refused: Option<Instant<Monotonic>>,
 }
 
-impl Entry {
+impl HandleEntry {
     fn new(context: Arc<Context>, priority: Priority) -> Self {
         Self {
             context,
@@ -114,11 +114,11 @@ impl Entry {
 
 /// Contexts by handle.
 #[derive(Default)]
-struct Table(KVec<Option<Entry>>);
+struct HandleTable(KVec<Option<HandleEntry>>);
 
-impl Table {
+impl HandleTable {
     /// Puts a context under the lowest free handle. `EBUSY` if there is none.
-    fn insert(&mut self, entry: Entry) -> Result<u32> {
+    fn insert(&mut self, entry: HandleEntry) -> Result<u32> {
         let index = match self.0.iter().position(Option::is_none) {
             Some(index) => index,
             None if self.0.len() >= MAX_CONTEXTS => return Err(EBUSY),
@@ -131,11 +131,11 @@ impl Table {
         Ok(u32::try_from(index)?)
     }
 
-    fn get(&mut self, handle: u32) -> Option<&mut Entry> {
+    fn get(&mut self, handle: u32) -> Option<&mut HandleEntry> {
         self.0.get_mut(usize::try_from(handle).ok()?)?.as_mut()
     }
 
-    fn remove(&mut self, handle: u32) -> Option<Entry> {
+    fn remove(&mut self, handle: u32) -> Option<HandleEntry> {
         self.0.get_mut(usize::try_from(handle).ok()?)?.take()
     }
 }
@@ -144,7 +144,7 @@ impl Table {
 #[pin_data(PinnedDrop)]
 pub(crate) struct Contexts {
     #[pin]
-    table: Mutex<Table>,
+    table: Mutex<HandleTable>,
     /// The share of the GPU that all contexts of the file have in common.
     share: Share,
     drm: ARef<Device>,
@@ -154,10 +154,10 @@ impl Contexts {
     /// Creates the table with context 0. May sleep.
     pub(crate) fn new(drm: &Device) -> Result<impl PinInit<Self, Error>> {
         let share = Share::new()?;
-        let mut table = Table::default();
+        let mut table = HandleTable::default();
 
         let context = Context::new(drm, &share, Priority::Medium)?;
-        table.insert(Entry::new(context, Priority::Medium))?;
+        table.insert(HandleEntry::new(context, Priority::Medium))?;
         let drm: ARef<Device> = drm.into();
         Ok(try_pin_init!(Self {
             table <- new_mutex!(table, "drm_gpu::job::contexts"),
@@ -172,7 +172,9 @@ impl Contexts {
     pub(crate) fn create(&self, drm: &Device, priority: Priority) -> Result<u32> {
         let context = Context::new(drm, &self.share, priority)?;
 
-        self.table.lock().insert(Entry::new(context, priority))
+        self.table
+            .lock()
+            .insert(HandleEntry::new(context, priority))
     }
 
     /// Removes a context and stops its jobs, without waiting for them. `EINVAL`: unknown handle.
@@ -229,7 +231,7 @@ impl Contexts {
             drop(table);
             return Ok(context);
         }
-        let closed = mem::replace(entry, Entry::new(fresh.clone(), priority));
+        let closed = mem::replace(entry, HandleEntry::new(fresh.clone(), priority));
         drop(table);
         drop(closed);
         Ok(fresh)

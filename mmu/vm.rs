@@ -75,7 +75,7 @@ use crate::{
 };
 
 /// Payload of a node in the VA tree: the memory that grows on faults there, if any.
-type Entry = Option<Arc<dyn Grow>>;
+type Growing = Option<Arc<dyn Grow>>;
 
 /// The error with which a mapping failed, and what the caller has to do about the pages.
 pub(crate) struct MapError {
@@ -100,7 +100,7 @@ pub(crate) struct VmShared {
     log: Arc<Ratelimit>,
     link: LockedBy<Link<Self>, Lists<Self>>,
     #[pin]
-    tree: SpinLock<Mm<Entry, va::Rules>>,
+    tree: SpinLock<Mm<Growing, va::Rules>>,
 }
 
 impl Linked for VmShared {
@@ -128,7 +128,7 @@ impl VmShared {
     /// Returns the memory that grows on faults at `va`, if any. O(log n).
     pub(super) fn lookup(&self, va: u64) -> Option<Arc<dyn Grow>> {
         let tree = self.tree.lock();
-        let memory: &Entry = tree.find(va)?;
+        let memory: &Growing = tree.find(va)?;
 
         memory.clone()
     }
