@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_tried_again_goes_on_to_wait() {
+    fn a_retried_access_goes_on_waiting() {
         let mut waits = Waits::default();
 
         assert_eq!(since(&mut waits, wait(3, 7, 1000)), Some(1000));

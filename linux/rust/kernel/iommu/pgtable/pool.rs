@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_allocated() -> Result {
+    fn missing_pages_are_allocated() -> Result {
         let pool = TablePool::new()?;
         let mut pages = Reserved::with_pages(1, GFP_KERNEL)?;
 

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_happen() {
+    fn holders_decide_on_purge_and_evict() {
         all(|facts| {
             let free = !facts.mapped && !facts.pinned;
             let given_up = facts.dont_need && !facts.exported;
