@@ -163,18 +163,21 @@ ktap_rows() {
 	done
 }
 
-# tap_rows FILE PREFIX: from a TAP stream.
+# tap_rows FILE PREFIX: from a TAP stream. A failure comes with the comment before it, which is its
+# message.
 tap_rows() {
 	local result name note seen=
 	while IFS=$'\t' read -r result name note; do
 		seen=1
 		row "$result" "$2$name" "$note"
 	done < <(awk '
+		/^# / { said = substr($0, 3); next }
 		/^(not )?ok / {
 			# A failure that is expected of the peer says TODO.
 			r = /^not/ ? (/# TODO/ ? "skip" : "fail") : (/# [Ss][Kk][Ii][Pp]/ ? "skip" : "pass")
 			note = ""; if (match($0, / # .*/)) { note = substr($0, RSTART + 3); sub(/^TODO /, "expected: ", note); $0 = substr($0, 1, RSTART - 1) }
-			sub(/^(not )?ok [0-9]+( - )?/, ""); print r "\t" $0 "\t" note
+			if (r == "fail" && said != "") note = note (note == "" ? "" : ": ") said
+			sub(/^(not )?ok [0-9]+( - )?/, ""); print r "\t" $0 "\t" note; said = ""
 		}' "$1" | tr -d '\r')
 	[ -n "$seen" ] || row fail "${2}no test ran" "$1"
 }
