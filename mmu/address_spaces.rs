@@ -441,8 +441,10 @@ impl AddressSpaces {
     }
 
     /// Calls `f` while the hardware makes no accesses in a range of a space, and flushes the range
-    /// afterwards. After an error, `f` may or may not have been called. `f` runs under the
-    /// spinlock.
+    /// afterwards. `f` runs under the spinlock.
+    ///
+    /// `EBUSY`: the MMU takes no command until a reset, which has been requested; `f` was not
+    /// called. After any other error, it may have been called.
     pub(super) fn exclude(
         &self,
         gpu: &Gpu<'_>,
@@ -452,7 +454,7 @@ impl AddressSpaces {
     ) -> Result {
         self.check()?;
         match self.table.lock().find(space) {
-            Some((_, entry)) if entry.stuck && !gpu.stopped() => Err(ETIMEDOUT),
+            Some((_, entry)) if entry.stuck && !gpu.stopped() => Err(EBUSY),
             Some((nr, entry)) if entry.state == AsState::Live && !gpu.stopped() => {
                 let how = Change::Unmapped.flush(entry.jobs);
 

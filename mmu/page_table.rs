@@ -242,8 +242,10 @@ impl PageTable {
     /// caller must unmap it.
     ///
     /// `exclude` calls the function that it is given while it keeps the hardware from making
-    /// accesses in a range, and then flushes the range. If it cannot keep the hardware out, it
-    /// fails without calling the function. It is called with the writer's spinlock held.
+    /// accesses in a range, and then flushes the range. It is called with the writer's spinlock
+    /// held. If it fails with `EBUSY`, because the hardware cannot be kept out until a reset, or
+    /// with `ETIMEDOUT`, the tables of 4 KiB entries that are left stay, and are filled with such
+    /// entries. Any other error ends the call.
     ///
     /// The caller must own the range, with nothing mapped in it. `segments` must be memory that
     /// stays mapped for the device until the range is unmapped and flushed. Sleeps if the flags of
@@ -389,6 +391,8 @@ impl PageTable {
         let mut left = BATCH;
         // Cached result of `next_small()`: valid while it is not below `va`.
         let mut small = 0;
+        // Whether tables in the way of blocks stay.
+        let mut keeps_tables = false;
         // Ends of the ranges for which the tables are known to exist, for blocks and for pages.
         let mut served = [0, 0];
         let at_once = GFP_NOWAIT | __GFP_NOWARN;
@@ -400,13 +404,7 @@ impl PageTable {
                 return Err(EINVAL);
             }
             while len != 0 {
-                let (size, count) = step(*va | wide(paddr), len);
-
-                if count > left {
-                    writer.pause();
-                    left = BATCH;
-                }
-                left -= count;
+                let (mut size, mut count) = step(*va | wide(paddr), len);
 
                 if size == SZ_2M {
                     let behind = *va + count as u64 * BLOCK;
@@ -414,14 +412,30 @@ impl PageTable {
                     if small < *va {
                         small = self.next_small(*va);
                     }
-                    if small < behind {
+                    if small < behind && !keeps_tables {
                         // Frees all tables that may be in the way at once, to stop the hardware
                         // only once.
                         let range = *va..end.max(behind);
-                        exclude(&range, &mut || self.free_tables(table, &range))?;
+                        match exclude(&range, &mut || self.free_tables(table, &range)) {
+                            Err(EBUSY | ETIMEDOUT) => keeps_tables = true,
+                            result => result?,
+                        }
                         small = self.next_small(*va);
                     }
+                    if small < behind {
+                        (size, count) = match (small - *va) / BLOCK {
+                            0 => (SZ_4K, SZ_2M / SZ_4K),
+                            // At most `count`.
+                            blocks => (SZ_2M, blocks as usize),
+                        };
+                    }
                 }
+
+                if count > left {
+                    writer.pause();
+                    left = BATCH;
+                }
+                left -= count;
 
                 let [blocks, pages] = &mut served;
                 let reach = if size == SZ_2M { blocks } else { pages };

@@ -211,7 +211,12 @@ impl VmShared {
                 self.drm
                     .address_spaces
                     .exclude(gpu, self, range, f)
-                    .inspect_err(|&e| self.ask_for_reset(e))
+                    .inspect_err(|&e| {
+                        // For `EBUSY` the reset has been requested.
+                        if e != EBUSY {
+                            self.ask_for_reset(e);
+                        }
+                    })
             });
 
         result

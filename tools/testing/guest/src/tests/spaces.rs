@@ -240,17 +240,25 @@ fn change_during_resets(gpu: &Gpu) -> Outcome {
     })
 }
 
-/// BOs can be created while a reset takes its time, although the MMU takes no command then.
+/// BOs can be created while a reset takes its time, although the MMU takes no command then. That
+/// goes for large ones in the place of small ones as well, whose page tables would have to go.
 fn grow_slowly(gpu: &Gpu) -> Outcome {
     // Twice as long as C panfrost waits for a reset.
     const RESET_US: u32 = 20_000;
+    const BLOCK: usize = 2 << 20;
+    const ROUNDS: usize = 10;
     let board = Board::open()?;
     let device = gpu.open()?;
     let mut bos = Vec::new();
+    let mut small = Vec::new();
 
+    for _ in 0..2 * ROUNDS {
+        small.push(device.create(BLOCK - 4096, uapi::BO_NOEXEC)?);
+    }
+    drop(small);
     board.order(Opcode::DelayReset, &[RESET_US])?;
     during_resets(gpu, || {
-        for round in 0..10 {
+        for round in 0..ROUNDS {
             // The space has to be in the hardware.
             let mut chain = Chain::new(&device, 4096)?;
             chain.null();
@@ -259,7 +267,15 @@ fn grow_slowly(gpu: &Gpu) -> Outcome {
             for _ in 0..50 {
                 bos.push(device.create(4096, uapi::BO_NOEXEC)?);
             }
-            bos.push(device.create(2 << 20, uapi::BO_NOEXEC | uapi::BO_HEAP)?);
+            bos.push(device.create(BLOCK, uapi::BO_NOEXEC | uapi::BO_HEAP)?);
+            let (large, map) = target(&device, BLOCK)?;
+            let at = BLOCK - 8 - 4096 * round;
+            let mut chain = Chain::new(&device, 4096)?;
+            chain.zero(large.va() + at as u64);
+            chain.run(&[&large])?;
+            check_eq!(chain.statuses(), [DONE], "round {round}");
+            check_eq!(map.get64(at), 0, "round {round}");
+            bos.push(large);
         }
         Ok(())
     })?;
