@@ -163,8 +163,8 @@ pub(super) struct TableMemory<'a> {
 /// The table code frees a table of 4 KiB entries at once when it unmaps the whole block that the
 /// table covers, or maps a block over it, although the hardware may still hold a pointer to the
 /// table. Therefore `small` records where such tables are. Their entries are unmapped as single
-/// pages, which leaves the table in place. A table in the way of a block is freed while the
-/// hardware is kept from making accesses there.
+/// pages, which leaves the table in place. A table in the way of a block is removed while the
+/// hardware is kept from making accesses there, and freed once it has forgotten the table.
 pub(super) struct PageTable {
     table: Table,
     /// For each block, whether it may have a table of 4 KiB entries. Changed by the writer.
@@ -416,7 +416,10 @@ impl PageTable {
                         // Frees all tables that may be in the way at once, to stop the hardware
                         // only once.
                         let range = *va..end.max(behind);
-                        match exclude(&range, &mut || self.free_tables(table, &range)) {
+                        let removed = writer.remove_tables(|| {
+                            exclude(&range, &mut || self.free_tables(table, &range))
+                        });
+                        match removed {
                             Err(EBUSY | ETIMEDOUT) => keeps_tables = true,
                             result => result?,
                         }
@@ -468,8 +471,9 @@ impl PageTable {
         })
     }
 
-    /// Frees the tables of the blocks that lie completely in `range`, where nothing is mapped. The
-    /// hardware must not walk them meanwhile. The caller must be the writer.
+    /// Removes the tables of the blocks that lie completely in `range`, where nothing is mapped.
+    /// The hardware must not walk them meanwhile. The caller must be the writer, and
+    /// [remove tables](Writer::remove_tables).
     fn free_tables<F: IoPageTableFmt>(&self, table: &IoPageTable<'_, F>, range: &Range<u64>) {
         let mut va = self.next_small(range.start.next_multiple_of(BLOCK));
 

@@ -209,6 +209,14 @@ impl Reserved {
     }
 }
 
+/// Tables that were removed from a page table.
+struct Removed {
+    /// Whether tables are kept when they are removed, instead of freed.
+    keep: bool,
+    /// Those that the hardware may still walk.
+    tables: Reserved,
+}
+
 /// Serialises writers to a page table, and holds the pages that the current one lends to the table.
 #[pin_data]
 pub struct TablePool {
@@ -218,6 +226,9 @@ pub struct TablePool {
     /// Pages that the writer lends; empty otherwise. The lock nests inside the other one.
     #[pin]
     lent: SpinLock<Reserved>,
+    /// Changed by the writer. The lock nests inside that of the writer.
+    #[pin]
+    removed: SpinLock<Removed>,
 }
 
 // One name and one key each, wherever a pool is created.
@@ -231,6 +242,11 @@ fn lent_class() -> (&'static CStr, Pin<&'static LockClassKey>) {
     (c"TablePool::lent", static_lock_class!())
 }
 
+#[inline(never)]
+fn removed_class() -> (&'static CStr, Pin<&'static LockClassKey>) {
+    (c"TablePool::removed", static_lock_class!())
+}
+
 impl TablePool {
     /// Creates a pool, charged to the current task's cgroup. Sleeps.
     ///
@@ -240,11 +256,20 @@ impl TablePool {
     pub fn new() -> Result<Arc<Self>> {
         let (writer_name, writer_key) = writer_class();
         let (lent_name, lent_key) = lent_class();
+        let (removed_name, removed_key) = removed_class();
 
         Arc::pin_init(
             pin_init!(Self {
                 writer <- SpinLock::new((), writer_name, writer_key),
                 lent <- SpinLock::new(Reserved::new(), lent_name, lent_key),
+                removed <- SpinLock::new(
+                    Removed {
+                        keep: false,
+                        tables: Reserved::new(),
+                    },
+                    removed_name,
+                    removed_key
+                ),
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -290,10 +315,28 @@ impl TablePool {
     ///
     /// # Safety
     ///
-    /// `pages` must come from [`Self::alloc()`], and not be used any more.
-    pub(super) unsafe extern "C" fn free(_cookie: *mut c_void, pages: *mut c_void, _size: usize) {
+    /// `cookie` must point to a pool. `pages` must come from its [`Self::alloc()`], and not be used
+    /// any more but by hardware that still walks it.
+    pub(super) unsafe extern "C" fn free(cookie: *mut c_void, pages: *mut c_void, _size: usize) {
         // SAFETY: By the safety requirements.
-        unsafe { free(pages) };
+        let pool = unsafe { &*cookie.cast::<Self>() };
+        let mut removed = pool.removed.lock();
+
+        match NonNull::new(pages) {
+            Some(page) if removed.keep => {
+                // SAFETY: A table has the size of a page.
+                unsafe { page.write_bytes(0, PAGE_SIZE) };
+                // A link points to a page, so the hardware takes it for an invalid entry.
+                // INVARIANT: The page is ours, by the safety requirements, and was cleared. All
+                // zeros is a `Link` without a next one.
+                removed.tables.push(TablePage(page.cast()));
+            }
+            _ => {
+                drop(removed);
+                // SAFETY: By the safety requirements.
+                unsafe { free(pages) };
+            }
+        }
     }
 }
 
@@ -332,6 +375,27 @@ impl Writer<'_> {
         }
     }
 
+    /// Calls `f`, which removes tables from the page table and then has the hardware forget them.
+    /// They are freed if it succeeds. After an error, the hardware may still walk them; then they
+    /// are kept until a later call succeeds, or the page table has been freed.
+    ///
+    /// The hardware must have forgotten the tables of earlier calls whenever `f` succeeds.
+    pub fn remove_tables(&mut self, f: impl FnOnce() -> Result) -> Result {
+        self.pool.removed.lock().keep = true;
+        let result = f();
+
+        let mut removed = self.pool.removed.lock();
+        removed.keep = false;
+        let forgotten = match result {
+            Ok(()) => mem::take(&mut removed.tables),
+            Err(_) => Reserved::new(),
+        };
+
+        drop(removed);
+        drop(forgotten);
+        result
+    }
+
     /// Gives others a chance to write to the page table. No pages are lent afterwards.
     pub fn pause(&mut self) {
         self.take_back();
@@ -355,10 +419,10 @@ mod tests {
         unsafe { TablePool::alloc((&raw const *pool).cast_mut().cast(), 4096, gfp.as_raw()) }
     }
 
-    fn give(page: *mut c_void) {
+    fn give(pool: &TablePool, page: *mut c_void) {
         assert!(!page.is_null());
-        // SAFETY: The page comes from `take()`.
-        unsafe { TablePool::free(core::ptr::null_mut(), page, 4096) };
+        // SAFETY: The cookie is a pool, and the page comes from `take()`.
+        unsafe { TablePool::free((&raw const *pool).cast_mut().cast(), page, 4096) };
     }
 
     #[test]
@@ -374,17 +438,17 @@ mod tests {
         assert_eq!(page, first);
         // SAFETY: The page is ours, and large enough.
         assert_eq!(unsafe { page.cast::<usize>().read() }, 0);
-        give(page);
+        give(&pool, page);
         drop(writer);
         // The other page was returned, and others cannot use it.
         assert_eq!(mine.len(), 1);
 
         let mut writer = pool.write(&mut other);
-        give(take(&pool, GFP_NOWAIT));
+        give(&pool, take(&pool, GFP_NOWAIT));
         writer.lend(1, GFP_NOWAIT)?;
         // The second page comes from the page allocator.
-        give(take(&pool, GFP_NOWAIT));
-        give(take(&pool, GFP_NOWAIT));
+        give(&pool, take(&pool, GFP_NOWAIT));
+        give(&pool, take(&pool, GFP_NOWAIT));
         drop(writer);
         assert_eq!((mine.len(), other.len()), (1, 0));
         Ok(())
@@ -398,7 +462,7 @@ mod tests {
         let mut writer = pool.write(&mut pages);
         assert!(pool.writer.try_lock().is_none());
         writer.lend(2, GFP_NOWAIT)?;
-        give(take(&pool, GFP_NOWAIT));
+        give(&pool, take(&pool, GFP_NOWAIT));
         writer.pause();
         assert!(pool.writer.try_lock().is_none());
         // Even during a pause, others cannot use the pages.
@@ -410,6 +474,30 @@ mod tests {
     }
 
     #[test]
+    fn tables_are_kept_until_the_hardware_forgets_them() -> Result {
+        let pool = TablePool::new()?;
+        let mut pages = Reserved::new();
+        let mut writer = pool.write(&mut pages);
+        let mut remove = |result: Result| {
+            writer.remove_tables(|| {
+                give(&pool, take(&pool, GFP_ATOMIC));
+                result
+            })
+        };
+
+        assert_eq!(remove(Err(ETIMEDOUT)), Err(ETIMEDOUT));
+        assert_eq!(pool.removed.lock().tables.len(), 1);
+        assert_eq!(remove(Err(ETIMEDOUT)), Err(ETIMEDOUT));
+        assert_eq!(pool.removed.lock().tables.len(), 2);
+        remove(Ok(()))?;
+        assert!(pool.removed.lock().tables.is_empty());
+        // All others are freed at once.
+        give(&pool, take(&pool, GFP_ATOMIC));
+        assert!(pool.removed.lock().tables.is_empty());
+        Ok(())
+    }
+
+    #[test]
     fn missing_pages_are_allocated() -> Result {
         let pool = TablePool::new()?;
         let mut pages = Reserved::with_pages(1, GFP_KERNEL)?;
@@ -417,7 +505,7 @@ mod tests {
         let mut writer = pool.write(&mut pages);
         writer.lend(3, GFP_KERNEL)?;
         assert_eq!(pool.lent.lock().len(), 3);
-        give(take(&pool, GFP_NOWAIT));
+        give(&pool, take(&pool, GFP_NOWAIT));
         writer.lend(1, GFP_KERNEL)?;
         assert_eq!(pool.lent.lock().len(), 2);
         drop(writer);
