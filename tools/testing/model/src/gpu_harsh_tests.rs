@@ -204,6 +204,16 @@ fn the_flush_id_begins_anew_with_power() {
 }
 
 #[test]
+fn midgard_lacks_registers_of_bifrost() {
+    for product in [&T628, &T860] {
+        let mut b = Bench::new(product);
+        flush(&mut b, VA | 14, regs::AS_COMMAND_FLUSH_MEM);
+        assert_eq!(b.gpu.read32(regs::GPU_LATEST_FLUSH_ID), 0);
+        assert_eq!(b.gpu.read32(regs::GPU_COHERENCY_FEATURES), 0);
+    }
+}
+
+#[test]
 fn silicon_commands_wait_for_stores_under_way() {
     let mut b = silicon(&G52);
     b.set_up();

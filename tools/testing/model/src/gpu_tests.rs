@@ -50,7 +50,8 @@ fn identity() {
     assert_eq!(T860.gpu_id(), 0x0860_2000);
     assert_eq!(T720.gpu_id(), 0x0720_1010);
     assert_eq!(T628.gpu_id(), 0x0620_0010);
-    assert_eq!((T628.va_bits(), T628.pa_bits()), (33, 40));
+    assert_eq!((T628.va_bits(), T628.pa_bits()), (48, 40));
+    assert_eq!((T720.va_bits(), T720.pa_bits()), (33, 40));
     assert_eq!(G57.gpu_id(), 0x9093_0000);
 }
 

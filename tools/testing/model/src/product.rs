@@ -2,13 +2,13 @@
 
 //! The identity and features of the modelled GPUs.
 //!
-//! Identity, cache, core, tiler, memory and MMU features are those that drivers print at boot on
-//! real boards: Mali-G31 on S905X3, Mali-G52 r1 on RK3566/RK3568, Mali-G57 on MT8370/MT8390,
-//! Mali-T720 on Allwinner H6, Mali-T860 on RK3399. No such output was found for a Mali-T628:
-//! [`T628`] says what is known and what is guessed. Coherency, thread, texture and slot features
-//! are typical values of the generation; drivers and user space make no decisions based on them
-//! that the model could contradict. `AFBC_FEATURES` is 1 ("not supported") everywhere, which keeps
-//! user space from using compressed framebuffers, as the model cannot write these.
+//! Identity, cache, core, tiler, memory and MMU features, and the masks of cores, L2 caches, address
+//! spaces and job slots, are those that drivers print at boot on real boards: Mali-G31 on S905X3,
+//! Mali-G52 r1 on RK3566/RK3568, Mali-G57 on MT8370/MT8390, Mali-T628 on Exynos 5422, Mali-T720 on
+//! Allwinner H6, Mali-T860 on RK3399. Coherency, thread, texture and slot features are typical
+//! values of the generation; drivers and user space make no decisions based on them that the model
+//! could contradict. `AFBC_FEATURES` is 1 ("not supported") everywhere, which keeps user space from
+//! using compressed framebuffers, as the model cannot write these.
 //!
 //! v4 products (T628, T720) have the same job headers as v5, but a different framebuffer descriptor
 //! (SFBD), which the model does not read. Their fragment jobs are executed if they use the v5
@@ -50,7 +50,7 @@ pub struct Product {
     pub stack_present: u64,
     /// `AS_PRESENT`, with at most [`SPACES`] bits.
     pub as_present: u32,
-    /// `GPU_COHERENCY_FEATURES`.
+    /// `GPU_COHERENCY_FEATURES`, which Midgard does not have.
     pub coherency_features: u32,
     /// `GPU_AFBC_FEATURES`.
     pub afbc_features: u32,
@@ -66,6 +66,8 @@ pub struct Product {
     pub js_features: [u32; SLOTS],
     /// Whether `AS_TRANSCFG` exists.
     pub has_transcfg: bool,
+    /// Whether `GPU_LATEST_FLUSH_ID` exists.
+    pub has_flush_id: bool,
     /// Whether a slot's two chains can be distinguished: `JS_CONFIG` has the flag, and `JS_COMMAND`
     /// the stops that depend on it.
     pub has_chain_flag: bool,
@@ -104,6 +106,7 @@ pub const G52: Product = Product {
     texture_features: TEXTURE_FEATURES,
     js_features: JS_FEATURES,
     has_transcfg: true,
+    has_flush_id: true,
     has_chain_flag: true,
 };
 
@@ -131,6 +134,7 @@ pub const G57: Product = Product {
     texture_features: TEXTURE_FEATURES,
     js_features: JS_FEATURES,
     has_transcfg: true,
+    has_flush_id: true,
     has_chain_flag: true,
 };
 
@@ -150,7 +154,7 @@ pub const T860: Product = Product {
     l2_present: 0x1,
     stack_present: 0,
     as_present: 0xff,
-    coherency_features: 0x1,
+    coherency_features: 0,
     afbc_features: 1,
     max_threads: 0x100,
     thread_features: 0x0a04_0400,
@@ -158,6 +162,7 @@ pub const T860: Product = Product {
     texture_features: TEXTURE_FEATURES,
     js_features: JS_FEATURES,
     has_transcfg: false,
+    has_flush_id: false,
     has_chain_flag: true,
 };
 
@@ -185,18 +190,13 @@ pub const T720: Product = Product {
     ..T860
 };
 
-/// Mali-T628 MP6 r0p1: two core groups, of four cores and two, each with an L2 cache.
-///
-/// Known: the product number and the two groups of 4 + 2 cores, of which C panfrost reports at boot
-/// that it uses the first. `L2_PRESENT` has a bit at the position of each group's first core, as C
-/// panfrost assumes when it computes its cores. `MEM_FEATURES` 11:8 is the number of L2 caches less
-/// one, according to Arm's driver. Everything else is a guess, based on the T720, which is of the
-/// same generation.
+/// Mali-T628 MP6 r0p1: two core groups, of four cores and two, each with an L2 cache, for which
+/// `L2_PRESENT` has a bit at the position of the group's first core.
 pub const T628: Product = Product {
     name: "t628",
     id: 0x0620,
     revision: 0x0010,
-    mem_features: 0x101,
+    mmu_features: 0x2830,
     shader_present: 0x3f,
     l2_present: 0x11,
     ..T720

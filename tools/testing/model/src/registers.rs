@@ -71,7 +71,7 @@ impl Gpu {
             regs::GPU_AS_PRESENT => p.as_present,
             regs::GPU_JS_PRESENT => (1 << SLOTS) - 1,
             regs::GPU_STATUS => self.status(),
-            regs::GPU_LATEST_FLUSH_ID => self.flush_id,
+            regs::GPU_LATEST_FLUSH_ID if p.has_flush_id => self.flush_id,
             regs::GPU_AFBC_FEATURES => p.afbc_features,
             regs::GPU_PWR_OVERRIDE0 => self.plain.pwr_override[0],
             regs::GPU_PWR_OVERRIDE1 => self.plain.pwr_override[1],

@@ -126,6 +126,20 @@ fn a_hard_stop_takes_time() {
 }
 
 #[test]
+fn a_soft_stop_may_take_effect_before_a_hard_stop() {
+    let mut b = chain(|job| job.barrier = true);
+    b.slot(1, regs::JS_COMMAND, regs::JS_COMMAND_SOFT_STOP);
+    b.slot(1, regs::JS_COMMAND, regs::JS_COMMAND_HARD_STOP);
+    b.pass(100);
+    assert_eq!(b.slot_reg(1, regs::JS_STATUS), STOPPED);
+    assert_eq!(b.take_job_irqs(), failed(1));
+    // By then the hard stop has nothing to stop.
+    b.pass(300);
+    assert_eq!(b.slot_reg(1, regs::JS_STATUS), STOPPED);
+    assert_eq!(b.take_job_irqs(), 0);
+}
+
+#[test]
 fn a_chain_goes_on_until_a_hard_stop_takes_effect() {
     let mut b = chain(|job| job.barrier = true);
     b.pass(999_900);

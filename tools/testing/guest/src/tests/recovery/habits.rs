@@ -5,6 +5,8 @@
 use std::thread;
 
 use model::control::Opcode;
+use model::control::Stat;
+use model::control::NEVER;
 use model::job::Arch;
 
 use super::end;
@@ -50,6 +52,7 @@ pub(in crate::tests) const TESTS: &[Test] = &[
     Test::new("recover-late-start", &["J4"], late_start)
         .needs(&[Need::Board, Need::Gate])
         .panfrost_fails("it does not count this"),
+    Test::new("recover-never-starts", &["J4"], never_starts).needs(&[Need::Board]),
 ];
 
 /// The report of a chain's end gets lost in the GPU. That is no hang, however often it happens.
@@ -185,5 +188,21 @@ fn late_start(gpu: &Gpu) -> Outcome {
     }
     check!(missed()? != before, "nobody has noticed");
     check_eq!(told.counts(), [0, 0, 0]);
+    works(&device)
+}
+
+/// A chain that a slot never begins with cannot be stopped, so the GPU is reset. The chain fails,
+/// and the slot works again.
+fn never_starts(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    let resets = board.stat(Stat::SoftResets);
+    let chain = nothing(&device)?;
+
+    board.order(Opcode::DelayStart, &[NEVER])?;
+    check!(end(&start(&device, 0, &chain)?)?.is_err(), "it has not failed");
+    check!(chain.statuses() != [DONE]);
+    check!(board.stat(Stat::SoftResets) != resets, "nothing was reset");
+    board.order(Opcode::ClearAll, &[])?;
     works(&device)
 }
