@@ -47,7 +47,8 @@
 //! 8. the VA tree of an address space (spinlock)
 //! 9. the job queue (spinlock)
 //! 10. a page table, for writers (spinlock), then the memory reserved for it (spinlock)
-//! 11. the hardware's address spaces (spinlock), then their orphans (spinlock)
+//! 11. the hardware's address spaces (spinlock), then their orphans, or the tables removed from a
+//!     page table (spinlocks)
 //! 12. the cycle counter (spinlock)
 //!
 //! The mutex of an address space's user memory ([`gem::userptr`]) nests inside 1 to 3, and 6, 10

@@ -72,6 +72,10 @@ impl GpuInner<'_> {
         self.quiet.store(true, Release);
         // Waits for code that has not seen the flag yet.
         synchronize_rcu();
+        // It may have unmasked an interrupt, for which no handler listens now.
+        if !self.supply.is_held() {
+            mali::irq::mask_all(&self.io);
+        }
         let ret = f();
         self.quiet.store(false, Release);
         ret
@@ -108,6 +112,11 @@ impl GpuInner<'_> {
         mali::irq::mask_all(&self.io);
         if let Err((error, reset)) = self.reset_somehow(drm) {
             self.lost.store(true, Release);
+            // Waits for code that has not seen the flag yet, and may unmask an interrupt.
+            synchronize_rcu();
+            if !self.supply.is_held() {
+                mali::irq::mask_all(&self.io);
+            }
             self.stop_after(drm, reset);
             return Err(error);
         }

@@ -47,8 +47,8 @@ use kernel::{
 
 use super::Soc;
 
-/// Time for which the reset line is asserted, and again between its release and the first access to
-/// a register.
+/// Time for which the reset line of a GPU at work is asserted, and again between its release and
+/// the first access to a register.
 const RESET_TIME: Delta = Delta::from_micros(100);
 
 /// The clocks. Either all of those that the system has are running, or none.
@@ -198,7 +198,7 @@ impl<'a> Supply<'a> {
     }
 
     /// Asserts the reset line for [`RESET_TIME`], then releases it. `ENODEV` if there is none.
-    /// Sleeps.
+    /// After any other error the line may be asserted, see [`Self::is_held`]. Sleeps.
     pub(super) fn pulse_reset(&self) -> Result {
         let Released(_, reset) = &self.reset;
 
@@ -206,9 +206,12 @@ impl<'a> Supply<'a> {
             return Err(ENODEV);
         }
         reset.assert()?;
+        // The line stays asserted if it cannot be released.
+        self.held.store(true, Release);
         fsleep(RESET_TIME);
         reset.deassert()?;
         fsleep(RESET_TIME);
+        self.held.store(false, Release);
         Ok(())
     }
 

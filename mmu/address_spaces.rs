@@ -40,6 +40,7 @@ use kernel::{
 
 use super::{
     change::Change,
+    occupants::RunningJobs,
     orphans::{
         Keepable,
         Link,
@@ -166,6 +167,8 @@ pub(super) struct TakenFault {
     pub(super) fault: mmu::Fault,
     /// The access failed on the bus.
     pub(super) bus_error: bool,
+    /// The jobs of the space when the fault was taken.
+    jobs: RunningJobs,
     pub(super) space: Arc<VmShared>,
 }
 
@@ -343,7 +346,8 @@ impl AddressSpaces {
             Some(AsState::Live | AsState::Unknown) if !gpu.stopped() => {
                 unless_gone(mmu::disable(gpu, nr))
             }
-            _ => Ok(()),
+            // A GPU that is abandoned counts as stopped, too.
+            _ => self.check(),
         };
 
         if !gpu.off_limits() {
@@ -389,11 +393,12 @@ impl AddressSpaces {
                 Change::Unmapped => Err(ETIMEDOUT),
             },
             Some((nr, entry)) if entry.state == AsState::Live && !gpu.stopped() => {
-                let how = change.flush(entry.jobs);
+                let how = change.flush(entry.jobs, &gpu.caps);
 
                 unless_gone(entry.note(mmu::flush_range(gpu, nr, range, how)))
             }
-            _ => Ok(()),
+            // A GPU that is abandoned counts as stopped, too.
+            _ => self.check(),
         }
     }
 
@@ -456,12 +461,14 @@ impl AddressSpaces {
         match self.table.lock().find(space) {
             Some((_, entry)) if entry.stuck && !gpu.stopped() => Err(EBUSY),
             Some((nr, entry)) if entry.state == AsState::Live && !gpu.stopped() => {
-                let how = Change::Unmapped.flush(entry.jobs);
+                let how = Change::Unmapped.flush(entry.jobs, &gpu.caps);
 
                 entry.note(mmu::exclude(gpu, nr, range, how, f))
             }
-            // With the lock held, so that the space cannot get an AS in the meantime.
+            // With the lock held, so that the space cannot get an AS in the meantime. A GPU that
+            // is abandoned counts as stopped, too.
             _ => {
+                self.check()?;
                 f();
                 Ok(())
             }
@@ -493,32 +500,39 @@ impl AddressSpaces {
         Some(TakenFault {
             fault,
             bus_error: bus,
+            jobs: entry.space.occupants().running(),
             space: entry.space.clone(),
         })
     }
 
-    /// Turns off the AS `nr`, in which `space` was when it faulted, so that its jobs end. Returns
-    /// false if the space is no longer there, because its jobs have ended in the meantime, or has
-    /// been turned off for another reason, or if the registers are off limits: the jobs are about
-    /// to leave the hardware then.
-    pub(super) fn fail_at(&self, gpu: &Gpu<'_>, nr: u8, space: &VmShared) -> bool {
+    /// Turns off the AS `nr` after a fault in it, so that its jobs end. Returns false if the
+    /// space or all jobs that may have made the access have left the hardware in the meantime, if
+    /// the AS has been turned off for another reason, or if the registers are off limits: the
+    /// jobs are about to leave the hardware then.
+    pub(super) fn fail_at(&self, gpu: &Gpu<'_>, nr: u8, taken: &TakenFault) -> bool {
+        let space = &taken.space;
         let mut table = self.table.lock();
-        if gpu.off_limits() {
+        if gpu.off_limits() || !space.occupants().running().has_one_of(&taken.jobs) {
             return false;
         }
 
-        match table.find(space) {
-            Some((at, entry))
-                if at == nr && matches!(entry.state, AsState::Live | AsState::Faulty) =>
-            {
+        let result = match table.find(space) {
+            Some((at, entry)) if at == nr && matches!(entry.state, AsState::Live | AsState::Faulty) => {
                 entry.state = AsState::Faulty;
-                // A timeout was logged. The jobs are stopped next, or a reset follows if they do
-                // not stop.
-                let _ = entry.note(mmu::disable(gpu, nr));
-                true
+                // Until a reset, a stuck MMU takes no command.
+                match entry.stuck {
+                    true => Ok(()),
+                    false => entry.note(mmu::disable(gpu, nr)),
+                }
             }
-            _ => false,
+            _ => return false,
+        };
+
+        drop(table);
+        if result == Err(ETIMEDOUT) {
+            self.ask_for_reset(&space.drm);
         }
+        true
     }
 
     /// Returns which address spaces were turned off after a fault, as a bitmap by number. Their

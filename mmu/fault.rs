@@ -133,28 +133,33 @@ enum Handled {
 /// Handles the fault of one AS, if it is still pending: handling those before it may have taken a
 /// while.
 fn handle_one(drm: &Device, gpu: &Gpu<'_>, nr: u8) -> Handled {
-    let Some(TakenFault {
+    let Some(taken) = drm.address_spaces.take_fault(gpu, nr) else {
+        return Handled::Nothing;
+    };
+    let TakenFault {
         fault,
         bus_error,
         space,
-    }) = drm.address_spaces.take_fault(gpu, nr)
-    else {
-        return Handled::Nothing;
-    };
+        ..
+    } = &taken;
     // An interrupt without a cause has been cleared by now; nothing else to do.
     if !bus_error && fault.exception == Exception::OK {
         return Handled::Nothing;
     }
 
-    if !bus_error && fault.exception.is_translation_fault() && mend(gpu, &space, &fault) {
+    if !bus_error && fault.exception.is_translation_fault() && mend(gpu, space, fault) {
         return Handled::Mended;
     }
 
-    report(gpu, nr, &space, &fault, bus_error);
-    match drm.address_spaces.fail_at(gpu, nr, &space) {
-        true => Handled::Failed,
-        false => Handled::Mended,
+    let job_slots = gpu.while_on(|_| job::slots_of(gpu, nr)).unwrap_or(0);
+    if drm.address_spaces.fail_at(gpu, nr, &taken) {
+        // Writing the log may take long enough for other jobs of the space to begin.
+        report(gpu, nr, &taken, job_slots);
+        return Handled::Failed;
     }
+    // If a job made the access that had not begun as far as is known, it makes it again.
+    space.retry(gpu, fault.address);
+    Handled::Mended
 }
 
 /// Grows the memory at the address of the fault, if it can grow. Returns whether that resolves the
@@ -175,8 +180,14 @@ fn mend(gpu: &Gpu<'_>, space: &Arc<VmShared>, fault: &Fault) -> bool {
     }
 }
 
-/// Logs a fault that ends jobs.
-fn report(gpu: &Gpu<'_>, nr: u8, space: &VmShared, fault: &Fault, bus_error: bool) {
+/// Logs a fault that ends jobs. `job_slots`: those that used the address space, as a bitmap.
+fn report(gpu: &Gpu<'_>, nr: u8, taken: &TakenFault, job_slots: u32) {
+    let TakenFault {
+        fault,
+        bus_error,
+        space,
+        ..
+    } = taken;
     if !space.log().allows() {
         return;
     }
@@ -184,7 +195,7 @@ fn report(gpu: &Gpu<'_>, nr: u8, space: &VmShared, fault: &Fault, bus_error: boo
     dev_notice!(
         gpu.dev(),
         "{} at {:#018x}: {} ({:#x}), {} by source {:#x}; AS {}, address space {}, job slots {:#x}\n",
-        if bus_error { "MMU bus error" } else { "GPU page fault" },
+        if *bus_error { "MMU bus error" } else { "GPU page fault" },
         fault.address,
         fault.exception.name(),
         fault.status,
@@ -192,7 +203,7 @@ fn report(gpu: &Gpu<'_>, nr: u8, space: &VmShared, fault: &Fault, bus_error: boo
         fault.source,
         nr,
         space.id(),
-        gpu.while_on(|_| job::slots_of(gpu, nr)).unwrap_or(0)
+        job_slots
     );
     match space.nearest(fault.address) {
         Some(bo) if bo.contains(&fault.address) => dev_notice!(

@@ -29,6 +29,8 @@ pub(crate) enum Feature {
 #[derive(Clone, Copy)]
 #[repr(u8)]
 pub(crate) enum Issue {
+    /// The end of a chain that fails does not write the caches back (T60x).
+    T6787,
     /// A soft stop can damage chains other than fragment chains (T60x).
     T8408,
     /// The pause buffer of the load/store pipe must not be used.
@@ -153,6 +155,7 @@ static PRODUCTS: [Product; 16] = [
         0x0600,
         MIDGARD_OLD,
         issues(&[
+            Issue::T6787,
             Issue::T8408,
             Issue::T9510,
             Issue::T10649,
