@@ -201,6 +201,8 @@ pub(crate) struct DeviceData {
     /// The job queue.
     #[pin]
     pub(crate) jobs: job::Jobs,
+    /// Limits the messages about the clients' jobs.
+    pub(crate) client_log: Arc<Ratelimit>,
     /// All heaps.
     pub(crate) heaps: Arc<HeapSet>,
     /// DMA mappings of the buffers, which unbind undoes.
@@ -222,10 +224,12 @@ impl DeviceData {
         let dma = DmaSpace::new(dev)?;
         let mirrors = gem::userptr::Mirrors::new(dev)?;
         let tables = mmu::PageTables::new(dev)?;
+        let client_log = Arc::pin_init(Ratelimit::of_all_files(), GFP_KERNEL)?;
 
         Ok(try_pin_init!(Self {
             address_spaces <- mmu::AddressSpaces::new(|drm| drm.jobs.request_reset()),
             jobs <- job::Jobs::new(),
+            client_log,
             heaps,
             dma,
             mirrors,
@@ -235,11 +239,11 @@ impl DeviceData {
         }))
     }
 
-    /// Tells the job side that the last handle of `mapping` was closed, so that jobs that have
-    /// ended and still hold the mapping are retired: see
+    /// Tells the job side that the last handle of `mapping`, in the address space `vm`, was closed,
+    /// so that jobs that have ended and still hold the mapping are retired: see
     /// [`retire_users()`](job::Jobs::retire_users).
-    pub(crate) fn mapping_closed(drm: &Device, mapping: *const gem::Mapping) {
-        drm.jobs.retire_users(drm, mapping);
+    pub(crate) fn mapping_closed(drm: &Device, vm: &gem::Vm, mapping: *const gem::Mapping) {
+        drm.jobs.retire_users(drm, vm, mapping);
     }
 }
 

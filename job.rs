@@ -168,11 +168,13 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// Returns whether the job holds this mapping.
-    fn uses(&self, mapping: *const gem::Mapping) -> bool {
-        self.mappings
-            .iter()
-            .any(|used| ptr::eq(Arc::as_ptr(used), mapping))
+    /// Returns whether the job holds this mapping, which is one of `vm`.
+    fn uses(&self, vm: &gem::Vm, mapping: *const gem::Mapping) -> bool {
+        ptr::eq(&*self.vm, vm)
+            && self
+                .mappings
+                .iter()
+                .any(|used| ptr::eq(Arc::as_ptr(used), mapping))
     }
 
     /// Returns the error of the fence of a job that the driver ends.
@@ -355,10 +357,17 @@ impl Jobs {
     /// Called once more after [`stop`](Self::stop), when no ioctl can run any more. May sleep.
     pub(crate) fn settle(&self) {
         if let Ok(started) = self.started() {
+            // A task that looks for the jobs of a mapping has the others out of the list meanwhile.
+            let drop_retired = || {
+                let _retiring = self.retiring.lock();
+
+                drop(started.queue.take_retired());
+            };
+
             // Dropping the jobs also removes their callbacks on fences, which could queue a worker.
-            drop(started.queue.take_retired());
+            drop_retired();
             started.workers.cancel();
-            drop(started.queue.take_retired());
+            drop_retired();
         }
     }
 }

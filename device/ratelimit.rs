@@ -4,15 +4,19 @@
 //! next line after that is preceded by the number of lines that were suppressed.
 //!
 //! Each file has a limit for messages about its jobs, so that one client cannot suppress messages
-//! about another. Messages about the hardware have a limit of their own, as have those about resets
-//! and about closed contexts, which jobs that hang bring about.
+//! about another. All files together have a larger one, so that a client that opens one file after
+//! the other cannot keep a slow console busy. Messages about the hardware have a limit of their
+//! own, as have those about resets and about closed contexts, which jobs that hang bring about.
 //!
-//! One spinlock, a leaf.
+//! One spinlock for each limit, leaves.
 
 use kernel::{
     new_spinlock,
     prelude::*,
-    sync::SpinLock,
+    sync::{
+        Arc,
+        SpinLock, //
+    },
     time::{
         Delta,
         Instant,
@@ -22,11 +26,15 @@ use kernel::{
 
 /// Number of lines allowed per interval.
 const BURST: u32 = 10;
+/// Number of lines about the jobs of all files that are allowed per interval.
+const BURST_OF_ALL: u32 = 10 * BURST;
 /// Length of the interval.
 const INTERVAL: Delta = Delta::from_secs(5);
 
 /// The current interval, and the lines counted in it.
 struct Window {
+    /// Number of lines allowed per interval.
+    burst: u32,
     /// When the interval began.
     since: Instant<Monotonic>,
     /// Number of lines in the interval so far, including those suppressed.
@@ -38,19 +46,30 @@ struct Window {
 pub(crate) struct Ratelimit {
     #[pin]
     window: SpinLock<Window>,
+    /// A limit that lines within this one count against as well.
+    of_all: Option<Arc<Self>>,
 }
 
 impl Ratelimit {
     /// Creates a limit against which nothing was counted yet.
     pub(crate) fn new() -> impl PinInit<Self> {
+        Self::with(BURST, None)
+    }
+
+    /// Creates the limit of all files together.
+    pub(crate) fn of_all_files() -> impl PinInit<Self> {
+        Self::with(BURST_OF_ALL, None)
+    }
+
+    /// Creates the limit of one file, given that of all files.
+    pub(crate) fn of_file(of_all: &Arc<Self>) -> impl PinInit<Self> {
+        Self::with(BURST, Some(of_all.clone()))
+    }
+
+    fn with(burst: u32, of_all: Option<Arc<Self>>) -> impl PinInit<Self> {
         pin_init!(Self {
-            window <- new_spinlock!(
-                Window {
-                    since: Instant::now(),
-                    lines: 0,
-                },
-                "drm_gpu::log"
-            ),
+            window <- new_spinlock!(Window::new(burst, Instant::now()), "drm_gpu::log"),
+            of_all,
         })
     }
 
@@ -62,23 +81,32 @@ impl Ratelimit {
         if left_out != 0 {
             pr_notice!("{} message(s) like the next one suppressed\n", left_out);
         }
-        allowed
+        allowed && self.of_all.as_ref().is_none_or(|of_all| of_all.allows())
     }
 }
 
 impl Window {
+    /// Creates the window of a limit whose first interval begins `now`.
+    fn new(burst: u32, now: Instant<Monotonic>) -> Self {
+        Self {
+            burst,
+            since: now,
+            lines: 0,
+        }
+    }
+
     /// Counts a line. Returns whether it may be logged, and the number of lines suppressed in the
     /// previous interval if this line begins a new one.
     fn count(&mut self, now: Instant<Monotonic>) -> (bool, u32) {
         let mut left_out = 0;
 
         if now - self.since > INTERVAL {
-            left_out = self.lines.saturating_sub(BURST);
+            left_out = self.lines.saturating_sub(self.burst);
             self.since = now;
             self.lines = 0;
         }
         self.lines = self.lines.saturating_add(1);
-        (self.lines <= BURST, left_out)
+        (self.lines <= self.burst, left_out)
     }
 }
 
@@ -89,10 +117,7 @@ mod tests {
     #[test]
     fn lines_left_out_are_told() {
         let start = Instant::now();
-        let mut window = Window {
-            since: start,
-            lines: 0,
-        };
+        let mut window = Window::new(BURST, start);
 
         for _ in 0..BURST {
             assert!(window.count(start) == (true, 0));
@@ -104,5 +129,16 @@ mod tests {
         assert!(window.count(later) == (true, 3));
         assert!(window.count(later) == (true, 0));
         assert!(window.count(later + INTERVAL + Delta::from_millis(1)) == (true, 0));
+    }
+
+    #[test]
+    fn files_share_a_limit() -> Result {
+        let all = Arc::pin_init(Ratelimit::with(3, None), GFP_KERNEL)?;
+        let allowed = |file: &Ratelimit| (0..2).filter(|_| file.allows()).count();
+        let [first, second] = [(); 2].map(|()| Arc::pin_init(Ratelimit::of_file(&all), GFP_KERNEL));
+
+        assert!(allowed(&*first?) == 2);
+        assert!(allowed(&*second?) == 1);
+        Ok(())
     }
 }

@@ -338,7 +338,8 @@ impl DriverObject for BoData {
     }
 
     fn close(bo: &Bo, file: &DriverFile<Self>) {
-        let mapping = bo.remove_handle(file.inner().get_ref().vm());
+        let vm = file.inner().get_ref().vm();
+        let mapping = bo.remove_handle(vm);
 
         // The lock is released: if this is the last reference, dropping it unmaps the BO. Otherwise
         // a job that has ended may still hold the mapping. User space has seen its fence signal,
@@ -348,7 +349,7 @@ impl DriverObject for BoData {
             let id = Arc::as_ptr(&mapping);
 
             if Arc::into_unique_or_drop(mapping).is_none() {
-                DeviceData::mapping_closed(bo.dev(), id);
+                DeviceData::mapping_closed(bo.dev(), vm, id);
             }
         }
     }

@@ -235,12 +235,18 @@ fn take_failure(
     status: &Status,
 ) -> Option<bool> {
     let in_queue = slot_for(slot)?;
-    let told = loaded
-        .get(in_queue, Position::Current)
-        .map_or(Told::default(), |running| Told {
-            to_end: (usize::from(running.strikes) >= LADDER.len()).then(|| running.job.end()),
-            lacks_tiles: running.job.resumed.load(Relaxed) && js::may_lack_tiles(&gpu.caps, slot),
-        });
+    let running = loaded.get(in_queue, Position::Current);
+    let told = running.as_ref().map_or(Told::default(), |running| Told {
+        to_end: (usize::from(running.strikes) >= LADDER.len()).then(|| running.job.end()),
+        lacks_tiles: running.job.resumed.load(Relaxed) && js::may_lack_tiles(&gpu.caps, slot),
+    });
+    // A fault is no hang, even if it comes after the job should have stopped: it may have been
+    // stalled, waiting for memory.
+    let faults = running.is_some_and(|running| {
+        let goes_on = usize::from(running.strikes) < LADDER.len();
+
+        running.job.faulted.load(Relaxed) || goes_on && status.exception.is_fault()
+    });
     let outcome = outcome(status.exception, told);
 
     if outcome == Outcome::Runs {
@@ -252,6 +258,9 @@ fn take_failure(
     match outcome {
         Outcome::Runs => None,
         Outcome::Stopped => take_stopped(loaded, started, in_queue, status),
+        Outcome::Ended(Err(error)) if faults => {
+            loaded.finish_stopped(in_queue, error).then_some(false)
+        }
         Outcome::Ended(result) => loaded.finish(in_queue, result).then_some(false),
     }
 }

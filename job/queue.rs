@@ -134,6 +134,19 @@ impl<'a, 'g> SlotAccess<'a, 'g> {
         }
     }
 
+    /// Requests a reset, because the hardware cannot take a job, which is not necessarily the job's
+    /// fault. The job counts one hit for each reset that it has to wait for, and fails with `error`
+    /// if there are too many.
+    fn wait_for_reset(&self, job: &Job, error: Error) -> StartError {
+        self.workers.queue_reset();
+        let reset = self.workers.resets();
+        if job.missed.xchg(reset, Relaxed) == reset || job.survives() {
+            StartError::Busy
+        } else {
+            StartError::Failed(error)
+        }
+    }
+
     /// Releases the AS and the cycle counter, which a job holds while it is in the hardware.
     fn release(&self, running: &Running<'_, QueueOwner>) {
         if running.job.counts_cycles {
@@ -177,15 +190,8 @@ impl job_queue::SlotOps<QueueOwner> for SlotAccess<'_, '_> {
             if error == ENODEV {
                 return StartError::Failed(error);
             }
-            // The MMU is stuck, not necessarily because of this job. The job counts one hit for
-            // each reset that it has to wait for.
-            self.workers.queue_reset();
-            let reset = self.workers.resets();
-            if job.missed.xchg(reset, Relaxed) == reset || job.survives() {
-                StartError::Busy
-            } else {
-                StartError::Failed(error)
-            }
+            // The MMU is stuck.
+            self.wait_for_reset(job, error)
         })?;
 
         job.as_nr.store(u32::from(as_nr), Relaxed);
@@ -209,10 +215,12 @@ impl job_queue::SlotOps<QueueOwner> for SlotAccess<'_, '_> {
             // The slot has not taken the previous chain from its second entry yet. If there is no
             // previous chain, the slot is stuck.
             match running.position {
-                Position::Current => self.workers.queue_reset(),
-                Position::Next => self.jobs.missed_entries.add(1, Relaxed),
+                Position::Current => self.wait_for_reset(job, EIO),
+                Position::Next => {
+                    self.jobs.missed_entries.add(1, Relaxed);
+                    StartError::Busy
+                }
             }
-            StartError::Busy
         })
     }
 

@@ -155,19 +155,31 @@ impl Jobs {
         }
     }
 
-    /// Drops those jobs that have ended and hold a mapping, and no others.
+    /// Drops those jobs of `vm` that have ended and hold a mapping, and no others.
     ///
     /// A job whose fence had signalled before the call does not hold the mapping any more when this
-    /// returns. Sleeps, but waits for at most [`RETIRE_BATCH`] other jobs at a time. The caller may
-    /// hold no lock that dropping a job takes.
+    /// returns. Sleeps. Neither this nor anybody who does the same meanwhile waits for more than
+    /// [`RETIRE_BATCH`] jobs of others at a time. The caller may hold no lock that dropping a job
+    /// takes.
     ///
     /// `mapping` is only compared, never dereferenced, so it may dangle.
-    pub(crate) fn retire_users(&self, drm: &Device, mapping: *const gem::Mapping) {
+    pub(crate) fn retire_users(&self, drm: &Device, vm: &gem::Vm, mapping: *const gem::Mapping) {
         if let Ok(started) = self.started() {
-            let _retiring = self.retiring.lock();
-            let retired = started.queue.take_retired_where(|job| job.uses(mapping));
+            loop {
+                let _retiring = self.retiring.lock();
+                let mut left = RETIRE_BATCH;
+                let retired = started.queue.take_retired_where(|job| {
+                    let takes = left != 0 && job.uses(vm, mapping);
 
-            self.drop_retired(drm, retired);
+                    left -= usize::from(takes);
+                    takes
+                });
+
+                if retired.is_empty() {
+                    break;
+                }
+                self.drop_retired(drm, retired);
+            }
         }
     }
 
@@ -189,15 +201,20 @@ impl Jobs {
     pub(crate) fn irq(&self, gpu: &Gpu<'_>, unmasks: impl FnOnce(bool) -> bool) {
         if let Ok(started) = self.started() {
             let _signalling = Signalling::begin();
-            let _slots = self.slots_lock.lock();
+            let events = {
+                let _slots = self.slots_lock.lock();
 
-            let events = self.handle_events(started, gpu);
-            if events.reset {
-                started.workers.queue_reset();
-            }
-            if unmasks(events.any) {
-                js::unmask(gpu);
-            }
+                let events = self.handle_events(started, gpu);
+                if events.reset {
+                    started.workers.queue_reset();
+                }
+                if unmasks(events.any) {
+                    js::unmask(gpu);
+                }
+                events
+            };
+
+            log_failures(gpu, &events);
         }
     }
 
@@ -213,7 +230,8 @@ impl Jobs {
         }
     }
 
-    /// Processes the pending interrupts of the slots. [`Jobs::slots_lock`] is held.
+    /// Processes the pending interrupts of the slots. [`Jobs::slots_lock`] is held. The caller
+    /// [logs](log_failures) the failures.
     fn handle_events(&self, started: &Started, gpu: &Gpu<'_>) -> Events {
         if gpu.stopped() {
             return Events::default();
@@ -224,12 +242,6 @@ impl Jobs {
 
         self.yielded.add(events.yielded, Relaxed);
         self.spurious.add(events.spurious, Relaxed);
-        // Logged with no spinlock held, since a console can be slow.
-        for (status, subject) in events.failures.iter().flatten() {
-            if subject.may_be_logged() {
-                dev_notice!(gpu.dev(), "a job has failed: {}; {}\n", status, subject);
-            }
-        }
         events
     }
 
@@ -267,24 +279,26 @@ impl Jobs {
         // slow.
         self.look_for_circles(started, gpu);
         let stops;
+        let events;
         let stopped = {
             let _signalling = Signalling::begin();
             let _slots = self.slots_lock.lock();
 
             // An interrupt may be late or lost.
-            let reset = self.handle_events(started, gpu).reset;
+            events = self.handle_events(started, gpu);
             let unreported = self.handle_unreported(started, gpu);
             self.lost.add(unreported.max(late.into()), Relaxed);
             let access = self.access(started, gpu).noting_stops();
             let expired = started.queue.expire(&access);
 
-            if expired.reset || reset {
+            if expired.reset || events.reset {
                 started.workers.want_reset();
             }
             stops = access.into_stops();
             expired.stopped
         };
 
+        log_failures(gpu, &events);
         if late && gpu.log.allows() {
             dev_notice!(
                 gpu.dev(),
@@ -416,6 +430,8 @@ impl Jobs {
             return;
         }
         started.workers.poll(false);
+        // Requests made so far are served by the reset that this makes.
+        started.workers.take_reset();
         if gpu.find(drm).is_err() {
             started.workers.queue_find(FIND_MS);
             return;
@@ -443,8 +459,8 @@ impl Jobs {
         });
 
         for _ in 0..STOP_POLLS {
-            // The result can be ignored: the reset comes next in any case.
-            self.handle_events(started, gpu);
+            // Whether it asks for a reset can be ignored, since that comes next in any case.
+            log_failures(gpu, &self.handle_events(started, gpu));
             let waits = started.queue.update(&access, |loaded| {
                 // A chain that has not obeyed an earlier stop is not waited for.
                 Slot::ALL
@@ -465,7 +481,7 @@ impl Jobs {
     /// held.
     fn note_progress(&self, started: &Started, gpu: &Gpu<'_>) {
         // Collects late completions, since the hardware would refuse to run those jobs again.
-        self.handle_events(started, gpu);
+        log_failures(gpu, &self.handle_events(started, gpu));
 
         let access = self.access(started, gpu);
 
@@ -491,6 +507,15 @@ impl Jobs {
                 }
             }
         });
+    }
+}
+
+/// Logs the failures of jobs. No spinlock is held, since a console can be slow.
+fn log_failures(gpu: &Gpu<'_>, events: &Events) {
+    for (status, subject) in events.failures.iter().flatten() {
+        if subject.may_be_logged() {
+            dev_notice!(gpu.dev(), "a job has failed: {}; {}\n", status, subject);
+        }
     }
 }
 

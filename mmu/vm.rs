@@ -387,7 +387,7 @@ impl<M> Vm<M> {
 
         let (table, config) = PageTable::new(drm, gpu)?;
         let tree = Mm::new(va::RANGE)?;
-        let log = Arc::pin_init(Ratelimit::new(), GFP_KERNEL_ACCOUNT)?;
+        let log = Arc::pin_init(Ratelimit::of_file(&drm.client_log), GFP_KERNEL_ACCOUNT)?;
         let space = Arc::pin_init(
             try_pin_init!(VmShared {
                 id: NEXT_ID.fetch_add(1, Relaxed),

@@ -183,6 +183,7 @@ use crate::{
     prelude::*,
     sync::aref::ARef, //
 };
+use core::mem;
 
 mod account;
 mod context;
@@ -440,25 +441,48 @@ pub struct Config {
 ///
 /// The fences are sorted by timeline, with at most one fence for each.
 #[derive(Default)]
-pub struct Dependencies(KVec<ARef<Fence>>);
+pub struct Dependencies {
+    fences: KVec<ARef<Fence>>,
+    /// The number of members of containers that were added, without the first of each.
+    members: usize,
+}
 
 impl Dependencies {
     /// The maximum number of timelines that a job can wait for. It is bounded because all of them
     /// may be checked with the queue's lock held.
     pub const MAX: usize = 4096;
 
+    /// The maximum number of members of all containers together, without the first of each. It is
+    /// bounded because a task that adds them heeds no signal: a container can have any number of
+    /// members, and can be added any number of times.
+    pub const MAX_MEMBERS: usize = 1 << 18;
+
     /// Creates an empty set.
     pub const fn new() -> Self {
         // INVARIANT: It is empty.
-        Self(KVec::new())
+        Self {
+            fences: KVec::new(),
+            members: 0,
+        }
     }
 
     /// Adds a fence, or its members if it is a container.
     ///
-    /// May sleep. Fails with `ENOMEM`, also for more than [`MAX`](Self::MAX) timelines; some
-    /// members of a container may have been added then. Takes O(log n) comparisons for each fence.
+    /// May sleep. Fails with `ENOMEM`, also for more than [`MAX`](Self::MAX) timelines or
+    /// [`MAX_MEMBERS`](Self::MAX_MEMBERS) members of containers; some members of a container may
+    /// have been added then. Takes O(log n) comparisons for each fence.
     pub fn add(&mut self, fence: &Fence) -> Result {
-        fence.for_each_contained(|fence| self.add_one(fence))
+        let mut is_first = true;
+
+        fence.for_each_contained(|fence| {
+            if !mem::replace(&mut is_first, false) {
+                if self.members >= Self::MAX_MEMBERS {
+                    return Err(ENOMEM);
+                }
+                self.members += 1;
+            }
+            self.add_one(fence)
+        })
     }
 
     /// Adds a fence that is not a container.
@@ -472,22 +496,22 @@ impl Dependencies {
         // INVARIANT: A known timeline keeps its index; a new one is inserted at the index that the
         // search found.
         match self
-            .0
+            .fences
             .binary_search_by_key(&fence.context(), |known| known.context())
         {
             Ok(index) => {
-                if let Some(known) = self.0.get_mut(index) {
+                if let Some(known) = self.fences.get_mut(index) {
                     if !known.is_later_or_same(fence) {
                         *known = ARef::from(fence);
                     }
                 }
                 Ok(())
             }
-            Err(_) if self.0.len() >= Self::MAX => Err(ENOMEM),
+            Err(_) if self.fences.len() >= Self::MAX => Err(ENOMEM),
             Err(index) => {
-                self.0.reserve(1, GFP_KERNEL_ACCOUNT)?;
+                self.fences.reserve(1, GFP_KERNEL_ACCOUNT)?;
                 // Cannot fail: there is room, and the index is not beyond the end.
-                self.0
+                self.fences
                     .insert_within_capacity(index, ARef::from(fence))
                     .map_err(|_| ENOMEM)
             }
@@ -496,19 +520,19 @@ impl Dependencies {
 
     /// Returns the number of fences to wait for.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.fences.len()
     }
 
     /// Returns whether there is nothing to wait for.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.fences.is_empty()
     }
 
     /// Returns the fences except that of one timeline.
     fn without(mut self, context: u64) -> KVec<ARef<Fence>> {
         // INVARIANT: This keeps the order.
-        self.0.retain(|fence| fence.context() != context);
-        self.0
+        self.fences.retain(|fence| fence.context() != context);
+        self.fences
     }
 }
 

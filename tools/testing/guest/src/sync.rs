@@ -128,6 +128,19 @@ pub fn signalled_at(sync_file: BorrowedFd<'_>) -> Result<Option<u64>> {
     Ok((info.status != 0).then_some(info.timestamp_ns))
 }
 
+/// Makes a sync file that signals when both of these have.
+pub fn merge(first: BorrowedFd<'_>, second: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let mut arg = uapi::SyncMerge {
+        fd2: second.as_raw_fd(),
+        fence: -1,
+        ..Default::default()
+    };
+    // SAFETY: no pointers.
+    unsafe { sys::ioctl(first, uapi::SYNC_MERGE, &mut arg)? };
+    // SAFETY: the kernel has just opened it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(arg.fence) })
+}
+
 /// Asks for a sync file's fence to signal by a time of the monotonic clock.
 pub fn set_deadline(sync_file: BorrowedFd<'_>, deadline_ns: u64) -> Result<()> {
     let mut arg = uapi::SyncSetDeadline {

@@ -110,6 +110,9 @@ uapi! {
     /// Exports a dma-buf's fences, or adds one.
     SyncFile { flags: u32, fd: i32 }
 
+    /// Makes a sync file for the fences of two.
+    SyncMerge { name: [u8; 32], fd2: i32, fence: i32, flags: u32, pad: u32 }
+
     /// Tells about a sync file.
     SyncFileInfo {
         name: [u8; 32],
@@ -202,6 +205,9 @@ pub const DMA_BUF_SYNC: u64 = request(WRITE, b'b', 0, size_of::<u64>());
 pub const DMA_BUF_EXPORT_SYNC_FILE: u64 = request(READ_WRITE, b'b', 2, size_of::<SyncFile>());
 /// Takes a [`SyncFile`].
 pub const DMA_BUF_IMPORT_SYNC_FILE: u64 = request(WRITE, b'b', 3, size_of::<SyncFile>());
+
+/// Takes a [`SyncMerge`].
+pub const SYNC_MERGE: u64 = request(READ_WRITE, b'>', 3, size_of::<SyncMerge>());
 
 /// Takes a [`SyncFileInfo`].
 pub const SYNC_FILE_INFO: u64 = request(READ_WRITE, b'>', 4, size_of::<SyncFileInfo>());

@@ -16,13 +16,16 @@ use crate::chain::PATIENCE;
 use crate::check;
 use crate::check_eq;
 use crate::check_errno;
+use crate::device::Device;
 use crate::dmabuf;
 use crate::harness::Gpu;
 use crate::harness::Need;
 use crate::harness::Outcome;
+use crate::harness::Stop;
 use crate::harness::Test;
 use crate::pixels::Layout;
 use crate::pixels::FORMATS;
+use crate::sync;
 use crate::sync::Gate;
 use crate::sync::Syncobj;
 use crate::sys;
@@ -32,6 +35,7 @@ use super::file_stays_pending;
 use super::render::clear_frame;
 use super::stays_pending;
 use super::target;
+use super::works;
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("sync-out", &["C1"], out),
@@ -39,6 +43,9 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("sync-out-replaced", &["C1"], replaced).needs(&[Need::Gate]),
     Test::new("sync-in", &["C1"], wait_in).needs(&[Need::Gate]),
     Test::new("sync-in-several", &["C1"], several).needs(&[Need::Gate]),
+    Test::new("sync-in-merged", &["C1", "C5"], merged)
+        .needs(&[Need::Gate])
+        .panfrost_fails("its jobs wait for a merged fence as a whole, so it needs no limit"),
     Test::new("sync-in-signalled", &["C1"], signalled),
     Test::new("sync-in-and-out-same", &["C1"], same).needs(&[Need::Gate]),
     Test::new("sync-chain-of-syncobjs", &["C1"], chained).needs(&[Need::Gate]),
@@ -134,6 +141,41 @@ fn several(gpu: &Gpu) -> Outcome {
     done.wait(PATIENCE)?;
     check_eq!(chain.statuses(), [DONE]);
     Ok(())
+}
+
+/// Makes some gates, and a syncobj that stands for all of their fences.
+fn merge_gates(device: &Device) -> Result<(Vec<Gate>, Syncobj), Stop> {
+    let mut gates = vec![Gate::new()?];
+    let mut all = gates[0].fence().try_clone_to_owned()?;
+    while gates.len() < 9 {
+        let gate = Gate::new()?;
+        all = sync::merge(all.as_fd(), gate.fence())?;
+        gates.push(gate);
+    }
+    let sync = Syncobj::with_fence(device, all.as_fd())?;
+    Ok((gates, sync))
+}
+
+/// A job waits for all fences of a merged one. A client cannot keep the kernel busy by listing one
+/// over and over.
+fn merged(gpu: &Gpu) -> Outcome {
+    let device = gpu.open()?;
+    let (gates, wait) = merge_gates(&device)?;
+    let mut chain = Chain::new(&device, 4096)?;
+    chain.null();
+    let done = device.syncobj()?;
+
+    chain.submit(&[], &[&wait; 100], Some(&done))?;
+    for gate in &gates {
+        check!(stays_pending(&done)?);
+        gate.open()?;
+    }
+    done.wait(PATIENCE)?;
+    check_eq!(chain.statuses(), [DONE]);
+
+    let (_gates, wait) = merge_gates(&device)?;
+    check_errno!(chain.submit(&[], &vec![&wait; 1 << 16], None), ENOMEM);
+    works(&device)
 }
 
 fn signalled(gpu: &Gpu) -> Outcome {

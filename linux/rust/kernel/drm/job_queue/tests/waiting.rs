@@ -86,7 +86,7 @@ mod suite {
         dependencies.add(&Fence::stub())?;
         assert_eq!(dependencies.len(), 1);
         assert!(dependencies
-            .0
+            .fences
             .iter()
             .all(|fence| fence.seqno() == second.fence().seqno()));
 
@@ -108,9 +108,16 @@ mod suite {
         dependencies.add(&array)?;
         assert!(dependencies.len() == 2);
         assert!(dependencies
-            .0
+            .fences
             .iter()
             .all(|fence| fence.context() != array.context()));
+
+        // A container can be added any number of times, but not for ever.
+        dependencies.members = Dependencies::MAX_MEMBERS - 1;
+        dependencies.add(&array)?;
+        assert!(dependencies.add(&array) == Err(ENOMEM));
+        // A fence that is none does not count.
+        dependencies.add(x.fence())?;
 
         let (bench, context) = Bench::with_context(true)?;
         bench.push_after(&context, S0, 1, &[&array])?;
