@@ -143,19 +143,19 @@ impl Record {
     }
 }
 
-/// Returns the list of the BOs that can be reclaimed by these means; [`None`] if none can, as there
-/// is no room in swap.
-fn list(means: Means) -> Option<Lru> {
+/// Returns the list of the BOs of a group that can be reclaimed by these means; [`None`] if none
+/// can, as there is no room in swap for the group.
+fn list(of: Option<&MemCgroup>, means: Means) -> Option<Lru> {
     match means {
         Means::Purge => Some(Lru::DontNeed),
-        Means::Evict => (free_swap_pages() != 0).then_some(Lru::WillNeed),
+        Means::Evict => (free_swap_pages(of) != 0).then_some(Lru::WillNeed),
     }
 }
 
 /// Returns the number of pages that these means could take from the BOs of a group, if none were
 /// busy.
 fn pages(drm: &Device, of: Option<&MemCgroup>, means: Means) -> usize {
-    list(means).map_or(0, |lru| Bo::reclaimable(drm, of, lru))
+    list(of, means).map_or(0, |lru| Bo::reclaimable(drm, of, lru))
 }
 
 /// Returns whether memory is wanted from a single control group other than the root group.
@@ -180,7 +180,7 @@ fn count(drm: &Device, control: &Control<'_>) -> usize {
 /// at most `missing` BOs, unless the pages are wanted from one group. Returns the number of pages
 /// taken.
 fn take(drm: &Device, of: Option<&MemCgroup>, means: Means, missing: usize) -> usize {
-    let Some(lru) = list(means) else {
+    let Some(lru) = list(of, means) else {
         return 0;
     };
     // The last address space that was found busy. BOs that are mapped in no other are skipped.
@@ -244,7 +244,7 @@ fn take_busy(
     missing: usize,
     mut patience: Jiffies,
 ) -> usize {
-    let Some(lru) = list(means) else {
+    let Some(lru) = list(of, means) else {
         return 0;
     };
 

@@ -239,7 +239,7 @@ fn patiently() -> Flags {
 }
 
 /// Removes a heap from a list. Returns whether the list is empty now.
-fn remove(list: &Mutex<KVec<Arc<Heap>>>, heap: &Heap) -> bool {
+fn remove(list: &Mutex<KVVec<Arc<Heap>>>, heap: &Heap) -> bool {
     let (removed, empty) = {
         let mut list = list.lock();
         let index = list.iter().position(|this| core::ptr::eq(&**this, heap));
@@ -325,8 +325,8 @@ impl Heap {
 
     /// Gives the heap its addresses, from `start` on. From then on faults make it grow. Sleeps.
     ///
-    /// Errors: `EINVAL` if the heap already has addresses, as it can be used by one file at a time,
-    /// or still has stuck chunks; `ENOMEM`.
+    /// Errors: `EINVAL` if the heap has or has had addresses, as it can be used by one file only;
+    /// `ENOMEM`.
     pub(super) fn set_addresses(
         self: &Arc<Self>,
         space: &Arc<VmShared>,
@@ -336,8 +336,8 @@ impl Heap {
         let tables = Reserved::with_pages(self.upper_tables(start), GFP_KERNEL_ACCOUNT)?;
         {
             let mut inner = self.inner.lock();
-            // A heap that was closed may have stuck chunks.
-            if inner.addresses.is_some() || inner.chunks.filled() != 0 {
+            // Closing a heap takes what it would need to be closed once more.
+            if inner.addresses.is_some() || inner.remains.is_none() {
                 return Err(EINVAL);
             }
             inner.tables = tables;

@@ -122,7 +122,7 @@ struct Found {
 pub(crate) struct HeapSet {
     /// The heaps that have an address, or stuck chunks.
     #[pin]
-    list: Mutex<KVec<Arc<Heap>>>,
+    list: Mutex<KVVec<Arc<Heap>>>,
     /// The memory of all chunks of the device.
     pub(super) space: ChunkSpace,
     /// A stack of chunks for heaps without credit. These are not charged to any group.
@@ -184,7 +184,7 @@ impl HeapSet {
 
         Arc::pin_init(
             pin_init!(Self {
-                list <- new_mutex!(KVec::new(), "drm_gpu::heap::list"),
+                list <- new_mutex!(KVVec::new(), "drm_gpu::heap::list"),
                 space,
                 reserve <- new_mutex!(reserve, "drm_gpu::heap::reserve"),
                 partial <- new_mutex!(partial, "drm_gpu::heap::partial"),
@@ -261,7 +261,7 @@ impl HeapSet {
     /// Adds a heap that has an address. Sleeps. Returns `ENOMEM` if there is no memory for the
     /// list.
     pub(super) fn add(&self, heap: &Arc<Heap>) -> Result {
-        let mut room = KVec::new();
+        let mut room = KVVec::new();
 
         // Refill takes the lock for stalled jobs, so memory is allocated without it.
         loop {
@@ -280,7 +280,7 @@ impl HeapSet {
             let wanted = list.len().saturating_mul(2).max(4);
 
             drop(list);
-            room = KVec::with_capacity(wanted, GFP_KERNEL)?;
+            room = KVVec::with_capacity(wanted, GFP_KERNEL | __GFP_NOWARN)?;
         }
     }
 

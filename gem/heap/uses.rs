@@ -39,7 +39,7 @@ pub(crate) struct FileHeaps {
     /// The number of jobs so far.
     jobs: Atomic<u64>,
     #[pin]
-    heaps: Mutex<KVec<Arc<Heap>>>,
+    heaps: Mutex<KVVec<Arc<Heap>>>,
 }
 
 impl FileHeaps {
@@ -48,7 +48,7 @@ impl FileHeaps {
         Arc::pin_init(
             pin_init!(Self {
                 jobs: Atomic::new(0),
-                heaps <- new_mutex!(KVec::new(), "drm_gpu::heap::file_heaps"),
+                heaps <- new_mutex!(KVVec::new(), "drm_gpu::heap::file_heaps"),
             }),
             GFP_KERNEL_ACCOUNT,
         )

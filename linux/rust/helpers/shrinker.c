@@ -70,6 +70,12 @@ __rust_helper long rust_helper_get_nr_swap_pages(void)
 	return get_nr_swap_pages();
 }
 
+__rust_helper long
+rust_helper_free_swap_pages_of(struct mem_cgroup *memcg)
+{
+	return mem_cgroup_get_nr_swap_pages(memcg);
+}
+
 #ifndef CONFIG_LOCKDEP
 __rust_helper void rust_helper_fs_reclaim_acquire(gfp_t gfp_mask)
 {

@@ -37,6 +37,10 @@ impl MemCgroup {
         unsafe { memcg.cast::<Self>().as_ref() }
     }
 
+    pub(super) fn as_raw(&self) -> *mut bindings::mem_cgroup {
+        self.0.get()
+    }
+
     /// Returns whether this is the root group.
     pub fn is_root(&self) -> bool {
         // SAFETY: The pointer is valid.

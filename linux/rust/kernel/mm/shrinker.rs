@@ -335,10 +335,15 @@ pub fn as_reclaim<R>(f: impl FnOnce() -> R) -> R {
     ret
 }
 
-/// Returns how many pages can be swapped out, which is 0 if there is no swap or it is full.
-pub fn free_swap_pages() -> usize {
-    // SAFETY: No preconditions.
-    let pages = unsafe { bindings::get_nr_swap_pages() };
+/// Returns how many pages can be swapped out for a control group, or in all for [`None`]: 0 if there
+/// is no swap, if it is full, or if the group may have no more of it.
+pub fn free_swap_pages(of: Option<&MemCgroup>) -> usize {
+    let pages = match of {
+        // SAFETY: The pointer is valid.
+        Some(of) => unsafe { bindings::free_swap_pages_of(of.as_raw()) },
+        // SAFETY: No preconditions.
+        None => unsafe { bindings::get_nr_swap_pages() },
+    };
 
     usize::try_from(pages).unwrap_or(0)
 }

@@ -20,6 +20,7 @@ use super::{
     Caching, //
 };
 use crate::{
+    alloc::Flags,
     bindings,
     device::{
         Bound,
@@ -86,6 +87,14 @@ unsafe impl Send for Base {}
 // SAFETY: Everything mutable is protected by locks, some of them on the C side.
 unsafe impl Sync for Base {}
 
+/// Returns the flags with which shmem allocates pages.
+///
+/// While the device uses them, the pages cannot move: keep them out of movable zones. A failed
+/// allocation is reported to user space and must not invoke the OOM killer.
+fn page_flags() -> Flags {
+    GFP_HIGHUSER | __GFP_RETRY_MAYFAIL | __GFP_NOWARN
+}
+
 /// Returns the name and the key of the class of [`Base::backing`].
 ///
 /// The initialiser that [`Base::new()`] returns runs in generic code, of which each crate has its
@@ -151,18 +160,20 @@ impl Base {
             unsafe { bindings::drm_gem_private_object_fini(obj) }
         })?;
 
-        // While the device uses them, the pages cannot move: keep them out of movable zones. A
-        // failed allocation is reported to user space and must not invoke the OOM killer.
-        //
-        // SAFETY: The object has a file as `drm_gem_object_init()` was successful.
-        unsafe {
-            bindings::mapping_set_gfp_mask(
-                (*(*obj).filp).f_mapping,
-                (GFP_HIGHUSER | __GFP_RETRY_MAYFAIL | __GFP_NOWARN).as_raw(),
-            )
-        };
-
+        self.set_page_flags(page_flags());
         Ok(())
+    }
+
+    /// Sets the flags with which shmem allocates the pages, if the object has a file.
+    fn set_page_flags(&self, flags: Flags) {
+        // SAFETY: By the type invariants, the object is initialized; a file stays.
+        unsafe {
+            let file = (*self.obj.get()).filp;
+
+            if !file.is_null() {
+                bindings::mapping_set_gfp_mask((*file).f_mapping, flags.as_raw());
+            }
+        }
     }
 
     /// Gets the base of a GEM object.
@@ -232,8 +243,20 @@ impl Base {
             return Err(EINVAL);
         }
 
+        // A page that comes back from swap is charged to the group that has paid for it before,
+        // whoever brings it back. If that group is full, a task of another one cannot make room
+        // there, and must not fail for it: `__GFP_HIGH` charges the group nevertheless. No other
+        // task allocates meanwhile, as the pages are locked.
+        let of_others = !self.membership.group().is_of_current();
+        if of_others {
+            self.set_page_flags(page_flags() | GFP_ATOMIC);
+        }
         // SAFETY: The object has a file, as was just checked.
-        let pages = from_err_ptr(unsafe { bindings::drm_gem_get_pages(self.obj.get()) })?;
+        let pages = from_err_ptr(unsafe { bindings::drm_gem_get_pages(self.obj.get()) });
+        if of_others {
+            self.set_page_flags(page_flags());
+        }
+        let pages = pages?;
 
         // INVARIANT: These are the object's pages.
         backing.pages = Some(NonNull::new(pages).ok_or(ENOMEM)?);

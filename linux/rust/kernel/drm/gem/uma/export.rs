@@ -12,8 +12,13 @@
 use super::base::Base;
 use crate::{
     bindings,
+    dma_buf::resv::{
+        Resv,
+        Usage, //
+    },
     error::to_result,
-    prelude::*, //
+    prelude::*,
+    time::Jiffies, //
 };
 use core::{
     mem::offset_of,
@@ -170,12 +175,19 @@ unsafe extern "C" fn begin_cpu_access(
     dma_buf: *mut bindings::dma_buf,
     dir: bindings::dma_data_direction,
 ) -> c_int {
-    // SAFETY: By the safety requirements. Each table is mapped for the device.
-    let ret = unsafe {
-        for_each_mapping(dma_buf, |dev, sgt| {
-            bindings::dma_sync_sgtable_for_cpu(dev, sgt, dir)
-        })
-    };
+    // The core waits for the device only after this. Lines that the CPU fetched before the device
+    // has written them would be stale.
+    let write = dir != bindings::dma_data_direction::DMA_FROM_DEVICE;
+    // SAFETY: The dma-buf is valid, and so is its reservation.
+    let resv = unsafe { Resv::from_raw((*dma_buf).resv) };
+    let ret = resv
+        .wait_timeout(Usage::implicit(write), Jiffies::MAX)
+        // SAFETY: By the safety requirements. Each table is mapped for the device.
+        .and_then(|_| unsafe {
+            for_each_mapping(dma_buf, |dev, sgt| {
+                bindings::dma_sync_sgtable_for_cpu(dev, sgt, dir)
+            })
+        });
 
     ret.map_or_else(|err| err.to_errno(), |()| 0)
 }

@@ -125,6 +125,11 @@ impl Group {
         of.is_none_or(|of| of.pays_for(self.payer.as_deref()))
     }
 
+    /// Returns whether the current task is of the group.
+    pub(super) fn is_of_current(&self) -> bool {
+        self.is_for(ObjCgroup::current().as_deref())
+    }
+
     /// Returns whether objects that are charged to `payer` belong here.
     fn is_for(&self, payer: Option<&ObjCgroup>) -> bool {
         let address = |payer: Option<&ObjCgroup>| payer.map_or(ptr::null(), ptr::from_ref);

@@ -6,6 +6,9 @@
 
 use std::os::fd::AsFd;
 
+use model::control::Opcode;
+
+use crate::board::Board;
 use crate::bo::Bo;
 use crate::chain::Chain;
 use crate::check;
@@ -41,6 +44,9 @@ pub(in super::super) const TESTS: &[Test] = &[
     Test::new("bounce-attach-after-evict", &["D4", "J1"], attached)
         .needs(&[Need::Bounce])
         .panfrost_fails(NO_KNOB),
+    Test::new("bounce-sync-waits", &["C1", "J1"], waited)
+        .needs(&[Need::Bounce, Need::Board])
+        .panfrost_fails("it synchronises before it waits"),
     Test::new("bounce-unbind", &["C8", "J1"], unbound)
         .needs(&[Need::Bounce])
         .not_on_panfrost("unbinding it under load is not known to be safe"),
@@ -69,6 +75,27 @@ fn evicted(gpu: &Gpu) -> Outcome {
         drop(chain);
         drop(dmabuf);
     }
+    Ok(())
+}
+
+/// When the CPU may begin to read a dma-buf, it finds what the job has written that was under way.
+fn waited(gpu: &Gpu) -> Outcome {
+    let board = Board::open()?;
+    let device = gpu.open()?;
+    let bo = device.create(PAGE, uapi::BO_NOEXEC | uapi::BO_WB_MMAP)?;
+    let map = bo.map()?;
+    map.put64(64, 1);
+    let dmabuf = bo.export()?;
+    dmabuf::sync(dmabuf.as_fd(), WRITE | END)?;
+    let mut chain = Chain::new(&device, PAGE)?;
+    chain.zero(bo.va() + 64);
+    let jobs = chain.bo().export()?;
+    dmabuf::sync(jobs.as_fd(), WRITE | END)?;
+
+    board.order(Opcode::SlowJobs, &[200_000])?;
+    chain.submit(&[&bo], &[], None)?;
+    dmabuf::sync(dmabuf.as_fd(), uapi::DMA_BUF_SYNC_READ)?;
+    check_eq!(map.get64(64), 0);
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use model::control::Opcode;
 use model::control::Stat;
 
 use crate::board::Board;
+use crate::bo::Bo;
 use crate::chain::Chain;
 use crate::chain::DONE;
 use crate::chain::PATIENCE;
@@ -85,6 +86,7 @@ pub(in super::super) const TESTS: &[Test] = &[
     Test::new("limit-takes-idle", &["D4", "D9"], takes_idle)
         .panfrost_fails("its BOs never leave memory"),
     Test::new("limit-of-one-client", &["D7", "D9"], limit_of_one).panfrost_fails(NO_KNOB),
+    Test::new("limit-of-shared-bo", &["D7", "D9"], limit_of_shared).panfrost_fails(NO_KNOB),
 ];
 
 /// The memory of BOs is that of a GPU, of the process that makes them, and goes with them.
@@ -469,6 +471,35 @@ fn limit_of_one(gpu: &Gpu) -> Outcome {
     }
     limited.finish(3 * PATIENCE)?;
     check!(rounds >= 3, "{rounds} jobs while the other one tried");
+    Ok(())
+}
+
+/// Memory that a client at its limit has shared comes back for others. They have no part in the
+/// limit, and cannot make room.
+fn limit_of_shared(gpu: &Gpu) -> Outcome {
+    const SIZE: usize = 2 * MIB;
+    let _swap = Swap::on(64 * MIB)?;
+    let group = MemoryGroup::enter()?;
+    let client = gpu.open()?;
+    let bo = filled(&client, SIZE, 5)?;
+    let dmabuf = bo.export()?;
+    group.leave()?;
+    let device = gpu.open()?;
+    let shared = Bo::import(&device, dmabuf.as_fd(), SIZE)?;
+    bo.close()?;
+    drop(dmabuf);
+    evict_all(gpu, &device)?;
+    group.reclaim(SIZE)?;
+    // Most of it has left the group by now, and does not fit any more.
+    let used = group.current()?;
+    check!(used < SIZE / 2, "{used} bytes stay");
+    group.limit(Some(used + PAGE))?;
+
+    let mut chain = Chain::new(&device, PAGE)?;
+    chain.null();
+    chain.run(&[&shared])?;
+    check_eq!(chain.statuses(), [DONE]);
+    check!(intact(&shared, 5)?);
     Ok(())
 }
 
