@@ -238,6 +238,12 @@ fn patiently() -> Flags {
     GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN
 }
 
+/// Returns the allocation flags for a worker that serves all clients in turn: reclaim, but do not
+/// try again.
+fn once() -> Flags {
+    GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN
+}
+
 /// Removes a heap from a list. Returns whether the list is empty now.
 fn remove(list: &Mutex<KVVec<Arc<Heap>>>, heap: &Heap) -> bool {
     let (removed, empty) = {

@@ -61,6 +61,7 @@ use kernel::{
 
 use super::{
     at_once,
+    once,
     patiently,
     policy,
     stall::Given,
@@ -491,9 +492,9 @@ impl HeapSet {
     }
 
     /// Reclaims memory of the payer of a heap, which is at its limit, to charge the payer for a
-    /// chunk. May take long, and find nothing.
+    /// chunk. Others wait for this, so it reclaims once: refill asks again after a pause.
     fn pay_for(&self, heap: &Heap) {
-        let Ok(charge) = heap.charge(patiently()) else {
+        let Ok(charge) = heap.charge(once()) else {
             return;
         };
 
