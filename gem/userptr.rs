@@ -87,6 +87,7 @@ use crate::{
 };
 
 use super::{
+    reclaim::at_own_limit,
     Residency,
     Vm, //
 };
@@ -101,6 +102,18 @@ const CHANGE_MS: u32 = 10_000;
 /// there is not enough for all of it or because the process changes it. After that, it fails with
 /// `ENOMEM`.
 const PATIENCE: Delta = Delta::from_secs(10);
+
+/// The same for a client at the limit of its control group. What it brings in takes away the rest,
+/// and if that goes on for long, the OOM killer may come before the error.
+const PATIENCE_AT_LIMIT: Delta = Delta::from_secs(2);
+
+/// Returns how long validation keeps trying for the current task.
+fn patience() -> Delta {
+    match at_own_limit() {
+        true => PATIENCE_AT_LIMIT,
+        false => PATIENCE,
+    }
+}
 
 /// Returns whether the GPU can use memory of processes.
 ///
@@ -134,9 +147,9 @@ impl Mirror {
 
     /// Brings in all user memory of the address space. Sleeps, and may wait for user space.
     ///
-    /// Errors: those of [`mirror::Mirror::validate`], with a limit of [`PATIENCE`].
+    /// Errors: those of [`mirror::Mirror::validate`], with a limit of [`patience()`].
     pub(crate) fn validate(&self) -> Result {
-        self.mirror.validate(PATIENCE)
+        self.mirror.validate(patience())
     }
 }
 
@@ -310,7 +323,7 @@ pub(super) fn prepare(
     )?;
     let memory = UserMemory::new(range, &mirror.leaving)?;
     // Report memory that cannot be used now, not with the first job.
-    memory.range()?.validate(PATIENCE)?;
+    memory.range()?.validate(patience())?;
     Ok(Prepared {
         memory,
         node,
