@@ -16,7 +16,6 @@ use std::time::Instant;
 
 use model::job::Arch;
 
-use crate::board;
 use crate::board::Board;
 use crate::board::Rules;
 use crate::device::Device;
@@ -27,9 +26,13 @@ use crate::sys;
 use crate::sys::Errno;
 use crate::uapi;
 
+mod attempt;
 mod process;
 mod verdict;
 
+use attempt::unread;
+use attempt::Attempt;
+use attempt::Runner;
 use verdict::Verdict;
 
 pub use process::pipe;
@@ -250,9 +253,13 @@ impl Gpu {
         Ok(self.node.open()?)
     }
 
+    fn is_c_driver(&self) -> bool {
+        self.node.driver == "panfrost"
+    }
+
     /// Why this driver may fail the test, if it may.
     fn excuse(&self, test: &Test) -> Option<&'static str> {
-        if self.node.driver != "panfrost" {
+        if !self.is_c_driver() {
             return None;
         }
         match test.peer {
@@ -313,26 +320,34 @@ const SPLATS: &[&str] = &[
 ];
 
 /// The kernel's log from some moment on.
-pub(crate) struct KernelLog(Option<File>);
+pub struct KernelLog(Option<File>);
 
 impl KernelLog {
-    pub(crate) fn from_now() -> Self {
-        let mut file = File::options()
-            .read(true)
-            .open("/dev/kmsg")
-            .inspect(|file| {
-                // SAFETY: sets a flag of our own file.
-                unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
-            })
-            .ok();
-        if let Some(file) = &mut file {
+    /// From the oldest line on that is still there.
+    pub fn from_boot() -> Self {
+        Self(
+            File::options()
+                .read(true)
+                .open("/dev/kmsg")
+                .inspect(|file| {
+                    // SAFETY: sets a flag of our own file.
+                    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+                })
+                .ok(),
+        )
+    }
+
+    /// From the next line on.
+    pub fn from_now() -> Self {
+        let mut log = Self::from_boot();
+        if let Some(file) = &mut log.0 {
             let _ = file.seek(SeekFrom::End(0));
         }
-        Self(file)
+        log
     }
 
     /// The lines since the last call.
-    pub(crate) fn lines(&mut self) -> Vec<String> {
+    pub fn lines(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         let Some(file) = &mut self.0 else {
             return lines;
@@ -369,18 +384,6 @@ fn splats(mut lines: Vec<String>) -> Vec<String> {
 /// How often a test is tried on C panfrost.
 const PEER_TRIES: usize = 3;
 
-/// Messages of C panfrost when something took longer than it waits. Its limits are fixed, half a
-/// second for a job, a tenth for a command of the MMU, and may be too short on a busy host. It
-/// then resets the GPU, whoever else has a job on it.
-const PEER_LATE: &[&str] = &[
-    "gpu sched timeout",
-    "unexpectedly high interrupt latency",
-    "AS_ACTIVE bit stuck",
-    "Soft-stop failed",
-    "power transition timeout",
-    "reset timed out",
-];
-
 /// A result of the whole run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Summary {
@@ -395,17 +398,21 @@ pub struct Summary {
 /// Runs tests in turn and prints TAP. `timeout`: of each. `until`: how long after the guest's start
 /// the last one may begin.
 pub fn run(gpu: &Gpu, tests: &[&Test], timeout: Duration, until: Option<Duration>) -> Summary {
-    let c_driver = gpu.node.driver == "panfrost";
+    let c_driver = gpu.is_c_driver();
     let mut summary = Summary::default();
-    let mut log = KernelLog::from_now();
-    // Never set back, so that nothing happens unseen between two tests.
-    let mut rules = match Rules::now() {
+    let rules = match Rules::now() {
         Ok(rules) => rules,
         Err(errno) => {
             println!("Bail out! {}", unread(errno));
             summary.failed = tests.len();
             return summary;
         }
+    };
+    let mut runner = Runner {
+        gpu,
+        timeout,
+        log: KernelLog::from_now(),
+        rules,
     };
     println!("TAP version 13");
     println!("1..{}", tests.len());
@@ -428,7 +435,7 @@ pub fn run(gpu: &Gpu, tests: &[&Test], timeout: Duration, until: Option<Duration
             summary.skipped += 1;
             continue;
         }
-        let before = log.lines();
+        let before = runner.log.lines();
         let start = Instant::now();
         let mark = |text: &str| {
             if test.warns {
@@ -437,42 +444,37 @@ pub fn run(gpu: &Gpu, tests: &[&Test], timeout: Duration, until: Option<Duration
         };
         let excuse = gpu.excuse(test);
         mark("warnings are expected");
-        let mut outcome = run_in_child(gpu, test, timeout, excuse.is_some());
-        let mut lines = log.lines();
-        // A job that the test before has left behind may be late now.
-        if c_driver {
-            lines.splice(0..0, before);
-        }
-        let is_late = |lines: &[String]| {
-            let says = |line: &String| PEER_LATE.iter().any(|late| line.contains(late));
-            lines.iter().any(says)
-        };
-        let mut tries = 1;
-        let mut timed_out = is_late(&lines);
+        let mut attempt = runner.attempt(test, before, excuse, false);
         // A failure that does not come again is the busy host's. One that does is the peer's, or
         // the model's, unless C panfrost was late each time.
-        let mut always_late = true;
-        while let (true, None, Err(Stop::Fail(message))) = (c_driver, excuse, &outcome) {
-            let late = is_late(&lines);
+        let (mut was_late, mut always_late) = (false, true);
+        let mut tries = 1;
+        while let (true, Some(message)) = (c_driver, attempt.failure(excuse)) {
+            let late = attempt.late;
+            was_late |= late;
             always_late &= late;
             let why = if late { "it was late" } else { "for no known reason" };
             println!("# C panfrost failed in try {tries}, {why}: {message}");
-            for line in lines.iter().filter(|line| line.contains("panfrost")) {
+            for line in attempt.lines.iter().filter(|line| line.contains("panfrost")) {
                 println!("# kernel: {line}");
             }
             if tries == PEER_TRIES {
                 if always_late {
-                    outcome = Err(Stop::Skip(format!("it was late {tries} times")));
+                    attempt.outcome = Err(Stop::Skip(format!("it was late {tries} times")));
                 }
                 break;
             }
             tries += 1;
-            outcome = run_in_child(gpu, test, timeout, false);
-            lines = log.lines();
-            timed_out |= is_late(&lines);
+            attempt = runner.attempt(test, Vec::new(), excuse, was_late);
         }
         mark("no more warnings are expected");
         let ms = start.elapsed().as_millis();
+        let Attempt {
+            mut outcome,
+            lines,
+            broken,
+            ..
+        } = attempt;
         let splats = splats(lines);
         for splat in &splats {
             println!("# kernel: {splat}");
@@ -480,28 +482,6 @@ pub fn run(gpu: &Gpu, tests: &[&Test], timeout: Duration, until: Option<Duration
         // The peer's splats are the peer's.
         if !c_driver && !splats.is_empty() && outcome.is_ok() {
             outcome = Err(Stop::Fail("the kernel complained".into()));
-        }
-        let mut broken = match Rules::now() {
-            Ok(now) => {
-                let broken = now.since(&rules);
-                rules = now;
-                broken
-            }
-            Err(errno) => vec![unread(errno)],
-        };
-        if c_driver {
-            // It was seen to read a register of a GPU that is off after that, and not without it.
-            let why = test
-                .peer_breaks
-                .or(timed_out.then_some("a job took too long for it"));
-            let known: Vec<String>;
-            (known, broken) = broken
-                .into_iter()
-                .partition(|line| why.is_some() || board::only_recorded_of_peer(line));
-            if !known.is_empty() {
-                let why = why.unwrap_or("it does not wait for stores");
-                println!("# known of C panfrost: {} ({why})", known.join(", "));
-            }
         }
         match Verdict::new(outcome, &broken, excuse) {
             Verdict::Passed => {
@@ -534,23 +514,4 @@ pub fn run(gpu: &Gpu, tests: &[&Test], timeout: Duration, until: Option<Duration
         let _ = std::io::stdout().flush();
     }
     summary
-}
-
-/// The message when it is not known whether a rule was broken.
-fn unread(errno: Errno) -> String {
-    format!("the counts of the board's rules cannot be read: {errno}")
-}
-
-/// Runs a test in a process of its own, so that all its files close with it however it ends.
-/// `hurried`: it is expected to fail, and need not wait for long.
-fn run_in_child(gpu: &Gpu, test: &Test, timeout: Duration, hurried: bool) -> Outcome {
-    let run = || {
-        sys::outlive_reader();
-        if hurried {
-            sys::hurry();
-        }
-        (test.run)(gpu)
-    };
-    // SAFETY: this process has one thread.
-    unsafe { Process::start(run)? }.finish(timeout)
 }

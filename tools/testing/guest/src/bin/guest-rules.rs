@@ -10,7 +10,12 @@ use std::process::ExitCode;
 
 use guest::board;
 use guest::board::Rules;
+use guest::harness::KernelLog;
 use model::control::Stat;
+
+/// Message of C panfrost when it cuts the power although the caches have not gone. It waits for a
+/// millisecond, which is short on a busy host.
+const PEER_POWER_LATE: &str = "power transition timeout";
 
 const USAGE: &str = "\
 usage: guest-rules                    print all counts
@@ -80,10 +85,10 @@ fn moved(file: &str, name: &str) -> ExitCode {
         println!("{name}\t{what}");
     }
     let peer = Path::new("/sys/module/panfrost").exists();
-    match moved
-        .iter()
-        .all(|line| peer && board::only_recorded_of_peer(line))
-    {
+    let late = || KernelLog::from_boot().lines().iter().any(|line| line.contains(PEER_POWER_LATE));
+    let is_excused =
+        |line: &String| board::only_recorded_of_peer(line) || line.starts_with("R6-") && late();
+    match moved.iter().all(|line| peer && is_excused(line)) {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }
