@@ -18,9 +18,14 @@ help:
 	@echo 'make clippy fmt rustdoc rust-analyzer'
 	@echo 'make clean          remove build/: results and logs'
 	@echo 'make distclean      remove the cache too: build root, kernels, guests'
-	@echo 'Variables: LANE, those of Documentation/bench.rst; JOBS; DRM_GPU_CACHE, a folder'
-	@echo 'instead of ~/.cache/drm_gpu; KERNEL_SRC, a Linux 7.3.y or a tree of make tree to'
-	@echo 'build from.'
+	@echo
+	@echo 'Variables:'
+	@echo 'LANE=LANE           one of: all build checks debug guest igt kunit mesa model peer'
+	@echo '                    silicon (LANE="kunit guest" for two); see Documentation/bench.rst'
+	@echo 'JOBS=N              how many things are compiled at a time'
+	@echo 'KERNEL_SRC=DIR      build from that Linux 7.3.y, or from a tree of make tree'
+	@echo 'DRM_GPU_CACHE=DIR   the cache, instead of ~/.cache/drm_gpu'
+	@echo
 	@echo 'tools/testing/vm --help tells how to run anything in a guest.'
 
 run:
