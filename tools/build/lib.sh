@@ -20,7 +20,7 @@ die() { say "error: $*"; exit 1; }
 # it. So all is done by root, with the caller's cache.
 if [ "$(id -u)" != 0 ]; then
 	command -v sudo >/dev/null || die "this takes root, or sudo"
-	exec sudo --preserve-env=HOME,XDG_CACHE_HOME,DRM_GPU_CACHE,JOBS,KERNEL_SRC,CI,http_proxy,https_proxy,no_proxy,HTTP_PROXY,HTTPS_PROXY,NO_PROXY \
+	exec sudo --preserve-env=HOME,XDG_CACHE_HOME,DRM_GPU_CACHE,JOBS,KERNEL_SRC,WARN,CI,http_proxy,https_proxy,no_proxy,HTTP_PROXY,HTTPS_PROXY,NO_PROXY \
 		"$0" "$@"
 fi
 # These are used from other folders than the one that they may be relative to.

@@ -24,6 +24,8 @@ help:
 	@echo '                    silicon (LANE="kunit guest" for two); see Documentation/bench.rst'
 	@echo 'JOBS=N              how many things are compiled at a time'
 	@echo 'KERNEL_SRC=DIR      build from that Linux 7.3.y, or from a tree of make tree'
+	@echo 'WARN=1              warnings of the Rust compiler are shown and do not end a build;'
+	@echo '                    make test and make clippy fail all the same'
 	@echo 'DRM_GPU_CACHE=DIR   the cache, instead of ~/.cache/drm_gpu'
 	@echo
 	@echo 'tools/testing/vm --help tells how to run anything in a guest.'
