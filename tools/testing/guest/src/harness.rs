@@ -79,6 +79,12 @@ impl From<String> for Stop {
 /// What a test returns.
 pub type Outcome = Result<(), Stop>;
 
+/// Returns a value in one line, with its numbers in hexadecimal.
+pub fn shown(value: &(impl fmt::Debug + ?Sized)) -> String {
+    let lines = format!("{value:#x?}");
+    lines.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// Fails the test unless a condition holds.
 #[macro_export]
 macro_rules! check {
@@ -99,8 +105,10 @@ macro_rules! check_eq {
         let (left, right) = (&$left, &$right);
         $crate::check!(
             left == right,
-            "{} is {left:x?}, not {right:x?}{}",
+            "{} is {}, not {}{}",
             stringify!($left),
+            $crate::harness::shown(left),
+            $crate::harness::shown(right),
             $crate::check_eq!(@ $($($message)+)?)
         );
     }};
@@ -514,4 +522,15 @@ pub fn run(gpu: &Gpu, tests: &[&Test], timeout: Duration, until: Option<Duration
         let _ = std::io::stdout().flush();
     }
     summary
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn values_are_shown_in_one_line() {
+        assert_eq!(shown(&0x7402), "0x7402");
+        assert_eq!(shown(&[Some(16)]), "[ Some( 0x10, ), ]");
+    }
 }
