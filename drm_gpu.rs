@@ -66,6 +66,15 @@
 //! Reclaim runs with arbitrary locks of its callers held. It only tries to take 2, 3 and 7, and
 //! waits for 8 to 11 and for DRM's lock of the LRU lists, which is a leaf.
 
+use kernel::{
+    driver::Registration,
+    platform,
+    prelude::*,
+    InPlaceModule,
+    ModuleMetadata,
+    ThisModule, //
+};
+
 mod debugfs;
 mod device;
 mod file;
@@ -76,8 +85,34 @@ mod mmu;
 mod shrinker;
 mod uapi;
 
-kernel::module_platform_driver! {
-    type: device::PlatformDriver,
+/// The module, as long as it is loaded.
+#[pin_data]
+struct Module {
+    #[pin]
+    driver: Registration<platform::Adapter<device::PlatformDriver>>,
+}
+
+impl InPlaceModule for Module {
+    fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            driver <- Registration::new(<Self as ModuleMetadata>::NAME, module),
+            // C panfrost matches the same devices, and whichever comes first has them.
+            _: {
+                driver.for_each_taken(|dev, other| {
+                    let (name, own) = (dev.name(), <Self as ModuleMetadata>::NAME);
+                    pr_notice!(
+                        "{name} has the driver {other}; to change over: \
+                         cd /sys/bus/platform/drivers; \
+                         echo {name} >{other}/unbind; echo {name} >{own}/bind\n"
+                    );
+                });
+            },
+        })
+    }
+}
+
+module! {
+    type: Module,
     name: "drm_gpu",
     authors: ["The drm_gpu authors"],
     description: "DRM driver for Arm Mali Job-Manager GPUs",
