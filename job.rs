@@ -215,6 +215,8 @@ pub(crate) struct Jobs {
     lost_gpu: Atomic<bool>,
     /// Number of times that a job was told to stop because it ran for too long. Wraps.
     overdue: Atomic<u32>,
+    /// Number of those times that it was a hard stop. Wraps.
+    hard_stops: Atomic<u32>,
     /// Number of times that a long job was stopped to let others go first. Wraps.
     yielded: Atomic<u32>,
     /// Number of interrupts for chains that a slot did not have. Wraps.
@@ -245,6 +247,7 @@ impl Jobs {
             parked: Atomic::new(false),
             lost_gpu: Atomic::new(false),
             overdue: Atomic::new(0),
+            hard_stops: Atomic::new(0),
             yielded: Atomic::new(0),
             spurious: Atomic::new(0),
             lost: Atomic::new(0),

@@ -313,6 +313,9 @@ impl Jobs {
             subject,
         } in stops
         {
+            if how == Stop::Hard {
+                self.hard_stops.add(1, Relaxed);
+            }
             if subject.may_be_logged() {
                 let how = match how {
                     Stop::Soft => "soft",

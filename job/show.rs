@@ -89,6 +89,7 @@ impl Jobs {
     /// allocate memory; only tries to take the queue's lock.
     pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let overdue = self.overdue.load(Relaxed);
+        let hard_stops = self.hard_stops.load(Relaxed);
         let resets = self.started().map_or(0, |started| started.workers.resets());
         let yielded = self.yielded.load(Relaxed);
         let spurious = self.spurious.load(Relaxed);
@@ -96,6 +97,7 @@ impl Jobs {
         let missed_entries = self.missed_entries.load(Relaxed);
 
         writeln!(f, "stops of jobs that ran for too long: {overdue}")?;
+        writeln!(f, "hard stops among them: {hard_stops}")?;
         writeln!(f, "turns of jobs that go on later: {yielded}")?;
         writeln!(f, "resets: {resets}")?;
         writeln!(f, "spurious interrupts: {spurious}")?;

@@ -22,6 +22,7 @@ use crate::chain::PATIENCE;
 use crate::check;
 use crate::check_eq;
 use crate::check_errno;
+use crate::debugfs;
 use crate::device::Device;
 use crate::device::Job;
 use crate::harness::Gpu;
@@ -221,6 +222,8 @@ fn hard_stop(gpu: &Gpu) -> Outcome {
     let board = Board::open()?;
     let device = gpu.open()?;
     let told = Told::from_now(&board);
+    let hard_stops = || debugfs::jobs(gpu, "hard stops among them");
+    let before = hard_stops()?;
     let innocent = Innocent::new(gpu, &board)?;
     hang_next(&board)?;
     let chain = nothing(&device)?;
@@ -234,7 +237,9 @@ fn hard_stop(gpu: &Gpu) -> Outcome {
     let [soft, hard, resets] = told.counts();
     check!(soft >= 1);
     check_eq!([hard, resets], [1, 0]);
-    works(&device)
+    works(&device)?;
+    check_eq!(hard_stops()?.wrapping_sub(before), 1);
+    Ok(())
 }
 
 fn soft_stop_ignored(gpu: &Gpu) -> Outcome {
