@@ -400,6 +400,13 @@ impl platform::Driver for PlatformDriver {
         let limit_ms = crate::module_parameters::job_limit_ms
             .value()
             .clamp(timeout_ms, 3_600_000);
+        // There are no files in sysfs that tell.
+        dev_info!(
+            dev,
+            "job_timeout_ms {}, job_limit_ms {}\n",
+            timeout_ms,
+            limit_ms
+        );
         drm.jobs.start(depth, timeout_ms.into(), limit_ms.into())?;
         let jobs = ScopeGuard::new_with_data(drm.clone(), |drm| drm.jobs.stop());
 
