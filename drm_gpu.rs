@@ -14,7 +14,7 @@
 //! | module       | contents                                                              |
 //! | ------------ | --------------------------------------------------------------------- |
 //! | [`uapi`]     | the ioctls: decode the arguments, check them, call the core           |
-//! | [`file`]     | one open file: its address space and its job contexts                 |
+//! | [`mod@file`] | one open file: its address space and its job contexts                 |
 //! | [`job`]      | submission, contexts, the queue of the job slots, recovery            |
 //! | [`shrinker`] | freeing memory when it is short, where it costs least                 |
 //! | [`gem`]      | buffer objects: pages, mappings, heaps that grow on faults, sharing   |

@@ -7,7 +7,7 @@
 //!
 //! - [`object`]: the BO itself, its handles, its flags.
 //! - [`backing`]: the states of its pages.
-//! - [`mapping`]: a BO in an address space. Jobs hold these.
+//! - [`mod@mapping`]: a BO in an address space. Jobs hold these.
 //! - [`heap`]: memory that grows when the GPU touches it, and is given back when it is unused.
 //! - [`residency`]: the memory of an address space, and the mappings that reclaim has evicted.
 //! - [`reclaim`]: taking pages from idle BOs. The [`shrinker`](crate::shrinker) decides from which.

@@ -8,8 +8,8 @@
 //! then locks the BOs that the job uses, collects the fences it depends on and allocates; only
 //! after that does it arm the job's fence, publish it and push the job to its context. From there
 //! the [job queue](kernel::drm::job_queue) owns the job: it starts the job, immediately or later,
-//! through the [`SlotAccess`](queue::SlotAccess) passed in by a caller that can reach the hardware.
-//! The interrupt thread reports how the job ended ([`recovery`]), the fence signals, and a
+//! through the [`SlotAccess`] passed in by a caller that can reach the hardware. The interrupt
+//! thread reports how the job ended ([`recovery`]), the fence signals, and a
 //! [worker](workers) drops the job.
 //!
 //! # Locks, in order

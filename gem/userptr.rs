@@ -9,9 +9,9 @@
 //! without allocating memory.
 //!
 //! A submission makes all user memory of its address space valid, not only the BOs that it lists,
-//! and publishes its fence while the memory is valid: see [`submit`](crate::job::submit). When the
-//! process changes its memory after that, the change waits for the jobs of the address space and
-//! takes the pages from the GPU. It waits for up to [`CHANGE_MS`]; jobs that have not ended by then
+//! and publishes its fence while the memory is valid: see `job/submit.rs`. When the process changes
+//! its memory after that, the change waits for the jobs of the address space and takes the pages
+//! from the GPU. It waits for up to [`CHANGE_MS`]; jobs that have not ended by then
 //! lose all user memory of the address space, and fault. Without that limit, a process could not
 //! exit if its jobs wait for an event that follows only after its exit: a process frees its memory
 //! before it closes its files.

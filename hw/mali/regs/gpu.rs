@@ -115,7 +115,7 @@ impl GPU_INT_CLEAR {
 }
 
 field_values! {
-    /// Values of [`GPU_COMMAND`].
+    /// Values of [`struct@GPU_COMMAND`].
     pub(crate) enum GpuCommand: Bounded<u32, 8> {
         /// Does nothing (kbase).
         Nop = 0x00,
@@ -215,7 +215,7 @@ register! {
 }
 
 field_values! {
-    /// Coherency protocols: values of [`COHERENCY_ENABLE`].
+    /// Coherency protocols: values of [`struct@COHERENCY_ENABLE`].
     pub(crate) enum Coherency: Bounded<u32, 32> {
         /// The GPU snoops the CPUs.
         AceLite = 0,

@@ -10,8 +10,8 @@ use kernel::{
 
 use crate::hw::mali::Exception;
 
-/// Number of address spaces in the register layout. [`AS_PRESENT`](super::gpu::AS_PRESENT) tells
-/// which exist.
+/// Number of address spaces in the register layout.
+/// [`AS_PRESENT`](struct@super::gpu::AS_PRESENT) tells which exist.
 pub(crate) const MAX_AS: usize = 16;
 /// Distance between the registers of two address spaces, in bytes.
 const STRIDE: usize = 0x40;

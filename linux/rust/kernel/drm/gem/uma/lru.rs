@@ -260,7 +260,7 @@ pub struct Scanned {
     pub seen: usize,
 }
 
-/// How far to go in a [`scan()`].
+/// How far to go in a scan.
 #[derive(Clone, Copy, Debug)]
 pub struct Limit {
     /// The number of pages to release.
