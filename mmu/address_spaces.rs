@@ -517,7 +517,9 @@ impl AddressSpaces {
         }
 
         let result = match table.find(space) {
-            Some((at, entry)) if at == nr && matches!(entry.state, AsState::Live | AsState::Faulty) => {
+            Some((at, entry))
+                if at == nr && matches!(entry.state, AsState::Live | AsState::Faulty) =>
+            {
                 entry.state = AsState::Faulty;
                 // Until a reset, a stuck MMU takes no command.
                 match entry.stuck {

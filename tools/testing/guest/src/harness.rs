@@ -461,9 +461,17 @@ pub fn run(gpu: &Gpu, tests: &[&Test], timeout: Duration, until: Option<Duration
             let late = attempt.late;
             was_late |= late;
             always_late &= late;
-            let why = if late { "it was late" } else { "for no known reason" };
+            let why = if late {
+                "it was late"
+            } else {
+                "for no known reason"
+            };
             println!("# C panfrost failed in try {tries}, {why}: {message}");
-            for line in attempt.lines.iter().filter(|line| line.contains("panfrost")) {
+            for line in attempt
+                .lines
+                .iter()
+                .filter(|line| line.contains("panfrost"))
+            {
                 println!("# kernel: {line}");
             }
             if tries == PEER_TRIES {

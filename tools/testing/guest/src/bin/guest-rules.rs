@@ -85,7 +85,12 @@ fn moved(file: &str, name: &str) -> ExitCode {
         println!("{name}\t{what}");
     }
     let peer = Path::new("/sys/module/panfrost").exists();
-    let late = || KernelLog::from_boot().lines().iter().any(|line| line.contains(PEER_POWER_LATE));
+    let late = || {
+        KernelLog::from_boot()
+            .lines()
+            .iter()
+            .any(|line| line.contains(PEER_POWER_LATE))
+    };
     let is_excused =
         |line: &String| board::only_recorded_of_peer(line) || line.starts_with("R6-") && late();
     match moved.iter().all(|line| peer && is_excused(line)) {

@@ -8,8 +8,8 @@ use std::os::fd::AsFd;
 
 use model::control::Opcode;
 
-use crate::board::Board;
 use crate::bo::Bo;
+use crate::board::Board;
 use crate::chain::Chain;
 use crate::check;
 use crate::check_eq;

@@ -14,8 +14,8 @@ use std::time::Duration;
 use model::control::Opcode;
 use model::control::Stat;
 
-use crate::board::Board;
 use crate::bo::Bo;
+use crate::board::Board;
 use crate::chain::Chain;
 use crate::chain::DONE;
 use crate::chain::PATIENCE;

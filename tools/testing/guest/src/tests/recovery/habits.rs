@@ -200,7 +200,10 @@ fn never_starts(gpu: &Gpu) -> Outcome {
     let chain = nothing(&device)?;
 
     board.order(Opcode::DelayStart, &[NEVER])?;
-    check!(end(&start(&device, 0, &chain)?)?.is_err(), "it has not failed");
+    check!(
+        end(&start(&device, 0, &chain)?)?.is_err(),
+        "it has not failed"
+    );
     check!(chain.statuses() != [DONE]);
     check!(board.stat(Stat::SoftResets) != resets, "nothing was reset");
     board.order(Opcode::ClearAll, &[])?;
