@@ -26,8 +26,8 @@
 //! group.
 //!
 //! Any task that is short of memory can enter this, with any locks held: see
-//! [`reclaim`](crate::gem::reclaim) for how BOs are locked. It also works while the GPU is idle or
-//! gone, and needs the GPU only for address spaces that are in the hardware.
+//! [`reclaim`] for how BOs are locked. It also works while the GPU is idle or gone, and needs the
+//! GPU only for address spaces that are in the hardware.
 
 use core::cell::Cell;
 

@@ -335,8 +335,8 @@ pub fn as_reclaim<R>(f: impl FnOnce() -> R) -> R {
     ret
 }
 
-/// Returns how many pages can be swapped out for a control group, or in all for [`None`]: 0 if there
-/// is no swap, if it is full, or if the group may have no more of it.
+/// Returns how many pages can be swapped out for a control group, or in all for [`None`]: 0 if
+/// there is no swap, if it is full, or if the group may have no more of it.
 pub fn free_swap_pages(of: Option<&MemCgroup>) -> usize {
     let pages = match of {
         // SAFETY: The pointer is valid.

@@ -2,13 +2,13 @@
 
 //! The identity and features of the modelled GPUs.
 //!
-//! Identity, cache, core, tiler, memory and MMU features, and the masks of cores, L2 caches, address
-//! spaces and job slots, are those that drivers print at boot on real boards: Mali-G31 on S905X3,
-//! Mali-G52 r1 on RK3566/RK3568, Mali-G57 on MT8370/MT8390, Mali-T628 on Exynos 5422, Mali-T720 on
-//! Allwinner H6, Mali-T860 on RK3399. Coherency, thread, texture and slot features are typical
-//! values of the generation; drivers and user space make no decisions based on them that the model
-//! could contradict. `AFBC_FEATURES` is 1 ("not supported") everywhere, which keeps user space from
-//! using compressed framebuffers, as the model cannot write these.
+//! Identity, cache, core, tiler, memory and MMU features, and the masks of cores, L2 caches,
+//! address spaces and job slots, are those that drivers print at boot on real boards: Mali-G31 on
+//! S905X3, Mali-G52 r1 on RK3566/RK3568, Mali-G57 on MT8370/MT8390, Mali-T628 on Exynos 5422,
+//! Mali-T720 on Allwinner H6, Mali-T860 on RK3399. Coherency, thread, texture and slot features are
+//! typical values of the generation; drivers and user space make no decisions based on them that
+//! the model could contradict. `AFBC_FEATURES` is 1 ("not supported") everywhere, which keeps user
+//! space from using compressed framebuffers, as the model cannot write these.
 //!
 //! v4 products (T628, T720) have the same job headers as v5, but a different framebuffer descriptor
 //! (SFBD), which the model does not read. Their fragment jobs are executed if they use the v5

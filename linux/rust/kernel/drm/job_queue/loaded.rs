@@ -470,8 +470,8 @@ impl<K: Kind, O: SlotOps<K> + ?Sized> LoadedJobs<'_, K, O> {
         self.state.finish(self.shared, self.ops, slot, result)
     }
 
-    /// Ends the slot's current job like [`finish`](Self::finish), with an error, without counting it
-    /// as hung although it was told to stop: it has stopped in good order, but may not run any
+    /// Ends the slot's current job like [`finish`](Self::finish), with an error, without counting
+    /// it as hung although it was told to stop: it has stopped in good order, but may not run any
     /// longer, or its failure is no hang.
     ///
     /// Returns `false` if there is no such job.
