@@ -512,7 +512,10 @@ impl AddressSpaces {
     pub(super) fn fail_at(&self, gpu: &Gpu<'_>, nr: u8, taken: &TakenFault) -> bool {
         let space = &taken.space;
         let mut table = self.table.lock();
-        if gpu.off_limits() || !space.occupants().running().has_one_of(&taken.jobs) {
+        // If no job was known, it is not known either which one may have gone.
+        let gone = taken.jobs != RunningJobs::default()
+            && !space.occupants().running().has_one_of(&taken.jobs);
+        if gpu.off_limits() || gone {
             return false;
         }
 
