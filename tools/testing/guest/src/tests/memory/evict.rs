@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::hint::black_box;
-use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;

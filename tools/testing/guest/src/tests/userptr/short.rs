@@ -8,7 +8,6 @@ use crate::check_eq;
 use crate::check_errno;
 use crate::harness::Gpu;
 use crate::harness::Outcome;
-use crate::harness::Stop;
 use crate::harness::Test;
 use crate::memory::killed;
 use crate::swap::Swap;
