@@ -19,6 +19,7 @@
 //!
 //! Locks: none of its own, part of the GPU's state.
 
+use crate::control::Delay;
 use crate::gpu::Gpu;
 use crate::gpu::JobEnv;
 use crate::host::Vector;
@@ -46,6 +47,8 @@ struct Next {
     pending: bool,
     /// Whether the job manager has noticed `START`.
     taken: bool,
+    /// Whether an order decides when it does.
+    by_order: bool,
     /// The number of writes of `START`.
     serial: u32,
 }
@@ -145,7 +148,14 @@ pub fn decode(offset: u32) -> Option<(usize, u32)> {
 }
 
 impl Gpu {
-    pub(crate) fn slot_read(&self, n: usize, offset: u32) -> u32 {
+    pub(crate) fn slot_read(&mut self, n: usize, offset: u32) -> u32 {
+        let next = self.slots[n].next;
+        // Writes may have waited for the model for as long as the host was busy, so the time that
+        // has passed for the guest since `START` is not known. A driver that gets around to asking
+        // has taken longer than the job manager does.
+        if offset == regs::JS_COMMAND_NEXT && !next.by_order {
+            self.slot_take(n, next.serial);
+        }
         self.slots[n].read(offset, self.silicon)
     }
 
@@ -172,8 +182,10 @@ impl Gpu {
     /// Handles a write of `START` to the next set.
     fn slot_start(&mut self, n: usize) {
         let delay = self.orders.start.or(self.scaled(self.timing.take));
+        let by_order = self.orders.start != Delay::Usual;
         let next = &mut self.slots[n].next;
         next.taken = false;
+        next.by_order = by_order;
         next.serial = next.serial.wrapping_add(1);
         let serial = next.serial;
         match delay {

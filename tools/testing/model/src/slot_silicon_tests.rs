@@ -212,12 +212,11 @@ fn a_next_chain_is_taken_later() {
     b.null_job(0, None);
     let head = b.endless(0x1000);
     b.submit(1, VA, 0);
-    assert_eq!(b.slot_reg(1, regs::JS_COMMAND_NEXT), 1);
     assert_eq!(b.slot_reg(1, regs::JS_HEAD_NEXT), VA as u32);
     b.gpu.write32(regs::JOB_INT_CLEAR, done(1));
     assert_eq!(js_state(&mut b), 0x2_0000);
     b.pass(1);
-    assert_eq!(b.slot_reg(1, regs::JS_COMMAND_NEXT), 1);
+    assert_eq!(b.slot_reg(1, regs::JS_HEAD_NEXT), VA as u32);
     b.pass(1);
     assert_eq!(b.slot_reg(1, regs::JS_COMMAND_NEXT), 0);
     assert_eq!(b.slot_reg(1, regs::JS_HEAD_NEXT), 0);
@@ -235,6 +234,17 @@ fn a_next_chain_is_taken_later() {
     b.settle();
     assert_eq!(b.slot_reg(1, regs::JS_HEAD_NEXT), VA as u32);
     assert_eq!(b.status(0), 0);
+}
+
+#[test]
+fn a_next_chain_is_taken_before_a_driver_can_ask() {
+    let mut b = Bench::silicon(&G52);
+    b.null_job(0, None);
+    b.submit(1, VA, 0);
+    assert_eq!(b.slot_reg(1, regs::JS_COMMAND_NEXT), 0);
+    assert_eq!(b.slot_reg(1, regs::JS_HEAD_NEXT), 0);
+    b.settle();
+    assert_eq!(b.take_job_irqs(), done(1));
 }
 
 #[test]
