@@ -34,6 +34,7 @@
 //! table can be freed.
 
 pub(crate) mod address_spaces;
+mod as_table;
 mod change;
 mod closing;
 pub(crate) mod fault;

@@ -39,6 +39,11 @@ use kernel::{
 };
 
 use super::{
+    as_table::{
+        AsEntry,
+        AsState,
+        AsTable, //
+    },
     change::Change,
     occupants::RunningJobs,
     orphans::{
@@ -63,104 +68,6 @@ use crate::{
         }, //
     }, //
 };
-
-/// State of an AS and of the space in it, as far as the driver knows.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum AsState {
-    /// The hardware translates with the table of the space. Its cached translations are as current
-    /// as the last flush, so each change of the table needs one.
-    ///
-    /// Left for [`Faulty`](Self::Faulty) by a fault, and for [`Off`](Self::Off) by reclaim, by the
-    /// removal of several mappings in a row, or by a reset.
-    Live,
-    /// Turned off after a fault, so that the jobs of the space end with errors; its interrupts are
-    /// masked. No flush is needed. If turning it off has failed, the AS is also
-    /// [`stuck`](AsEntry::stuck).
-    ///
-    /// Left for [`Live`](Self::Live) by the next job of the space, which has to wait until all jobs
-    /// in the hardware have ended, and for [`Off`](Self::Off) by a reset.
-    Faulty,
-    /// The hardware has no translations of the space, after a reset or because the AS was turned
-    /// off while idle. No flush is needed, nor a command to remove the space.
-    ///
-    /// Left for [`Live`](Self::Live) by the next job of the space.
-    Off,
-    /// Assigning the AS to the space has failed: the hardware may use the table of this space or
-    /// of the one before, and nothing may be assumed. The space before is kept as an orphan.
-    ///
-    /// Left for [`Live`](Self::Live) if a later attempt succeeds, and for [`Off`](Self::Off) by a
-    /// reset.
-    Unknown,
-}
-
-/// Entry of the table for an AS in use.
-struct AsEntry {
-    space: Arc<VmShared>,
-    /// Number of jobs of the space in the hardware.
-    jobs: u32,
-    /// Value of [`AsTable::stamp`] when a job last used the AS.
-    stamp: u64,
-    state: AsState,
-    /// A mapping was removed since the last job began.
-    closed: bool,
-    /// A command has timed out. Until a reset, the hardware takes no other command, and may still
-    /// use the translations that it had.
-    stuck: bool,
-}
-
-impl AsEntry {
-    /// Marks the AS as stuck if `result`, that of a command, is a timeout. Returns `result`.
-    fn note(&mut self, result: Result) -> Result {
-        self.stuck |= result == Err(ETIMEDOUT);
-        result
-    }
-}
-
-/// The hardware's address spaces, by number.
-struct AsTable {
-    entries: [Option<AsEntry>; MAX_AS],
-    /// Number of times that an AS was asked for; orders them by last use.
-    stamp: u64,
-}
-
-impl AsTable {
-    /// Returns the entry of the AS that a space is in, with its number.
-    fn find(&mut self, space: &VmShared) -> Option<(u8, &mut AsEntry)> {
-        self.entries.iter_mut().enumerate().find_map(|(nr, entry)| {
-            let entry = entry.as_mut()?;
-            // There are 16 numbers.
-            core::ptr::eq(&*entry.space, space).then_some((nr as u8, entry))
-        })
-    }
-
-    /// Like [`Self::find`], but returns the place of the entry in the table.
-    fn find_place(&mut self, space: &VmShared) -> Option<(u8, &mut Option<AsEntry>)> {
-        let nr = self.find(space)?.0;
-
-        Some((nr, self.entries.get_mut(usize::from(nr))?))
-    }
-
-    /// Chooses an AS for another space: a free one if there is any, else the least recently used.
-    /// Those that do not exist, are stuck, or have a job are left out.
-    fn choose(&mut self, present: u32) -> Option<(u8, &mut Option<AsEntry>)> {
-        self.entries
-            .iter_mut()
-            .enumerate()
-            .filter(|(nr, _)| present & 1 << nr != 0)
-            .filter(|(_, entry)| entry.as_ref().is_none_or(|e| e.jobs == 0 && !e.stuck))
-            .min_by_key(|(_, entry)| entry.as_ref().map(|e| e.stamp))
-            .map(|(nr, entry)| (nr as u8, entry))
-    }
-
-    /// Returns which address spaces were turned off after a fault, as a bitmap by number.
-    fn faulty(&self) -> u16 {
-        self.entries
-            .iter()
-            .enumerate()
-            .filter(|(_, entry)| entry.as_ref().is_some_and(|e| e.state == AsState::Faulty))
-            .fold(0, |mask, (nr, _)| mask | 1 << nr)
-    }
-}
 
 /// A fault, and the space in which it has happened.
 pub(super) struct TakenFault {
