@@ -10,7 +10,7 @@
 //! - [`VaNode`] is a range of addresses, held by a mapping of a BO.
 //! - [`AddressSpaces`] are those of the hardware, of which there are fewer than files. A space gets
 //!   one of them, its *AS*, when a job of it is about to run, and keeps it until another space
-//!   needs it.
+//!   needs it. The table of them is an [`AsTable`](as_table::AsTable).
 //! - [`Orphans`](orphans::Orphans) keeps memory that has no owner any more, but that the hardware
 //!   may still reach.
 //! - [`Change`](change::Change) decides how thorough a flush has to be.

@@ -3,10 +3,11 @@
 //! Limits how much the driver logs: a burst of lines, then none until the interval has passed. The
 //! next line after that is preceded by the number of lines that were suppressed.
 //!
-//! Each file has a limit for messages about its jobs, so that one client cannot suppress messages
+//! Each file has a limit for messages about its jobs, so that one file cannot suppress messages
 //! about another. All files together have a larger one, so that a client that opens one file after
-//! the other cannot keep a slow console busy. Messages about the hardware have a limit of their
-//! own, as have those about resets and about closed contexts, which jobs that hang bring about.
+//! the other cannot keep a slow console busy; by that, it can have messages about others
+//! suppressed. Messages about the hardware have a limit of their own, as have those about resets
+//! and about closed contexts, which jobs that hang bring about.
 //!
 //! One spinlock for each limit, leaves.
 
