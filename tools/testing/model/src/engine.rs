@@ -26,8 +26,7 @@ use std::thread;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::control::Order;
-use crate::gpu::Gpu;
+use crate::machine::Machine;
 
 /// When jobs run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,23 +41,23 @@ pub enum Mode {
 const SYNC_STEPS: u32 = 1 << 16;
 
 /// The GPU and the state of the engine's thread.
-struct State {
-    gpu: Gpu,
+struct State<M> {
+    gpu: M,
     quit: bool,
     /// Set while the thread sleeps: until this time, or until it is woken.
     asleep: Option<Option<u64>>,
 }
 
-struct Shared {
-    state: Mutex<State>,
+struct Shared<M> {
+    state: Mutex<State<M>>,
     wake: Condvar,
     /// The number of register accesses that wait for the lock.
     waiting: AtomicU32,
     mode: Mode,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl<M: Machine> Shared<M> {
+    fn lock(&self) -> MutexGuard<'_, State<M>> {
         // A panic of another thread was already reported; keep registers readable for a
         // post-mortem.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -101,14 +100,14 @@ impl Shared {
 }
 
 /// A running GPU, shared by all threads that access it.
-pub struct Engine {
-    shared: Arc<Shared>,
+pub struct Engine<M: Machine> {
+    shared: Arc<Shared<M>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Engine {
+impl<M: Machine> Engine<M> {
     /// Starts the engine's thread.
-    pub fn start(gpu: Gpu, mode: Mode) -> std::io::Result<Self> {
+    pub fn start(gpu: M, mode: Mode) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 gpu,
@@ -130,7 +129,7 @@ impl Engine {
     }
 
     /// Calls `f` with the GPU, then runs or wakes whatever has become runnable.
-    pub fn with<R>(&self, f: impl FnOnce(&mut Gpu) -> R) -> R {
+    pub fn with<R>(&self, f: impl FnOnce(&mut M) -> R) -> R {
         let shared = &*self.shared;
         shared.waiting.fetch_add(1, Ordering::Relaxed);
         let mut state = shared.lock();
@@ -182,14 +181,9 @@ impl Engine {
     pub fn control_write32(&self, offset: u32, value: u32) {
         self.with(|gpu| gpu.control_write32(offset, value));
     }
-
-    /// Performs an order of the control channel. The error is an errno value.
-    pub fn order(&self, order: Order) -> Result<(), u32> {
-        self.with(|gpu| gpu.order(order))
-    }
 }
 
-impl Drop for Engine {
+impl<M: Machine> Drop for Engine<M> {
     fn drop(&mut self) {
         self.shared.lock().quit = true;
         self.shared.wake.notify_one();

@@ -7,7 +7,9 @@ use std::time::Instant;
 use super::*;
 use crate::control::Board;
 use crate::control::Opcode;
+use crate::gpu::Gpu;
 use crate::gpu::Timing;
+use crate::host::Clock;
 use crate::host::RealClock;
 use crate::host::VirtualClock;
 use crate::product::G52;
@@ -18,7 +20,7 @@ use crate::testing::Tables;
 use crate::testing::VA;
 
 struct Rig {
-    engine: Engine,
+    engine: Engine<Gpu>,
     bench: Bench,
 }
 
@@ -119,7 +121,7 @@ fn delayed_work_ends_without_register_accesses() {
         let rig = Rig::new(mode);
         rig.wait(0x140, 1);
         rig.engine
-            .order((Opcode::SlowJobs, [2000, 0, 0, 0]))
+            .with(|gpu| gpu.order((Opcode::SlowJobs, [2000, 0, 0, 0])))
             .unwrap();
         rig.bench.null_job(0, None);
         rig.submit(1, VA);
@@ -129,5 +131,83 @@ fn delayed_work_ends_without_register_accesses() {
             assert!(start.elapsed() < Duration::from_secs(60), "timeout");
             thread::yield_now();
         }
+    }
+}
+
+/// A GPU of no family: a write starts that many steps, after which its line rises.
+struct Stepper {
+    left: u32,
+    ended: u32,
+    clock: RealClock,
+}
+
+impl Machine for Stepper {
+    const LINES: &'static [&'static str] = &["Ended"];
+    const REGISTER_SPACE: u64 = 0x1000;
+
+    fn register_name(_offset: u32) -> String {
+        "STEPS".into()
+    }
+
+    fn read32(&mut self, _offset: u32) -> u32 {
+        self.ended
+    }
+
+    fn write32(&mut self, _offset: u32, value: u32) {
+        self.left = value;
+    }
+
+    fn control_read32(&mut self, _offset: u32) -> u32 {
+        0
+    }
+
+    fn control_write32(&mut self, _offset: u32, _value: u32) {}
+
+    fn answer(&mut self, line: &str) -> Result<String, String> {
+        Err(format!("{line}: no orders"))
+    }
+
+    fn clock(&self) -> &dyn Clock {
+        &self.clock
+    }
+
+    fn deadline(&self) -> Option<u64> {
+        None
+    }
+
+    fn tick(&mut self) {}
+
+    fn runnable(&self) -> bool {
+        self.left > 0
+    }
+
+    fn step(&mut self) -> bool {
+        let runs = self.runnable();
+        self.left = self.left.saturating_sub(1);
+        self.ended += u32::from(runs && self.left == 0);
+        runs
+    }
+
+    fn machine_reset(&mut self) {}
+
+    fn function_reset(&mut self) {}
+}
+
+#[test]
+fn any_machine_runs() {
+    for mode in [Mode::Sync, Mode::Threaded] {
+        let stepper = Stepper {
+            left: 0,
+            ended: 0,
+            clock: RealClock::new(),
+        };
+        let engine = Engine::start(stepper, mode).unwrap();
+        engine.write32(0, 1000);
+        let start = Instant::now();
+        while engine.read32(0) == 0 {
+            assert!(start.elapsed() < Duration::from_secs(60), "timeout");
+            thread::yield_now();
+        }
+        assert!(engine.with(|gpu| gpu.answer("stats")).is_err());
     }
 }

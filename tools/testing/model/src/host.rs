@@ -25,31 +25,10 @@ pub trait GuestMemory: Send + Sync {
     fn check_write(&self, pa: u64, len: usize) -> Result<(), BusError>;
 }
 
-/// An interrupt line of the GPU, and its MSI-X vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Vector {
-    /// Job slots.
-    Job = 0,
-    /// Address spaces.
-    Mmu = 1,
-    /// Everything else.
-    Gpu = 2,
-}
-
-impl Vector {
-    /// All vectors, in the order of their numbers.
-    pub const ALL: [Vector; 3] = [Vector::Job, Vector::Mmu, Vector::Gpu];
-
-    /// Returns the vector with this number.
-    pub fn new(number: u32) -> Option<Self> {
-        Self::ALL.get(usize::try_from(number).ok()?).copied()
-    }
-}
-
 /// The receiver of interrupts.
 pub trait IrqSink: Send + Sync {
-    /// Sends the message of `vector` once. Must not block.
-    fn raise(&self, vector: Vector);
+    /// Sends the message of the MSI-X vector with this number once. Must not block.
+    fn raise(&self, vector: usize);
 }
 
 /// Time, in nanoseconds from an arbitrary start.

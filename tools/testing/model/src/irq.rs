@@ -14,9 +14,29 @@ use std::sync::Arc;
 
 use crate::gpu::Gpu;
 use crate::host::IrqSink;
-use crate::host::Vector;
 use crate::product::SPACES;
 use crate::timer::Event;
+
+/// An interrupt line of the GPU, and its MSI-X vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vector {
+    /// Job slots.
+    Job = 0,
+    /// Address spaces.
+    Mmu = 1,
+    /// Everything else.
+    Gpu = 2,
+}
+
+impl Vector {
+    /// All vectors, in the order of their numbers.
+    pub const ALL: [Vector; 3] = [Vector::Job, Vector::Mmu, Vector::Gpu];
+
+    /// Returns the vector with this number.
+    pub fn new(number: u32) -> Option<Self> {
+        Self::ALL.get(usize::try_from(number).ok()?).copied()
+    }
+}
 
 /// One block: raw bits, mask, and the last level of the line.
 #[derive(Clone, Copy, Debug, Default)]
@@ -162,7 +182,7 @@ impl Irqs {
     /// Sends one message, regardless of the line.
     pub fn send(&mut self, vector: Vector) {
         self.raised[vector as usize] = self.raised[vector as usize].wrapping_add(1);
-        self.sink.raise(vector);
+        self.sink.raise(vector as usize);
     }
 
     fn update(&mut self, vector: Vector, after_write: bool) -> Pending {

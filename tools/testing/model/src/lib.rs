@@ -4,9 +4,9 @@
 //!
 //! [`gpu::Gpu`] is the register file with everything behind it: interrupt blocks, power domains,
 //! address spaces, job slots. It is driven by register accesses and by [`engine::Engine`], which
-//! runs jobs and events, and it accesses memory, interrupts and time through the traits in
-//! [`host`]. [`desc`] has the descriptors in memory, [`job`] executes them. Tests inject faults
-//! through [`control`]. [`names`] makes logs readable.
+//! runs jobs and events and knows a GPU by the trait [`machine::Machine`] only. It accesses memory,
+//! interrupts and time through the traits in [`host`]. [`desc`] has the descriptors in memory,
+//! [`job`] executes them. Tests inject faults through [`control`]. [`names`] makes logs readable.
 //!
 //! The program `mali-model` exposes all this through a vfio-user socket, so that an emulator sees a
 //! PCI function.
@@ -23,6 +23,8 @@ pub mod help;
 pub mod host;
 pub mod irq;
 pub mod job;
+pub mod machine;
+mod mali;
 pub mod mmu;
 pub mod names;
 mod orders;

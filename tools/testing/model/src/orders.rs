@@ -14,7 +14,7 @@ use crate::control::Orders;
 use crate::control::Stat;
 use crate::control::EINVAL;
 use crate::gpu::Gpu;
-use crate::host::Vector;
+use crate::irq::Vector;
 use crate::mmu::OrderedFault;
 use crate::power::Unit;
 use crate::product::SLOTS;

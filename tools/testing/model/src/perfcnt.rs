@@ -14,7 +14,7 @@
 //! Locks: none of its own, part of the GPU's state.
 
 use crate::gpu::Gpu;
-use crate::host::Vector;
+use crate::irq::Vector;
 use crate::job::Vm;
 use crate::mmu::set_half;
 use crate::mmu::view::View;

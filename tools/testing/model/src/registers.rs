@@ -5,7 +5,7 @@
 //! Locks: none of its own, part of the GPU's state.
 
 use crate::gpu::Gpu;
-use crate::host::Vector;
+use crate::irq::Vector;
 use crate::mmu::Command;
 use crate::power::Unit;
 use crate::product::SLOTS;

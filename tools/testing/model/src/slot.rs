@@ -22,7 +22,7 @@
 use crate::control::Delay;
 use crate::gpu::Gpu;
 use crate::gpu::JobEnv;
-use crate::host::Vector;
+use crate::irq::Vector;
 use crate::job::Chain;
 use crate::job::Exception;
 use crate::job::Step;

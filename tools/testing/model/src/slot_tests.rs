@@ -3,7 +3,7 @@
 //! Tests of job slots: chains, stops, faults, ordered failures.
 
 use crate::control::Stat;
-use crate::host::Vector;
+use crate::irq::Vector;
 use crate::product::G52;
 use crate::product::T860;
 use crate::regs;

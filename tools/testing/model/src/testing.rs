@@ -23,8 +23,8 @@ use crate::host::BusError;
 use crate::host::Clock;
 use crate::host::GuestMemory;
 use crate::host::IrqSink;
-use crate::host::Vector;
 use crate::host::VirtualClock;
+use crate::irq::Vector;
 use crate::product::Product;
 use crate::regs;
 
@@ -107,8 +107,8 @@ impl Lines {
 }
 
 impl IrqSink for Lines {
-    fn raise(&self, vector: Vector) {
-        self.0[vector as usize].fetch_add(1, Ordering::Relaxed);
+    fn raise(&self, vector: usize) {
+        self.0[vector].fetch_add(1, Ordering::Relaxed);
     }
 }
 

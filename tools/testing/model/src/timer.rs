@@ -4,7 +4,7 @@
 //!
 //! Locks: none of its own, part of the GPU's state.
 
-use crate::host::Vector;
+use crate::irq::Vector;
 use crate::power::Transition;
 
 /// An event.

@@ -4,7 +4,7 @@
 //!
 //! | region | content |
 //! | --- | --- |
-//! | BAR 0 | GPU registers, 64 KiB |
+//! | BAR 0 | GPU registers |
 //! | BAR 2 | MSI-X table and pending bits, 4 KiB, which the emulator handles |
 //! | BAR 4 | control channel, 4 KiB |
 //!
@@ -17,9 +17,7 @@ use std::sync::Arc;
 
 use model::control::CONTROL_SPACE;
 use model::engine::Engine;
-use model::names;
-use model::product::Product;
-use model::regs::REGISTER_SPACE;
+use model::machine::Machine;
 
 use crate::dma::DmaMap;
 use crate::irqs::Eventfds;
@@ -29,7 +27,6 @@ use crate::pci::Effect;
 use crate::pci::CONFIG_SPACE;
 
 const MSIX_SPACE: u64 = 0x1000;
-const BARS: [u64; 6] = [REGISTER_SPACE, 0, MSIX_SPACE, 0, CONTROL_SPACE, 0];
 /// The number of regions in the protocol: six BARs, ROM, configuration space, VGA.
 pub(crate) const REGIONS: u32 = 9;
 const CONFIG_REGION: u32 = 7;
@@ -40,9 +37,9 @@ fn offset(at: u32) -> String {
 }
 
 /// The function.
-pub(crate) struct Device {
+pub(crate) struct Device<M: Machine> {
     config: Config,
-    engine: Arc<Engine>,
+    engine: Arc<Engine<M>>,
     /// Guest memory.
     pub(crate) dma: Arc<DmaMap>,
     /// Interrupts.
@@ -50,18 +47,21 @@ pub(crate) struct Device {
     log: Option<Arc<Log>>,
 }
 
-impl Device {
-    /// Creates the function of `product` on the board that `revision` stands for.
+impl<M: Machine> Device<M> {
+    const BARS: [u64; 6] = [M::REGISTER_SPACE, 0, MSIX_SPACE, 0, CONTROL_SPACE, 0];
+
+    /// Creates the function of the GPU with the number `product`, on the board that `revision`
+    /// stands for.
     pub(crate) fn new(
-        product: &Product,
+        product: u16,
         revision: u8,
-        engine: Arc<Engine>,
+        engine: Arc<Engine<M>>,
         dma: Arc<DmaMap>,
         eventfds: Arc<Eventfds>,
         log: Option<Arc<Log>>,
     ) -> Self {
         Self {
-            config: Config::new(product.id, revision, BARS),
+            config: Config::new(product, revision, M::LINES.len() as u16, Self::BARS),
             engine,
             dma,
             eventfds,
@@ -73,7 +73,7 @@ impl Device {
     pub(crate) fn region_size(&self, region: u32) -> u64 {
         match region {
             CONFIG_REGION => CONFIG_SPACE as u64,
-            _ => BARS.get(region as usize).copied().unwrap_or(0),
+            _ => Self::BARS.get(region as usize).copied().unwrap_or(0),
         }
     }
 
@@ -87,7 +87,7 @@ impl Device {
     /// Fills `buf` from a region. Bytes outside the region read as zero.
     pub(crate) fn read(&mut self, region: u32, at: u64, buf: &mut [u8]) {
         match region {
-            0 => self.read_words("R", names::register, at, buf, |engine, at| {
+            0 => self.read_words("R", M::register_name, at, buf, |engine, at| {
                 engine.read32(at)
             }),
             4 => self.read_words("CR", offset, at, buf, |engine, at| {
@@ -104,7 +104,7 @@ impl Device {
         name: fn(u32) -> String,
         at: u64,
         buf: &mut [u8],
-        read: impl Fn(&Engine, u32) -> u32,
+        read: impl Fn(&Engine<M>, u32) -> u32,
     ) {
         let mut done = 0;
         while done < buf.len() {
@@ -125,7 +125,7 @@ impl Device {
     /// registers.
     pub(crate) fn write(&mut self, region: u32, at: u64, data: &[u8]) {
         match region {
-            0 => self.write_words("W", names::register, at, data, |engine, at, value| {
+            0 => self.write_words("W", M::register_name, at, data, |engine, at, value| {
                 engine.write32(at, value)
             }),
             4 => self.write_words("CW", offset, at, data, |engine, at, value| {
@@ -149,7 +149,7 @@ impl Device {
         name: fn(u32) -> String,
         at: u64,
         data: &[u8],
-        write: impl Fn(&Engine, u32, u32),
+        write: impl Fn(&Engine<M>, u32, u32),
     ) {
         if at % 4 != 0 {
             return;

@@ -14,13 +14,9 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use model::host::IrqSink;
-use model::host::Vector;
 
 use crate::log::Log;
 use crate::sys;
-
-/// The number of vectors of the function.
-pub(crate) const VECTORS: usize = Vector::ALL.len();
 
 #[derive(Default)]
 struct Line {
@@ -30,24 +26,32 @@ struct Line {
 
 /// The table of eventfds.
 pub(crate) struct Eventfds {
-    lines: Mutex<[Line; VECTORS]>,
+    lines: Mutex<Vec<Line>>,
+    /// The names of the vectors, by number.
+    names: &'static [&'static str],
     log: Option<Arc<Log>>,
 }
 
 impl Eventfds {
-    /// Creates a table without eventfds.
-    pub(crate) fn new(log: Option<Arc<Log>>) -> Self {
+    /// Creates a table without eventfds, for vectors with these names.
+    pub(crate) fn new(names: &'static [&'static str], log: Option<Arc<Log>>) -> Self {
         Self {
-            lines: Default::default(),
+            lines: Mutex::new(names.iter().map(|_| Line::default()).collect()),
+            names,
             log,
         }
     }
 
-    fn with<R>(&self, f: impl FnOnce(&mut [Line; VECTORS]) -> R) -> R {
+    /// Returns the number of vectors.
+    pub(crate) fn vectors(&self) -> usize {
+        self.names.len()
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut [Line]) -> R) -> R {
         f(&mut self.lines.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Sets or takes away one eventfd. `vector` is below [`VECTORS`].
+    /// Sets or takes away one eventfd. `vector` is below [`Eventfds::vectors`].
     pub(crate) fn set(&self, vector: usize, fd: Option<File>) {
         self.with(|lines| {
             let line = &mut lines[vector];
@@ -82,10 +86,10 @@ impl Eventfds {
 }
 
 impl IrqSink for Eventfds {
-    fn raise(&self, vector: Vector) {
+    fn raise(&self, vector: usize) {
         if let Some(log) = &self.log {
-            log.line(format_args!("I {vector:?}"));
+            log.line(format_args!("I {}", self.names[vector]));
         }
-        self.trigger(vector as usize);
+        self.trigger(vector);
     }
 }

@@ -39,6 +39,7 @@ use model::gpu::Trace;
 use model::host::Clock;
 use model::host::RealClock;
 use model::host::VirtualClock;
+use model::machine::Machine;
 use model::product::Product;
 use model::product::G31;
 use model::product::G52;
@@ -162,7 +163,7 @@ fn run(args: &Args) -> Result<(), String> {
         None => None,
     };
     let dma = Arc::new(DmaMap::new());
-    let eventfds = Arc::new(Eventfds::new(log.clone()));
+    let eventfds = Arc::new(Eventfds::new(Gpu::LINES, log.clone()));
     let (mode, timing, clock): (_, _, Arc<dyn Clock>) = if args.sync {
         let clock = VirtualClock::new(SYNC_NS_PER_ACCESS);
         (Mode::Sync, Timing::NONE, Arc::new(clock))
@@ -190,7 +191,7 @@ fn run(args: &Args) -> Result<(), String> {
     let listener = listen(&args.socket).map_err(at(&args.socket))?;
     let accepted = listener.accept().map_err(at(&args.socket))?;
     let _ = std::fs::remove_file(&args.socket);
-    let device = Device::new(product, args.gpu.revision(), engine, dma, eventfds, log);
+    let device = Device::new(product.id, args.gpu.revision(), engine, dma, eventfds, log);
     let result = vfio::serve(accepted.0, device).map_err(|e| format!("connection: {e}"));
     if let Some(path) = &args.control {
         let _ = std::fs::remove_file(path);

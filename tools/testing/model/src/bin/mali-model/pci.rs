@@ -2,13 +2,11 @@
 
 //! PCI configuration space.
 //!
-//! A PCI Express endpoint with function level reset and three MSI-X vectors, no INTx. The class is
+//! A PCI Express endpoint with function level reset and MSI-X, no INTx. The class is
 //! "processing accelerator", which avoids any VGA handling. The emulator determines the size of
 //! BARs from the region sizes; only their type bits are taken from here.
 //!
 //! Locks: none; the socket's thread owns it.
-
-use crate::irqs::VECTORS;
 
 /// Vendor and subsystem vendor: Arm.
 const VENDOR: u16 = 0x13b5;
@@ -49,8 +47,9 @@ pub(crate) struct Config {
 
 impl Config {
     /// Creates the configuration space for the product with this number. `revision` distinguishes
-    /// boards with the same GPU. `bars` are the sizes in bytes; BAR 0 is 64 bits wide.
-    pub(crate) fn new(product: u16, revision: u8, bars: [u64; 6]) -> Self {
+    /// boards with the same GPU. There are `vectors` MSI-X vectors, at least one. `bars` are the
+    /// sizes in bytes; BAR 0 is 64 bits wide.
+    pub(crate) fn new(product: u16, revision: u8, vectors: u16, bars: [u64; 6]) -> Self {
         let mut config = Self {
             bytes: vec![0; CONFIG_SPACE],
             writable: vec![0; CONFIG_SPACE],
@@ -89,7 +88,7 @@ impl Config {
         config.set16(CAP_EXPRESS + 0x30, 0x1, 0);
 
         config.set16(CAP_MSIX, 0x11, 0);
-        config.set16(MSIX_CONTROL, VECTORS as u16 - 1, 0xc000);
+        config.set16(MSIX_CONTROL, vectors - 1, 0xc000);
         config.set32(CAP_MSIX + 0x04, MSIX_BAR, 0);
         config.set32(CAP_MSIX + 0x08, PBA_OFFSET | MSIX_BAR, 0);
         config.at_reset = config.bytes.clone();
@@ -151,7 +150,7 @@ mod tests {
 
     #[test]
     fn identity_and_bars() {
-        let mut config = Config::new(0x7402, 0, [0x1_0000, 0, 0x1000, 0, 0x1000, 0]);
+        let mut config = Config::new(0x7402, 0, 3, [0x1_0000, 0, 0x1000, 0, 0x1000, 0]);
         assert_eq!(read32(&config, 0), 0x0001_13b5);
         assert_eq!(read32(&config, 0x2c), 0x7402_13b5);
         assert_eq!(read32(&config, 8) >> 8, 0x12_0000);
@@ -169,7 +168,7 @@ mod tests {
 
     #[test]
     fn function_level_reset() {
-        let mut config = Config::new(0x7402, 0, [0; 6]);
+        let mut config = Config::new(0x7402, 0, 3, [0; 6]);
         let control = u64::try_from(DEVICE_CONTROL).unwrap();
         assert_eq!(config.write(control, &[0x10, 0x28]), Effect::None);
         assert_eq!(config.write(control, &[0x10, 0xa8]), Effect::Reset);

@@ -14,9 +14,10 @@ use std::io::Read;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 
+use model::machine::Machine;
+
 use crate::device::Device;
 use crate::device::REGIONS;
-use crate::irqs::VECTORS;
 use crate::sys;
 
 const HEADER: usize = 16;
@@ -101,7 +102,7 @@ impl Reply {
 }
 
 /// Serves one emulator until it disconnects.
-pub(crate) fn serve(stream: UnixStream, mut device: Device) -> io::Result<()> {
+pub(crate) fn serve<M: Machine>(stream: UnixStream, mut device: Device<M>) -> io::Result<()> {
     let mut body = Vec::new();
     loop {
         let mut fds = Vec::new();
@@ -142,8 +143,8 @@ pub(crate) fn serve(stream: UnixStream, mut device: Device) -> io::Result<()> {
     }
 }
 
-fn handle(
-    device: &mut Device,
+fn handle<M: Machine>(
+    device: &mut Device<M>,
     command: u16,
     mut body: Body<'_>,
     fds: Vec<File>,
@@ -208,7 +209,7 @@ fn handle(
                     .u32(16)
                     .u32(IRQ_EVENTFD | IRQ_NORESIZE)
                     .u32(index)
-                    .u32(VECTORS as u32),
+                    .u32(device.eventfds.vectors() as u32),
                 ..IRQ_TYPES => reply.u32(16).u32(0).u32(index).u32(0),
                 _ => return Err(EINVAL),
             }
@@ -242,7 +243,7 @@ fn handle(
 }
 
 /// Checks that an access is within its region and not too large.
-fn check(device: &Device, region: u32, at: u64, count: u32) -> Result<(), Errno> {
+fn check<M: Machine>(device: &Device<M>, region: u32, at: u64, count: u32) -> Result<(), Errno> {
     let end = at.checked_add(u64::from(count)).ok_or(EINVAL)?;
     if end > device.region_size(region) || count as usize > MAX_DATA {
         return Err(EINVAL);
@@ -252,7 +253,11 @@ fn check(device: &Device, region: u32, at: u64, count: u32) -> Result<(), Errno>
 
 /// Sets up or removes interrupts, one vector at a time. The first one is enabled with a count of 1
 /// and no descriptor.
-fn set_irqs(device: &mut Device, mut body: Body<'_>, fds: Vec<File>) -> Result<(), Errno> {
+fn set_irqs<M: Machine>(
+    device: &mut Device<M>,
+    mut body: Body<'_>,
+    fds: Vec<File>,
+) -> Result<(), Errno> {
     let (_argsz, flags) = (body.u32()?, body.u32()?);
     let (index, start, count) = (body.u32()?, body.u32()?, body.u32()?);
     if index != IRQ_MSIX {
@@ -263,7 +268,8 @@ fn set_irqs(device: &mut Device, mut body: Body<'_>, fds: Vec<File>) -> Result<(
         };
     }
     let (start, count) = (start as usize, count as usize);
-    if start.checked_add(count).is_none_or(|end| end > VECTORS) {
+    let vectors = device.eventfds.vectors();
+    if start.checked_add(count).is_none_or(|end| end > vectors) {
         return Err(EINVAL);
     }
     if flags & SET_ACTION_TRIGGER == 0 {
