@@ -483,8 +483,8 @@ fn close_in_submit(gpu: &Gpu) -> Outcome {
     Err(Stop::fail("it was never closed in time"))
 }
 
-/// Whichever allocation fails while memory is brought back: the submit says so, nothing is lost,
-/// and the next one works.
+/// Whichever allocation fails while memory is brought back: the submit says so or does without,
+/// nothing is lost, and the next one works.
 fn no_memory(gpu: &Gpu) -> Outcome {
     let _swap = Swap::on(64 * MIB)?;
     let failing = Failing::new()?;
@@ -517,7 +517,9 @@ fn no_memory(gpu: &Gpu) -> Outcome {
         }
         check!(intact(&unnamed, 5)?, "after allocation {nth}");
         if !failed {
-            check!(refused > 4, "only {refused} allocations were needed");
+            // Those that bring memory back are tried again, so that only some failures are seen.
+            check!(refused > 0, "no allocation was missed");
+            check!(nth > 10, "only {} allocations were needed", nth - 1);
             return Ok(());
         }
     }
