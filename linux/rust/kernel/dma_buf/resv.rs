@@ -136,7 +136,7 @@ impl Resv {
         let mut cursor = bindings::dma_resv_iter {
             obj: self.as_raw(),
             usage: usage.as_raw(),
-            ..Default::default()
+            ..pin_init::zeroed()
         };
         // SAFETY: The cursor is set up as `dma_resv_iter_begin` does it.
         let fence = unsafe { bindings::dma_resv_iter_first_unlocked(&mut cursor) };
@@ -216,12 +216,15 @@ impl<'a> ResvLocked<'a> {
         ptr::eq(self.resv, resv)
     }
 
-    /// Calls `f` for each fence of `usage` that has not signalled. Stops at the first error.
+    /// Calls `f` for each fence of `usage` that is not marked as signalled. Stops at the first
+    /// error.
+    ///
+    /// Does not ask the drivers of the fences: one that they have not marked yet is included.
     pub fn for_each_fence(&self, usage: Usage, mut f: impl FnMut(&Fence) -> Result) -> Result {
         let mut cursor = bindings::dma_resv_iter {
             obj: self.resv.as_raw(),
             usage: usage.as_raw(),
-            ..Default::default()
+            ..pin_init::zeroed()
         };
         // SAFETY: The cursor is set up as `dma_resv_iter_begin` does it, and by the type invariants
         // the lock is held.
@@ -230,7 +233,7 @@ impl<'a> ResvLocked<'a> {
             // SAFETY: The resv has a reference to the fence and keeps it: to replace it takes the
             // lock, which is held, and exclusive access to the guard.
             let fence = unsafe { Fence::from_raw(next) };
-            if !fence.is_signaled() {
+            if !fence.is_marked_signaled() {
                 f(fence)?;
             }
             // SAFETY: As above.
@@ -239,7 +242,7 @@ impl<'a> ResvLocked<'a> {
         Ok(())
     }
 
-    /// Returns references to all fences of `usage` that have not signalled.
+    /// Returns references to all fences of `usage` that are not marked as signalled.
     ///
     /// Allocates with `flags`; fails with [`ENOMEM`].
     pub fn fences(&self, usage: Usage, flags: Flags) -> Result<KVec<ARef<Fence>>> {

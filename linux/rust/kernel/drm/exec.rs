@@ -382,8 +382,8 @@ impl Locked<'_> {
         (ctx == ticket).then(|| unsafe { ResvLocked::new(resv) })
     }
 
-    /// Calls `f` with index and fence for each fence of `usage` that has not signalled. Stops at
-    /// the first error.
+    /// Calls `f` with index and fence for each fence of `usage` that is not marked as signalled.
+    /// Stops at the first error. See [`ResvLocked::for_each_fence`].
     pub fn for_each_fence(
         &self,
         usage: Usage,

@@ -183,7 +183,10 @@ use crate::{
     prelude::*,
     sync::aref::ARef, //
 };
-use core::mem;
+use core::{
+    mem,
+    ptr, //
+};
 
 mod account;
 mod context;
@@ -474,6 +477,13 @@ impl Dependencies {
     pub fn add(&mut self, fence: &Fence) -> Result {
         let mut is_first = true;
 
+        // Buffers that are used together have the same fences.
+        if self
+            .known(fence.context())
+            .is_some_and(|known| ptr::eq(known, fence))
+        {
+            return Ok(());
+        }
         fence.for_each_contained(|fence| {
             if !mem::replace(&mut is_first, false) {
                 if self.members >= Self::MAX_MEMBERS {
@@ -485,9 +495,25 @@ impl Dependencies {
         })
     }
 
+    /// Returns the index of the fence of a timeline, or where it would have to be inserted.
+    fn search(&self, context: u64) -> Result<usize, usize> {
+        self.fences
+            .binary_search_by_key(&context, |known| known.context())
+    }
+
+    /// Returns the fence of a timeline, if there is one.
+    fn known(&self, context: u64) -> Option<&Fence> {
+        let index = self.search(context).ok()?;
+        Some(self.fences.get(index)?)
+    }
+
     /// Adds a fence that is not a container.
     fn add_one(&mut self, fence: &Fence) -> Result {
-        if fence.is_signaled() {
+        let is_covered = self
+            .known(fence.context())
+            .is_some_and(|known| known.is_later_or_same(fence));
+
+        if is_covered || fence.is_signaled() {
             return Ok(());
         }
         // This may run arbitrary code of the fence's driver, which must not run under the queue's
@@ -495,15 +521,10 @@ impl Dependencies {
         fence.enable_signaling();
         // INVARIANT: A known timeline keeps its index; a new one is inserted at the index that the
         // search found.
-        match self
-            .fences
-            .binary_search_by_key(&fence.context(), |known| known.context())
-        {
+        match self.search(fence.context()) {
             Ok(index) => {
                 if let Some(known) = self.fences.get_mut(index) {
-                    if !known.is_later_or_same(fence) {
-                        *known = ARef::from(fence);
-                    }
+                    *known = ARef::from(fence);
                 }
                 Ok(())
             }

@@ -363,6 +363,10 @@ impl<K: Kind> QueueState<K> {
         // Fully qualified, as `PinInit` has a method `chain` as well.
         for priority in Iterator::chain(impatient.into_iter(), Priority::ALL) {
             let standing = Standing::Ready(priority);
+            // Nearly all lines are empty nearly always.
+            if self.line(slot, standing).is_empty() {
+                continue;
+            }
             // Only one job at a time goes out of turn.
             let lead = (!self.has_jumped(slot, priority)).then_some(config.lead_ns);
 

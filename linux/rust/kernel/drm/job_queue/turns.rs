@@ -277,7 +277,7 @@ impl<K: Kind> Line<K> {
         &mut self.trees[usize::from(urgent)]
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.trees.iter().all(|tree| tree.is_empty())
     }
 
