@@ -90,7 +90,8 @@ use crate::{
             Acquire,
             Atomic,
             Relaxed, //
-        }, //
+        },
+        rcu, //
     },
     task::{
         might_sleep,
@@ -392,8 +393,13 @@ impl Fence {
         unsafe { ARef::from_raw(NonNull::new_unchecked(bindings::dma_fence_get_stub()).cast()) }
     }
 
-    /// Returns whether the signalled flag is set. Later accesses are ordered after the check.
-    fn signaled_flag(&self) -> bool {
+    /// Returns whether the fence is marked as signalled. Later accesses are ordered after the
+    /// check.
+    ///
+    /// Can be called in any context. Unlike [`is_signaled`](Self::is_signaled), this never calls
+    /// the fence's driver, which may not have noticed yet that the fence has to signal.
+    #[inline]
+    pub fn is_marked_signaled(&self) -> bool {
         // SAFETY: The field is valid as long as the fence is, and all accesses to it are atomic.
         let flags = unsafe { Atomic::<usize>::from_ptr(&raw mut (*self.as_raw()).flags) };
         flags.load(Acquire) & (1 << bindings::dma_fence_flag_bits_DMA_FENCE_FLAG_SIGNALED_BIT) != 0
@@ -405,7 +411,7 @@ impl Fence {
     /// signal the fence, which runs its callbacks.
     pub fn is_signaled(&self) -> bool {
         // SAFETY: The fence is valid.
-        self.signaled_flag() || unsafe { bindings::dma_fence_is_signaled(self.as_raw()) }
+        self.is_marked_signaled() || unsafe { bindings::dma_fence_is_signaled(self.as_raw()) }
     }
 
     /// Returns the result with which the fence was signalled, or `None` if it has not signalled
@@ -415,7 +421,7 @@ impl Fence {
     pub fn status(&self) -> Option<Result> {
         // `is_signaled()` may have signalled the fence itself. Reading the flag again orders the
         // read of the error below in that case as well.
-        if !self.is_signaled() || !self.signaled_flag() {
+        if !self.is_signaled() || !self.is_marked_signaled() {
             return None;
         }
         // SAFETY: The fence is valid. The error was written before the flag and does not change any
@@ -485,7 +491,7 @@ impl Fence {
         // Check the context even if there is nothing to wait for this time.
         might_wait();
         // Do not touch the lock of a signalled fence: another driver may have freed it.
-        if self.signaled_flag() {
+        if self.is_marked_signaled() {
             return Waited::from_ret(timeout.max(1));
         }
         // SAFETY: The fence is valid, and the timeout is not negative.
@@ -526,7 +532,14 @@ impl Fence {
     /// Asks the driver of the fence to make sure that the fence gets signalled, which some drivers
     /// only do on request. Adding a callback later is then cheap.
     pub fn enable_signaling(&self) {
-        // SAFETY: The fence is valid.
+        // The lock of a signalled fence belongs to its driver, which may free it after a grace
+        // period.
+        let _rcu = rcu::read_lock();
+
+        if self.is_marked_signaled() {
+            return;
+        }
+        // SAFETY: The fence is valid. It had not signalled, so its lock lives as long as `_rcu`.
         unsafe { bindings::dma_fence_enable_signaling(self.as_raw()) };
     }
 }
