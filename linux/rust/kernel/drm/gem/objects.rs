@@ -56,7 +56,13 @@ impl<T: IntoGEMObject> Objects<T> {
         D: drm::Driver<Object = T, File = F>,
         F: DriverFile<Driver = D>,
     {
-        let len = c_int::try_from(count).map_err(|_| ENOMEM)?;
+        const MAX: usize = c_int::MAX as usize / size_of::<*mut bindings::drm_gem_object>();
+
+        // More would make the kernel warn about the size of the array.
+        let len = match c_int::try_from(count) {
+            Ok(len) if usize::try_from(count)? <= MAX => len,
+            _ => return Err(ENOMEM),
+        };
         let mut objects = ptr::null_mut();
 
         // SAFETY: The file is valid. The function checks what it reads from user space, and sets
