@@ -213,15 +213,13 @@ where
 
         let ret: Result<ARef<Self>> = (|| {
             let args = T::import_args(dev, size)?;
-            let space = T::dma_space(dev).inner();
-            let dma = dma::DmaMapping::prepare_import(space, attach, sgt)?;
-
             let config = Config {
                 caching: Caching::WriteCombined,
                 backed: false,
                 parent_resv: None,
             };
             let obj = Self::new(dev, size, config, args)?;
+            let dma = dma::DmaMapping::prepare_import(&obj.base.space, attach, sgt)?;
 
             // SAFETY: The attachment is mapped with this table. On success, the caller transfers
             // the mapping to us and the attachment to the object, which drops the mapping first.
