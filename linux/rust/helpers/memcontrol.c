@@ -30,6 +30,11 @@ rust_helper_mem_cgroup_pays_for(struct mem_cgroup *memcg,
 	return pays;
 }
 
+__rust_helper bool rust_helper_memcg_kmem_online(void)
+{
+	return memcg_kmem_online();
+}
+
 __rust_helper bool rust_helper_mem_cgroup_is_root(struct mem_cgroup *memcg)
 {
 	return mem_cgroup_is_root(memcg);

@@ -88,7 +88,7 @@ unsafe impl Sync for ObjCgroup {}
 
 impl ObjCgroup {
     /// Returns the group of the current task, or [`None`] if nothing is charged: the task is in the
-    /// root group or is a kernel thread, or kernel memory is not accounted at all.
+    /// root group or is a kernel thread.
     #[cfg(CONFIG_MEMCG)]
     pub fn current() -> Option<ARef<Self>> {
         // SAFETY: No preconditions.
@@ -120,21 +120,29 @@ impl ObjCgroup {
     /// sleep, with `GFP_KERNEL` it reclaims memory of the group. With `__GFP_HIGH`, as in
     /// `GFP_ATOMIC`, the limit is ignored.
     ///
+    /// Nothing is charged if kernel memory is not accounted (`cgroup.memory=nokmem`).
+    ///
     /// # Errors
     ///
     /// `ENOMEM` if that would exceed the limit.
     pub fn charge(&self, size: usize, flags: Flags) -> Result<Charge> {
+        // SAFETY: No preconditions. Once this is true, it does not change any more.
+        let is_paid = unsafe { bindings::memcg_kmem_online() };
+
         #[cfg(CONFIG_MEMCG)]
-        // SAFETY: The pointer is valid, and not that of the root group.
-        crate::error::to_result(unsafe {
-            bindings::obj_cgroup_charge(self.0.get(), flags.as_raw(), size)
-        })?;
+        if is_paid {
+            // SAFETY: The pointer is valid, and not that of the root group.
+            crate::error::to_result(unsafe {
+                bindings::obj_cgroup_charge(self.0.get(), flags.as_raw(), size)
+            })?;
+        }
         #[cfg(not(CONFIG_MEMCG))]
         let _ = flags;
 
         Ok(Charge {
             group: self.into(),
             size,
+            is_paid,
         })
     }
 }
@@ -143,6 +151,8 @@ impl ObjCgroup {
 pub struct Charge {
     group: ARef<ObjCgroup>,
     size: usize,
+    /// The group pays for kernel memory.
+    is_paid: bool,
 }
 
 impl Charge {
@@ -159,11 +169,13 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        #[cfg(CONFIG_MEMCG)]
-        // SAFETY: The pointer is valid, and `size` bytes were charged to it.
-        unsafe {
-            bindings::obj_cgroup_uncharge(self.group.0.get(), self.size)
-        };
+        if self.is_paid {
+            #[cfg(CONFIG_MEMCG)]
+            // SAFETY: The pointer is valid, and `size` bytes were charged to it.
+            unsafe {
+                bindings::obj_cgroup_uncharge(self.group.0.get(), self.size)
+            };
+        }
     }
 }
 
