@@ -25,6 +25,15 @@ __rust_helper void rust_helper_pm_runtime_enable(struct device *dev)
 
 #endif
 
+#ifndef CONFIG_PM_GENERIC_DOMAINS
+
+__rust_helper bool rust_helper_dev_pm_genpd_is_on(struct device *dev)
+{
+	return dev_pm_genpd_is_on(dev);
+}
+
+#endif
+
 __rust_helper void rust_helper_pm_runtime_disable(struct device *dev)
 {
 	pm_runtime_disable(dev);

@@ -129,9 +129,9 @@ impl Drop for DomainList<'_> {
 /// Nothing that needs the device's power may run in the meantime. The driver must not use runtime
 /// power management, which is enabled for the duration of the call. Sleeps.
 ///
-/// Returns whether the device has released its domains. It has not if the driver or user space
-/// keeps it powered. A domain stays on nevertheless if another device needs it, or if its governor
-/// decides against turning it off.
+/// Returns whether the domains were off. They were not if the driver or user space keeps the device
+/// powered, if another device needs one of them, if a governor decides against turning one off, or
+/// if its provider fails to. A device without domains counts as one whose domains were off.
 ///
 /// # Errors
 ///
@@ -171,12 +171,17 @@ fn cycle_enabled(dev: &Device<Bound>, list: Option<&DomainList<'_>>) -> Result<b
     // SAFETY: As above; the usage count was taken above.
     let _ = unsafe { bindings::pm_runtime_put_sync_suspend(raw) };
     // SAFETY: As above.
-    let off = unsafe { bindings::pm_runtime_status_suspended(raw) };
+    let mut off = unsafe { bindings::pm_runtime_status_suspended(raw) };
 
+    // The status of the device does not tell whether a provider has failed.
+    // SAFETY: As above.
+    off &= !unsafe { bindings::dev_pm_genpd_is_on(raw) };
     for &domain in list.map_or(&[][..], DomainList::devices) {
         // Otherwise the domain is turned off asynchronously, which is too late here.
         // SAFETY: By the type invariants of `DomainList`, this is a valid device.
         let _ = unsafe { bindings::pm_runtime_suspend(domain) };
+        // SAFETY: As above.
+        off &= !unsafe { bindings::dev_pm_genpd_is_on(domain) };
     }
 
     // SAFETY: As above.
@@ -218,6 +223,101 @@ mod tests {
         // SAFETY: As above.
         unsafe { bindings::pm_runtime_disable(dev.as_raw()) };
         assert!(!off?);
+        Ok(())
+    }
+}
+
+#[cfg(CONFIG_PM_GENERIC_DOMAINS)]
+#[macros::kunit_tests(rust_pm_domain_generic)]
+mod generic_tests {
+    use super::*;
+    use crate::{
+        error::from_err_ptr,
+        types::Opaque, //
+    };
+
+    /// A device without a driver: that of another kind cannot be added to a domain any more.
+    struct Root(*mut bindings::device);
+
+    impl Root {
+        fn new(name: &CStr) -> Result<Self> {
+            let name = name.as_char_ptr();
+
+            // SAFETY: The name is a string that ends, and no module is the owner.
+            let dev = unsafe { bindings::__root_device_register(name, ptr::null_mut()) };
+            Ok(Self(from_err_ptr(dev)?))
+        }
+
+        fn dev(&self) -> &Device<Bound> {
+            // SAFETY: The device lives as long as `self`. No driver can be unbound from it, which
+            // is what the functions under test rely on.
+            unsafe { Device::from_raw(self.0) }
+        }
+    }
+
+    impl Drop for Root {
+        fn drop(&mut self) {
+            // SAFETY: It was registered, and nobody else unregisters it.
+            unsafe { bindings::root_device_unregister(self.0) };
+        }
+    }
+
+    type PowerOff = unsafe extern "C" fn(*mut bindings::generic_pm_domain) -> crate::ffi::c_int;
+
+    /// A power domain.
+    struct Domain(KBox<Opaque<bindings::generic_pm_domain>>);
+
+    impl Domain {
+        fn new(power_off: Option<PowerOff>) -> Result<Self> {
+            let domain = KBox::new(
+                Opaque::new(bindings::generic_pm_domain {
+                    name: c"rust_pm_domain_kunit".as_char_ptr(),
+                    power_off,
+                    ..pin_init::zeroed()
+                }),
+                GFP_KERNEL,
+            )?;
+
+            // SAFETY: The domain stays where it is until it is removed by `drop()`.
+            to_result(unsafe { bindings::pm_genpd_init(domain.get(), ptr::null_mut(), true) })?;
+            Ok(Self(domain))
+        }
+
+        /// Calls `f` while the device is in the domain.
+        fn with<R>(&self, dev: &Device<Bound>, f: impl FnOnce() -> R) -> Result<R> {
+            // SAFETY: Both are valid, and the device is removed from the domain below.
+            to_result(unsafe { bindings::pm_genpd_add_device(self.0.get(), dev.as_raw()) })?;
+            let result = f();
+            // SAFETY: The device was added above.
+            to_result(unsafe { bindings::pm_genpd_remove_device(dev.as_raw()) })?;
+            Ok(result)
+        }
+    }
+
+    impl Drop for Domain {
+        fn drop(&mut self) {
+            // SAFETY: The domain was initialised, and has no device any more.
+            let _ = unsafe { bindings::pm_genpd_remove(self.0.get()) };
+        }
+    }
+
+    /// Fails to turn a domain off.
+    ///
+    /// # Safety
+    ///
+    /// None: the domain is not accessed.
+    unsafe extern "C" fn stuck(_: *mut bindings::generic_pm_domain) -> crate::ffi::c_int {
+        EIO.to_errno()
+    }
+
+    #[test]
+    fn one_that_stays_on() -> Result {
+        // A device of its own for each domain, as the driver core has it suspended at first.
+        let (root, other) = (Root::new(c"kunit-works")?, Root::new(c"kunit-stuck")?);
+        let cycle = |dev: &Device<Bound>| cycle(dev, None);
+
+        assert!(Domain::new(None)?.with(root.dev(), || cycle(root.dev()))??);
+        assert!(!Domain::new(Some(stuck))?.with(other.dev(), || cycle(other.dev()))??);
         Ok(())
     }
 }
