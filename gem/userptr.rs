@@ -68,7 +68,9 @@ use kernel::{
     },
     time::{
         msecs_to_jiffies,
-        Delta, //
+        Delta,
+        Instant,
+        Monotonic, //
     }, //
 };
 
@@ -95,7 +97,7 @@ use super::{
 use leaving::Leaving;
 pub(super) use leaving::UserMemory;
 
-/// How long a change of the memory waits for jobs, in milliseconds.
+/// How long a change of the memory waits for jobs of all files together, in milliseconds.
 const CHANGE_MS: u32 = 10_000;
 
 /// How long validation keeps trying while memory that it has brought in is lost again, because
@@ -191,13 +193,16 @@ impl Region {
 }
 
 impl mirror::Device for Region {
-    fn quiesce(&self, may_block: bool) -> bool {
+    fn is_quiet(&self) -> bool {
+        self.resv.resv().test_signaled(Usage::Bookkeep)
+    }
+
+    fn quiesce(&self, since: Instant<Monotonic>) -> bool {
+        let spent = u32::try_from(since.elapsed().as_millis()).unwrap_or(CHANGE_MS);
+        let left = msecs_to_jiffies(CHANGE_MS.saturating_sub(spent));
         let resv = self.resv.resv();
 
-        if !may_block {
-            return resv.test_signaled(Usage::Bookkeep);
-        }
-        match resv.wait_timeout_uninterruptible(Usage::Bookkeep, msecs_to_jiffies(CHANGE_MS)) {
+        match resv.wait_timeout_uninterruptible(Usage::Bookkeep, left) {
             Waited::Signaled(_) => true,
             Waited::TimedOut => {
                 with_gpu(&self.drm, |gpu| {

@@ -53,14 +53,22 @@
 //!         MapError,
 //!         Mirror, //
 //!     },
-//!     time::Delta, //
+//!     time::{
+//!         Delta,
+//!         Instant,
+//!         Monotonic, //
+//!     }, //
 //! };
 //!
 //! /// A device that does nothing with the memory.
 //! struct Idle;
 //!
 //! impl mirror::Device for Idle {
-//!     fn quiesce(&self, _may_block: bool) -> bool {
+//!     fn is_quiet(&self) -> bool {
+//!         true
+//!     }
+//!
+//!     fn quiesce(&self, _since: Instant<Monotonic>) -> bool {
 //!         true
 //!     }
 //!
@@ -136,6 +144,7 @@ use node::{
 
 mod lost;
 mod node;
+mod notifier;
 #[cfg(CONFIG_KUNIT = "y")]
 mod tests;
 
@@ -144,16 +153,18 @@ pub use lost::LostPages;
 /// The device's side of a [`Range`].
 ///
 /// All methods are called with the lock of the [`Mirror`] held, see the [module](self), except for
-/// [`Device::quiesce()`] when it may block.
+/// [`Device::quiesce()`].
 pub trait Device: Send + Sync + 'static {
-    /// Returns whether the device is done with all work that may use the range.
+    /// Returns whether the device is done with all work that may use the range. Must not sleep.
+    fn is_quiet(&self) -> bool;
+
+    /// Waits until the device is done with all work that may use the range. Returns whether it is.
     ///
-    /// If `may_block`, waits for that work. The lock is not held then, but no new work is
-    /// published. The range is taken from the device afterwards in any case; if the result is
-    /// `false`, all ranges of the [`Mirror`] are, so that stuck work is waited for only once. If
-    /// not `may_block`, must not sleep. If the result is `false` then, the change is refused for
-    /// now.
-    fn quiesce(&self, may_block: bool) -> bool;
+    /// The lock is not held, but no new work is published. The change has waited since `since`, be
+    /// it for other ranges or other mirrors: a limit of the wait has to be counted from there. The
+    /// range is taken from the device afterwards in any case; if the result is `false`, all ranges
+    /// of the [`Mirror`] are, so that stuck work is waited for only once.
+    fn quiesce(&self, since: Instant<Monotonic>) -> bool;
 
     /// Gives the device access to the pages of the range, each with `PAGE_SIZE` bytes at the given
     /// address.

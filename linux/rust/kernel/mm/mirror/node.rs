@@ -190,6 +190,8 @@ pub(super) struct RangeState {
     pub(super) revoked: bool,
     /// The number of its changes that wait for the device.
     pub(super) changing: usize,
+    /// When a change began that [`Node::finish`] stands for, and that has not ended.
+    pub(super) finishing: Option<Instant<Monotonic>>,
     /// Whether there are [`LostPages`] of the range.
     pub(super) kept: bool,
     /// The pages, as HMM knows them, while the range is valid or there are [`LostPages`].
@@ -212,6 +214,8 @@ pub(super) struct Node<T: Device> {
     #[pin]
     links: ListLinks,
     pub(super) sub: Opaque<bindings::mmu_interval_notifier>,
+    /// Part of the list of changes to finish, while [`RangeState::finishing`] is set.
+    pub(super) finish: Opaque<bindings::mmu_interval_notifier_finish>,
     pub(super) shared: Arc<Shared<T>>,
     start: usize,
     /// Number of pages.
@@ -235,13 +239,6 @@ unsafe impl<T: Device> Send for Node<T> {}
 unsafe impl<T: Device> Sync for Node<T> {}
 
 impl<T: Device> Node<T> {
-    pub(super) const OPS: bindings::mmu_interval_notifier_ops =
-        bindings::mmu_interval_notifier_ops {
-            invalidate: Some(Self::invalidate_callback),
-            invalidate_start: None,
-            invalidate_finish: None,
-        };
-
     /// Creates a node that is in no list, with its notifier not registered.
     pub(super) fn new(
         shared: &Arc<Shared<T>>,
@@ -254,6 +251,7 @@ impl<T: Device> Node<T> {
             list: RangeList::Nowhere,
             revoked: false,
             changing: 0,
+            finishing: None,
             kept: false,
             pfns: KVVec::new(),
             dma: KVVec::from_elem(0, count, array_flags())?,
@@ -263,6 +261,7 @@ impl<T: Device> Node<T> {
             try_pin_init!(Self {
                 links <- ListLinks::new(),
                 sub: Opaque::zeroed(),
+                finish: Opaque::zeroed(),
                 state: LockedBy::new(&shared.lists, state),
                 shared: shared.clone(),
                 start,
@@ -530,68 +529,5 @@ impl<T: Device> Node<T> {
                 Err(error)
             }
         }
-    }
-
-    /// Handles a change of the memory. Returns whether it may proceed.
-    ///
-    /// # Safety
-    ///
-    /// Must only be called by the C side, for the notifier of a node, with valid arguments.
-    unsafe extern "C" fn invalidate_callback(
-        sub: *mut bindings::mmu_interval_notifier,
-        range: *const bindings::mmu_notifier_range,
-        cur_seq: c_ulong,
-    ) -> bool {
-        // SAFETY: The notifier is embedded in a node, which is not freed before the notifier was
-        // removed. Removal waits for this callback.
-        let this = unsafe { &*crate::container_of!(Opaque::cast_from(sub), Self, sub) };
-        // SAFETY: The range is valid.
-        let may_block = unsafe { bindings::mmu_notifier_range_blockable(range) };
-        let lists = match may_block {
-            true => Some(this.shared.lists.lock()),
-            false => this.shared.lists.try_lock(),
-        };
-        let Some(mut lists) = lists else {
-            return false;
-        };
-
-        // SAFETY: This is the notifier's sequence number, and the lock is the one under which
-        // `populate()` reads it.
-        unsafe { bindings::mmu_interval_set_seq(sub, cur_seq) };
-        if this.state.access_mut(&mut lists).list != RangeList::Valid {
-            return true;
-        }
-        if this.data.quiesce(false) {
-            this.take_away(&mut lists);
-            return true;
-        }
-        if !may_block {
-            return false;
-        }
-
-        // While a change is counted, no work is published.
-        this.state.access_mut(&mut lists).changing += 1;
-        lists.changing += 1;
-        drop(lists);
-        let done = this.data.quiesce(true);
-        let mut lists = this.shared.lists.lock();
-        let state = this.state.access_mut(&mut lists);
-
-        if !state.revoked {
-            state.changing -= 1;
-            this.shared.settle(&mut lists, 1);
-        }
-        // Another thread may have taken the pages away.
-        if this.state.access_mut(&mut lists).list != RangeList::Valid {
-            return true;
-        }
-        this.take_away(&mut lists);
-        if !done {
-            // A change of any other range would wait as long, for the same work.
-            while let Some(node) = Self::first(&mut lists.valid) {
-                node.take_away(&mut lists);
-            }
-        }
-        true
     }
 }

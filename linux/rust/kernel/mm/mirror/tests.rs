@@ -30,6 +30,8 @@ struct Counter {
     mapped: Atomic<usize>,
     unmapped: Atomic<usize>,
     waited: Atomic<usize>,
+    /// From when on the first wait counted, and when it really began.
+    wait: SetOnce<(Instant<Monotonic>, Instant<Monotonic>)>,
     /// Work is in progress, and ends when it is waited for.
     busy: Atomic<bool>,
     /// That work does not end.
@@ -48,6 +50,7 @@ impl Counter {
             mapped: Atomic::new(0),
             unmapped: Atomic::new(0),
             waited: Atomic::new(0),
+            wait: SetOnce::new(),
             busy: Atomic::new(false),
             endless: Atomic::new(false),
             stuck: Atomic::new(false),
@@ -58,9 +61,14 @@ impl Counter {
 }
 
 impl Device for Counter {
-    fn quiesce(&self, may_block: bool) -> bool {
-        if self.busy.load(Relaxed) && may_block {
+    fn is_quiet(&self) -> bool {
+        !self.busy.load(Relaxed)
+    }
+
+    fn quiesce(&self, since: Instant<Monotonic>) -> bool {
+        if self.busy.load(Relaxed) {
             self.waited.add(1, Relaxed);
+            self.wait.populate((since, Instant::now()));
             if let Some(shared) = self.shared.as_ref() {
                 let lists = shared.lists.try_lock();
                 let open = lists.is_some_and(|lists| lists.changing == 1);
@@ -68,7 +76,7 @@ impl Device for Counter {
             }
             self.busy.store(self.endless.load(Relaxed), Relaxed);
         }
-        !self.busy.load(Relaxed)
+        self.is_quiet()
     }
 
     fn map(&self, pages: &[DmaAddress]) -> Result<(), MapError> {
@@ -245,6 +253,35 @@ mod suite {
         munmap(at, 1)?;
         assert_eq!(range.waited.load(Relaxed), 1);
         assert!(!range.is_valid());
+        Ok(())
+    }
+
+    #[test]
+    fn waits_of_one_change_overlap() -> Result {
+        let (mirror, reg) = mirror()?;
+        let dev: &device::Device<Bound> = reg.as_ref().as_ref();
+        let others = Mirrors::new(dev)?;
+        let other = Mirror::new(&others, dev)?;
+        let at = mmap(0, 1, RW)?;
+        let ranges = [
+            mirror.add(at, PAGE_SIZE, Access::ReadWrite, Counter::new())?,
+            other.add(at, PAGE_SIZE, Access::ReadWrite, Counter::new())?,
+        ];
+
+        mirror.validate(PATIENCE)?;
+        other.validate(PATIENCE)?;
+        for range in &ranges {
+            range.busy.store(true, Relaxed);
+        }
+        munmap(at, 1)?;
+        assert!(ranges.iter().all(|range| range.waited.load(Relaxed) == 1));
+        assert!(ranges.iter().all(|range| !range.is_valid()));
+        // The wait for each counts from before the first of them.
+        let [Some(&first), Some(&second)] = ranges.each_ref().map(|range| range.wait.as_ref())
+        else {
+            return Err(EINVAL);
+        };
+        assert!((second.1 - first.0).as_nanos() >= 0 && (first.1 - second.0).as_nanos() >= 0);
         Ok(())
     }
 
