@@ -19,6 +19,7 @@ use kernel::{
         Device, //
     },
     fmt,
+    nvmem,
     opp,
     pm_domain::{
         self,
@@ -143,7 +144,13 @@ impl<'a> Supply<'a> {
         // A single domain is attached and turned on by the driver core.
         let domains = if soc.domains.len() > 1 {
             let list = DomainList::attach(dev, soc.domains, pm_domain::Power::FollowFromOn);
-            Some(named(dev, fmt!("power domains"), list)?)
+            let list = named(dev, fmt!("power domains"), list)?;
+
+            // A kernel without power management attaches none.
+            if list.len() != soc.domains.len() {
+                return named(dev, fmt!("power domains"), Err(ENODEV));
+            }
+            Some(list)
         } else {
             None
         };
@@ -220,7 +227,9 @@ impl<'a> Supply<'a> {
     /// meanwhile, nor after an error, while [`Self::is_held`] is true. Sleeps and may wait for
     /// memory.
     ///
-    /// A power domain that other devices use stays on, as do the regulators.
+    /// A power domain that other devices use stays on, as do the regulators. `EBUSY` if the domain
+    /// stays on and there is no reset line: nothing has then stopped the GPU, and a domain whose
+    /// provider has failed to turn it off may not answer accesses any more.
     pub(super) fn cycle_power(&self) -> Result {
         let Released(dev, reset) = &self.reset;
 
@@ -231,6 +240,9 @@ impl<'a> Supply<'a> {
         let cycled = pm_domain::cycle(dev, self.domains.as_ref());
         if !named(dev, fmt!("power"), cycled)? {
             dev_warn!(dev, "the power of the GPU stays on\n");
+            if !reset.is_present() {
+                return Err(EBUSY);
+            }
         }
         named(dev, fmt!("reset line"), reset.deassert())?;
         self.clocks.start()?;
@@ -277,8 +289,19 @@ fn check_domains(dev: &Device<Bound>, soc: &Soc) -> Result {
 /// The operating points of the GPU: the voltage that each clock rate needs.
 struct OperatingPoints {
     _table: opp::Table,
-    // Last: the table depends on it. [`None`] if there is no regulator for the driver to set.
-    _config: Option<opp::ConfigToken>,
+    // Last: the table depends on them. [`None`] if there is no regulator for the driver to set, or
+    // no speed bin.
+    _supply: Option<opp::ConfigToken>,
+    _bin: Option<opp::ConfigToken>,
+}
+
+/// Returns the speed bin of the GPU, which selects among its operating points. [`None`] if the
+/// devicetree does not say where it is stored.
+fn speed_bin(dev: &Device<Bound>) -> Result<Option<u32>> {
+    match nvmem::read_le_u32(dev, c"speed-bin") {
+        Err(ENOENT | EOPNOTSUPP) => Ok(None),
+        bin => bin.map(Some),
+    }
 }
 
 /// Leaves setting the clock and the regulator to the OPP library.
@@ -293,8 +316,9 @@ impl OperatingPoints {
     /// of `clock`, or of the highest one if there is none.
     ///
     /// The boot loader may have left a voltage that does not fit the rate, or a rate that is not in
-    /// the table. Returns [`None`] for systems without a table, for those with several supplies,
-    /// whose voltages depend on each other, and if all points are for speed bins.
+    /// the table. Returns [`None`] for systems without a table, and for those with several
+    /// supplies, whose voltages depend on each other. `ENOENT` if no point is for the speed bin of
+    /// this GPU: a supply that no driver asks for a voltage may be at its minimum.
     fn new(dev: &Device<Bound>, soc: &Soc, clock: &Clk) -> Result<Option<Self>> {
         let &[supply] = soc.supplies else {
             return Ok(None);
@@ -308,24 +332,31 @@ impl OperatingPoints {
 
         let mut names = KVec::with_capacity(1, GFP_KERNEL)?;
         names.push(CString::try_from(supply)?, GFP_KERNEL)?;
-        let config = match opp::Config::<LibraryOps>::new()
+        let bin = match named(dev, fmt!("speed bin"), speed_bin(dev))? {
+            Some(bin) => {
+                let mut bins = KVec::with_capacity(1, GFP_KERNEL)?;
+
+                bins.push(bin, GFP_KERNEL)?;
+                Some(
+                    opp::Config::<LibraryOps>::new()
+                        .set_supported_hw(bins)?
+                        .set(dev)?,
+                )
+            }
+            None => None,
+        };
+        let supply = match opp::Config::<LibraryOps>::new()
             .set_regulator_names(names)?
             .set(dev)
         {
             Err(ENODEV) => None,
-            config => Some(config?),
+            supply => Some(supply?),
         };
-        let table = match opp::Table::from_of(&dev.into(), 0) {
-            // Each point is for certain speed bins, and the bin of this GPU is not known.
-            Err(ENOENT) => {
-                dev_info!(
-                    dev,
-                    "all operating points depend on the speed bin, which is not known\n"
-                );
-                return Ok(None);
+        let table = opp::Table::from_of(&dev.into(), 0).inspect_err(|&e| {
+            if e == ENOENT {
+                dev_err!(dev, "no operating point is for this GPU's speed bin\n");
             }
-            table => table?,
-        };
+        })?;
 
         let rate = clock.rate();
         let point = table
@@ -334,7 +365,8 @@ impl OperatingPoints {
         table.set_opp(&point)?;
         Ok(Some(Self {
             _table: table,
-            _config: config,
+            _supply: supply,
+            _bin: bin,
         }))
     }
 }

@@ -46,7 +46,7 @@ static const char * const vgpu_irqs[] = { "job", "mmu", "gpu" };
  * Subsystem device ids are the product ids of the GPUs, and revisions tell the
  * boards apart that have the same one. The strings are those of such boards, and
  * drivers make more of them than a name: on MT8188 page tables are in the
- * AArch64 format, on H616 clock and reset line are switched with the domain.
+ * AArch64 format and the operating points depend on the speed bin, on H616 clock and reset line are switched with the domain.
  * Next to no board is coherent. The generic compatible with two domains is a
  * mistake that a driver has to refuse.
  */
@@ -61,7 +61,8 @@ static const struct vgpu_product vgpu_products[] = {
 	{ 0x7402, 2, "arm,mali-bifrost", 2 },
 	{ 0x7402, 3, "allwinner,sun50i-h616-mali", 1, .fragile = true },
 	{ 0x9093, 0, "arm,mali-valhall-jm", 1, .coherent = true },
-	{ 0x9093, 1, "mediatek,mt8188-mali", 3, .coherent = true },
+	{ 0x9093, 1, "mediatek,mt8188-mali", 3, .coherent = true,
+	  .fast = true, .binned = true },
 	{ 0x9093, 2, "arm,mali-valhall-jm", 1 },
 };
 
@@ -188,9 +189,13 @@ static int vgpu_board_add(struct vgpu_board *board)
 	if (ret)
 		goto err_regulator;
 
-	ret = vgpu_power_add(board);
+	ret = vgpu_efuse_add(board);
 	if (ret)
 		goto err_reset;
+
+	ret = vgpu_power_add(board);
+	if (ret)
+		goto err_efuse;
 
 	board->bound.notifier_call = vgpu_bound;
 	ret = bus_register_notifier(&platform_bus_type, &board->bound);
@@ -210,6 +215,8 @@ err_recorder:
 	bus_unregister_notifier(&platform_bus_type, &board->bound);
 err_power:
 	vgpu_power_remove(board);
+err_efuse:
+	vgpu_efuse_remove(board);
 err_reset:
 	vgpu_reset_remove(board);
 err_regulator:
@@ -228,6 +235,7 @@ static void vgpu_board_remove(struct vgpu_board *board)
 	vgpu_recorder_remove(board);
 	bus_unregister_notifier(&platform_bus_type, &board->bound);
 	vgpu_power_remove(board);
+	vgpu_efuse_remove(board);
 	vgpu_reset_remove(board);
 	vgpu_regulator_remove(board);
 	vgpu_clk_remove(board);

@@ -15,6 +15,7 @@
 #include <linux/spinlock.h>
 
 struct dentry;
+struct nvmem_device;
 struct pci_dev;
 struct platform_device;
 
@@ -52,6 +53,10 @@ extern const struct vgpu_rate vgpu_rates[VGPU_NUM_RATES];
 #define VGPU_MAX_UV		1000000
 #define VGPU_STEP_UV		50000
 
+/* The speed bin of a GPU whose operating points depend on it, a bit; and another. */
+#define VGPU_SPEED_BIN		0x2
+#define VGPU_OTHER_BIN		0x1
+
 /* Nodes of the board, in the order in which they are made. */
 enum vgpu_node {
 	VGPU_NODE_BOARD,
@@ -60,9 +65,11 @@ enum vgpu_node {
 	VGPU_NODE_RESET,
 	VGPU_NODE_POWER,
 	VGPU_NODE_OPP,
+	VGPU_NODE_EFUSE,
+	VGPU_NODE_BIN,
 	VGPU_NODE_GPU,
 	VGPU_NUM_FIXED_NODES,
-	VGPU_NUM_NODES = VGPU_NUM_FIXED_NODES + VGPU_NUM_RATES,
+	VGPU_NUM_NODES = VGPU_NUM_FIXED_NODES + 2 * VGPU_NUM_RATES,
 };
 
 /* As many as a GPU of MediaTek's has on the boards that are known here. */
@@ -88,6 +95,7 @@ enum vgpu_switch {
  * @num_domains: power domains in that node; one has no name
  * @coherent: the GPU snoops the CPUs' caches
  * @fast: a boot loader left the clock at its highest rate, at the lowest voltage
+ * @binned: the operating points depend on a speed bin, which a fuse tells
  * @fragile: the system hangs if a power domain is switched while the clock runs
  *	     or the reset line is released
  */
@@ -98,6 +106,7 @@ struct vgpu_product {
 	unsigned int num_domains;
 	bool coherent;
 	bool fast;
+	bool binned;
 	bool fragile;
 };
 
@@ -134,6 +143,7 @@ struct vgpu_domain {
  * @rdev: the GPU supply
  * @rdesc: its description, named after the function
  * @reset: the reset controller, of one line
+ * @efuse: the fuses
  * @domains: the power domains, of which the GPU needs all
  * @genpds: the same for their provider
  * @onecell: the provider
@@ -158,6 +168,8 @@ struct vgpu_board {
 	struct regulator_desc rdesc;
 
 	struct reset_controller_dev reset;
+
+	struct nvmem_device *efuse;
 
 	struct vgpu_domain domains[VGPU_MAX_DOMAINS];
 	struct generic_pm_domain *genpds[VGPU_MAX_DOMAINS];
@@ -203,6 +215,9 @@ void vgpu_regulator_remove(struct vgpu_board *board);
 
 int vgpu_reset_add(struct vgpu_board *board);
 void vgpu_reset_remove(struct vgpu_board *board);
+
+int vgpu_efuse_add(struct vgpu_board *board);
+void vgpu_efuse_remove(struct vgpu_board *board);
 
 int vgpu_power_add(struct vgpu_board *board);
 void vgpu_power_remove(struct vgpu_board *board);

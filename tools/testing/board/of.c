@@ -5,6 +5,7 @@
  *	vgpu-<PCI name> {
  *		clock { }; regulator { }; reset { }; power { };
  *		opp-table { opp-<Hz> { }; ... };
+ *		efuse { speed-bin@0 { }; };
  *		gpu@<BAR 0> { };
  *	};
  *
@@ -56,8 +57,9 @@ static u32 vgpu_free_phandle(unsigned int taken)
 }
 
 /* A node that others point to. */
-static int vgpu_target_add(struct vgpu_board *board, const char *name,
-			   const char *compatible, u32 *phandle)
+static int vgpu_target_add(struct vgpu_board *board, enum vgpu_node parent,
+			   const char *name, const char *compatible,
+			   u32 *phandle)
 {
 	static const char * const cells[VGPU_NUM_FIXED_NODES] = {
 		[VGPU_NODE_CLOCK] = "#clock-cells",
@@ -68,7 +70,7 @@ static int vgpu_target_add(struct vgpu_board *board, const char *name,
 	struct device_node *np;
 	int ret;
 
-	np = vgpu_node_add(board, board->nodes[VGPU_NODE_BOARD], name);
+	np = vgpu_node_add(board, board->nodes[parent], name);
 	if (!np)
 		return -ENOMEM;
 
@@ -84,27 +86,45 @@ static int vgpu_target_add(struct vgpu_board *board, const char *name,
 	return ret;
 }
 
-static int vgpu_opps_add(struct vgpu_board *board)
+/* An operating point for the speed bins in @bins, for all GPUs if there are none. */
+static int vgpu_opp_add(struct vgpu_board *board, unsigned long hz, u32 uv,
+			u32 bins)
 {
-	const struct vgpu_rate *rate;
+	const u32 rate[] = { 0, hz };
 	struct device_node *np;
 	char name[32];
 	int ret;
 
+	snprintf(name, sizeof(name), "opp-%lu-%x", hz, bins);
+	np = vgpu_node_add(board, board->nodes[VGPU_NODE_OPP], name);
+	if (!np)
+		return -ENOMEM;
+
+	ret = of_changeset_add_prop_u32_array(&board->ocs, np, "opp-hz", rate,
+					      ARRAY_SIZE(rate));
+	if (!ret)
+		ret = of_changeset_add_prop_u32(&board->ocs, np,
+						"opp-microvolt", uv);
+	if (!ret && bins)
+		ret = of_changeset_add_prop_u32(&board->ocs, np,
+						"opp-supported-hw", bins);
+
+	return ret;
+}
+
+/* A GPU of the other bin makes do with less, which this one must not be given. */
+static int vgpu_opps_add(struct vgpu_board *board)
+{
+	u32 bins = board->product->binned ? VGPU_SPEED_BIN : 0;
+	const struct vgpu_rate *rate;
+	int ret = 0;
+
 	for (rate = vgpu_rates; rate < vgpu_rates + VGPU_NUM_RATES; rate++) {
-		u32 hz[] = { 0, rate->hz };
-
-		snprintf(name, sizeof(name), "opp-%lu", rate->hz);
-		np = vgpu_node_add(board, board->nodes[VGPU_NODE_OPP], name);
-		if (!np)
-			return -ENOMEM;
-
-		ret = of_changeset_add_prop_u32_array(&board->ocs, np, "opp-hz",
-						      hz, ARRAY_SIZE(hz));
+		if (bins)
+			ret = vgpu_opp_add(board, rate->hz, VGPU_MIN_UV,
+					   VGPU_OTHER_BIN);
 		if (!ret)
-			ret = of_changeset_add_prop_u32(&board->ocs, np,
-							"opp-microvolt",
-							rate->uv);
+			ret = vgpu_opp_add(board, rate->hz, rate->uv, bins);
 		if (ret)
 			return ret;
 	}
@@ -172,6 +192,12 @@ static int vgpu_gpu_node_add(struct vgpu_board *board,
 	if (!ret)
 		ret = of_changeset_add_prop_u32(ocs, np, "operating-points-v2",
 						phandles[VGPU_NODE_OPP]);
+	if (!ret && product->binned)
+		ret = of_changeset_add_prop_u32(ocs, np, "nvmem-cells",
+						phandles[VGPU_NODE_BIN]);
+	if (!ret && product->binned)
+		ret = of_changeset_add_prop_string(ocs, np, "nvmem-cell-names",
+						   "speed-bin");
 	if (!ret)
 		ret = of_changeset_add_prop_bool(ocs, np, product->coherent ?
 						 "dma-coherent" :
@@ -192,7 +218,10 @@ static int vgpu_nodes_add(struct vgpu_board *board, struct device_node *root,
 		[VGPU_NODE_RESET] = { "reset", NULL },
 		[VGPU_NODE_POWER] = { "power", NULL },
 		[VGPU_NODE_OPP] = { "opp-table", "operating-points-v2" },
+		[VGPU_NODE_EFUSE] = { "efuse", NULL },
+		[VGPU_NODE_BIN] = { "speed-bin@0", NULL },
 	};
+	static const u32 bin_reg[] = { 0, 1 };
 	struct device_node *np;
 	char name[32];
 	unsigned int i;
@@ -212,8 +241,15 @@ static int vgpu_nodes_add(struct vgpu_board *board, struct device_node *root,
 						2);
 
 	for (i = VGPU_NODE_CLOCK; !ret && i < ARRAY_SIZE(targets); i++)
-		ret = vgpu_target_add(board, targets[i].name,
-				      targets[i].compatible, &phandles[i]);
+		ret = vgpu_target_add(board, i == VGPU_NODE_BIN ?
+				      VGPU_NODE_EFUSE : VGPU_NODE_BOARD,
+				      targets[i].name, targets[i].compatible,
+				      &phandles[i]);
+	if (!ret)
+		ret = of_changeset_add_prop_u32_array(&board->ocs,
+						      board->nodes[VGPU_NODE_BIN],
+						      "reg", bin_reg,
+						      ARRAY_SIZE(bin_reg));
 
 	if (!ret)
 		ret = vgpu_gpu_node_add(board, regs, phandles);
@@ -262,12 +298,14 @@ int vgpu_of_add(struct vgpu_board *board, const struct resource *regs)
 	}
 
 	/*
-	 * No device will ever be made of these two. Without saying so the GPU
+	 * No device will ever be made of these. Without saying so the GPU
 	 * would wait for them. The other frameworks say it for themselves.
 	 */
 	fwnode_dev_initialized(of_fwnode_handle(board->nodes[VGPU_NODE_REGULATOR]),
 			       true);
 	fwnode_dev_initialized(of_fwnode_handle(board->nodes[VGPU_NODE_RESET]),
+			       true);
+	fwnode_dev_initialized(of_fwnode_handle(board->nodes[VGPU_NODE_BIN]),
 			       true);
 
 	return 0;

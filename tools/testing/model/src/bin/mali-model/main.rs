@@ -73,7 +73,8 @@ enum GpuName {
     G57,
     /// Mali-G57 that is not coherent with the CPUs
     G57Nc,
-    /// Mali-G57 on a system with three power domains and AArch64 page tables (MT8188)
+    /// Mali-G57 on a system with three power domains, AArch64 page tables and operating points by
+    /// speed bin (MT8188), left by the boot loader as T860Nc
     G57Mt8188,
     /// Mali-T628 MP6 (0x0620), Midgard, with two groups of cores
     T628,
