@@ -197,9 +197,12 @@ pub(crate) fn has_begun(gpu: &Gpu<'_>, slot: Slot) -> bool {
 }
 
 /// Returns whether the chains of a slot can be stopped softly. On some GPUs that could damage a
-/// chain.
+/// chain, or let it resume at a wrong place.
 fn can_stop_softly(caps: &Caps, slot: Slot) -> bool {
-    slot == Slot::Fragment || !caps.issue(Issue::T8408)
+    match slot {
+        Slot::Fragment => !caps.issue(Issue::T10969),
+        _ => !caps.issue(Issue::T8408),
+    }
 }
 
 /// Requests that the current chain stop at a point from which it can be resumed. An interrupt
@@ -461,18 +464,19 @@ pub(crate) fn slots_of(gpu: &Gpu<'_>, as_nr: u8) -> u32 {
 mod tests {
     use super::*;
 
-    /// On T600, only fragment chains are stopped softly.
+    /// On T600, only fragment chains are stopped softly, and not even these on one release.
     #[test]
     fn soft_stops() {
-        let slots = |id| {
-            let caps = Caps::find(id, 0)?;
+        let slots = |id, revision| {
+            let caps = Caps::find(id, revision)?;
 
             Some(Slot::ALL.map(|slot| can_stop_softly(&caps, slot)))
         };
 
-        assert!(slots(0x0600) == Some([true, false, false]));
+        assert!(slots(0x0600, 0) == Some([true, false, false]));
+        assert!(slots(0x0600, 1) == Some([false; NR_SLOTS]));
         for id in [0x0620, 0x0720, 0x0750, 0x0860, 0x7212, 0x9093] {
-            assert!(slots(id) == Some([true; NR_SLOTS]));
+            assert!(slots(id, 0) == Some([true; NR_SLOTS]));
         }
     }
 

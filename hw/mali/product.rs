@@ -47,6 +47,8 @@ pub(crate) enum Issue {
     T10883,
     /// A fragment chain that is resumed after a soft stop can fail with a tile out of range (T62x).
     T10959,
+    /// A fragment chain can resume at a place out of range after a soft stop (T60x r0p0).
+    T10969,
     /// The pause buffer can hang a fragment job.
     T11035,
     /// The GPU has to be reset after a hard stop of a fragment chain (T760 up to r0p3).
@@ -164,7 +166,10 @@ static PRODUCTS: [Product; 16] = [
             Issue::Tmix8438,
         ]),
     )
-    .revisions(&[(rev(0, 0, 1), issues(&[Issue::T8443, Issue::GpuCore1619]))]),
+    .revisions(&[(
+        rev(0, 0, 1),
+        issues(&[Issue::T8443, Issue::T10969, Issue::GpuCore1619]),
+    )]),
     Product::new(
         "t620",
         0x0620,
