@@ -19,7 +19,7 @@
 //! | [`shrinker`] | freeing memory when it is short, where it costs least                 |
 //! | [`gem`]      | buffer objects: pages, mappings, heaps that grow on faults, sharing   |
 //! | [`mmu`]      | GPU address spaces: addresses, page tables, the hardware's AS, faults |
-//! | [`hw`]       | the registers: identity and quirks, power, reset, MMU commands, slots |
+//! | [`hw`]       | the contract of a family of GPUs; in [`hw::mali`], the registers      |
 //! | [`debugfs`]  | files that show the state of the above, for debugging and tests       |
 //! | [`device`]   | the bound GPU: probe, teardown, interrupts, the DRM device            |
 //!

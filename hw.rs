@@ -1,9 +1,163 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Hardware: all knowledge of registers, errata and delays.
+//! Hardware: the contract of a family of GPUs, and the families.
 //!
-//! Functions here take a [`Gpu`](crate::device::Gpu) or, during probe, the bare register mapping.
-//! They wait in bounded loops only. A register that reads as all ones means that the device is no
-//! longer on the bus ([`ENODEV`](kernel::error::code::ENODEV)).
+//! A family is a module below this one, with all knowledge of registers, errata and delays. It
+//! implements the traits here for [`Gpu`](crate::device::Gpu); the core (`job`, `gem`, `mmu`) knows
+//! the hardware by these traits only, and calls them without dynamic dispatch.
+//!
+//! - [`Access`]: whether the hardware may be accessed. The family does not implement this one.
+//! - [`Walker`]: the hardware's address spaces.
+//! - [`Tables`]: the page tables that the hardware walks.
+//!
+//! Functions of a family take a [`Gpu`](crate::device::Gpu) or, during probe, the bare register
+//! mapping. They wait in bounded loops only. A register that reads as all ones means that the
+//! device is no longer on the bus ([`ENODEV`](kernel::error::code::ENODEV)).
 
 pub(crate) mod mali;
+
+use core::ops::Range;
+
+use kernel::{
+    fmt::Display,
+    prelude::*, //
+};
+
+/// Whether the hardware may be accessed. Any context; the answers may be outdated at once, unless
+/// the caller excludes that as [`device`](crate::device) describes.
+pub(crate) trait Access {
+    /// Returns whether nothing may be started: the GPU is lost or is being unbound.
+    fn halted(&self) -> bool;
+
+    /// Returns whether the GPU is stopped, so that it reaches no memory unless it is abandoned.
+    fn stopped(&self) -> bool;
+
+    /// Returns whether no register may be touched: the GPU has halted, or its reset line is driven,
+    /// after which work goes on.
+    fn off_limits(&self) -> bool;
+}
+
+/// Number of address spaces that hardware can have. Sets of them are bitmaps of 16 bits.
+pub(crate) const MAX_AS: usize = 16;
+
+/// Scope of a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flush {
+    /// The MMU forgets its translations. Accesses that were translated before may still be under
+    /// way when the command completes. Sufficient if nothing was unmapped, or no job is running.
+    Translations,
+    /// The MMU also waits for all accesses, and the caches of the shader cores are written back.
+    /// After that, the GPU neither reads nor writes pages that were unmapped before the command.
+    Accesses,
+}
+
+/// A failed access in an address space. Printed as a line of the log has it.
+pub(crate) trait AccessFault: Display {
+    /// Returns the GPU address of the access.
+    fn address(&self) -> u64;
+
+    /// Returns whether the address has no translation, so that mapping memory there resolves the
+    /// fault.
+    fn misses_translation(&self) -> bool;
+}
+
+/// The address spaces of the hardware, by number.
+///
+/// Unless stated otherwise, a function is called with the spinlock of
+/// [`AddressSpaces`](crate::mmu::AddressSpaces) held, so that no command is given while another one
+/// is being executed; that spinlock is also held while the GPU is being reset. Functions do not
+/// sleep, take no lock, and return when their command has completed or failed. `ETIMEDOUT`: the MMU
+/// is stuck and needs a reset before the next command. `ENODEV`: the device is gone.
+///
+/// [`AddressSpaces`](crate::mmu::AddressSpaces) is the only user of most of this, and decides what
+/// is flushed when.
+pub(crate) trait Walker: Access {
+    /// Configuration with which an address space reads its page table.
+    type Config;
+
+    /// A failed access.
+    type Fault: AccessFault;
+
+    /// Returns which address spaces the GPU has, as a bitmap by number. Any context.
+    fn present(&self) -> u32;
+
+    /// Returns whether accesses of a job may still be under way when it has ended, so that even
+    /// without a job [`Flush::Accesses`] is needed. Any context.
+    fn leaves_accesses(&self) -> bool;
+
+    /// Makes an address space translate with the table of `config`. No job may be using its
+    /// previous table. After an error, the hardware may use either.
+    fn enable(&self, nr: u8, config: &Self::Config) -> Result;
+
+    /// Makes every access in an address space fail, including those stalled on a fault. No access
+    /// that was translated before is under way any more when this returns.
+    fn disable(&self, nr: u8) -> Result;
+
+    /// Makes the MMU forget its translations of a range, after a change of the page table. Accesses
+    /// of the address space that are stalled on a fault are retried.
+    fn flush(&self, nr: u8, range: &Range<u64>, how: Flush) -> Result;
+
+    /// Calls `f` while accesses in a range are blocked, then makes the MMU forget its translations
+    /// of the range and the tables on the path to them. If the range cannot be blocked, `f` is not
+    /// called.
+    fn exclude(&self, nr: u8, range: &Range<u64>, how: Flush, f: &mut dyn FnMut()) -> Result;
+
+    /// Returns which address spaces have a fault pending, masked or not, as a bitmap by number. The
+    /// spinlock need not be held, but [`Access::off_limits`] must be false throughout.
+    fn pending_faults(&self) -> Result<u16>;
+
+    /// Takes the fault that is pending in an address space, and clears its interrupts. Returns
+    /// [`None`] if no fault is pending, or for an interrupt without a cause, which is cleared.
+    fn take_fault(&self, nr: u8) -> Option<Self::Fault>;
+
+    /// Clears the interrupts of an address space.
+    fn clear_faults(&self, nr: u8);
+
+    /// Unmasks the interrupts of faults, except for the address spaces in the bitmap `except`.
+    fn unmask_faults(&self, except: u16);
+
+    /// Returns which job slots run a job in an address space, as a bitmap by number, for the log.
+    /// The spinlock need not be held, but [`Access::off_limits`] must be false throughout.
+    fn job_slots_of(&self, nr: u8) -> u32;
+}
+
+/// The page tables that the hardware of a GPU walks.
+#[derive(Clone, Copy)]
+pub(crate) struct TableFormat {
+    /// They have the format of 64-bit Arm CPUs, with a granule of 4 KiB; otherwise that of Mali's
+    /// LPAE.
+    pub(crate) aarch64: bool,
+    /// Width of virtual addresses.
+    pub(crate) va_bits: u32,
+    /// Width of physical addresses.
+    pub(crate) pa_bits: u32,
+}
+
+/// A page table, as the table code describes it.
+#[derive(Clone, Copy)]
+pub(crate) enum TableRoot {
+    /// In the format of Mali's LPAE: the values of its two registers.
+    MaliLpae {
+        /// Address of the root, with its flags.
+        transtab: u64,
+        /// Memory attributes.
+        memattr: u64,
+    },
+    /// In the format of 64-bit Arm CPUs, with a granule of 4 KiB.
+    Aarch64 {
+        /// Address of the root.
+        ttbr: u64,
+        /// Memory attributes, as the CPU's `MAIR` has them.
+        mair: u64,
+    },
+}
+
+/// The page tables that the hardware walks. Any context; no register is touched.
+pub(crate) trait Tables: Walker {
+    /// Returns the format of the page tables.
+    fn table_format(&self) -> TableFormat;
+
+    /// Returns the configuration with which the hardware walks a table. `EOVERFLOW` if the hardware
+    /// does not have the widths of [`Self::table_format`].
+    fn config_of(&self, root: TableRoot) -> Result<Self::Config>;
+}

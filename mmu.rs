@@ -10,7 +10,8 @@
 //! - [`VaNode`] is a range of addresses, held by a mapping of a BO.
 //! - [`AddressSpaces`] are those of the hardware, of which there are fewer than files. A space gets
 //!   one of them, its *AS*, when a job of it is about to run, and keeps it until another space
-//!   needs it. The table of them is an [`AsTable`](as_table::AsTable).
+//!   needs it. The table of them is an [`AsTable`](as_table::AsTable). Both touch the hardware only
+//!   through a [`Walker`](crate::hw::Walker), which tests replace.
 //! - [`Orphans`](orphans::Orphans) keeps memory that has no owner any more, but that the hardware
 //!   may still reach.
 //! - [`Change`](change::Change) decides how thorough a flush has to be.
@@ -44,7 +45,6 @@ mod page_table;
 mod va;
 mod vm;
 
-pub(crate) use address_spaces::AddressSpaces;
 pub(crate) use fault::{
     Grow,
     Growth, //
@@ -60,3 +60,6 @@ pub(crate) use vm::{
     Vm,
     VmShared, //
 };
+
+/// The address spaces of the hardware, assigned to those of files.
+pub(crate) type AddressSpaces = address_spaces::AddressSpaces<VmShared>;

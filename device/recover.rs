@@ -36,12 +36,30 @@ use kernel::{
 
 use super::{
     Device,
+    Gpu,
     GpuInner, //
 };
-use crate::hw::mali::{
-    self,
-    IoMem, //
+use crate::hw::{
+    mali::{
+        self,
+        IoMem, //
+    },
+    Access, //
 };
+
+impl Access for Gpu<'_> {
+    fn halted(&self) -> bool {
+        GpuInner::halted(self)
+    }
+
+    fn stopped(&self) -> bool {
+        GpuInner::stopped(self)
+    }
+
+    fn off_limits(&self) -> bool {
+        GpuInner::off_limits(self)
+    }
+}
 
 impl GpuInner<'_> {
     /// Returns whether the GPU is stopped, so that it reaches no memory unless it is abandoned.

@@ -28,13 +28,15 @@ use crate::{
         Device,
         Gpu, //
     },
-    hw::mali::{
-        job::{
-            self as js,
-            Slot, //
+    hw::{
+        mali::{
+            job::{
+                self as js,
+                Slot, //
+            },
+            Issue, //
         },
-        mmu::MAX_AS,
-        Issue, //
+        MAX_AS, //
     },
     mmu, //
 };

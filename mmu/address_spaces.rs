@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Assignment of the hardware's address spaces (each one an *AS*) to the [spaces](VmShared) of
-//! files.
+//! Assignment of the hardware's address spaces (each one an *AS*) to the
+//! [spaces](super::VmShared) of files. Knows the hardware as a [`Walker`] only, and spaces as
+//! [`Space`]s.
 //!
 //! A space keeps its AS until another space needs it; the least recently used one is replaced
 //! first. An AS whose space has jobs in the hardware is never taken.
@@ -9,9 +10,9 @@
 //! One spinlock protects the table of them; that of the orphans nests inside it. It is held while
 //! commands are given to the MMU and polled for completion in bounded loops. No function sleeps but
 //! [`AddressSpaces::drop_orphans`] and [`AddressSpaces::settle`]. An entry of the table holds a
-//! reference to its [`VmShared`], so that the hardware never walks a page table that has been
-//! freed. A space leaves its AS before its [`Vm`](super::Vm) gives up its own reference, so a
-//! reference that is dropped under the lock is never the last.
+//! reference to its space, so that the hardware never walks a page table that has been freed. A
+//! space leaves its AS before its [`Vm`](super::Vm) gives up its own reference, so a reference that
+//! is dropped under the lock is never the last.
 //!
 //! Memory that the hardware may still reach after a failed command is kept as an [orphan](Orphans)
 //! until a reset has cut the hardware off from it. A GPU that nothing stops is *abandoned*: it may
@@ -42,7 +43,8 @@ use super::{
     as_table::{
         AsEntry,
         AsState,
-        AsTable, //
+        AsTable,
+        Space, //
     },
     change::Change,
     occupants::RunningJobs,
@@ -52,31 +54,22 @@ use super::{
         Lists,
         Orphans,
         Things, //
-    },
-    VmShared, //
+    }, //
 };
 use crate::{
-    device::{
-        Device,
-        Gpu, //
-    },
-    hw::mali::{
-        irq,
-        mmu::{
-            self,
-            MAX_AS, //
-        }, //
+    device::Device,
+    hw::{
+        Walker,
+        MAX_AS, //
     }, //
 };
 
-/// A fault, and the space in which it has happened.
-pub(super) struct TakenFault {
-    pub(super) fault: mmu::Fault,
-    /// The access failed on the bus.
-    pub(super) bus_error: bool,
+/// A fault `F`, and the space in which it has happened.
+pub(super) struct TakenFault<F, S> {
+    pub(super) fault: F,
     /// The jobs of the space when the fault was taken.
     jobs: RunningJobs,
-    pub(super) space: Arc<VmShared>,
+    pub(super) space: Arc<S>,
 }
 
 /// Treats `ENODEV` as success: a device that has left the bus reaches no memory and needs no flush.
@@ -92,18 +85,18 @@ pub(crate) type Alarm = fn(&Device);
 
 /// The address spaces of the hardware.
 #[pin_data]
-pub(crate) struct AddressSpaces {
+pub(crate) struct AddressSpaces<S: Space> {
     #[pin]
-    table: SpinLock<AsTable>,
+    table: SpinLock<AsTable<S>>,
     /// Called when a command of the MMU has failed, and when memory is kept until a reset.
     alarm: Alarm,
     /// The GPU does not stop; see the [module documentation](self).
     abandoned: Atomic<bool>,
     #[pin]
-    orphans: Orphans<VmShared>,
+    orphans: Orphans<S>,
 }
 
-impl AddressSpaces {
+impl<S: Space> AddressSpaces<S> {
     /// Creates the table, with each AS free.
     pub(crate) fn new(alarm: Alarm) -> impl PinInit<Self> {
         pin_init!(Self {
@@ -150,8 +143,8 @@ impl AddressSpaces {
     }
 
     /// See [`Vm::as_get`](super::Vm::as_get).
-    pub(super) fn get(&self, gpu: &Gpu<'_>, space: &Arc<VmShared>) -> Result<u8> {
-        if gpu.halted() {
+    pub(super) fn get(&self, hw: &impl Walker<Config = S::Config>, space: &Arc<S>) -> Result<u8> {
+        if hw.halted() {
             return Err(ENODEV);
         }
 
@@ -171,15 +164,15 @@ impl AddressSpaces {
                 return Err(ETIMEDOUT);
             }
             if was != AsState::Live {
-                mmu::clear(gpu, nr);
-                entry.note(mmu::enable(gpu, nr, &space.config))?;
+                hw.clear_faults(nr);
+                entry.note(hw.enable(nr, space.config()))?;
                 entry.state = AsState::Live;
             }
             entry.jobs += 1;
             entry.stamp = stamp;
             entry.closed = false;
             if was == AsState::Faulty {
-                irq::unmask_mmu(gpu.io(), table.faulty());
+                hw.unmask_faults(table.faulty());
             }
             return Ok(nr);
         }
@@ -191,7 +184,7 @@ impl AddressSpaces {
             .flatten()
             .any(|e| e.jobs == 0 && e.stuck);
         let none = if stuck { ETIMEDOUT } else { EBUSY };
-        let (nr, place) = table.choose(gpu.id.as_present).ok_or(none)?;
+        let (nr, place) = table.choose(hw.present()).ok_or(none)?;
         let old = place.take();
         let was_faulty = old.as_ref().is_some_and(|e| e.state == AsState::Faulty);
         let mut entry = AsEntry {
@@ -204,8 +197,8 @@ impl AddressSpaces {
         };
 
         // A pending fault belongs to the previous owner.
-        mmu::clear(gpu, nr);
-        let result = entry.note(mmu::enable(gpu, nr, &space.config));
+        hw.clear_faults(nr);
+        let result = entry.note(hw.enable(nr, space.config()));
         if result.is_err() {
             // The hardware may use either table. The entry keeps the new one alive; the old space
             // has no AS any more.
@@ -217,20 +210,20 @@ impl AddressSpaces {
         }
         *place = Some(entry);
         if was_faulty {
-            irq::unmask_mmu(gpu.io(), table.faulty());
+            hw.unmask_faults(table.faulty());
         }
         result.map(|()| nr)
     }
 
     /// See [`Vm::as_put`](super::Vm::as_put).
-    pub(super) fn put(&self, space: &VmShared) {
+    pub(super) fn put(&self, space: &S) {
         if let Some((_, entry)) = self.table.lock().find(space) {
             entry.jobs = entry.jobs.saturating_sub(1);
         }
     }
 
     /// Returns whether the space has jobs in the hardware. The answer may be outdated at once.
-    pub(super) fn has_jobs(&self, space: &VmShared) -> bool {
+    pub(super) fn has_jobs(&self, space: &S) -> bool {
         let mut table = self.table.lock();
 
         table.find(space).is_some_and(|(_, entry)| entry.jobs != 0)
@@ -238,7 +231,7 @@ impl AddressSpaces {
 
     /// Removes a space that is being destroyed from its AS. After an error the hardware may still
     /// use its table.
-    pub(super) fn release(&self, gpu: &Gpu<'_>, space: &VmShared) -> Result {
+    pub(super) fn release(&self, hw: &impl Walker, space: &S) -> Result {
         self.check()?;
 
         let mut table = self.table.lock();
@@ -249,18 +242,16 @@ impl AddressSpaces {
         let state = entry.as_ref().map(|e| e.state);
         let stuck = entry.as_ref().is_some_and(|e| e.stuck);
         let result = match state {
-            _ if stuck && !gpu.stopped() => Err(ETIMEDOUT),
-            Some(AsState::Live | AsState::Unknown) if !gpu.stopped() => {
-                unless_gone(mmu::disable(gpu, nr))
-            }
+            _ if stuck && !hw.stopped() => Err(ETIMEDOUT),
+            Some(AsState::Live | AsState::Unknown) if !hw.stopped() => unless_gone(hw.disable(nr)),
             // A GPU that is abandoned counts as stopped, too.
             _ => self.check(),
         };
 
-        if !gpu.off_limits() {
-            mmu::clear(gpu, nr);
+        if !hw.off_limits() {
+            hw.clear_faults(nr);
             if state == Some(AsState::Faulty) {
-                irq::unmask_mmu(gpu.io(), table.faulty());
+                hw.unmask_faults(table.faulty());
             }
         }
         drop(table);
@@ -269,7 +260,7 @@ impl AddressSpaces {
     }
 
     /// Removes a space from its AS after the hardware has been unbound. Touches no register.
-    pub(super) fn forget(&self, space: &VmShared) {
+    pub(super) fn forget(&self, space: &S) {
         let entry = self
             .table
             .lock()
@@ -288,21 +279,21 @@ impl AddressSpaces {
     /// was abandoned.
     pub(super) fn flush(
         &self,
-        gpu: &Gpu<'_>,
-        space: &VmShared,
+        hw: &impl Walker,
+        space: &S,
         range: &Range<u64>,
         change: Change,
     ) -> Result {
         self.check()?;
         match self.table.lock().find(space) {
-            Some((_, entry)) if entry.stuck && !gpu.stopped() => match change {
+            Some((_, entry)) if entry.stuck && !hw.stopped() => match change {
                 Change::Mapped => Ok(()),
                 Change::Unmapped => Err(ETIMEDOUT),
             },
-            Some((nr, entry)) if entry.state == AsState::Live && !gpu.stopped() => {
-                let how = change.flush(entry.jobs, &gpu.caps);
+            Some((nr, entry)) if entry.state == AsState::Live && !hw.stopped() => {
+                let how = change.flush(entry.jobs, hw.leaves_accesses());
 
-                unless_gone(entry.note(mmu::flush_range(gpu, nr, range, how)))
+                unless_gone(entry.note(hw.flush(nr, range, how)))
             }
             // A GPU that is abandoned counts as stopped, too.
             _ => self.check(),
@@ -311,16 +302,16 @@ impl AddressSpaces {
 
     /// Like [`Self::flush`] after unmapping, but turns the AS off if the space has no jobs, so
     /// that further ranges need no flush. The next job turns it on again.
-    pub(super) fn rest(&self, gpu: &Gpu<'_>, space: &VmShared, range: &Range<u64>) -> Result {
+    pub(super) fn rest(&self, hw: &impl Walker, space: &S, range: &Range<u64>) -> Result {
         self.check()?;
         match self.table.lock().find(space) {
             Some((nr, entry))
                 if entry.state == AsState::Live
                     && entry.jobs == 0
                     && !entry.stuck
-                    && !gpu.stopped() =>
+                    && !hw.stopped() =>
             {
-                let result = entry.note(mmu::disable(gpu, nr));
+                let result = entry.note(hw.disable(nr));
 
                 if result.is_ok() {
                     entry.state = AsState::Off;
@@ -329,26 +320,21 @@ impl AddressSpaces {
             }
             _ => (),
         }
-        self.flush(gpu, space, range, Change::Unmapped)
+        self.flush(hw, space, range, Change::Unmapped)
     }
 
     /// Like [`Self::flush`], for a range whose mapping is being removed. The second such range
     /// without a job in between has the AS turned off as by [`Self::rest`], because there may be
     /// many more.
-    pub(super) fn flush_closed(
-        &self,
-        gpu: &Gpu<'_>,
-        space: &VmShared,
-        range: &Range<u64>,
-    ) -> Result {
+    pub(super) fn flush_closed(&self, hw: &impl Walker, space: &S, range: &Range<u64>) -> Result {
         let again = match self.table.lock().find(space) {
             Some((_, entry)) => mem::replace(&mut entry.closed, true),
             None => false,
         };
 
         match again {
-            true => self.rest(gpu, space, range),
-            false => self.flush(gpu, space, range, Change::Unmapped),
+            true => self.rest(hw, space, range),
+            false => self.flush(hw, space, range, Change::Unmapped),
         }
     }
 
@@ -359,18 +345,18 @@ impl AddressSpaces {
     /// called. After any other error, it may have been called.
     pub(super) fn exclude(
         &self,
-        gpu: &Gpu<'_>,
-        space: &VmShared,
+        hw: &impl Walker,
+        space: &S,
         range: &Range<u64>,
         f: &mut dyn FnMut(),
     ) -> Result {
         self.check()?;
         match self.table.lock().find(space) {
-            Some((_, entry)) if entry.stuck && !gpu.stopped() => Err(EBUSY),
-            Some((nr, entry)) if entry.state == AsState::Live && !gpu.stopped() => {
-                let how = Change::Unmapped.flush(entry.jobs, &gpu.caps);
+            Some((_, entry)) if entry.stuck && !hw.stopped() => Err(EBUSY),
+            Some((nr, entry)) if entry.state == AsState::Live && !hw.stopped() => {
+                let how = Change::Unmapped.flush(entry.jobs, hw.leaves_accesses());
 
-                entry.note(mmu::exclude(gpu, nr, range, how, f))
+                entry.note(hw.exclude(nr, range, how, f))
             }
             // With the lock held, so that the space cannot get an AS in the meantime. A GPU that
             // is abandoned counts as stopped, too.
@@ -385,66 +371,60 @@ impl AddressSpaces {
     /// Takes the fault that is pending in the AS `nr`, and returns it with the space it belongs to.
     ///
     /// Returns [`None`] if no fault is pending, because the space has left the AS since the
-    /// caller saw it; if the AS is free, in which case the fault is cleared; or if the registers
-    /// are off limits.
-    pub(super) fn take_fault(&self, gpu: &Gpu<'_>, nr: u8) -> Option<TakenFault> {
+    /// caller saw it; if the interrupt has no cause or the AS is free, in which case the interrupt
+    /// is cleared; or if the registers are off limits.
+    pub(super) fn take_fault<H: Walker>(&self, hw: &H, nr: u8) -> Option<TakenFault<H::Fault, S>> {
         // An AS is reassigned, and its interrupts cleared, under the same lock. So a pending fault
         // belongs to the current owner.
         let table = self.table.lock();
-        if gpu.off_limits() {
-            return None;
-        }
-        let pending = irq::pending_mmu(gpu.io()).ok()?;
-        let (page, bus) = (pending.page_fault(nr), pending.bus_error(nr));
-
-        if !page && !bus {
+        if hw.off_limits() {
             return None;
         }
         // This clears the interrupt, also if the AS has no owner.
-        let fault = mmu::take_fault(gpu, nr).ok()?;
+        let fault = hw.take_fault(nr)?;
         let entry = table.entries.get(usize::from(nr))?.as_ref()?;
 
         Some(TakenFault {
             fault,
-            bus_error: bus,
-            jobs: entry.space.occupants().running(),
+            jobs: entry.space.running_jobs(),
             space: entry.space.clone(),
         })
     }
 
-    /// Turns off the AS `nr` after a fault in it, so that its jobs end. Returns false if the
+    /// Turns off the AS `nr` after a fault in it, so that its jobs end. Returns [`None`] if the
     /// space or all jobs that may have made the access have left the hardware in the meantime, if
     /// the AS has been turned off for another reason, or if the registers are off limits: the
     /// jobs are about to leave the hardware then.
-    pub(super) fn fail_at(&self, gpu: &Gpu<'_>, nr: u8, taken: &TakenFault) -> bool {
+    ///
+    /// `ETIMEDOUT`: the MMU has got stuck, and needs a reset, which the caller requests.
+    pub(super) fn fail_at<F>(
+        &self,
+        hw: &impl Walker,
+        nr: u8,
+        taken: &TakenFault<F, S>,
+    ) -> Option<Result> {
         let space = &taken.space;
         let mut table = self.table.lock();
         // If no job was known, it is not known either which one may have gone.
-        let gone = taken.jobs != RunningJobs::default()
-            && !space.occupants().running().has_one_of(&taken.jobs);
-        if gpu.off_limits() || gone {
-            return false;
+        let gone =
+            taken.jobs != RunningJobs::default() && !space.running_jobs().has_one_of(&taken.jobs);
+        if hw.off_limits() || gone {
+            return None;
         }
 
-        let result = match table.find(space) {
+        match table.find(space) {
             Some((at, entry))
                 if at == nr && matches!(entry.state, AsState::Live | AsState::Faulty) =>
             {
                 entry.state = AsState::Faulty;
                 // Until a reset, a stuck MMU takes no command.
-                match entry.stuck {
+                Some(match entry.stuck {
                     true => Ok(()),
-                    false => entry.note(mmu::disable(gpu, nr)),
-                }
+                    false => entry.note(hw.disable(nr)),
+                })
             }
-            _ => return false,
-        };
-
-        drop(table);
-        if result == Err(ETIMEDOUT) {
-            self.ask_for_reset(&space.drm);
+            _ => None,
         }
-        true
     }
 
     /// Returns which address spaces were turned off after a fault, as a bitmap by number. Their
@@ -454,11 +434,11 @@ impl AddressSpaces {
     }
 
     /// Unmasks the MMU interrupts, except those of each AS that was turned off after a fault.
-    pub(crate) fn unmask(&self, gpu: &Gpu<'_>) {
+    pub(crate) fn unmask(&self, hw: &impl Walker) {
         let table = self.table.lock();
 
-        if !gpu.off_limits() {
-            irq::unmask_mmu(gpu.io(), table.faulty());
+        if !hw.off_limits() {
+            hw.unmask_faults(table.faulty());
         }
     }
 
@@ -490,7 +470,7 @@ impl AddressSpaces {
     }
 
     /// Does the work of [`Self::forget_all`], with the lock held.
-    fn forget_in(&self, table: &mut AsTable) {
+    fn forget_in(&self, table: &mut AsTable<S>) {
         for entry in table.entries.iter_mut().flatten() {
             entry.state = AsState::Off;
             entry.stuck = false;
@@ -505,13 +485,13 @@ impl AddressSpaces {
     }
 
     /// Keeps a space, and `things` that it has kept, like [`keep`](Self::keep).
-    pub(super) fn keep_space(&self, space: Arc<VmShared>, things: Things) {
+    pub(super) fn keep_space(&self, space: Arc<S>, things: Things) {
         self.orphans.keep_all(things);
         self.orphans.keep_shared(space);
     }
 
     /// Creates the link of a space.
-    pub(super) fn link(&self) -> LockedBy<Link<VmShared>, Lists<VmShared>> {
+    pub(super) fn link(&self) -> LockedBy<Link<S>, Lists<S>> {
         self.orphans.link()
     }
 

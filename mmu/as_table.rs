@@ -9,8 +9,24 @@ use kernel::{
     sync::Arc, //
 };
 
-use super::VmShared;
-use crate::hw::mali::mmu::MAX_AS;
+use super::{
+    occupants::RunningJobs,
+    orphans::Linked, //
+};
+use crate::hw::MAX_AS;
+
+/// An address space as the hardware uses it: a [`VmShared`](super::VmShared), or what stands for
+/// one in tests.
+pub(crate) trait Space: Linked {
+    /// See [`Walker::Config`](crate::hw::Walker::Config).
+    type Config;
+
+    /// Returns the configuration with which the hardware reads the table of the space.
+    fn config(&self) -> &Self::Config;
+
+    /// Returns the jobs of the space that are running now.
+    fn running_jobs(&self) -> RunningJobs;
+}
 
 /// State of an AS and of the space in it, as far as the driver knows.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,8 +58,8 @@ pub(super) enum AsState {
 }
 
 /// Entry of the table for an AS in use.
-pub(super) struct AsEntry {
-    pub(super) space: Arc<VmShared>,
+pub(super) struct AsEntry<S> {
+    pub(super) space: Arc<S>,
     /// Number of jobs of the space in the hardware.
     pub(super) jobs: u32,
     /// Value of [`AsTable::stamp`] when a job last used the AS.
@@ -56,7 +72,7 @@ pub(super) struct AsEntry {
     pub(super) stuck: bool,
 }
 
-impl AsEntry {
+impl<S> AsEntry<S> {
     /// Marks the AS as stuck if `result`, that of a command, is a timeout. Returns `result`.
     pub(super) fn note(&mut self, result: Result) -> Result {
         self.stuck |= result == Err(ETIMEDOUT);
@@ -65,15 +81,15 @@ impl AsEntry {
 }
 
 /// The hardware's address spaces, by number.
-pub(super) struct AsTable {
-    pub(super) entries: [Option<AsEntry>; MAX_AS],
+pub(super) struct AsTable<S> {
+    pub(super) entries: [Option<AsEntry<S>>; MAX_AS],
     /// Number of times that an AS was asked for; orders them by last use.
     pub(super) stamp: u64,
 }
 
-impl AsTable {
+impl<S> AsTable<S> {
     /// Returns the entry of the AS that a space is in, with its number.
-    pub(super) fn find(&mut self, space: &VmShared) -> Option<(u8, &mut AsEntry)> {
+    pub(super) fn find(&mut self, space: &S) -> Option<(u8, &mut AsEntry<S>)> {
         self.entries.iter_mut().enumerate().find_map(|(nr, entry)| {
             let entry = entry.as_mut()?;
             // There are 16 numbers.
@@ -82,7 +98,7 @@ impl AsTable {
     }
 
     /// Like [`Self::find`], but returns the place of the entry in the table.
-    pub(super) fn find_place(&mut self, space: &VmShared) -> Option<(u8, &mut Option<AsEntry>)> {
+    pub(super) fn find_place(&mut self, space: &S) -> Option<(u8, &mut Option<AsEntry<S>>)> {
         let nr = self.find(space)?.0;
 
         Some((nr, self.entries.get_mut(usize::from(nr))?))
@@ -90,7 +106,7 @@ impl AsTable {
 
     /// Chooses an AS for another space: a free one if there is any, else the least recently used.
     /// Those that do not exist, are stuck, or have a job are left out.
-    pub(super) fn choose(&mut self, present: u32) -> Option<(u8, &mut Option<AsEntry>)> {
+    pub(super) fn choose(&mut self, present: u32) -> Option<(u8, &mut Option<AsEntry<S>>)> {
         self.entries
             .iter_mut()
             .enumerate()

@@ -5,11 +5,7 @@
 
 use kernel::prelude::*;
 
-use crate::hw::mali::{
-    mmu::Flush,
-    Caps,
-    Issue, //
-};
+use crate::hw::Flush;
 
 /// The change of the page table that a flush follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,10 +21,11 @@ impl Change {
     /// in the hardware.
     ///
     /// The end of a job writes the caches back and waits for its accesses, so only running jobs can
-    /// have accesses under way. With erratum 6787, that is not so for a chain that fails.
-    pub(super) fn flush(self, jobs: u32, caps: &Caps) -> Flush {
+    /// have accesses under way, unless the hardware
+    /// [leaves accesses](crate::hw::Walker::leaves_accesses) behind.
+    pub(super) fn flush(self, jobs: u32, leaves_accesses: bool) -> Flush {
         match self {
-            Self::Unmapped if jobs != 0 || caps.issue(Issue::T6787) => Flush::Accesses,
+            Self::Unmapped if jobs != 0 || leaves_accesses => Flush::Accesses,
             Self::Mapped | Self::Unmapped => Flush::Translations,
         }
     }
@@ -39,22 +36,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn running_jobs_make_unmapping_wait() -> Result {
-        let g52 = Caps::find(0x7402, 0).ok_or(ENODEV)?;
-
-        assert_eq!(Change::Unmapped.flush(1, &g52), Flush::Accesses);
-        assert_eq!(Change::Unmapped.flush(0, &g52), Flush::Translations);
-        assert_eq!(Change::Mapped.flush(1, &g52), Flush::Translations);
-        assert_eq!(Change::Mapped.flush(0, &g52), Flush::Translations);
-        Ok(())
+    fn running_jobs_make_unmapping_wait() {
+        assert_eq!(Change::Unmapped.flush(1, false), Flush::Accesses);
+        assert_eq!(Change::Unmapped.flush(0, false), Flush::Translations);
+        assert_eq!(Change::Mapped.flush(1, false), Flush::Translations);
+        assert_eq!(Change::Mapped.flush(0, false), Flush::Translations);
     }
 
     #[test]
-    fn failed_chains_of_t60x_leave_stores_in_the_caches() -> Result {
-        let t604 = Caps::find(0x0600, 0x0010).ok_or(ENODEV)?;
-
-        assert_eq!(Change::Unmapped.flush(0, &t604), Flush::Accesses);
-        assert_eq!(Change::Mapped.flush(0, &t604), Flush::Translations);
-        Ok(())
+    fn jobs_that_leave_accesses_make_it_wait_as_well() {
+        assert_eq!(Change::Unmapped.flush(0, true), Flush::Accesses);
+        assert_eq!(Change::Mapped.flush(0, true), Flush::Translations);
     }
 }

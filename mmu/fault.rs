@@ -18,7 +18,7 @@ use kernel::{
 };
 
 use super::{
-    address_spaces::TakenFault,
+    address_spaces,
     VmShared, //
 };
 use crate::{
@@ -26,16 +26,18 @@ use crate::{
         Device,
         Gpu, //
     },
-    hw::mali::{
-        irq,
-        job,
-        mmu::{
-            Fault,
-            MAX_AS, //
-        },
-        Exception, //
+    hw::{
+        AccessFault,
+        Walker,
+        MAX_AS, //
     }, //
 };
+
+/// A failed access.
+type Fault = <Gpu<'static> as Walker>::Fault;
+
+/// A fault, and the space in which it has happened.
+type TakenFault = address_spaces::TakenFault<Fault, VmShared>;
 
 /// Memory that grows when the GPU touches it, such as a heap.
 pub(crate) trait Grow: Send + Sync {
@@ -88,11 +90,11 @@ pub(crate) fn handle(drm: &Device, gpu: &Gpu<'_>) -> Faults {
     for _ in 0..ROUNDS {
         let ignored = drm.address_spaces.faulty();
         // A device that is gone or has halted has no faults to handle.
-        let Some(Ok(pending)) = gpu.while_on(irq::pending_mmu) else {
+        let Some(Ok(pending)) = gpu.while_on(|_| gpu.pending_faults()) else {
             break;
         };
-        let pending = pending.without(ignored);
-        if pending.is_empty() {
+        let pending = pending & !ignored;
+        if pending == 0 {
             break;
         }
 
@@ -101,7 +103,7 @@ pub(crate) fn handle(drm: &Device, gpu: &Gpu<'_>) -> Faults {
             // There are 16 numbers.
             let nr = nr as u8;
 
-            if !pending.any(nr) {
+            if pending & 1 << nr == 0 {
                 continue;
             }
             match handle_one(drm, gpu, nr) {
@@ -136,44 +138,38 @@ fn handle_one(drm: &Device, gpu: &Gpu<'_>, nr: u8) -> Handled {
     let Some(taken) = drm.address_spaces.take_fault(gpu, nr) else {
         return Handled::Nothing;
     };
-    let TakenFault {
-        fault,
-        bus_error,
-        space,
-        ..
-    } = &taken;
-    // An interrupt without a cause has been cleared by now; nothing else to do.
-    if !bus_error && fault.exception == Exception::OK {
-        return Handled::Nothing;
-    }
+    let TakenFault { fault, space, .. } = &taken;
 
-    if !bus_error && fault.exception.is_translation_fault() && mend(gpu, space, fault) {
+    if fault.misses_translation() && mend(gpu, space, fault.address()) {
         return Handled::Mended;
     }
 
-    let job_slots = gpu.while_on(|_| job::slots_of(gpu, nr)).unwrap_or(0);
-    if drm.address_spaces.fail_at(gpu, nr, &taken) {
+    let job_slots = gpu.while_on(|_| gpu.job_slots_of(nr)).unwrap_or(0);
+    if let Some(turned_off) = drm.address_spaces.fail_at(gpu, nr, &taken) {
+        if turned_off == Err(ETIMEDOUT) {
+            drm.address_spaces.ask_for_reset(drm);
+        }
         // Writing the log may take long enough for other jobs of the space to begin.
         report(gpu, nr, &taken, job_slots);
         return Handled::Failed;
     }
     // If a job made the access that had not begun as far as is known, it makes it again.
-    space.retry(gpu, fault.address);
+    space.retry(gpu, fault.address());
     Handled::Mended
 }
 
-/// Grows the memory at the address of the fault, if it can grow. Returns whether that resolves the
-/// fault, now or through a worker.
-fn mend(gpu: &Gpu<'_>, space: &Arc<VmShared>, fault: &Fault) -> bool {
-    let Some(memory) = space.lookup(fault.address) else {
+/// Grows the memory at `va`, the address of a fault, if it can grow. Returns whether that resolves
+/// the fault, now or through a worker.
+fn mend(gpu: &Gpu<'_>, space: &Arc<VmShared>, va: u64) -> bool {
+    let Some(memory) = space.lookup(va) else {
         return false;
     };
 
-    match memory.grow(gpu, fault.address) {
+    match memory.grow(gpu, va) {
         // Not another flush: it would make the next fault of the job appear twice.
         Ok(Growth::Mapped | Growth::Stalled) => true,
         Ok(Growth::Present) => {
-            space.retry(gpu, fault.address);
+            space.retry(gpu, va);
             true
         }
         Err(_) => false,
@@ -182,31 +178,21 @@ fn mend(gpu: &Gpu<'_>, space: &Arc<VmShared>, fault: &Fault) -> bool {
 
 /// Logs a fault that ends jobs. `job_slots`: those that used the address space, as a bitmap.
 fn report(gpu: &Gpu<'_>, nr: u8, taken: &TakenFault, job_slots: u32) {
-    let TakenFault {
-        fault,
-        bus_error,
-        space,
-        ..
-    } = taken;
+    let TakenFault { fault, space, .. } = taken;
     if !space.log().allows() {
         return;
     }
 
     dev_notice!(
         gpu.dev(),
-        "{} at {:#018x}: {} ({:#x}), {} by source {:#x}; AS {}, address space {}, job slots {:#x}\n",
-        if *bus_error { "MMU bus error" } else { "GPU page fault" },
-        fault.address,
-        fault.exception.name(),
-        fault.status,
-        fault.access,
-        fault.source,
+        "{}; AS {}, address space {}, job slots {:#x}\n",
+        fault,
         nr,
         space.id(),
         job_slots
     );
-    match space.nearest(fault.address) {
-        Some(bo) if bo.contains(&fault.address) => dev_notice!(
+    match space.nearest(fault.address()) {
+        Some(bo) if bo.contains(&fault.address()) => dev_notice!(
             gpu.dev(),
             "the address is in the BO at {:#x} to {:#x}\n",
             bo.start,

@@ -76,13 +76,13 @@ impl<T> DerefMut for Keepable<T> {
 }
 
 /// An address space, or what stands for one in tests: shared, and kept by a [`Link`].
-pub(super) trait Linked: Sized + Send + Sync {
+pub(crate) trait Linked: Sized + Send + Sync {
     /// Returns the link, which [`Orphans::link`] has created.
     fn link(&self) -> &LockedBy<Link<Self>, Lists<Self>>;
 }
 
 /// The place of a shared object in the list of its [`Orphans`].
-pub(super) struct Link<S> {
+pub(crate) struct Link<S> {
     next: Option<Arc<S>>,
     /// It is in the list.
     listed: bool,
@@ -103,7 +103,7 @@ impl Drop for Things {
 }
 
 /// The lists of [`Orphans`].
-pub(super) struct Lists<S> {
+pub(crate) struct Lists<S> {
     /// The GPU may reach these.
     kept: Chain,
     /// The GPU does not reach these any more.

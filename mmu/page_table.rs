@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Page tables of the GPU, in one of two formats: Midgard's own, which all these GPUs can walk, and
-//! that of 64-bit Arm CPUs, which some systems require.
+//! Page tables of the GPU, in one of two formats: Mali's LPAE, which all Midgard and later GPUs can
+//! walk, and that of 64-bit Arm CPUs, which some systems require.
 //!
 //! A table is a device-managed resource: unbind frees it, however long its owner lives, unless the
 //! GPU is abandoned and may go on walking it, in which case the table is leaked. All accesses to a
@@ -57,8 +57,15 @@ use crate::{
         Device as DrmDevice,
         Gpu, //
     },
-    hw::mali::mmu, //
+    hw::{
+        TableRoot,
+        Tables,
+        Walker, //
+    }, //
 };
+
+/// Configuration with which the hardware reads a table.
+pub(super) type WalkConfig = <Gpu<'static> as Walker>::Config;
 
 /// Access rights of the GPU to pages. Reading is always allowed.
 #[derive(Clone, Copy)]
@@ -179,28 +186,31 @@ pub(super) struct PageTable {
 impl PageTable {
     /// Creates an empty table. Returns it with the configuration for the hardware to read it.
     /// Sleeps.
-    pub(super) fn new(drm: &DrmDevice, gpu: &Gpu<'_>) -> Result<(Self, mmu::Config)> {
+    pub(super) fn new(drm: &DrmDevice, gpu: &Gpu<'_>) -> Result<(Self, WalkConfig)> {
         let dev = gpu.dev();
         let blocks = usize::try_from(va::RANGE.end / BLOCK)?;
         let gibs = usize::try_from(va::RANGE.end.div_ceil(GIB))?;
         let small = BitmapVec::new(blocks, GFP_KERNEL_ACCOUNT)?;
         let large = BitmapVec::new(gibs, GFP_KERNEL_ACCOUNT)?;
         let pool = TablePool::new()?;
+        let format = gpu.table_format();
         let config = || Config {
             quirks: quirk::NO_WARN,
             pgsize_bitmap: SZ_4K | SZ_2M,
-            ias: gpu.id.va_bits(),
-            oas: gpu.id.pa_bits(),
+            ias: format.va_bits,
+            oas: format.pa_bits,
             coherent_walk: gpu.coherent,
         };
 
-        if gpu.soc.aarch64_tables {
+        if format.aarch64 {
             let table = IoPageTable::<'_, ARM64LPAES1>::with_pool(dev, config(), pool.clone())?;
             // SAFETY: The entry of an AS with this table holds the `VmShared`, and the AS is turned
             // off before that goes or before the device unbinds, whichever comes first.
             let ttbr = unsafe { table.ttbr() };
-            let config =
-                mmu::Config::aarch64_4k(ttbr, table.mair(), gpu.id.va_bits(), gpu.coherent)?;
+            let config = gpu.config_of(TableRoot::Aarch64 {
+                ttbr,
+                mair: table.mair(),
+            })?;
             let table = Walked::new(table, drm);
             // SAFETY: The table borrows nothing but the bound device.
             let table = unsafe { drm.tables.aarch64.add(dev, table) }?;
@@ -219,7 +229,10 @@ impl PageTable {
             let table = IoPageTable::<'_, ARMMaliLPAE>::with_pool(dev, config(), pool.clone())?;
             // SAFETY: As above.
             let transtab = unsafe { table.transtab() };
-            let config = mmu::Config::legacy(transtab, table.memattr());
+            let config = gpu.config_of(TableRoot::MaliLpae {
+                transtab,
+                memattr: table.memattr(),
+            })?;
             let table = Walked::new(table, drm);
             // SAFETY: As above.
             let table = unsafe { drm.tables.legacy.add(dev, table) }?;

@@ -47,10 +47,14 @@ use kernel::{
 };
 
 use super::{
+    as_table::Space,
     change::Change,
     closing::Closing,
     fault::Grow,
-    occupants::Occupants,
+    occupants::{
+        Occupants,
+        RunningJobs, //
+    },
     orphans::{
         Keepable,
         Link,
@@ -60,7 +64,8 @@ use super::{
     page_table::{
         PageTable,
         Prot,
-        TableMemory, //
+        TableMemory,
+        WalkConfig, //
     },
     va, //
 };
@@ -70,8 +75,7 @@ use crate::{
         Device,
         Gpu,
         Ratelimit, //
-    },
-    hw::mali::mmu, //
+    }, //
 };
 
 /// Payload of a node in the VA tree: the memory that grows on faults there, if any.
@@ -93,7 +97,7 @@ pub(crate) struct VmShared {
     id: u64,
     pub(super) drm: ARef<Device>,
     /// How the hardware reads the table.
-    pub(super) config: mmu::Config,
+    config: WalkConfig,
     table: PageTable,
     occupants: Occupants,
     /// Limits what is logged about the file.
@@ -106,6 +110,18 @@ pub(crate) struct VmShared {
 impl Linked for VmShared {
     fn link(&self) -> &LockedBy<Link<Self>, Lists<Self>> {
         &self.link
+    }
+}
+
+impl Space for VmShared {
+    type Config = WalkConfig;
+
+    fn config(&self) -> &WalkConfig {
+        &self.config
+    }
+
+    fn running_jobs(&self) -> RunningJobs {
+        self.occupants.running()
     }
 }
 

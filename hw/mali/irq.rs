@@ -107,36 +107,17 @@ pub(crate) fn unmask_mmu(io: &IoMem<'_>, except: u16) {
 
 /// Pending interrupts of the address spaces.
 #[derive(Clone, Copy)]
-pub(crate) struct MmuEvents(MMU_INT_RAWSTAT);
+pub(super) struct MmuEvents(MMU_INT_RAWSTAT);
 
 impl MmuEvents {
-    /// Returns whether no interrupt is pending.
-    pub(crate) fn is_empty(self) -> bool {
-        self.0 == MMU_INT_RAWSTAT::zeroed()
+    /// Returns the address spaces in which an access has caused a page fault, as a bitmap.
+    pub(super) fn page_faults(self) -> u16 {
+        self.0.page_fault()
     }
 
-    /// Returns whether an access of the address space has caused a page fault.
-    pub(crate) fn page_fault(self, nr: u8) -> bool {
-        self.0.page_fault() & bit(nr) != 0
-    }
-
-    /// Returns whether an access of the address space has failed on the bus.
-    pub(crate) fn bus_error(self, nr: u8) -> bool {
-        self.0.bus_error() & bit(nr) != 0
-    }
-
-    /// Returns whether any interrupt of the address space is pending.
-    pub(crate) fn any(self, nr: u8) -> bool {
-        self.page_fault(nr) || self.bus_error(nr)
-    }
-
-    /// Returns the interrupts that do not come from the address spaces in the bitmap `ignored`.
-    pub(crate) fn without(self, ignored: u16) -> Self {
-        Self(
-            self.0
-                .with_page_fault(self.0.page_fault() & !ignored)
-                .with_bus_error(self.0.bus_error() & !ignored),
-        )
+    /// Returns the address spaces in which an access has failed on the bus, as a bitmap.
+    pub(super) fn bus_errors(self) -> u16 {
+        self.0.bus_error()
     }
 }
 
@@ -148,7 +129,7 @@ pub(super) fn bit(nr: u8) -> u16 {
 /// Returns the pending interrupts of the address spaces, whether masked or not.
 ///
 /// `ENODEV` if the device is gone.
-pub(crate) fn pending_mmu(io: &IoMem<'_>) -> Result<MmuEvents> {
+pub(super) fn pending_mmu(io: &IoMem<'_>) -> Result<MmuEvents> {
     match io.read(MMU_INT_RAWSTAT) {
         gone if gone.into_raw() == u32::MAX => Err(ENODEV),
         status => Ok(MmuEvents(status)),

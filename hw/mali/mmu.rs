@@ -3,15 +3,18 @@
 //! Address spaces of the hardware: turning one on and off, flushing it, and reading why an access
 //! failed.
 //!
-//! Functions return when their command has completed or failed, and the caller holds the lock under
-//! which address spaces are assigned, so no command is given while another one is being executed.
-//! Functions wait in bounded busy loops. `ETIMEDOUT`: the MMU is stuck and needs a reset before the
-//! next command. `ENODEV`: the device is gone.
+//! Implements [`Walker`], which says in which contexts, and [`Tables`]. Functions wait in bounded
+//! busy loops.
 
 use core::ops::Range;
 
 use kernel::{
     bitfield,
+    fmt::{
+        self,
+        Display,
+        Formatter, //
+    },
     io::{
         poll::read_poll_timeout_atomic,
         Io, //
@@ -22,7 +25,12 @@ use kernel::{
 
 use super::{
     hi,
-    irq::bit,
+    irq::{
+        bit,
+        pending_mmu,
+        unmask_mmu, //
+    },
+    job,
     join,
     lo,
     regs::{
@@ -30,12 +38,25 @@ use super::{
         read_at,
         write_at, //
     },
+    Caps,
     Exception,
-    Feature, //
+    Feature,
+    Issue, //
 };
-use crate::device::Gpu;
+use crate::{
+    device::Gpu,
+    hw::{
+        self,
+        AccessFault,
+        Flush,
+        TableFormat,
+        TableRoot,
+        Tables,
+        Walker, //
+    }, //
+};
 
-pub(crate) use super::regs::mmu::MAX_AS;
+const _: () = assert!(MAX_AS <= hw::MAX_AS);
 
 /// Time between two reads of the status of a command.
 const POLL: Delta = Delta::from_micros(5);
@@ -47,16 +68,16 @@ const POLLS: usize = 20_000;
 #[derive(Clone, Copy)]
 pub(crate) struct Config {
     /// Root of the table, as the register takes it.
-    pub(crate) transtab: u64,
+    transtab: u64,
     /// Memory attributes, as the register takes them.
-    pub(crate) memattr: u64,
+    memattr: u64,
     /// Translation configuration, for GPUs that have the register.
     transcfg: TransCfg,
 }
 
 impl Config {
     /// Creates the configuration for tables in Midgard's own format.
-    pub(crate) fn legacy(transtab: u64, memattr: u64) -> Self {
+    fn legacy(transtab: u64, memattr: u64) -> Self {
         Self {
             transtab,
             memattr,
@@ -68,7 +89,7 @@ impl Config {
     /// virtual addresses. `coherent`: the GPU snoops the CPUs' caches.
     ///
     /// `EOVERFLOW`: the hardware has no such width.
-    pub(crate) fn aarch64_4k(ttbr: u64, mair: u64, va_bits: u32, coherent: bool) -> Result<Self> {
+    fn aarch64_4k(ttbr: u64, mair: u64, va_bits: u32, coherent: bool) -> Result<Self> {
         let shareability = if coherent {
             WalkShareability::Outer
         } else {
@@ -171,67 +192,18 @@ fn configure(gpu: &Gpu<'_>, nr: u8, config: &Config) -> Result {
     command(gpu, nr, MmuCommand::Update)
 }
 
-/// Makes an address space translate with the table of `config`. No job may be using its previous
-/// table.
-pub(crate) fn enable(gpu: &Gpu<'_>, nr: u8, config: &Config) -> Result {
-    flush_range(gpu, nr, &EVERYTHING, Flush::Accesses)?;
-    configure(gpu, nr, config)
+/// Returns whether accesses of a job may still be under way when it has ended: with the erratum,
+/// the end of a chain that fails does not write the caches back.
+fn leaves_accesses(caps: &Caps) -> bool {
+    caps.issue(Issue::T6787)
 }
 
-/// Makes every access in an address space fail, including those stalled on a fault.
-pub(crate) fn disable(gpu: &Gpu<'_>, nr: u8) -> Result {
-    flush_range(gpu, nr, &EVERYTHING, Flush::Accesses)?;
-    configure(
-        gpu,
-        nr,
-        &Config {
-            transtab: 0,
-            memattr: 0,
-            transcfg: TransCfg::zeroed().with_mode(AddressMode::Unmapped),
-        },
-    )
-}
-
-/// Scope of a flush.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flush {
-    /// The MMU forgets its translations. Accesses that were translated before may still be under
-    /// way when the command completes. Sufficient if nothing was unmapped, or no job is running.
-    Translations,
-    /// The MMU also waits for all accesses, and the caches of the shader cores are written back.
-    /// After that, the GPU neither reads nor writes pages that were unmapped before the command.
-    Accesses,
-}
-
-impl Flush {
-    /// Returns the command that does this flush.
-    fn command(self) -> MmuCommand {
-        match self {
-            Self::Translations => MmuCommand::FlushPt,
-            Self::Accesses => MmuCommand::FlushMem,
-        }
+/// Returns the command that does a flush.
+fn flush_command(how: Flush) -> MmuCommand {
+    match how {
+        Flush::Translations => MmuCommand::FlushPt,
+        Flush::Accesses => MmuCommand::FlushMem,
     }
-}
-
-/// Makes the MMU forget its translations of a range, after a change of the page table. Accesses of
-/// the address space that are stalled on a fault are retried.
-pub(crate) fn flush_range(gpu: &Gpu<'_>, nr: u8, range: &Range<u64>, how: Flush) -> Result {
-    lock(gpu, nr, range)?;
-    command(gpu, nr, how.command())
-}
-
-/// Calls `f` while accesses in a range are blocked, then makes the MMU forget its translations of
-/// the range and the tables on the path to them. If the range cannot be locked, `f` is not called.
-pub(crate) fn exclude(
-    gpu: &Gpu<'_>,
-    nr: u8,
-    range: &Range<u64>,
-    how: Flush,
-    f: &mut dyn FnMut(),
-) -> Result {
-    lock(gpu, nr, range)?;
-    f();
-    command(gpu, nr, how.command())
 }
 
 /// Blocks accesses in the region that contains `range` until the next flush.
@@ -275,23 +247,55 @@ fn command(gpu: &Gpu<'_>, nr: u8, command: MmuCommand) -> Result {
 
 /// A failed access in an address space.
 pub(crate) struct Fault {
+    /// The access failed on the bus.
+    bus_error: bool,
     /// Raw fault status.
-    pub(crate) status: u32,
+    status: u32,
     /// The kind of failure.
-    pub(crate) exception: Exception,
+    exception: Exception,
     /// GPU address of the access.
-    pub(crate) address: u64,
+    address: u64,
     /// Name of the kind of access, for the log.
-    pub(crate) access: &'static str,
+    access: &'static str,
     /// Unit that made the access.
-    pub(crate) source: u32,
+    source: u32,
+}
+
+impl AccessFault for Fault {
+    fn address(&self) -> u64 {
+        self.address
+    }
+
+    fn misses_translation(&self) -> bool {
+        !self.bus_error && self.exception.is_translation_fault()
+    }
+}
+
+impl Display for Fault {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} at {:#018x}: {} ({:#x}), {} by source {:#x}",
+            if self.bus_error {
+                "MMU bus error"
+            } else {
+                "GPU page fault"
+            },
+            self.address,
+            self.exception.name(),
+            self.status,
+            self.access,
+            self.source
+        )
+    }
 }
 
 /// Reads the fault of an address space and clears its interrupts.
-pub(crate) fn take_fault(gpu: &Gpu<'_>, nr: u8) -> Result<Fault> {
+fn read_fault(gpu: &Gpu<'_>, nr: u8, bus_error: bool) -> Result<Fault> {
     let (io, n) = (gpu.io(), usize::from(nr));
     let status = read_at::<AS_FAULTSTATUS>(io, n)?;
     let fault = Fault {
+        bus_error,
         status: status.into_raw(),
         exception: status.exception(),
         address: join(
@@ -308,19 +312,105 @@ pub(crate) fn take_fault(gpu: &Gpu<'_>, nr: u8) -> Result<Fault> {
         source: status.source().get(),
     };
 
-    clear(gpu, nr);
+    gpu.clear_faults(nr);
     Ok(fault)
 }
 
-/// Clears the interrupts of an address space.
-pub(crate) fn clear(gpu: &Gpu<'_>, nr: u8) {
-    let bit = bit(nr);
+impl Walker for Gpu<'_> {
+    type Config = Config;
+    type Fault = Fault;
 
-    gpu.io().write_reg(
-        MMU_INT_CLEAR::zeroed()
-            .with_page_fault(bit)
-            .with_bus_error(bit),
-    );
+    fn present(&self) -> u32 {
+        self.id.as_present
+    }
+
+    fn leaves_accesses(&self) -> bool {
+        leaves_accesses(&self.caps)
+    }
+
+    fn enable(&self, nr: u8, config: &Config) -> Result {
+        self.flush(nr, &EVERYTHING, Flush::Accesses)?;
+        configure(self, nr, config)
+    }
+
+    fn disable(&self, nr: u8) -> Result {
+        self.flush(nr, &EVERYTHING, Flush::Accesses)?;
+        configure(
+            self,
+            nr,
+            &Config {
+                transtab: 0,
+                memattr: 0,
+                transcfg: TransCfg::zeroed().with_mode(AddressMode::Unmapped),
+            },
+        )
+    }
+
+    fn flush(&self, nr: u8, range: &Range<u64>, how: Flush) -> Result {
+        lock(self, nr, range)?;
+        command(self, nr, flush_command(how))
+    }
+
+    fn exclude(&self, nr: u8, range: &Range<u64>, how: Flush, f: &mut dyn FnMut()) -> Result {
+        lock(self, nr, range)?;
+        f();
+        command(self, nr, flush_command(how))
+    }
+
+    fn pending_faults(&self) -> Result<u16> {
+        let pending = pending_mmu(self.io())?;
+
+        Ok(pending.page_faults() | pending.bus_errors())
+    }
+
+    fn take_fault(&self, nr: u8) -> Option<Fault> {
+        let pending = pending_mmu(self.io()).ok()?;
+        let bus_error = pending.bus_errors() & bit(nr) != 0;
+
+        if !bus_error && pending.page_faults() & bit(nr) == 0 {
+            return None;
+        }
+        let fault = read_fault(self, nr, bus_error).ok()?;
+
+        (bus_error || fault.exception != Exception::OK).then_some(fault)
+    }
+
+    fn clear_faults(&self, nr: u8) {
+        let bit = bit(nr);
+
+        self.io().write_reg(
+            MMU_INT_CLEAR::zeroed()
+                .with_page_fault(bit)
+                .with_bus_error(bit),
+        );
+    }
+
+    fn unmask_faults(&self, except: u16) {
+        unmask_mmu(self.io(), except);
+    }
+
+    fn job_slots_of(&self, nr: u8) -> u32 {
+        job::slots_of(self, nr)
+    }
+}
+
+impl Tables for Gpu<'_> {
+    fn table_format(&self) -> TableFormat {
+        TableFormat {
+            aarch64: self.soc.aarch64_tables,
+            va_bits: self.id.va_bits(),
+            pa_bits: self.id.pa_bits(),
+        }
+    }
+
+    fn config_of(&self, root: TableRoot) -> Result<Config> {
+        match root {
+            TableRoot::MaliLpae { transtab, memattr } => Ok(Config::legacy(transtab, memattr)),
+            TableRoot::Aarch64 { ttbr, mair } => {
+                Config::aarch64_4k(ttbr, mair, self.id.va_bits(), self.coherent)
+            }
+        }
+    }
 }
 
 #[kunit_tests(drm_gpu_hw_mmu)]
@@ -341,6 +431,14 @@ mod tests {
         assert!(lock_region(&(0..u64::MAX)) == 63);
         // An empty range is as good as one byte.
         assert!(lock_region(&(0x8000..0x8000)) == 0x8000 | 14);
+    }
+
+    #[test]
+    fn failed_chains_of_t60x_leave_stores_in_the_caches() {
+        let leaves = |id, revision| Caps::find(id, revision).map(|caps| leaves_accesses(&caps));
+
+        assert!(leaves(0x0600, 0x0010) == Some(true));
+        assert!(leaves(0x7402, 0) == Some(false));
     }
 
     #[test]
