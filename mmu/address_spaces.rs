@@ -2,7 +2,7 @@
 
 //! Assignment of the hardware's address spaces (each one an *AS*) to the
 //! [spaces](super::VmShared) of files. Knows the hardware as a [`Walker`] only, and spaces as
-//! [`Space`]s.
+//! [`Space`]s; tests replace both.
 //!
 //! A space keeps its AS until another space needs it; the least recently used one is replaced
 //! first. An AS whose space has jobs in the hardware is never taken.
@@ -18,6 +18,11 @@
 //! until a reset has cut the hardware off from it. A GPU that nothing stops is *abandoned*: it may
 //! still be executing its last commands. From then on all flushes fail, so that no memory within
 //! its reach is freed, unless a later reset succeeds.
+
+#[cfg(CONFIG_KUNIT = "y")]
+mod fake;
+#[cfg(CONFIG_KUNIT = "y")]
+mod tests;
 
 use core::{
     mem,
