@@ -24,7 +24,7 @@
 //! | [`device`]   | the bound GPU: probe, teardown, interrupts, the DRM device            |
 //!
 //! `uapi` keeps no state, the core (`job`, `gem`, `mmu`) names no register, and `hw` never sees a
-//! handle or a pointer of user space.
+//! handle or a pointer of user space. `mmu` knows the hardware only by the traits in [`hw`].
 //!
 //! # Proof of power
 //!

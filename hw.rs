@@ -40,6 +40,9 @@ pub(crate) trait Access {
 /// Number of address spaces that hardware can have. Sets of them are bitmaps of 16 bits.
 pub(crate) const MAX_AS: usize = 16;
 
+/// Number of job slots that hardware can have.
+pub(crate) const MAX_SLOTS: usize = 3;
+
 /// Scope of a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flush {

@@ -205,9 +205,9 @@ impl job_queue::SlotOps<QueueOwner> for SlotAccess<'_, '_> {
             flush_id: job.flush_id,
             flag: running.flag,
         };
-        job.vm.occupants().enter(slot);
+        job.vm.occupants().enter(running.slot);
         js::submit(self.gpu, slot, &chain).map_err(|error| {
-            job.vm.occupants().take_back(slot);
+            job.vm.occupants().take_back(running.slot);
             self.release(running);
             if error != EBUSY {
                 return StartError::Failed(error);
@@ -225,11 +225,9 @@ impl job_queue::SlotOps<QueueOwner> for SlotAccess<'_, '_> {
     }
 
     fn finish(&self, running: &Running<'_, QueueOwner>) {
-        if let Some(slot) = slot_of(running.slot) {
-            match running.position {
-                Position::Current => running.job.vm.occupants().leave(slot),
-                Position::Next => running.job.vm.occupants().take_back(slot),
-            }
+        match running.position {
+            Position::Current => running.job.vm.occupants().leave(running.slot),
+            Position::Next => running.job.vm.occupants().take_back(running.slot),
         }
         self.release(running);
     }

@@ -7,6 +7,7 @@
 //! which this record shows.
 
 use kernel::{
+    drm::job_queue::QueueSlot,
     prelude::*,
     sync::atomic::{
         Atomic,
@@ -14,10 +15,7 @@ use kernel::{
     }, //
 };
 
-use crate::hw::mali::job::{
-    Slot,
-    NR_SLOTS, //
-};
+use crate::hw::MAX_SLOTS;
 
 /// Counts of the jobs in one job slot. Both wrap.
 struct Counts {
@@ -30,12 +28,12 @@ struct Counts {
 /// The jobs of an address space that are in the hardware.
 ///
 /// Changed with the job queue locked. May be read at any time.
-pub(crate) struct Occupants([Counts; NR_SLOTS]);
+pub(crate) struct Occupants([Counts; MAX_SLOTS]);
 
 /// The jobs that were running at some moment: for each job slot, the number of the job that ran in
 /// it, counted by departures from the slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct RunningJobs(pub(crate) [Option<u32>; NR_SLOTS]);
+pub(crate) struct RunningJobs(pub(crate) [Option<u32>; MAX_SLOTS]);
 
 impl Occupants {
     /// Creates a record without jobs.
@@ -46,16 +44,16 @@ impl Occupants {
                     entered: Atomic::new(0),
                     left: Atomic::new(0),
                 }
-            }; NR_SLOTS],
+            }; MAX_SLOTS],
         )
     }
 
-    fn of(&self, slot: Slot) -> Option<&Counts> {
+    fn of(&self, slot: QueueSlot) -> Option<&Counts> {
         self.0.get(slot.index())
     }
 
     /// Records that a job is about to be given to the hardware.
-    pub(crate) fn enter(&self, slot: Slot) {
+    pub(crate) fn enter(&self, slot: QueueSlot) {
         if let Some(counts) = self.of(slot) {
             counts.entered.add(1, Relaxed);
         }
@@ -63,7 +61,7 @@ impl Occupants {
 
     /// Undoes [`Self::enter`] for a job that the hardware did not take, or that was taken back
     /// before it began.
-    pub(crate) fn take_back(&self, slot: Slot) {
+    pub(crate) fn take_back(&self, slot: QueueSlot) {
         if let Some(counts) = self.of(slot) {
             let entered = counts.entered.load(Relaxed);
 
@@ -72,7 +70,7 @@ impl Occupants {
     }
 
     /// Records that the running job of a slot has left the hardware.
-    pub(crate) fn leave(&self, slot: Slot) {
+    pub(crate) fn leave(&self, slot: QueueSlot) {
         if let Some(counts) = self.of(slot) {
             counts.left.add(1, Relaxed);
         }
@@ -90,7 +88,7 @@ impl Occupants {
 
 impl RunningJobs {
     /// Largest number of jobs that run at the same time.
-    pub(crate) const MAX: usize = NR_SLOTS;
+    pub(crate) const MAX: usize = MAX_SLOTS;
 
     /// Returns whether one of the jobs in `earlier` is still running.
     pub(crate) fn has_one_of(&self, earlier: &RunningJobs) -> bool {
@@ -104,35 +102,45 @@ impl RunningJobs {
 mod tests {
     use super::*;
 
+    fn slots() -> Result<(QueueSlot, QueueSlot)> {
+        let slot = |index| QueueSlot::new(index).ok_or(EINVAL);
+
+        Ok((slot(0)?, slot(1)?))
+    }
+
     #[test]
-    fn a_job_that_stays_is_still_there() {
+    fn a_job_that_stays_is_still_there() -> Result {
+        let (fragment, tiler) = slots()?;
         let jobs = Occupants::new();
 
         assert!(!jobs.running().has_one_of(&jobs.running()));
-        jobs.enter(Slot::Tiler);
+        jobs.enter(tiler);
         let alone = jobs.running();
         assert!(jobs.running().has_one_of(&alone));
 
         // Other jobs come and go.
-        jobs.enter(Slot::Fragment);
-        jobs.enter(Slot::Tiler);
-        jobs.leave(Slot::Fragment);
-        jobs.take_back(Slot::Tiler);
+        jobs.enter(fragment);
+        jobs.enter(tiler);
+        jobs.leave(fragment);
+        jobs.take_back(tiler);
         assert!(jobs.running().has_one_of(&alone));
+        Ok(())
     }
 
     #[test]
-    fn the_next_job_is_another_one() {
+    fn the_next_job_is_another_one() -> Result {
+        let (_, tiler) = slots()?;
         let jobs = Occupants::new();
 
-        jobs.enter(Slot::Tiler);
-        jobs.enter(Slot::Tiler);
+        jobs.enter(tiler);
+        jobs.enter(tiler);
         let first = jobs.running();
-        jobs.leave(Slot::Tiler);
+        jobs.leave(tiler);
         let next = jobs.running();
         assert!(!next.has_one_of(&first));
-        jobs.leave(Slot::Tiler);
+        jobs.leave(tiler);
         assert!(!jobs.running().has_one_of(&next));
         assert_eq!(jobs.running(), RunningJobs::default());
+        Ok(())
     }
 }

@@ -33,10 +33,14 @@ use super::{
     IoMem,
     Issue, //
 };
-use crate::device::Gpu;
+use crate::{
+    device::Gpu,
+    hw::MAX_SLOTS, //
+};
 
 /// Number of job slots that the driver uses.
 pub(crate) const NR_SLOTS: usize = 3;
+const _: () = assert!(NR_SLOTS <= MAX_SLOTS);
 
 /// A job slot.
 #[derive(Clone, Copy, PartialEq, Eq)]
