@@ -80,12 +80,15 @@ use crate::{
         self,
         heap::HeapSet, //
     },
-    hw::mali::{
-        self,
-        Caps,
-        Feature,
-        Identity,
-        IoMem, //
+    hw::{
+        mali::{
+            self,
+            Caps,
+            Feature,
+            Identity,
+            IoMem, //
+        },
+        Runner, //
     },
     job,
     mmu,
@@ -391,12 +394,6 @@ impl platform::Driver for PlatformDriver {
         let unregistered = drm::UnregisteredDevice::<Driver>::new(pdev, data)?;
         let drm: ARef<Device> = (&*unregistered).into();
 
-        // Without the chain flag, a stop command could hit the wrong one of two chains in a slot.
-        let depth = if gpu.caps.feature(Feature::JobchainDisambiguation) {
-            2
-        } else {
-            1
-        };
         let limit_ms = crate::module_parameters::job_limit_ms
             .value()
             .clamp(timeout_ms, 3_600_000);
@@ -407,12 +404,13 @@ impl platform::Driver for PlatformDriver {
             timeout_ms,
             limit_ms
         );
-        drm.jobs.start(depth, timeout_ms.into(), limit_ms.into())?;
+        drm.jobs
+            .start(gpu.depth(), timeout_ms.into(), limit_ms.into())?;
         let jobs = ScopeGuard::new_with_data(drm.clone(), |drm| drm.jobs.stop());
 
         let irqs = irq::Irqs::new(&gpu, &drm)?;
         gpu.start_irqs();
-        mali::job::unmask(&gpu);
+        gpu.unmask_jobs();
 
         if uma::use_huge_pages(&unregistered).is_err() {
             dev_warn!(dev, "no huge pages for buffers\n");

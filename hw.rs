@@ -9,6 +9,7 @@
 //! - [`Access`]: whether the hardware may be accessed. The family does not implement this one.
 //! - [`Walker`]: the hardware's address spaces.
 //! - [`Tables`]: the page tables that the hardware walks.
+//! - [`Runner`]: the job slots.
 //!
 //! Functions of a family take a [`Gpu`](crate::device::Gpu) or, during probe, the bare register
 //! mapping. They wait in bounded loops only. A register that reads as all ones means that the
@@ -19,6 +20,11 @@ pub(crate) mod mali;
 use core::ops::Range;
 
 use kernel::{
+    drm::job_queue::{
+        QueueSlot,
+        SlotConfig,
+        Stop, //
+    },
     fmt::Display,
     prelude::*, //
 };
@@ -163,4 +169,96 @@ pub(crate) trait Tables: Walker {
     /// Returns the configuration with which the hardware walks a table. `EOVERFLOW` if the hardware
     /// does not have the widths of [`Self::table_format`].
     fn config_of(&self, root: TableRoot) -> Result<Self::Config>;
+}
+
+/// A job chain to start in a slot.
+pub(crate) struct Chain {
+    /// GPU address of the first job.
+    pub(crate) head: u64,
+    /// Address space.
+    pub(crate) as_nr: u8,
+    /// Result of [`Runner::latest_flush_id`] when user space last knew its memory to be clean; 0
+    /// forces a flush.
+    pub(crate) flush_id: u32,
+    /// Tells the two chains of one slot apart. Must differ between successive chains.
+    pub(crate) flag: bool,
+    /// The GPU counts cycles while the chain is in the hardware.
+    pub(crate) counts_cycles: bool,
+}
+
+/// The job slots.
+///
+/// Unless stated otherwise, a function is called with the spinlock of the job queue held, or with
+/// the queue parked, and no register may be [off limits](Access::off_limits) meanwhile. Functions
+/// do not sleep. They take no lock but that of the cycle counter, which is a leaf.
+///
+/// A slot runs its *current* chain. It can hold a *next* one behind that, and goes on to it by
+/// itself.
+pub(crate) trait Runner: Access {
+    /// The job slots, by number. At most [`MAX_SLOTS`].
+    const SLOTS: &'static [SlotConfig];
+
+    /// State of the current chain of a slot, or of the last one if none is running. Printed as a
+    /// line of the log has it.
+    type Status: Display;
+
+    /// Returns the name of a slot, for the log. Any context.
+    fn slot_name(slot: QueueSlot) -> &'static str;
+
+    /// Returns the number of chains that a slot can hold and tell apart, one or two. Any context.
+    fn depth(&self) -> usize;
+
+    /// Returns whether a hard stop can hide a failure after which the GPU must be reset. Any
+    /// context.
+    fn hides_failures(&self) -> bool;
+
+    /// Returns the number of cache flushes so far, for chains that can skip theirs, or 0 if the GPU
+    /// does not count them.
+    ///
+    /// Process context, without any spinlock. Sleeps: waits for a reset whose reset line is driven.
+    /// `ENODEV` if the GPU has halted.
+    fn latest_flush_id(&self) -> Result<u32>;
+
+    /// Starts a chain, or queues it behind the chain that is running. The GPU may have halted.
+    ///
+    /// `EBUSY`: the second entry of the slot is in use. `ENODEV`: the GPU has halted or the device
+    /// is gone. `EOVERFLOW`: there is no such address space.
+    fn start(&self, slot: QueueSlot, chain: &Chain) -> Result;
+
+    /// Ends the counting of cycles for a chain that was started and has left the hardware.
+    /// `counts_cycles` is that of the chain. Registers may be off limits.
+    fn finish(&self, counts_cycles: bool);
+
+    /// Requests that a chain stop. An interrupt reports that it has stopped.
+    ///
+    /// `flag` is that of the chain to stop, so that one which has moved up in the meantime is not
+    /// affected. Hardware of depth one stops whichever chain is running. Does nothing if the chain
+    /// cannot be stopped softly: if it still runs after the time that a stop may take, it is
+    /// stopped hard, as one that has not obeyed.
+    fn stop(&self, slot: QueueSlot, how: Stop, flag: bool);
+
+    /// Withdraws the next chain of a slot. Returns false if it has begun instead.
+    fn withdraw(&self, slot: QueueSlot) -> bool;
+
+    /// Withdraws the next chain of a slot whose current chain has failed and is not acknowledged
+    /// yet, so that the next one cannot have begun.
+    fn withdraw_waiting(&self, slot: QueueSlot);
+
+    /// Reads the state of a slot.
+    fn status(&self, slot: QueueSlot) -> Self::Status;
+
+    /// Returns the GPU address of the job of a slot's chain that has begun last, or 0 if it cannot
+    /// be told.
+    fn last_begun(&self, slot: QueueSlot) -> u64;
+
+    /// Returns whether the job interrupt is raised and not masked, so that no handler has taken it
+    /// yet. The spinlock need not be held.
+    fn is_raised(&self) -> bool;
+
+    /// Masks the job interrupt.
+    fn mask_jobs(&self);
+
+    /// Unmasks the job interrupt, unless the GPU has halted. The spinlock need not be held, but the
+    /// job side's mutex, which resets hold, except in probe.
+    fn unmask_jobs(&self);
 }

@@ -50,7 +50,7 @@ use kernel::{
     drm::job_queue::{
         Config,
         JobQueue,
-        SlotConfig,
+        QueueSlot,
         Stop, //
     },
     new_mutex,
@@ -74,7 +74,7 @@ use crate::{
         Ratelimit, //
     },
     gem,
-    hw, //
+    hw::Runner, //
 };
 
 use queue::{
@@ -87,16 +87,13 @@ use workers::Workers;
 pub(crate) use context::Contexts;
 pub(crate) use submit::Request;
 
-/// The configuration of the job slots, by number.
-static SLOT_CONFIGS: [SlotConfig; hw::mali::job::NR_SLOTS] = [
-    SlotConfig { name: c"fragment" },
-    SlotConfig {
-        name: c"vertex-tiler",
-    },
-    SlotConfig {
-        name: c"compute-only",
-    },
-];
+/// The state of a job slot.
+type Status = <Gpu<'static> as Runner>::Status;
+
+/// Returns the job slots.
+fn slots() -> impl Iterator<Item = QueueSlot> {
+    (0..<Gpu<'static> as Runner>::SLOTS.len()).map_while(QueueSlot::new)
+}
 
 /// The attempts to stop a job that runs for too long, in order, before the GPU is reset.
 static LADDER: [Stop; 2] = [Stop::Soft, Stop::Hard];
@@ -268,7 +265,7 @@ impl Jobs {
         let queue = JobQueue::new(
             Config {
                 driver: c"panfrost",
-                slots: &SLOT_CONFIGS,
+                slots: <Gpu<'static> as Runner>::SLOTS,
                 two_deep: depth > 1,
                 timeout_ns: timeout_ms.saturating_mul(NSEC_PER_MSEC),
                 grace_ns: (timeout_ms / 4)

@@ -32,7 +32,6 @@ use kernel::sizes::SZ_16K;
 pub(crate) use counter::{
     cycle_counter_get,
     cycle_counter_put,
-    latest_flush_id,
     timestamp, //
 };
 pub(crate) use exception::Exception;

@@ -26,14 +26,14 @@ use kernel::{
 
 use crate::{
     device::Gpu,
-    hw::mali::job::{
-        self as js,
-        Slot, //
+    hw::{
+        Runner,
+        MAX_SLOTS, //
     }, //
 };
 
 use super::{
-    queue::slot_for,
+    slots,
     Jobs,
     Started,
     NSEC_PER_MSEC, //
@@ -50,7 +50,7 @@ impl Jobs {
     /// Marks the running jobs whose chains are seen to run in a circle. Sleeps, for some tens of
     /// milliseconds at most, and waits for [`Jobs::slots_lock`].
     pub(super) fn look_for_circles(&self, started: &Started, gpu: &Gpu<'_>) {
-        let mut tracks = [const { Track::new() }; js::NR_SLOTS];
+        let mut tracks = [const { Track::new() }; MAX_SLOTS];
 
         for _ in 0..LOOKS {
             let mut again = false;
@@ -63,9 +63,8 @@ impl Jobs {
                 }
                 let now = started.workers.now();
                 started.queue.update(&self.access(started, gpu), |loaded| {
-                    for (&slot, track) in Slot::ALL.iter().zip(&mut tracks) {
-                        let running =
-                            slot_for(slot).and_then(|slot| loaded.get(slot, Position::Current));
+                    for (slot, track) in slots().zip(&mut tracks) {
+                        let running = loaded.get(slot, Position::Current);
                         let Some(running) = running.filter(|running| {
                             running.strikes == 0
                                 && now.saturating_sub(running.started) >= LOOK_AFTER_NS
@@ -76,7 +75,7 @@ impl Jobs {
                         let chain = (running.timeline, running.started);
 
                         again = true;
-                        if track.comes_back(chain, js::tail(gpu, slot)) {
+                        if track.comes_back(chain, gpu.last_begun(slot)) {
                             running.job.circles.store(true, Relaxed);
                         }
                     }

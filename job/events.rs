@@ -18,16 +18,18 @@ use kernel::{
 
 use crate::{
     device::Gpu,
-    hw::mali::job::{
-        self as js,
-        Slot,
-        Status, //
+    hw::{
+        mali::job::{
+            self as js,
+            Slot,
+            Status, //
+        },
+        Runner, //
     }, //
 };
 
 use super::{
     queue::{
-        slot_for,
         QueueOwner,
         SlotAccess, //
     },
@@ -123,9 +125,9 @@ pub(super) fn take_events(
                 }
                 noted.failed = true;
                 let status = js::status(gpu, slot);
-                let subject = slot_for(slot)
-                    .and_then(|in_queue| loaded.get(in_queue, Position::Current))
-                    .map(|running| Subject::new(slot, running.job));
+                let subject = loaded
+                    .get(slot.in_queue(), Position::Current)
+                    .map(|running| Subject::new(running.slot, running.job));
                 let ended = take_failure(loaded, started, gpu, slot, &status);
 
                 taken.count(ended.is_some());
@@ -163,7 +165,7 @@ pub(super) fn take_events(
 
 /// Ends the slot's current job successfully. Returns false if there is none.
 fn finish(loaded: &mut LoadedJobs<'_, '_, '_>, slot: Slot) -> bool {
-    slot_for(slot).is_some_and(|slot| loaded.finish(slot, Ok(())))
+    loaded.finish(slot.in_queue(), Ok(()))
 }
 
 /// Ends jobs successfully until a slot that has reported the end of a chain has `left` jobs.
@@ -171,9 +173,7 @@ fn finish(loaded: &mut LoadedJobs<'_, '_, '_>, slot: Slot) -> bool {
 /// A slot proceeds from one chain to the next by itself, so one report can stand for two. Returns
 /// false if the report was spurious: the slot still holds all the chains that it should.
 fn finish_all_but(loaded: &mut LoadedJobs<'_, '_, '_>, slot: Slot, left: usize) -> bool {
-    let Some(in_queue) = slot_for(slot) else {
-        return false;
-    };
+    let in_queue = slot.in_queue();
     let expected = count_loaded(loaded, in_queue);
 
     for _ in left..expected {
@@ -188,10 +188,8 @@ fn finish_all_but(loaded: &mut LoadedJobs<'_, '_, '_>, slot: Slot, left: usize) 
 pub(super) fn take_unreported(loaded: &mut LoadedJobs<'_, '_, '_>, gpu: &Gpu<'_>) -> u32 {
     let mut ended = 0;
 
-    for (slot, in_queue) in Slot::ALL
-        .into_iter()
-        .filter_map(|slot| Some((slot, slot_for(slot)?)))
-    {
+    for slot in Slot::ALL {
+        let in_queue = slot.in_queue();
         let expected = count_loaded(loaded, in_queue);
         // A pending interrupt reports the end of the job.
         if expected == 0 || js::pending(gpu).map_or(true, |events| events.any(slot)) {
@@ -234,7 +232,7 @@ fn take_failure(
     slot: Slot,
     status: &Status,
 ) -> Option<bool> {
-    let in_queue = slot_for(slot)?;
+    let in_queue = slot.in_queue();
     let running = loaded.get(in_queue, Position::Current);
     let told = running.as_ref().map_or(Told::default(), |running| Told {
         to_end: (usize::from(running.strikes) >= LADDER.len()).then(|| running.job.end()),
@@ -253,7 +251,7 @@ fn take_failure(
         return None;
     }
     // The slot has not begun the next chain, and must not before the queue hands it over again.
-    js::cancel_next(gpu, slot);
+    gpu.withdraw_waiting(in_queue);
     loaded.requeue(in_queue, Position::Next);
     match outcome {
         Outcome::Runs => None,

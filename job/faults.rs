@@ -29,23 +29,16 @@ use crate::{
         Gpu, //
     },
     hw::{
-        mali::{
-            job::{
-                self as js,
-                Slot, //
-            },
-            Issue, //
-        },
-        MAX_AS, //
+        Runner,
+        MAX_AS,
+        MAX_SLOTS, //
     },
     mmu, //
 };
 
 use super::{
-    queue::{
-        slot_for,
-        QueueOwner, //
-    },
+    queue::QueueOwner,
+    slots,
     subject::Subject,
     Jobs, //
 };
@@ -89,10 +82,10 @@ impl Jobs {
             return true;
         };
         let _signalling = Signalling::begin();
-        let Some(slots) = self.slots_lock.try_lock() else {
+        let Some(lock) = self.slots_lock.try_lock() else {
             return false;
         };
-        let mut hit = [const { None }; js::NR_SLOTS];
+        let mut hit = [const { None }; MAX_SLOTS];
 
         started.queue.update(&self.access(started, gpu), |loaded| {
             // The jobs may have ended already, and a later job may have turned the space on again.
@@ -104,10 +97,7 @@ impl Jobs {
                 running.job.as_nr.load(Relaxed) == u32::from(as_nr)
             };
 
-            for (&js_slot, hit) in Slot::ALL.iter().zip(&mut hit) {
-                let Some(slot) = slot_for(js_slot) else {
-                    continue;
-                };
+            for (slot, hit) in slots().zip(&mut hit) {
                 // A job that has not begun is not at fault. It runs again once the others are gone.
                 if loaded
                     .get(slot, Position::Next)
@@ -125,16 +115,16 @@ impl Jobs {
                     };
 
                     job.faulted.store(true, Relaxed);
-                    hit.get_or_insert_with(|| Subject::new(js_slot, job));
+                    hit.get_or_insert_with(|| Subject::new(slot, job));
                     loaded.stop(slot, position, Stop::Hard);
                 }
             }
         });
-        // A hard stop may hide a bus fault, after which this GPU needs a reset.
-        if hit.iter().any(Option::is_some) && gpu.caps.issue(Issue::Ttrx3076) {
+        // The hard stops may have hidden a failure after which the GPU needs a reset.
+        if hit.iter().any(Option::is_some) && gpu.hides_failures() {
             started.workers.queue_reset();
         }
-        drop(slots);
+        drop(lock);
 
         for subject in hit.into_iter().flatten() {
             if subject.may_be_logged() {

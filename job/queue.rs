@@ -13,7 +13,6 @@ use kernel::{
         self,
         Kind,
         Position,
-        QueueSlot,
         Running,
         StartError,
         Stop, //
@@ -27,12 +26,10 @@ use kernel::{
 
 use crate::{
     device::Gpu,
-    hw::mali::{
-        counter,
-        job::{
-            self as js,
-            Chain, //
-        }, //
+    hw::{
+        Chain,
+        Runner,
+        MAX_SLOTS, //
     }, //
 };
 
@@ -40,7 +37,8 @@ use super::{
     subject::Subject,
     workers::Workers,
     Job,
-    Jobs, //
+    Jobs,
+    Status, //
 };
 
 /// The owner as the queue knows it: passes the queue's requests on to the workers.
@@ -78,14 +76,14 @@ pub(crate) struct SlotAccess<'a, 'g> {
 }
 
 /// The last stop in each slot.
-type Stops = [Cell<Option<Stopping>>; js::NR_SLOTS];
+type Stops = [Cell<Option<Stopping>>; MAX_SLOTS];
 
 /// An attempt to stop a job, for the log.
 pub(super) struct Stopping {
     /// The kind of stop.
     pub(super) how: Stop,
     /// The status of the slot before the stop.
-    pub(super) status: js::Status,
+    pub(super) status: Status,
     /// The job.
     pub(super) subject: Subject,
 }
@@ -103,7 +101,7 @@ impl<'a, 'g> SlotAccess<'a, 'g> {
     /// Records stops from now on, for [`Self::into_stops`].
     pub(super) fn noting_stops(self) -> Self {
         Self {
-            stops: Some([const { Cell::new(None) }; js::NR_SLOTS]),
+            stops: Some([const { Cell::new(None) }; MAX_SLOTS]),
             ..self
         }
     }
@@ -117,19 +115,19 @@ impl<'a, 'g> SlotAccess<'a, 'g> {
     }
 
     /// Records a stop for the log, unless it is a soft stop of a job that has had a turn before.
-    fn note(&self, slot: js::Slot, how: Stop, running: &Running<'_, QueueOwner>) {
+    fn note(&self, how: Stop, running: &Running<'_, QueueOwner>) {
         if how == Stop::Soft && running.ran_ns != 0 {
             return;
         }
         if let Some(stop) = self
             .stops
             .as_ref()
-            .and_then(|stops| stops.get(slot.index()))
+            .and_then(|stops| stops.get(running.slot.index()))
         {
             stop.set(Some(Stopping {
                 how,
-                status: js::status(self.gpu, slot),
-                subject: Subject::new(slot, running.job),
+                status: self.gpu.status(running.slot),
+                subject: Subject::new(running.slot, running.job),
             }));
         }
     }
@@ -146,24 +144,6 @@ impl<'a, 'g> SlotAccess<'a, 'g> {
             StartError::Failed(error)
         }
     }
-
-    /// Releases the AS and the cycle counter, which a job holds while it is in the hardware.
-    fn release(&self, running: &Running<'_, QueueOwner>) {
-        if running.job.counts_cycles {
-            counter::cycle_counter_put(self.gpu);
-        }
-        running.job.vm.as_put();
-    }
-}
-
-/// Returns the hardware's slot for one of the queue. Never [`None`], as the queue has no others.
-fn slot_of(slot: QueueSlot) -> Option<js::Slot> {
-    js::Slot::new(slot.index())
-}
-
-/// Returns the queue's slot for one of the hardware.
-pub(super) fn slot_for(slot: js::Slot) -> Option<QueueSlot> {
-    QueueSlot::new(slot.index())
 }
 
 impl job_queue::SlotOps<QueueOwner> for SlotAccess<'_, '_> {
@@ -178,7 +158,6 @@ impl job_queue::SlotOps<QueueOwner> for SlotAccess<'_, '_> {
         }
 
         let job = running.job;
-        let slot = slot_of(running.slot).ok_or(StartError::Failed(EINVAL))?;
         let as_nr = job.vm.as_get(self.gpu).map_err(|error| {
             if error == EBUSY {
                 return StartError::Busy;
@@ -196,19 +175,17 @@ impl job_queue::SlotOps<QueueOwner> for SlotAccess<'_, '_> {
 
         job.as_nr.store(u32::from(as_nr), Relaxed);
         job.heaps.started();
-        if job.counts_cycles {
-            counter::cycle_counter_get(self.gpu);
-        }
         let chain = Chain {
             head: job.head.load(Relaxed),
             as_nr,
             flush_id: job.flush_id,
             flag: running.flag,
+            counts_cycles: job.counts_cycles,
         };
         job.vm.occupants().enter(running.slot);
-        js::submit(self.gpu, slot, &chain).map_err(|error| {
+        self.gpu.start(running.slot, &chain).map_err(|error| {
             job.vm.occupants().take_back(running.slot);
-            self.release(running);
+            job.vm.as_put();
             if error != EBUSY {
                 return StartError::Failed(error);
             }
@@ -229,7 +206,9 @@ impl job_queue::SlotOps<QueueOwner> for SlotAccess<'_, '_> {
             Position::Current => running.job.vm.occupants().leave(running.slot),
             Position::Next => running.job.vm.occupants().take_back(running.slot),
         }
-        self.release(running);
+        // It has held the AS and the cycle counter while it was in the hardware.
+        self.gpu.finish(running.job.counts_cycles);
+        running.job.vm.as_put();
     }
 
     fn stop(&self, running: &Running<'_, QueueOwner>, how: Stop) {
@@ -237,22 +216,11 @@ impl job_queue::SlotOps<QueueOwner> for SlotAccess<'_, '_> {
         if self.gpu.off_limits() {
             return;
         }
-        if let Some(slot) = slot_of(running.slot) {
-            self.note(slot, how, running);
-            match how {
-                Stop::Soft => js::soft_stop(self.gpu, slot, running.flag),
-                Stop::Hard => js::hard_stop(self.gpu, slot, running.flag),
-            }
-        }
+        self.note(how, running);
+        self.gpu.stop(running.slot, how, running.flag);
     }
 
     fn withdraw(&self, running: &Running<'_, QueueOwner>) -> bool {
-        slot_of(running.slot).is_some_and(|slot| {
-            if self.gpu.off_limits() {
-                return false;
-            }
-            js::cancel_next(self.gpu, slot);
-            !js::has_begun(self.gpu, slot)
-        })
+        !self.gpu.off_limits() && self.gpu.withdraw(running.slot)
     }
 }

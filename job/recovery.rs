@@ -74,9 +74,9 @@ use crate::{
         Gpu, //
     },
     gem,
-    hw::mali::job::{
-        self as js,
-        Slot, //
+    hw::{
+        Runner,
+        MAX_SLOTS, //
     }, //
 };
 
@@ -87,10 +87,10 @@ use super::{
         Events, //
     },
     queue::{
-        slot_for,
         QueueOwner,
         Stopping, //
     },
+    slots,
     status::{
         resume,
         Resume, //
@@ -119,7 +119,7 @@ const LATE_MS: i64 = 2;
 
 /// Returns whether the job interrupt is raised and is not being handled. May sleep.
 fn is_late(gpu: &Gpu<'_>) -> bool {
-    let waits = || gpu.while_on(js::is_raised).unwrap_or(false);
+    let waits = || gpu.while_on(|_| gpu.is_raised()).unwrap_or(false);
 
     waits() && {
         fsleep(Delta::from_millis(LATE_MS));
@@ -209,7 +209,7 @@ impl Jobs {
                     started.workers.queue_reset();
                 }
                 if unmasks(events.any) {
-                    js::unmask(gpu);
+                    gpu.unmask_jobs();
                 }
                 events
             };
@@ -351,7 +351,7 @@ impl Jobs {
             dev_notice!(gpu.dev(), "resetting the GPU\n");
         }
         started.queue.park();
-        js::mask(gpu);
+        gpu.mask_jobs();
         self.stop_softly(started, gpu);
         self.note_progress(started, gpu);
         // Requests made in the meantime are served by this reset.
@@ -380,16 +380,13 @@ impl Jobs {
         started.workers.count_reset();
         // Pages kept back because the GPU might still have reached them can be dropped now.
         started.workers.queue_retire();
-        let mut guilty = [const { None }; js::NR_SLOTS];
+        let mut guilty = [const { None }; MAX_SLOTS];
         started
             .queue
             .restart(&self.access(started, gpu), |running| {
                 if running.strikes > 0 {
-                    let slot = Slot::new(running.slot.index());
-                    let guilty = guilty.get_mut(running.slot.index());
-
-                    if let (Some(slot), Some(guilty)) = (slot, guilty) {
-                        *guilty = Some(Subject::new(slot, running.job));
+                    if let Some(guilty) = guilty.get_mut(running.slot.index()) {
+                        *guilty = Some(Subject::new(running.slot, running.job));
                     }
                 }
                 // A job that has not begun cannot be the cause of the reset.
@@ -402,7 +399,7 @@ impl Jobs {
                     Verdict::Requeue
                 }
             });
-        js::unmask(gpu);
+        gpu.unmask_jobs();
         for subject in guilty.iter().flatten() {
             if subject.may_be_logged() {
                 dev_notice!(gpu.dev(), "a job was ended by the reset: {}\n", subject);
@@ -444,7 +441,7 @@ impl Jobs {
         started.workers.queue_retire();
         self.lost_gpu.store(false, Release);
         started.queue.revive();
-        js::unmask(gpu);
+        gpu.unmask_jobs();
     }
 
     /// Soft-stops the running chains and waits for a limited time until they have stopped. The
@@ -453,7 +450,7 @@ impl Jobs {
         let access = self.access(started, gpu);
 
         started.queue.update(&access, |loaded| {
-            for slot in Slot::ALL.into_iter().filter_map(slot_for) {
+            for slot in slots() {
                 loaded.withdraw(slot);
                 for position in [Position::Current, Position::Next] {
                     loaded.stop(slot, position, Stop::Soft);
@@ -466,9 +463,7 @@ impl Jobs {
             log_failures(gpu, &self.handle_events(started, gpu));
             let waits = started.queue.update(&access, |loaded| {
                 // A chain that has not obeyed an earlier stop is not waited for.
-                Slot::ALL
-                    .into_iter()
-                    .filter_map(slot_for)
+                slots()
                     .filter_map(|slot| loaded.get(slot, Position::Current))
                     .any(|running| running.strikes == 0)
             });
@@ -489,12 +484,11 @@ impl Jobs {
         let access = self.access(started, gpu);
 
         started.queue.update(&access, |loaded| {
-            for &slot in &Slot::ALL {
-                let running = slot_for(slot).and_then(|slot| loaded.get(slot, Position::Current));
-                let Some(running) = running else {
+            for slot in slots() {
+                let Some(running) = loaded.get(slot, Position::Current) else {
                     continue;
                 };
-                let status = js::status(gpu, slot);
+                let status = gpu.status(slot);
                 let job = running.job;
                 let first = job.head.load(Relaxed);
 

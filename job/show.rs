@@ -17,7 +17,6 @@ use super::{
     Jobs,
     Started, //
 };
-use crate::hw::mali::job::Slot;
 
 /// The number of jobs that are shown at most.
 const MAX_SHOWN: usize = 256;
@@ -56,7 +55,7 @@ fn show_jobs(started: &Started, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         return writeln!(f, "no memory to list the jobs");
     };
     let count = started.queue.look(&mut jobs, |look| {
-        let subject = Slot::new(look.slot.index()).map(|slot| Subject::new(slot, look.job));
+        let subject = Subject::new(look.slot, look.job);
 
         (At::from(look.at), subject, look.timeline)
     });
@@ -73,9 +72,7 @@ fn show_jobs(started: &Started, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             At::Queued => write!(f, "queued")?,
             At::Waits(timeline, number) => write!(f, "waits for fence {timeline}:{number}")?,
         }
-        if let Some(subject) = subject {
-            f.write_fmt(fmt!(": {subject}"))?;
-        }
+        f.write_fmt(fmt!(": {subject}"))?;
         writeln!(f, ", timeline {timeline}")?;
     }
     if count > jobs.len() {

@@ -3,6 +3,7 @@
 //! Jobs and their owners as the kernel log names them.
 
 use kernel::{
+    drm::job_queue::QueueSlot,
     fmt::{
         self,
         Display,
@@ -15,8 +16,11 @@ use kernel::{
 
 use super::Job;
 use crate::{
-    device::Ratelimit,
-    hw::mali::job::Slot, //
+    device::{
+        Gpu,
+        Ratelimit, //
+    },
+    hw::Runner, //
 };
 
 /// A process, by its id and its name.
@@ -57,7 +61,7 @@ impl Display for Process {
 /// may be gone.
 #[derive(Clone)]
 pub(super) struct Subject {
-    slot: Slot,
+    slot: QueueSlot,
     chain: u64,
     context: u32,
     process: Process,
@@ -67,7 +71,7 @@ pub(super) struct Subject {
 
 impl Subject {
     /// Copies the identity of a job in a slot.
-    pub(super) fn new(slot: Slot, job: &Job) -> Self {
+    pub(super) fn new(slot: QueueSlot, job: &Job) -> Self {
         Self {
             slot,
             chain: job.chain,
@@ -89,7 +93,7 @@ impl Display for Subject {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_fmt(fmt!(
             "slot {}, chain {:#x}, context {} of process {}, address space {}",
-            self.slot.name(),
+            Gpu::slot_name(self.slot),
             self.chain,
             self.context,
             self.process,

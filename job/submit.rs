@@ -40,7 +40,8 @@ use kernel::{
         gem::Objects,
         job_queue::{
             Dependencies,
-            Place, //
+            Place,
+            QueueSlot, //
         },
         syncobj::SyncObj, //
     },
@@ -64,15 +65,11 @@ use crate::{
         Mapping,
         Vm, //
     },
-    hw::mali::{
-        self,
-        job::Slot, //
-    }, //
+    hw::Runner, //
 };
 
 use super::{
     context,
-    queue::slot_for,
     Contexts,
     Job,
     Process, //
@@ -89,7 +86,9 @@ pub(crate) struct Request<'a> {
     /// GPU address of the chain.
     pub(crate) chain: u64,
     /// The job slot that it runs in.
-    pub(crate) slot: Slot,
+    pub(crate) slot: QueueSlot,
+    /// It is a fragment job, which ends the use of the heaps that it lists.
+    pub(crate) fragment: bool,
     /// Whether the GPU counts cycles while the job runs.
     pub(crate) counts_cycles: bool,
     /// The address space that it runs in.
@@ -266,12 +265,17 @@ fn try_submit(
     let guard = drm.registration_guard().ok_or(ENODEV)?;
     started.workers.attach(drm);
     // Any later flush covers everything the CPU wrote before the call.
-    let flush_id = guard.registration_data_with(mali::latest_flush_id)?;
+    let flush_id = guard.registration_data_with(|gpu| gpu.latest_flush_id())?;
     // Give the heaps the memory that the job is likely to need now: once the fence is armed,
     // nothing may wait for memory.
-    let fragment = request.slot == Slot::Fragment;
     let heaps = guard.registration_data_with(|gpu| {
-        gem::heap::Use::prepare(gpu, vm.heaps(), context.heaps(), &mappings, fragment)
+        gem::heap::Use::prepare(
+            gpu,
+            vm.heaps(),
+            context.heaps(),
+            &mappings,
+            request.fragment,
+        )
     })?;
     job = Job {
         chain: request.chain,
@@ -346,8 +350,10 @@ fn try_submit(
     let reserved = locked.reserve_fences::<1>()?;
     // The caller makes sure that each attempt begins with a place.
     let place = admission.place.take().ok_or(EINVAL)?;
-    let in_queue = slot_for(request.slot).ok_or(EINVAL)?;
-    let prepared = match context.queue().prepare(place, in_queue, job, dependencies) {
+    let prepared = match context
+        .queue()
+        .prepare(place, request.slot, job, dependencies)
+    {
         Ok(prepared) => prepared,
         Err(refused) => {
             // The job may hold the last references to objects, and must be dropped with nothing

@@ -54,11 +54,8 @@ pub(crate) fn timestamp(gpu: &Gpu<'_>) -> Result<u64> {
     gpu.while_on(read).unwrap_or(Err(ENODEV))
 }
 
-/// Returns the number of cache flushes so far, for jobs that can skip theirs, or 0 if the GPU does
-/// not count them. May sleep: waits for a reset whose reset line is driven.
-///
-/// `ENODEV` if the GPU has halted.
-pub(crate) fn latest_flush_id(gpu: &Gpu<'_>) -> Result<u32> {
+/// See [`Runner::latest_flush_id`](crate::hw::Runner::latest_flush_id).
+pub(super) fn latest_flush_id(gpu: &Gpu<'_>) -> Result<u32> {
     if gpu.halted() {
         return Err(ENODEV);
     }

@@ -2,10 +2,14 @@
 
 //! Job slots: starting a chain, stopping it, and reading how it ended.
 //!
-//! No function sleeps or takes a lock. To change a slot, the caller holds the lock of the job
-//! queue, or keeps the queue parked.
+//! Implements [`Runner`], which says in which contexts.
 
 use kernel::{
+    drm::job_queue::{
+        QueueSlot,
+        SlotConfig,
+        Stop, //
+    },
     fmt::{
         self,
         Display,
@@ -22,7 +26,10 @@ use kernel::{
 };
 
 use super::{
-    counter::read_u64,
+    counter::{
+        self,
+        read_u64, //
+    },
     hi,
     join,
     lo,
@@ -30,12 +37,15 @@ use super::{
     Caps,
     Exception,
     Feature,
-    IoMem,
     Issue, //
 };
 use crate::{
     device::Gpu,
-    hw::MAX_SLOTS, //
+    hw::{
+        Chain,
+        Runner,
+        MAX_SLOTS, //
+    }, //
 };
 
 /// Number of job slots that the driver uses.
@@ -58,9 +68,14 @@ impl Slot {
     /// All slots, by number.
     pub(crate) const ALL: [Slot; NR_SLOTS] = [Slot::Fragment, Slot::Tiler, Slot::Compute];
 
-    /// Returns the slot with a number, if there is one.
-    pub(crate) fn new(index: usize) -> Option<Self> {
-        Self::ALL.get(index).copied()
+    /// Returns the slot that the queue has under its number.
+    fn of(slot: QueueSlot) -> Self {
+        match slot.index() {
+            0 => Slot::Fragment,
+            1 => Slot::Tiler,
+            // The queue has no others.
+            _ => Slot::Compute,
+        }
     }
 
     /// Returns the number of the slot.
@@ -68,8 +83,18 @@ impl Slot {
         self as usize
     }
 
+    /// Returns the slot as the queue has it.
+    pub(crate) const fn in_queue(self) -> QueueSlot {
+        // The compiler evaluates these.
+        match self {
+            Slot::Fragment => const { QueueSlot::new(Slot::Fragment.index()).unwrap() },
+            Slot::Tiler => const { QueueSlot::new(Slot::Tiler.index()).unwrap() },
+            Slot::Compute => const { QueueSlot::new(Slot::Compute.index()).unwrap() },
+        }
+    }
+
     /// Returns the name of the slot that user space sees.
-    pub(crate) const fn name(self) -> &'static str {
+    const fn name(self) -> &'static str {
         match self {
             Slot::Fragment => "fragment",
             Slot::Tiler => "vertex-tiler",
@@ -87,18 +112,16 @@ impl Slot {
 /// Bits of all slots.
 const ALL_SLOTS: u16 = (1 << NR_SLOTS) - 1;
 
-/// A job chain to start in a slot.
-pub(crate) struct Chain {
-    /// GPU address of the first job.
-    pub(crate) head: u64,
-    /// Address space.
-    pub(crate) as_nr: u8,
-    /// Flush count when user space last knew its memory to be clean; 0 forces a flush.
-    pub(crate) flush_id: u32,
-    /// Chain flag, which tells the two chains of one slot apart. Must differ between successive
-    /// chains.
-    pub(crate) flag: bool,
-}
+/// The configuration of the slots, by number.
+static SLOT_CONFIGS: [SlotConfig; NR_SLOTS] = [
+    SlotConfig { name: c"fragment" },
+    SlotConfig {
+        name: c"vertex-tiler",
+    },
+    SlotConfig {
+        name: c"compute-only",
+    },
+];
 
 /// Writes a register of a slot. The build checks that there is one for each slot.
 fn write<R>(gpu: &Gpu<'_>, slot: Slot, value: R)
@@ -141,11 +164,9 @@ fn wait_for_entry(gpu: &Gpu<'_>, slot: Slot) -> Result {
     Err(EBUSY)
 }
 
-/// Starts a chain, or queues it behind the chain that is running.
-///
-/// `EBUSY`: the second entry of the slot is in use. `ENODEV`: the GPU has halted or the device is
-/// gone. `EOVERFLOW`: there is no such address space.
-pub(crate) fn submit(gpu: &Gpu<'_>, slot: Slot, chain: &Chain) -> Result {
+/// Writes a chain to the second entry of a slot, from where the hardware takes it. For the errors
+/// see [`Runner::start`].
+fn submit(gpu: &Gpu<'_>, slot: Slot, chain: &Chain) -> Result {
     if gpu.halted() {
         return Err(ENODEV);
     }
@@ -185,7 +206,7 @@ fn config(caps: &Caps, chain: &Chain) -> Result<JS_CONFIG_NEXT> {
 }
 
 /// Withdraws the chain in the second entry, unless it has begun. Its registers keep their values.
-pub(crate) fn cancel_next(gpu: &Gpu<'_>, slot: Slot) {
+fn cancel_next(gpu: &Gpu<'_>, slot: Slot) {
     let nop = JS_COMMAND_NEXT::zeroed().with_command(JobCommand::Nop);
     write(gpu, slot, nop);
 }
@@ -193,7 +214,7 @@ pub(crate) fn cancel_next(gpu: &Gpu<'_>, slot: Slot) {
 /// Returns whether the chain that was in the second entry has moved up. Meaningful after
 /// [`cancel_next`]. The hardware clears the address in the entry when the chain moves up; other
 /// registers cannot be read back on all GPUs.
-pub(crate) fn has_begun(gpu: &Gpu<'_>, slot: Slot) -> bool {
+fn has_begun(gpu: &Gpu<'_>, slot: Slot) -> bool {
     join(
         read::<JS_HEAD_NEXT_LO>(gpu, slot).into_raw(),
         read::<JS_HEAD_NEXT_HI>(gpu, slot).into_raw(),
@@ -209,14 +230,9 @@ fn can_stop_softly(caps: &Caps, slot: Slot) -> bool {
     }
 }
 
-/// Requests that the current chain stop at a point from which it can be resumed. An interrupt
-/// reports that it has stopped.
-///
-/// `flag` is the chain flag of the chain to stop, so that a chain which has moved up in the
-/// meantime is not affected. GPUs without the chain flag stop whichever chain is running. Does
-/// nothing if the chain cannot be stopped softly: if it still runs after the time that a stop may
-/// take, it is stopped hard, as one that has not obeyed.
-pub(crate) fn soft_stop(gpu: &Gpu<'_>, slot: Slot, flag: bool) {
+/// Requests that the current chain stop at a point from which it can be resumed, if it can be
+/// stopped softly. `flag` selects the chain on GPUs that have the chain flag.
+fn soft_stop(gpu: &Gpu<'_>, slot: Slot, flag: bool) {
     if !can_stop_softly(&gpu.caps, slot) {
         return;
     }
@@ -228,9 +244,8 @@ pub(crate) fn soft_stop(gpu: &Gpu<'_>, slot: Slot, flag: bool) {
     write(gpu, slot, JS_COMMAND::zeroed().with_command(command));
 }
 
-/// Ends the current chain for good. As with [`soft_stop`], `flag` selects the chain, and an
-/// interrupt reports the end.
-pub(crate) fn hard_stop(gpu: &Gpu<'_>, slot: Slot, flag: bool) {
+/// Ends the current chain for good. As with [`soft_stop`], `flag` selects the chain.
+fn hard_stop(gpu: &Gpu<'_>, slot: Slot, flag: bool) {
     let command = match (gpu.caps.feature(Feature::JobchainDisambiguation), flag) {
         (false, _) => JobCommand::HardStop,
         (true, false) => JobCommand::HardStop0,
@@ -276,7 +291,7 @@ pub(crate) fn status(gpu: &Gpu<'_>, slot: Slot) -> Status {
 }
 
 /// Returns the last job of a slot's chain that has begun, or 0 if that cannot be read.
-pub(crate) fn tail(gpu: &Gpu<'_>, slot: Slot) -> u64 {
+fn tail(gpu: &Gpu<'_>, slot: Slot) -> u64 {
     // It changes while the chain is running.
     read_u64(
         || read::<JS_TAIL_LO>(gpu, slot).into_raw(),
@@ -427,34 +442,13 @@ fn code(gpu: &Gpu<'_>, slot: Slot) -> Exception {
     read::<JS_STATUS>(gpu, slot).exception()
 }
 
-/// Returns whether the job interrupt is raised and not masked, so that no handler has taken it yet.
-pub(crate) fn is_raised(io: &IoMem<'_>) -> bool {
-    !matches!(io.read(JOB_INT_STAT).into_raw(), 0 | u32::MAX)
-}
-
 /// Returns the chains that the slots had when their interrupts were last cleared.
-pub(crate) fn active(gpu: &Gpu<'_>) -> Active {
+fn active(gpu: &Gpu<'_>) -> Active {
     Active(gpu.io().read(JOB_INT_JS_STATE))
 }
 
-/// Masks the job interrupts.
-pub(crate) fn mask(gpu: &Gpu<'_>) {
-    gpu.io().write_reg(JOB_INT_MASK::zeroed());
-}
-
-/// Unmasks the job interrupts, unless the GPU has halted.
-pub(crate) fn unmask(gpu: &Gpu<'_>) {
-    if !gpu.halted() {
-        gpu.io().write_reg(
-            JOB_INT_MASK::zeroed()
-                .with_done(ALL_SLOTS)
-                .with_failed(ALL_SLOTS),
-        );
-    }
-}
-
 /// Returns the slots whose current chain uses an address space, as a bitmap by number.
-pub(crate) fn slots_of(gpu: &Gpu<'_>, as_nr: u8) -> u32 {
+pub(super) fn slots_of(gpu: &Gpu<'_>, as_nr: u8) -> u32 {
     Slot::ALL
         .iter()
         .filter(|&&slot| {
@@ -462,6 +456,91 @@ pub(crate) fn slots_of(gpu: &Gpu<'_>, as_nr: u8) -> u32 {
                 && read::<JS_CONFIG>(gpu, slot).address_space() == u32::from(as_nr)
         })
         .fold(0, |mask, slot| mask | 1 << slot.index())
+}
+
+impl Runner for Gpu<'_> {
+    const SLOTS: &'static [SlotConfig] = &SLOT_CONFIGS;
+
+    type Status = Status;
+
+    fn slot_name(slot: QueueSlot) -> &'static str {
+        Slot::of(slot).name()
+    }
+
+    fn depth(&self) -> usize {
+        // Without the chain flag, a stop command could hit the wrong one of two chains in a slot.
+        if self.caps.feature(Feature::JobchainDisambiguation) {
+            2
+        } else {
+            1
+        }
+    }
+
+    fn hides_failures(&self) -> bool {
+        // A bus fault.
+        self.caps.issue(Issue::Ttrx3076)
+    }
+
+    fn latest_flush_id(&self) -> Result<u32> {
+        counter::latest_flush_id(self)
+    }
+
+    fn start(&self, slot: QueueSlot, chain: &Chain) -> Result {
+        if chain.counts_cycles {
+            counter::cycle_counter_get(self);
+        }
+        submit(self, Slot::of(slot), chain).inspect_err(|_| self.finish(chain.counts_cycles))
+    }
+
+    fn finish(&self, counts_cycles: bool) {
+        if counts_cycles {
+            counter::cycle_counter_put(self);
+        }
+    }
+
+    fn stop(&self, slot: QueueSlot, how: Stop, flag: bool) {
+        match how {
+            Stop::Soft => soft_stop(self, Slot::of(slot), flag),
+            Stop::Hard => hard_stop(self, Slot::of(slot), flag),
+        }
+    }
+
+    fn withdraw(&self, slot: QueueSlot) -> bool {
+        let slot = Slot::of(slot);
+
+        cancel_next(self, slot);
+        !has_begun(self, slot)
+    }
+
+    fn withdraw_waiting(&self, slot: QueueSlot) {
+        cancel_next(self, Slot::of(slot));
+    }
+
+    fn status(&self, slot: QueueSlot) -> Status {
+        status(self, Slot::of(slot))
+    }
+
+    fn last_begun(&self, slot: QueueSlot) -> u64 {
+        tail(self, Slot::of(slot))
+    }
+
+    fn is_raised(&self) -> bool {
+        !matches!(self.io().read(JOB_INT_STAT).into_raw(), 0 | u32::MAX)
+    }
+
+    fn mask_jobs(&self) {
+        self.io().write_reg(JOB_INT_MASK::zeroed());
+    }
+
+    fn unmask_jobs(&self) {
+        if !self.halted() {
+            self.io().write_reg(
+                JOB_INT_MASK::zeroed()
+                    .with_done(ALL_SLOTS)
+                    .with_failed(ALL_SLOTS),
+            );
+        }
+    }
 }
 
 #[kunit_tests(drm_gpu_hw_job)]
@@ -493,6 +572,7 @@ mod tests {
                 as_nr,
                 flush_id: 0,
                 flag,
+                counts_cycles: false,
             };
             config(&Caps::find(id, 0)?, &chain)
                 .ok()

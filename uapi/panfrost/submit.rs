@@ -162,7 +162,8 @@ pub(super) fn submit(
         dev,
         &job::Request {
             chain: args.jc,
-            slot,
+            slot: slot.in_queue(),
+            fragment: slot == Slot::Fragment,
             counts_cycles,
             vm: this.vm(),
             in_fences: &in_fences,
