@@ -23,8 +23,8 @@
 //! | [`debugfs`]  | files that show the state of the above, for debugging and tests       |
 //! | [`device`]   | the bound GPU: probe, teardown, interrupts, the DRM device            |
 //!
-//! `uapi` keeps no state, the core (`job`, `gem`, `mmu`) names no register, and `hw` never sees a
-//! handle or a pointer of user space. `mmu` knows the hardware only by the traits in [`hw`].
+//! `uapi` keeps no state, the core (`job`, `gem`, `mmu`) knows the hardware only by the traits in
+//! [`hw`] and names no register, and `hw` never sees a handle or a pointer of user space.
 //!
 //! # Proof of power
 //!

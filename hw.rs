@@ -186,6 +186,66 @@ pub(crate) struct Chain {
     pub(crate) counts_cycles: bool,
 }
 
+/// The meaning of a slot's report that its chain has failed or was stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The report was spurious: the chain is still running, and nothing may be concluded about it.
+    Runs,
+    /// The chain was soft-stopped and has left the hardware. [`SlotStatus::resume`] tells whether
+    /// it can continue.
+    Stopped,
+    /// The chain has ended, and its fence gets this result. Final.
+    Ended(Result),
+}
+
+/// The place from which an interrupted chain continues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Resume {
+    /// At the job with this GPU address. The jobs before it are done.
+    At(u64),
+    /// At the job where it was started last: it has not begun, or none of its jobs is done.
+    Anew,
+    /// Unknown. Continuing too late would skip jobs, and the hardware refuses to run a job twice,
+    /// so the chain has to fail.
+    Nowhere,
+}
+
+/// State of the current chain of a slot, or of the last one if none is running. Printed as a line
+/// of the log has it.
+pub(crate) trait SlotStatus: Display {
+    /// Returns whether the chain has ended by a fault.
+    fn is_fault(&self) -> bool;
+
+    /// Returns where the chain continues if it was interrupted in this state. `first` is the job
+    /// where it was started last.
+    fn resume(&self, first: u64) -> Resume;
+}
+
+/// The jobs that the queue has in the slots, to which [`Runner::collect`] applies reports.
+pub(crate) trait JobsInSlots<S: SlotStatus> {
+    /// Returns the number of jobs in a slot.
+    fn count(&self, slot: QueueSlot) -> usize;
+
+    /// Ends the current job of a slot successfully. Returns false if there is none.
+    fn finish(&mut self, slot: QueueSlot) -> bool;
+
+    /// Handles the report that the current chain of a slot, which has this status, has failed or
+    /// was stopped. Returns false if the report was spurious: the chain still runs, or there is
+    /// none.
+    fn fail(&mut self, slot: QueueSlot, status: S) -> bool;
+}
+
+/// The result of [`Runner::collect`], besides what the queue was told.
+#[derive(Default)]
+pub(crate) struct Reports {
+    /// Number of reported ends of chains that the slots did not have.
+    pub(crate) spurious: u32,
+    /// There was a report that was not spurious.
+    pub(crate) any: bool,
+    /// The GPU has to be reset.
+    pub(crate) reset: bool,
+}
+
 /// The job slots.
 ///
 /// Unless stated otherwise, a function is called with the spinlock of the job queue held, or with
@@ -198,9 +258,8 @@ pub(crate) trait Runner: Access {
     /// The job slots, by number. At most [`MAX_SLOTS`].
     const SLOTS: &'static [SlotConfig];
 
-    /// State of the current chain of a slot, or of the last one if none is running. Printed as a
-    /// line of the log has it.
-    type Status: Display;
+    /// State of a slot.
+    type Status: SlotStatus;
 
     /// Returns the name of a slot, for the log. Any context.
     fn slot_name(slot: QueueSlot) -> &'static str;
@@ -246,6 +305,32 @@ pub(crate) trait Runner: Access {
 
     /// Reads the state of a slot.
     fn status(&self, slot: QueueSlot) -> Self::Status;
+
+    /// Reads and clears the reports of the slots until there are none, and applies them to `jobs`.
+    /// The job side's mutex is held as well, and nothing is logged.
+    fn collect(&self, jobs: &mut impl JobsInSlots<Self::Status>) -> Reports;
+
+    /// Finishes the jobs whose chains have completed without a report. Returns their number. The
+    /// job side's mutex is held as well.
+    ///
+    /// Some hardware loses the interrupt, and a slot should be asked before its job is taken for
+    /// hung.
+    fn collect_unreported(&self, jobs: &mut impl JobsInSlots<Self::Status>) -> u32;
+
+    /// Returns the meaning of a report that a chain has failed or was stopped. Any context.
+    ///
+    /// `to_end`: the chain was told to end with this error, not just to stop, and must not run
+    /// again. `resumed`: it continued after a soft stop.
+    ///
+    /// The errors are those of the C driver: `ECANCELED` for a chain that was stopped, `EINVAL` for
+    /// one that failed by itself or because of its address space.
+    fn outcome(
+        &self,
+        slot: QueueSlot,
+        status: &Self::Status,
+        to_end: Option<Error>,
+        resumed: bool,
+    ) -> Outcome;
 
     /// Returns the GPU address of the job of a slot's chain that has begun last, or 0 if it cannot
     /// be told.

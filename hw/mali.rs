@@ -9,13 +9,14 @@
 //! - [`product`]: names, features and errata by product and revision, which no register tells,
 //! - [`power`] and [`reset`]: turning cores on and off, and resetting the GPU,
 //! - [`mmu`]: commands to the hardware address spaces,
-//! - [`job`]: the job slots,
+//! - [`job`]: the job slots; [`collect`] reads their reports, and [`status`] decodes their state,
 //! - [`irq`]: the three interrupt blocks,
 //! - [`counter`]: cycle counter and timestamp,
 //! - [`exception`]: exception codes and their names.
 //!
 //! Only [`counter`] takes a lock, its own.
 
+mod collect;
 pub(crate) mod counter;
 pub(crate) mod exception;
 pub(crate) mod identity;
@@ -26,6 +27,7 @@ pub(crate) mod power;
 pub(crate) mod product;
 mod regs;
 pub(crate) mod reset;
+mod status;
 
 use kernel::sizes::SZ_16K;
 

@@ -75,7 +75,9 @@ use crate::{
     },
     gem,
     hw::{
+        Resume,
         Runner,
+        SlotStatus,
         MAX_SLOTS, //
     }, //
 };
@@ -91,10 +93,6 @@ use super::{
         Stopping, //
     },
     slots,
-    status::{
-        resume,
-        Resume, //
-    },
     subject::Subject,
     Job,
     Jobs,
@@ -252,7 +250,7 @@ impl Jobs {
             return 0;
         }
         started.queue.update(&self.access(started, gpu), |loaded| {
-            take_unreported(loaded, gpu)
+            take_unreported(loaded, started, gpu)
         })
     }
 
@@ -494,7 +492,7 @@ impl Jobs {
 
                 // It may have stopped after the last interrupts were read, which will not be
                 // reported any more.
-                match resume(status.exception, status.head, status.tail, first) {
+                match status.resume(first) {
                     Resume::At(head) => {
                         job.head.store(head, Relaxed);
                         job.resumed.store(true, Relaxed);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Job slots: starting a chain, stopping it, and reading how it ended.
+//! Job slots: starting and stopping chains, and reading the state of a slot.
 //!
 //! Implements [`Runner`], which says in which contexts.
 
@@ -9,11 +9,6 @@ use kernel::{
         QueueSlot,
         SlotConfig,
         Stop, //
-    },
-    fmt::{
-        self,
-        Display,
-        Formatter, //
     },
     io::{
         register::{
@@ -26,6 +21,7 @@ use kernel::{
 };
 
 use super::{
+    collect,
     counter::{
         self,
         read_u64, //
@@ -34,6 +30,10 @@ use super::{
     join,
     lo,
     regs::job::*,
+    status::{
+        self,
+        Status, //
+    },
     Caps,
     Exception,
     Feature,
@@ -43,13 +43,16 @@ use crate::{
     device::Gpu,
     hw::{
         Chain,
+        JobsInSlots,
+        Outcome,
+        Reports,
         Runner,
         MAX_SLOTS, //
     }, //
 };
 
 /// Number of job slots that the driver uses.
-pub(crate) const NR_SLOTS: usize = 3;
+pub(super) const NR_SLOTS: usize = 3;
 const _: () = assert!(NR_SLOTS <= MAX_SLOTS);
 
 /// A job slot.
@@ -66,7 +69,7 @@ pub(crate) enum Slot {
 
 impl Slot {
     /// All slots, by number.
-    pub(crate) const ALL: [Slot; NR_SLOTS] = [Slot::Fragment, Slot::Tiler, Slot::Compute];
+    pub(super) const ALL: [Slot; NR_SLOTS] = [Slot::Fragment, Slot::Tiler, Slot::Compute];
 
     /// Returns the slot that the queue has under its number.
     fn of(slot: QueueSlot) -> Self {
@@ -104,13 +107,13 @@ impl Slot {
 
     /// Returns the bit of the slot in the fields of the interrupt registers and of the state
     /// register.
-    const fn bit(self) -> u16 {
+    pub(super) const fn bit(self) -> u16 {
         1 << self as u16
     }
 }
 
 /// Bits of all slots.
-const ALL_SLOTS: u16 = (1 << NR_SLOTS) - 1;
+pub(super) const ALL_SLOTS: u16 = (1 << NR_SLOTS) - 1;
 
 /// The configuration of the slots, by number.
 static SLOT_CONFIGS: [SlotConfig; NR_SLOTS] = [
@@ -136,7 +139,7 @@ where
 }
 
 /// Reads a register of a slot. The build checks that there is one for each slot.
-fn read<R>(gpu: &Gpu<'_>, slot: Slot) -> R
+pub(super) fn read<R>(gpu: &Gpu<'_>, slot: Slot) -> R
 where
     R: RegisterArray<Storage = u32> + Array,
 {
@@ -254,32 +257,8 @@ fn hard_stop(gpu: &Gpu<'_>, slot: Slot, flag: bool) {
     write(gpu, slot, JS_COMMAND::zeroed().with_command(command));
 }
 
-/// State of the current chain of a slot, or of the last one if none is running.
-#[derive(Clone, Copy)]
-pub(crate) struct Status {
-    /// The reason why the chain ended, or [`Exception::ACTIVE`].
-    pub(crate) exception: Exception,
-    /// First job of the chain that has not completed.
-    pub(crate) head: u64,
-    /// Last job of the chain that has begun, or 0 if that cannot be read.
-    pub(crate) tail: u64,
-}
-
-impl Display for Status {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} ({:#x}), head {:#x}, tail {:#x}",
-            self.exception.name(),
-            self.exception.0,
-            self.head,
-            self.tail
-        )
-    }
-}
-
 /// Reads the state of a slot.
-pub(crate) fn status(gpu: &Gpu<'_>, slot: Slot) -> Status {
+pub(super) fn status_of(gpu: &Gpu<'_>, slot: Slot) -> Status {
     Status {
         exception: code(gpu, slot),
         head: join(
@@ -300,151 +279,9 @@ fn tail(gpu: &Gpu<'_>, slot: Slot) -> u64 {
     .unwrap_or(0)
 }
 
-/// Returns whether the GPU must be reset after a chain has ended with `exception`.
-pub(crate) fn needs_reset(caps: &Caps, slot: Slot, exception: Exception) -> bool {
-    match exception {
-        Exception::JOB_BUS_FAULT => caps.issue(Issue::Ttrx3076),
-        // Some GPUs report a hard-stopped chain as one that has not begun.
-        Exception::TERMINATED | Exception::OK => {
-            caps.issue(Issue::T9510) || slot == Slot::Fragment && caps.issue(Issue::T76x3542)
-        }
-        _ => false,
-    }
-}
-
-/// Returns whether a chain that is resumed after a soft stop can wrongly fail with
-/// [`Exception::TILE_RANGE_FAULT`].
-pub(crate) fn may_lack_tiles(caps: &Caps, slot: Slot) -> bool {
-    slot == Slot::Fragment && caps.issue(Issue::T10959)
-}
-
-/// Pending interrupts of the slots.
-#[derive(Clone, Copy)]
-pub(crate) struct Events(JOB_INT_RAWSTAT);
-
-impl Events {
-    /// Returns the event that a chain of the slot is done, and no other.
-    fn done_of(slot: Slot) -> Self {
-        Self(JOB_INT_RAWSTAT::zeroed().with_done(slot.bit()))
-    }
-
-    /// Returns whether no event is pending.
-    pub(crate) fn is_empty(self) -> bool {
-        self.0 == JOB_INT_RAWSTAT::zeroed()
-    }
-
-    /// Returns whether a chain of the slot is done.
-    pub(crate) fn done(self, slot: Slot) -> bool {
-        self.0.done() & slot.bit() != 0
-    }
-
-    /// Returns whether a chain of the slot has failed or was stopped.
-    pub(crate) fn failed(self, slot: Slot) -> bool {
-        self.0.failed() & slot.bit() != 0
-    }
-
-    /// Returns whether any event of the slot is pending.
-    pub(crate) fn any(self, slot: Slot) -> bool {
-        self.done(slot) || self.failed(slot)
-    }
-}
-
-/// The chains that the slots had when their interrupts were last cleared.
-#[derive(Clone, Copy)]
-pub(crate) struct Active(JOB_INT_JS_STATE);
-
-impl Active {
-    /// Returns whether the slot has a current chain.
-    pub(crate) fn running(self, slot: Slot) -> bool {
-        self.0.current() & slot.bit() != 0
-    }
-
-    /// Returns whether the slot has a next chain.
-    pub(crate) fn next(self, slot: Slot) -> bool {
-        self.0.next() & slot.bit() != 0
-    }
-
-    /// Returns the number of chains in the slot.
-    pub(crate) fn count(self, slot: Slot) -> usize {
-        usize::from(self.running(slot)) + usize::from(self.next(slot))
-    }
-}
-
-/// Returns the pending interrupts, whether masked or not. Clears those of slots that the driver
-/// does not use.
-///
-/// `ENODEV` if the device is gone.
-pub(crate) fn pending(gpu: &Gpu<'_>) -> Result<Events> {
-    let status = gpu.io().read(JOB_INT_RAWSTAT);
-
-    if status.into_raw() == u32::MAX {
-        return Err(ENODEV);
-    }
-    let others = JOB_INT_CLEAR::zeroed()
-        .with_done(status.done() & !ALL_SLOTS)
-        .with_failed(status.failed() & !ALL_SLOTS);
-    if others != JOB_INT_CLEAR::zeroed() {
-        gpu.io().write_reg(others);
-    }
-    Ok(Events(
-        status
-            .with_done(status.done() & ALL_SLOTS)
-            .with_failed(status.failed() & ALL_SLOTS),
-    ))
-}
-
-/// Number of times that a slot is sampled again while it reports a current chain that has already
-/// ended.
-const STALE_LOOKS: usize = 4;
-
-/// Clears interrupts. Returns the chains that the slots had at that moment.
-pub(crate) fn acknowledge(gpu: &Gpu<'_>, events: Events) -> Active {
-    let mut active = clear(gpu, events);
-
-    if gpu.caps.issue(Issue::T10883) {
-        for slot in Slot::ALL.into_iter().filter(|&slot| events.any(slot)) {
-            for _ in 0..STALE_LOOKS {
-                // A running chain has a different status.
-                if !active.running(slot) || code(gpu, slot) != Exception::OK {
-                    break;
-                }
-                active = clear(gpu, Events::done_of(slot));
-            }
-        }
-    }
-    active
-}
-
-/// Samples a slot without a pending interrupt. If a chain completes at that moment, its interrupt
-/// is cleared as well.
-pub(crate) fn sample(gpu: &Gpu<'_>, slot: Slot) -> Active {
-    acknowledge(gpu, Events::done_of(slot))
-}
-
-fn clear(gpu: &Gpu<'_>, events: Events) -> Active {
-    gpu.io()
-        .write_reg(JOB_INT_CLEAR::from_raw(events.0.into_raw()));
-    active(gpu)
-}
-
-/// Returns whether the last chain of an idle slot has completed. Returns false after a reset, which
-/// also clears the configuration of the slot.
-pub(crate) fn was_done(gpu: &Gpu<'_>, slot: Slot) -> bool {
-    let code = code(gpu, slot);
-
-    // `OK` is the status of a chain whose completion was not reported.
-    (code == Exception::DONE || code == Exception::OK)
-        && read::<JS_CONFIG>(gpu, slot).into_raw() != 0
-}
-
 /// Returns the exception code of a slot.
-fn code(gpu: &Gpu<'_>, slot: Slot) -> Exception {
+pub(super) fn code(gpu: &Gpu<'_>, slot: Slot) -> Exception {
     read::<JS_STATUS>(gpu, slot).exception()
-}
-
-/// Returns the chains that the slots had when their interrupts were last cleared.
-fn active(gpu: &Gpu<'_>) -> Active {
-    Active(gpu.io().read(JOB_INT_JS_STATE))
 }
 
 /// Returns the slots whose current chain uses an address space, as a bitmap by number.
@@ -517,7 +354,27 @@ impl Runner for Gpu<'_> {
     }
 
     fn status(&self, slot: QueueSlot) -> Status {
-        status(self, Slot::of(slot))
+        status_of(self, Slot::of(slot))
+    }
+
+    fn collect(&self, jobs: &mut impl JobsInSlots<Status>) -> Reports {
+        collect::collect(self, jobs)
+    }
+
+    fn collect_unreported(&self, jobs: &mut impl JobsInSlots<Status>) -> u32 {
+        collect::collect_unreported(self, jobs)
+    }
+
+    fn outcome(
+        &self,
+        slot: QueueSlot,
+        status: &Status,
+        to_end: Option<Error>,
+        resumed: bool,
+    ) -> Outcome {
+        let lacks_tiles = resumed && status::may_lack_tiles(&self.caps, Slot::of(slot));
+
+        status::outcome(status.exception, to_end, lacks_tiles)
     }
 
     fn last_begun(&self, slot: QueueSlot) -> u64 {
@@ -584,37 +441,5 @@ mod tests {
         assert!(config(0x7402, 15, true) == Some(0x8_7b0f));
         assert!(config(0x7402, 0, false) == Some(0x8_7300));
         assert!(config(0x7402, 16, false).is_none());
-    }
-
-    /// The GPU is reset after the same exceptions as in Arm's own driver.
-    #[test]
-    fn resets() {
-        let slots = |id, revision, exception| {
-            let caps = Caps::find(id, revision)?;
-
-            Some(Slot::ALL.map(|slot| needs_reset(&caps, slot, exception)))
-        };
-        let (all, none) = (Some([true; NR_SLOTS]), Some([false; NR_SLOTS]));
-        let fragment = Some([true, false, false]);
-
-        for stopped in [Exception::TERMINATED, Exception::OK] {
-            assert!(slots(0x0600, 0x0000, stopped) == all);
-            assert!(slots(0x0750, 0x0000, stopped) == fragment);
-            assert!(slots(0x0750, 0x0030, stopped) == fragment);
-            for (id, revision) in [(0x0620, 0), (0x0750, 0x1000), (0x0860, 0), (0x9093, 0)] {
-                assert!(slots(id, revision, stopped) == none);
-            }
-        }
-        for id in [0x9093, 0x9003] {
-            assert!(slots(id, 0, Exception::JOB_BUS_FAULT) == all);
-        }
-        for id in [0x0600, 0x0750, 0x0860, 0x7212] {
-            assert!(slots(id, 0, Exception::JOB_BUS_FAULT) == none);
-        }
-        for id in [0x0600, 0x0750, 0x9093] {
-            for other in [Exception::DONE, Exception::STOPPED] {
-                assert!(slots(id, 0, other) == none);
-            }
-        }
     }
 }
