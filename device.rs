@@ -81,14 +81,9 @@ use crate::{
         heap::HeapSet, //
     },
     hw::{
-        mali::{
-            self,
-            Caps,
-            Feature,
-            Identity,
-            IoMem, //
-        },
-        Runner, //
+        Chip,
+        Runner,
+        System, //
     },
     job,
     mmu,
@@ -96,7 +91,8 @@ use crate::{
         self,
         MemoryShrinker, //
     },
-    uapi, //
+    uapi,
+    Family, //
 };
 
 pub(crate) use ratelimit::Ratelimit;
@@ -130,12 +126,6 @@ impl<'a> Deref for Gpu<'a> {
 /// The hardware that a [`Gpu`] refers to.
 #[pin_data(PinnedDrop)]
 pub(crate) struct GpuInner<'a> {
-    /// The identity and feature registers.
-    pub(crate) id: Identity,
-    /// Features and errata of the product.
-    pub(crate) caps: Caps,
-    /// Properties of the SoC around the GPU.
-    pub(crate) soc: Soc,
     /// Whether the GPU's accesses are coherent with the CPUs' caches.
     pub(crate) coherent: bool,
     /// Users of the cycle counter.
@@ -160,7 +150,8 @@ pub(crate) struct GpuInner<'a> {
     /// Runs the work that is left for [user memory](gem::userptr). Dropping it waits for that work.
     pub(crate) leaving: OwnedQueue,
     pdev: &'a platform::Device<Bound>,
-    io: IoMem<'a>,
+    /// The registers. For [`hw`](crate::hw) and this room only.
+    pub(crate) chip: Family<'a>,
     // Last: the power is turned off after everything else is gone.
     supply: Supply<'a>,
 }
@@ -175,11 +166,6 @@ impl<'a> GpuInner<'a> {
     pub(crate) fn dev(&self) -> &'a device::Device<Bound> {
         self.pdev.as_ref()
     }
-
-    /// Returns the registers. For [`hw`](crate::hw) only.
-    pub(crate) fn io(&self) -> &IoMem<'a> {
-        &self.io
-    }
 }
 
 #[pinned_drop]
@@ -189,9 +175,8 @@ impl PinnedDrop for GpuInner<'_> {
         if self.supply.is_held() {
             return;
         }
-        mali::irq::mask_all(&self.io);
-        // Cores that do not power down lose their clock and supply next anyway.
-        let _ = mali::power::off(self.dev(), &self.io, &self.id);
+        self.chip.mask_all();
+        self.chip.power_off();
     }
 }
 
@@ -481,34 +466,26 @@ fn power_up<'a>(pdev: &'a platform::Device<Core<'_>>, soc: Soc) -> Result<Gpu<'a
         dev_err!(dev, "no registers: the device has no memory resource\n");
         ENODEV
     })?;
-    let io = request
-        .iomap_exclusive_sized::<{ mali::REGS_SIZE }>()
-        .inspect_err(|e| dev_err!(dev, "cannot map the registers: {:?}\n", e))?;
-
     let coherent = dev.dma_coherent();
-    let (id, caps) = Identity::read(dev, &io, coherent)?;
-    if soc.aarch64_tables && !caps.feature(Feature::Aarch64Mmu) {
-        dev_err!(
-            dev,
-            "this GPU has no AArch64 page tables, which its system needs\n"
-        );
-        return Err(EINVAL);
-    }
+    let system = System {
+        coherent,
+        aarch64_tables: soc.aarch64_tables,
+        overrides: soc.overrides,
+    };
+    let chip = Family::new(dev, request, system)?;
+    let dma_bits = chip.dma_bits();
 
     // SAFETY: The device is being probed: there are no DMA allocations or mappings yet.
-    unsafe { pdev.dma_set_mask_and_coherent(DmaMask::try_new(id.pa_bits())?) }
-        .inspect_err(|e| dev_err!(dev, "no DMA with {} bits: {:?}\n", id.pa_bits(), e))?;
+    unsafe { pdev.dma_set_mask_and_coherent(DmaMask::try_new(dma_bits)?) }
+        .inspect_err(|e| dev_err!(dev, "no DMA with {} bits: {:?}\n", dma_bits, e))?;
     // SAFETY: As above.
     unsafe { pdev.dma_set_max_seg_size(u32::MAX) };
 
-    mali::reset::reset(dev, &io, &caps)?;
-    mali::power::on(dev, &io, &id, &caps, soc.overrides)?;
+    chip.reset()?;
+    chip.power_on()?;
 
     let inner = Arc::pin_init(
         try_pin_init!(GpuInner {
-            id,
-            caps,
-            soc,
             coherent,
             cycle_users <- new_spinlock!(0, "drm_gpu::cycle_users"),
             log <- Ratelimit::new(),
@@ -519,7 +496,7 @@ fn power_up<'a>(pdev: &'a platform::Device<Core<'_>>, soc: Soc) -> Result<Gpu<'a
             reset <- new_mutex!((), "drm_gpu::reset"),
             leaving: OwnedQueue::unbound(c"drm_gpu_leaving")?,
             pdev,
-            io,
+            chip,
             supply,
         }? Error),
         GFP_KERNEL,

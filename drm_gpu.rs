@@ -85,6 +85,9 @@ mod mmu;
 mod shrinker;
 mod uapi;
 
+/// The family of GPUs that this driver is for.
+use crate::hw::mali::Mali as Family;
+
 /// The module, as long as it is loaded.
 #[pin_data]
 struct Module {

@@ -3,31 +3,143 @@
 //! Hardware: the contract of a family of GPUs, and the families.
 //!
 //! A family is a module below this one, with all knowledge of registers, errata and delays. It
-//! implements the traits here for [`Gpu`](crate::device::Gpu); the core (`job`, `gem`, `mmu`) knows
-//! the hardware by these traits only, and calls them without dynamic dispatch.
+//! implements [`Chip`] for a type of its own, which the crate root names `Family`, and the other
+//! traits for [`Gpu`](crate::device::Gpu). The core (`job`, `gem`, `mmu`) knows the hardware by
+//! these traits only, and calls them without dynamic dispatch.
 //!
+//! - [`Chip`]: power and reset of a GPU, and its interrupts. [`device`](crate::device) is the user.
 //! - [`Access`]: whether the hardware may be accessed. The family does not implement this one.
 //! - [`Walker`]: the hardware's address spaces.
 //! - [`Tables`]: the page tables that the hardware walks.
 //! - [`Runner`]: the job slots.
 //!
-//! Functions of a family take a [`Gpu`](crate::device::Gpu) or, during probe, the bare register
-//! mapping. They wait in bounded loops only. A register that reads as all ones means that the
-//! device is no longer on the bus ([`ENODEV`](kernel::error::code::ENODEV)).
+//! Functions of a family wait in bounded loops only. A register that reads as all ones means that
+//! the device is no longer on the bus ([`ENODEV`](kernel::error::code::ENODEV)).
 
 pub(crate) mod mali;
 
 use core::ops::Range;
 
 use kernel::{
+    device::{
+        Bound,
+        Device, //
+    },
     drm::job_queue::{
         QueueSlot,
         SlotConfig,
         Stop, //
     },
     fmt::Display,
-    prelude::*, //
+    io::mem::IoRequest,
+    prelude::*,
+    sync::SpinLock, //
 };
+
+/// Properties of the system around a GPU that its family has to know.
+pub(crate) struct System<O> {
+    /// The GPU's accesses are coherent with the CPUs' caches.
+    pub(crate) coherent: bool,
+    /// Page tables must be in the format of 64-bit Arm CPUs.
+    pub(crate) aarch64_tables: bool,
+    /// Register settings that the GPU needs after each reset.
+    pub(crate) overrides: O,
+}
+
+/// The registers of a GPU whose clocks and supplies are on, with what was found out about it.
+///
+/// Functions sleep unless stated otherwise, and allocate nothing except for [`Self::new`], so that
+/// fences may depend on them. The caller excludes other resets, and is in probe or teardown or has
+/// made sure that registers may be touched, as [`device`](crate::device) describes.
+///
+/// A reset by command has three steps, because no command may be given to the MMU from the second
+/// one until it is over: [`Self::prepare_reset`], [`Self::start_reset`], and
+/// [`Self::finish_reset`] if the reset takes longer.
+pub(crate) trait Chip<'a>: Sized {
+    /// Register settings for a particular system.
+    type Overrides;
+
+    /// A fault that is reported neither by an address space nor by a job slot. Printed as a line of
+    /// the log has it.
+    type Error: Display;
+
+    /// Maps the registers and identifies the GPU. Logs the reason if that fails.
+    fn new(
+        dev: &'a Device<Bound>,
+        registers: IoRequest<'a>,
+        system: System<Self::Overrides>,
+    ) -> Result<Self>;
+
+    /// Returns the width of the addresses that the GPU gives to the system. Any context.
+    fn dma_bits(&self) -> u32;
+
+    /// Prepares the GPU for a reset.
+    fn prepare_reset(&self);
+
+    /// Starts a reset and busy-waits for up to 10 ms. Does not sleep.
+    ///
+    /// `ENODEV`: the device is gone. `ETIMEDOUT`: the reset is not over yet;
+    /// [`Self::finish_reset`] continues.
+    fn start_reset(&self) -> Result;
+
+    /// Waits for the reset that [`Self::start_reset`] has started, with harder means if that takes
+    /// too long.
+    ///
+    /// `ENODEV`: the device is gone. `ETIMEDOUT`: the GPU does not respond, and may still access
+    /// memory.
+    fn finish_reset(&self) -> Result;
+
+    /// Resets a GPU whose MMU nobody else uses, as during probe. Leaves its interrupts masked.
+    /// Fails like [`Self::finish_reset`].
+    fn reset(&self) -> Result {
+        self.prepare_reset();
+        match self.start_reset() {
+            Err(ETIMEDOUT) => self.finish_reset(),
+            result => result,
+        }
+    }
+
+    /// Masks and clears the interrupts of errors after a reset by the reset line. Does not sleep.
+    fn clear_errors(&self);
+
+    /// Turns on all cores in use, after a reset. `ETIMEDOUT`: some did not power up; the log says
+    /// which. `ENODEV`: the device is gone.
+    fn power_on(&self) -> Result;
+
+    /// Turns all cores off. Those that do not power down are logged, and lose their clock and
+    /// supply next.
+    fn power_off(&self);
+
+    /// Starts the cycle counter after a reset, if it has `users`. Takes the lock of these, and does
+    /// not sleep.
+    fn restart_counters(&self, users: &SpinLock<u32>);
+
+    /// Masks all interrupts. Any context.
+    fn mask_all(&self);
+
+    /// Clears the interrupts of faults and jobs that are left from before a reset. Does not sleep.
+    fn clear_interrupts(&self);
+
+    /// Unmasks the interrupts of errors and of faults. Does not sleep.
+    fn unmask_all_but_jobs(&self);
+
+    /// Masks the interrupt of jobs and returns true if it was raised. For the hard half of its
+    /// handler, like the next two.
+    fn take_jobs(&self) -> bool;
+
+    /// Like [`Self::take_jobs`], for the interrupt of faults.
+    fn take_faults(&self) -> bool;
+
+    /// Like [`Self::take_jobs`], for the interrupt of errors.
+    fn take_errors(&self) -> bool;
+
+    /// Reads and clears the pending errors. Returns [`None`] if there is no fault among them. Does
+    /// not sleep.
+    fn take_error(&self) -> Option<Self::Error>;
+
+    /// Unmasks the interrupt of errors. Does not sleep.
+    fn unmask_errors(&self);
+}
 
 /// Whether the hardware may be accessed. Any context; the answers may be outdated at once, unless
 /// the caller excludes that as [`device`](crate::device) describes.

@@ -38,7 +38,7 @@ use super::{
     Gpu,
     ThreadedIrq, //
 };
-use crate::hw::mali::irq;
+use crate::hw::Chip;
 
 /// The interrupts, as the devicetree binding calls them.
 const JOB: &CStr = c"job";
@@ -66,7 +66,7 @@ struct JobIrq<'a> {
 
 impl ThreadedHandler for JobIrq<'_> {
     fn handle(&self) -> ThreadedIrqReturn {
-        wake_if(self.gpu.listens() && irq::take_job(self.gpu.io()))
+        wake_if(self.gpu.listens() && self.gpu.chip.take_jobs())
     }
 
     fn handle_threaded(&self) -> IrqReturn {
@@ -92,7 +92,7 @@ struct MmuIrq<'a> {
 
 impl ThreadedHandler for MmuIrq<'_> {
     fn handle(&self) -> ThreadedIrqReturn {
-        wake_if(self.gpu.listens() && irq::take_mmu(self.gpu.io()))
+        wake_if(self.gpu.listens() && self.gpu.chip.take_faults())
     }
 
     fn handle_threaded(&self) -> IrqReturn {
@@ -120,29 +120,22 @@ struct GpuIrq<'a> {
 
 impl ThreadedHandler for GpuIrq<'_> {
     fn handle(&self) -> ThreadedIrqReturn {
-        wake_if(self.gpu.listens() && irq::take_gpu(self.gpu.io()))
+        wake_if(self.gpu.listens() && self.gpu.chip.take_errors())
     }
 
     fn handle_threaded(&self) -> IrqReturn {
-        let Some(fault) = self.gpu.while_on(irq::take_gpu_fault) else {
+        let Some(fault) = self.gpu.while_on(|chip| chip.take_error()) else {
             return IrqReturn::Handled;
         };
         if let Some(fault) = fault {
             if self.gpu.log.allows() {
-                dev_notice!(
-                    self.gpu.dev(),
-                    "GPU fault {:#x} ({}) at {:#018x}{}\n",
-                    fault.exception.0,
-                    fault.exception.name(),
-                    fault.address,
-                    if fault.multiple { ", and more" } else { "" }
-                );
+                dev_notice!(self.gpu.dev(), "GPU fault {}\n", fault);
             }
         }
         let verdict = self.storm.lock().count(Instant::now());
         match verdict {
             Frequency::Fair => {
-                self.gpu.while_on(irq::unmask_gpu);
+                self.gpu.while_on(|chip| chip.unmask_errors());
             }
             Frequency::Storm => {
                 dev_warn!(

@@ -39,12 +39,12 @@ use super::{
     Gpu,
     GpuInner, //
 };
-use crate::hw::{
-    mali::{
-        self,
-        IoMem, //
+use crate::{
+    hw::{
+        Access,
+        Chip, //
     },
-    Access, //
+    Family, //
 };
 
 impl Access for Gpu<'_> {
@@ -92,7 +92,7 @@ impl GpuInner<'_> {
         synchronize_rcu();
         // It may have unmasked an interrupt, for which no handler listens now.
         if !self.supply.is_held() {
-            mali::irq::mask_all(&self.io);
+            self.chip.mask_all();
         }
         let ret = f();
         self.quiet.store(false, Release);
@@ -102,10 +102,10 @@ impl GpuInner<'_> {
     /// Calls `f` with the registers, unless they are [off limits](Self::off_limits). They are not
     /// put off limits until `f` has returned. `f` runs in an RCU read-side section and must not
     /// sleep.
-    pub(crate) fn while_on<R>(&self, f: impl FnOnce(&IoMem<'_>) -> R) -> Option<R> {
+    pub(crate) fn while_on<R>(&self, f: impl FnOnce(&Family<'_>) -> R) -> Option<R> {
         let _rcu = rcu::read_lock();
 
-        (!self.off_limits()).then(|| f(&self.io))
+        (!self.off_limits()).then(|| f(&self.chip))
     }
 
     /// Calls `f` while no reset is under way. Sleeps.
@@ -127,13 +127,13 @@ impl GpuInner<'_> {
         if self.halted() {
             return Err(ENODEV);
         }
-        mali::irq::mask_all(&self.io);
+        self.chip.mask_all();
         if let Err((error, reset)) = self.reset_somehow(drm) {
             self.lost.store(true, Release);
             // Waits for code that has not seen the flag yet, and may unmask an interrupt.
             synchronize_rcu();
             if !self.supply.is_held() {
-                mali::irq::mask_all(&self.io);
+                self.chip.mask_all();
             }
             self.stop_after(drm, reset);
             return Err(error);
@@ -188,7 +188,7 @@ impl GpuInner<'_> {
     /// with the result of the last reset, for [`Self::stop_after`].
     fn reset_somehow(&self, drm: &Device) -> Result<(), (Error, Result)> {
         let reset = self.reset_by_command(drm);
-        let error = match reset.and_then(|()| self.wake()) {
+        let error = match reset.and_then(|()| self.chip.power_on()) {
             Ok(()) => return Ok(()),
             // The device is gone: its reset line does not help.
             Err(e) if e == ENODEV => return Err((e, reset)),
@@ -202,17 +202,17 @@ impl GpuInner<'_> {
             return Err((error, reset));
         }
         dev_warn!(self.dev(), "the GPU was reset by its reset line\n");
-        mali::reset::forget(&self.io);
+        self.chip.clear_errors();
         drm.address_spaces.forget_all();
-        self.wake().map_err(|e| (e, Ok(())))
+        self.chip.power_on().map_err(|e| (e, Ok(())))
     }
 
     /// Resets the GPU by command. On success, the MMU has forgotten all address spaces.
     fn reset_by_command(&self, drm: &Device) -> Result {
-        mali::reset::prepare(self.dev(), &self.io, &self.caps);
-        match drm.address_spaces.reset(|| mali::reset::soft(&self.io)) {
+        self.chip.prepare_reset();
+        match drm.address_spaces.reset(|| self.chip.start_reset()) {
             Err(ETIMEDOUT) => {
-                mali::reset::finish(self.dev(), &self.io)?;
+                self.chip.finish_reset()?;
                 drm.address_spaces.forget_all();
                 Ok(())
             }
@@ -220,30 +220,18 @@ impl GpuInner<'_> {
         }
     }
 
-    /// Turns the cores on after a reset.
-    fn wake(&self) -> Result {
-        mali::power::on(
-            self.dev(),
-            &self.io,
-            &self.id,
-            &self.caps,
-            self.soc.overrides,
-        )
-    }
-
     /// Restarts the cycle counter and the interrupts, after the cores were turned on.
     fn resume(&self) {
-        mali::counter::restart(&self.io, &self.cycle_users);
+        self.chip.restart_counters(&self.cycle_users);
         self.start_irqs();
     }
 
     /// Clears old interrupts of the MMU and the jobs, and unmasks those of the GPU and the MMU
     /// unless the GPU has halted.
     pub(super) fn start_irqs(&self) {
-        mali::irq::clear(&self.io);
+        self.chip.clear_interrupts();
         if !self.halted() {
-            mali::irq::unmask_gpu(&self.io);
-            mali::irq::unmask_mmu(&self.io, 0);
+            self.chip.unmask_all_but_jobs();
         }
     }
 
@@ -254,7 +242,7 @@ impl GpuInner<'_> {
         // Waits until nobody drives the reset line.
         let _one = self.reset.lock();
         if !self.supply.is_held() {
-            mali::irq::mask_all(&self.io);
+            self.chip.mask_all();
         }
     }
 
@@ -266,7 +254,7 @@ impl GpuInner<'_> {
         // power cycle, even if it is abandoned and its power stays on, so that mark alone does not
         // suffice.
         if (!self.stopped() || drm.address_spaces.is_abandoned()) && !self.supply.is_held() {
-            mali::irq::mask_all(&self.io);
+            self.chip.mask_all();
             let reset = self.reset_by_command(drm);
 
             self.stop_after(drm, reset);

@@ -16,7 +16,7 @@ pub(crate) struct Soc {
     /// Names of the power domains if there is more than one, else empty.
     pub(super) domains: &'static [&'static CStr],
     /// Page tables must be in the AArch64 format.
-    pub(crate) aarch64_tables: bool,
+    pub(super) aarch64_tables: bool,
     /// Register settings that the GPU needs after each reset.
     pub(super) overrides: Overrides,
 }

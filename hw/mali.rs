@@ -7,6 +7,7 @@
 //!
 //! - [`identity`]: the identity and feature registers,
 //! - [`product`]: names, features and errata by product and revision, which no register tells,
+//! - [`chip`]: the above of one GPU, and its registers,
 //! - [`power`] and [`reset`]: turning cores on and off, and resetting the GPU,
 //! - [`mmu`]: commands to the hardware address spaces,
 //! - [`job`]: the job slots; [`collect`] reads their reports, and [`status`] decodes their state,
@@ -16,29 +17,31 @@
 //!
 //! Only [`counter`] takes a lock, its own.
 
+mod chip;
 mod collect;
-pub(crate) mod counter;
-pub(crate) mod exception;
-pub(crate) mod identity;
-pub(crate) mod irq;
+mod counter;
+mod exception;
+mod identity;
+mod irq;
 pub(crate) mod job;
-pub(crate) mod mmu;
+mod mmu;
 pub(crate) mod power;
-pub(crate) mod product;
+mod product;
 mod regs;
-pub(crate) mod reset;
+mod reset;
 mod status;
 
 use kernel::sizes::SZ_16K;
 
+pub(crate) use chip::Mali;
 pub(crate) use counter::{
     cycle_counter_get,
     cycle_counter_put,
     timestamp, //
 };
-pub(crate) use exception::Exception;
-pub(crate) use identity::Identity;
-pub(crate) use product::{
+use exception::Exception;
+use identity::Identity;
+use product::{
     Caps,
     Feature,
     Issue, //
@@ -46,10 +49,10 @@ pub(crate) use product::{
 
 /// Size of the register file that the driver needs, in bytes. The highest register in use is the
 /// last of address space 15; the devicetree binding requires at least 16 KiB.
-pub(crate) const REGS_SIZE: usize = SZ_16K;
+const REGS_SIZE: usize = SZ_16K;
 
 /// Mapping of the register file.
-pub(crate) type IoMem<'a> = kernel::io::mem::ExclusiveIoMem<'a, REGS_SIZE>;
+type IoMem<'a> = kernel::io::mem::ExclusiveIoMem<'a, REGS_SIZE>;
 
 /// Joins the two halves of a 64-bit value.
 const fn join(lo: u32, hi: u32) -> u64 {

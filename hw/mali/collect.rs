@@ -91,7 +91,7 @@ pub(super) fn collect(gpu: &Gpu<'_>, jobs: &mut impl JobsInSlots<Status>) -> Rep
                 let real = jobs.fail(slot.in_queue(), status);
 
                 taken.count(real);
-                taken.reset |= real && needs_reset(&gpu.caps, slot, status.exception);
+                taken.reset |= real && needs_reset(&gpu.chip.caps, slot, status.exception);
             } else {
                 if noted.done {
                     // Two chains have ended, one after the other.
@@ -229,7 +229,7 @@ impl Active {
 ///
 /// `ENODEV` if the device is gone.
 fn pending(gpu: &Gpu<'_>) -> Result<Events> {
-    let status = gpu.io().read(JOB_INT_RAWSTAT);
+    let status = gpu.chip.io.read(JOB_INT_RAWSTAT);
 
     if status.into_raw() == u32::MAX {
         return Err(ENODEV);
@@ -238,7 +238,7 @@ fn pending(gpu: &Gpu<'_>) -> Result<Events> {
         .with_done(status.done() & !ALL_SLOTS)
         .with_failed(status.failed() & !ALL_SLOTS);
     if others != JOB_INT_CLEAR::zeroed() {
-        gpu.io().write_reg(others);
+        gpu.chip.io.write_reg(others);
     }
     Ok(Events(
         status
@@ -255,7 +255,7 @@ const STALE_LOOKS: usize = 4;
 fn acknowledge(gpu: &Gpu<'_>, events: Events) -> Active {
     let mut active = clear(gpu, events);
 
-    if gpu.caps.issue(Issue::T10883) {
+    if gpu.chip.caps.issue(Issue::T10883) {
         for slot in Slot::ALL.into_iter().filter(|&slot| events.any(slot)) {
             for _ in 0..STALE_LOOKS {
                 // A running chain has a different status.
@@ -276,7 +276,8 @@ fn sample(gpu: &Gpu<'_>, slot: Slot) -> Active {
 }
 
 fn clear(gpu: &Gpu<'_>, events: Events) -> Active {
-    gpu.io()
+    gpu.chip
+        .io
         .write_reg(JOB_INT_CLEAR::from_raw(events.0.into_raw()));
     active(gpu)
 }
@@ -293,7 +294,7 @@ fn was_done(gpu: &Gpu<'_>, slot: Slot) -> bool {
 
 /// Returns the chains that the slots had when their interrupts were last cleared.
 fn active(gpu: &Gpu<'_>) -> Active {
-    Active(gpu.io().read(JOB_INT_JS_STATE))
+    Active(gpu.chip.io.read(JOB_INT_JS_STATE))
 }
 
 #[kunit_tests(drm_gpu_hw_collect)]

@@ -15,7 +15,8 @@ use super::{
     join,
     regs::gpu::*,
     Feature,
-    IoMem, //
+    IoMem,
+    Mali, //
 };
 use crate::device::Gpu;
 
@@ -44,10 +45,10 @@ pub(super) fn read_u64(mut low: impl FnMut() -> u32, mut high: impl FnMut() -> u
 /// Returns the system timestamp, in ticks of the system counter. `ENODEV` if the GPU has halted or
 /// is gone.
 pub(crate) fn timestamp(gpu: &Gpu<'_>) -> Result<u64> {
-    let read = |io: &IoMem<'_>| {
+    let read = |chip: &Mali<'_>| {
         read_u64(
-            || io.read(TIMESTAMP_LO).into_raw(),
-            || io.read(TIMESTAMP_HI).into_raw(),
+            || chip.io.read(TIMESTAMP_LO).into_raw(),
+            || chip.io.read(TIMESTAMP_HI).into_raw(),
         )
     };
 
@@ -59,11 +60,11 @@ pub(super) fn latest_flush_id(gpu: &Gpu<'_>) -> Result<u32> {
     if gpu.halted() {
         return Err(ENODEV);
     }
-    if !gpu.caps.feature(Feature::FlushReduction) {
+    if !gpu.chip.caps.feature(Feature::FlushReduction) {
         return Ok(0);
     }
 
-    let read = || gpu.while_on(|io| io.read(LATEST_FLUSH_ID).into_raw());
+    let read = || gpu.while_on(|chip| chip.io.read(LATEST_FLUSH_ID).into_raw());
     read().or_else(|| gpu.between_resets(read)).ok_or(ENODEV)
 }
 
@@ -73,7 +74,7 @@ pub(crate) fn cycle_counter_get(gpu: &Gpu<'_>) {
 
     // If the GPU has halted, [`restart`] starts the counter after the next successful reset.
     if *users == 0 && !gpu.off_limits() {
-        give(gpu.io(), GpuCommand::CycleCountStart);
+        give(&gpu.chip.io, GpuCommand::CycleCountStart);
     }
     *users = users.saturating_add(1);
 }
@@ -85,13 +86,13 @@ pub(crate) fn cycle_counter_put(gpu: &Gpu<'_>) {
 
     // If the GPU has halted, a reset has stopped the counter or will.
     if *users == 1 && !gpu.off_limits() {
-        give(gpu.io(), GpuCommand::CycleCountStop);
+        give(&gpu.chip.io, GpuCommand::CycleCountStop);
     }
     *users = users.saturating_sub(1);
 }
 
 /// Starts the cycle counter again after a reset, if it has users.
-pub(crate) fn restart(io: &IoMem<'_>, users: &SpinLock<u32>) {
+pub(super) fn restart(io: &IoMem<'_>, users: &SpinLock<u32>) {
     let users = users.lock();
 
     if *users != 0 {

@@ -7,6 +7,11 @@
 //! the block.
 
 use kernel::{
+    fmt::{
+        self,
+        Display,
+        Formatter, //
+    },
     io::Io,
     prelude::*, //
 };
@@ -38,7 +43,7 @@ fn raised(status: u32) -> bool {
 
 /// Masks the job block and returns true if it raised the interrupt. For the hard half of the
 /// handler.
-pub(crate) fn take_job(io: &IoMem<'_>) -> bool {
+pub(super) fn take_job(io: &IoMem<'_>) -> bool {
     let ours = raised(io.read(JOB_INT_STAT).into_raw());
     if ours {
         io.write_reg(JOB_INT_MASK::zeroed());
@@ -48,7 +53,7 @@ pub(crate) fn take_job(io: &IoMem<'_>) -> bool {
 
 /// Masks the MMU block and returns true if it raised the interrupt. For the hard half of the
 /// handler.
-pub(crate) fn take_mmu(io: &IoMem<'_>) -> bool {
+pub(super) fn take_mmu(io: &IoMem<'_>) -> bool {
     let ours = raised(io.read(MMU_INT_STAT).into_raw());
     if ours {
         io.write_reg(MMU_INT_MASK::zeroed());
@@ -58,7 +63,7 @@ pub(crate) fn take_mmu(io: &IoMem<'_>) -> bool {
 
 /// Masks the GPU block and returns true if it raised the interrupt. For the hard half of the
 /// handler.
-pub(crate) fn take_gpu(io: &IoMem<'_>) -> bool {
+pub(super) fn take_gpu(io: &IoMem<'_>) -> bool {
     let ours = raised(io.read(GPU_INT_STAT).into_raw());
     if ours {
         io.write_reg(GPU_INT_MASK::zeroed());
@@ -67,14 +72,14 @@ pub(crate) fn take_gpu(io: &IoMem<'_>) -> bool {
 }
 
 /// Masks all blocks.
-pub(crate) fn mask_all(io: &IoMem<'_>) {
+pub(super) fn mask_all(io: &IoMem<'_>) {
     io.write_reg(JOB_INT_MASK::zeroed());
     io.write_reg(MMU_INT_MASK::zeroed());
     io.write_reg(GPU_INT_MASK::zeroed());
 }
 
 /// Clears the interrupts of the MMU and the job slots that are left from before a reset.
-pub(crate) fn clear(io: &IoMem<'_>) {
+pub(super) fn clear(io: &IoMem<'_>) {
     io.write_reg(
         MMU_INT_CLEAR::zeroed()
             .with_page_fault(u16::MAX)
@@ -88,7 +93,7 @@ pub(crate) fn clear(io: &IoMem<'_>) {
 }
 
 /// Unmasks the faults of the GPU block, and no other source.
-pub(crate) fn unmask_gpu(io: &IoMem<'_>) {
+pub(super) fn unmask_gpu(io: &IoMem<'_>) {
     io.write_reg(
         GPU_INT_MASK::zeroed()
             .with_fault(true)
@@ -97,7 +102,7 @@ pub(crate) fn unmask_gpu(io: &IoMem<'_>) {
 }
 
 /// Unmasks the MMU block, except for the address spaces in the bitmap `except`.
-pub(crate) fn unmask_mmu(io: &IoMem<'_>, except: u16) {
+pub(super) fn unmask_mmu(io: &IoMem<'_>, except: u16) {
     io.write_reg(
         MMU_INT_MASK::zeroed()
             .with_page_fault(!except)
@@ -139,16 +144,29 @@ pub(super) fn pending_mmu(io: &IoMem<'_>) -> Result<MmuEvents> {
 /// A fault that is reported neither by an address space nor by a job slot.
 pub(crate) struct GpuFault {
     /// The kind of fault.
-    pub(crate) exception: Exception,
+    exception: Exception,
     /// Address of the access, if the GPU knows it.
-    pub(crate) address: u64,
+    address: u64,
     /// Further faults were not recorded.
-    pub(crate) multiple: bool,
+    multiple: bool,
+}
+
+impl Display for GpuFault {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:#x} ({}) at {:#018x}{}",
+            self.exception.0,
+            self.exception.name(),
+            self.address,
+            if self.multiple { ", and more" } else { "" }
+        )
+    }
 }
 
 /// Reads and clears the pending interrupts of the GPU block. Returns [`None`] if there is no fault
 /// among them.
-pub(crate) fn take_gpu_fault(io: &IoMem<'_>) -> Option<GpuFault> {
+pub(super) fn take_gpu_fault(io: &IoMem<'_>) -> Option<GpuFault> {
     let pending = io.read(GPU_INT_RAWSTAT);
     if !raised(pending.into_raw()) {
         return None;

@@ -132,9 +132,9 @@ where
     R: RegisterArray<Storage = u32> + Array,
 {
     match slot {
-        Slot::Fragment => gpu.io().write(R::at(0), value),
-        Slot::Tiler => gpu.io().write(R::at(1), value),
-        Slot::Compute => gpu.io().write(R::at(2), value),
+        Slot::Fragment => gpu.chip.io.write(R::at(0), value),
+        Slot::Tiler => gpu.chip.io.write(R::at(1), value),
+        Slot::Compute => gpu.chip.io.write(R::at(2), value),
     }
 }
 
@@ -144,9 +144,9 @@ where
     R: RegisterArray<Storage = u32> + Array,
 {
     match slot {
-        Slot::Fragment => gpu.io().read(R::at(0)),
-        Slot::Tiler => gpu.io().read(R::at(1)),
-        Slot::Compute => gpu.io().read(R::at(2)),
+        Slot::Fragment => gpu.chip.io.read(R::at(0)),
+        Slot::Tiler => gpu.chip.io.read(R::at(1)),
+        Slot::Compute => gpu.chip.io.read(R::at(2)),
     }
 }
 
@@ -173,13 +173,13 @@ fn submit(gpu: &Gpu<'_>, slot: Slot, chain: &Chain) -> Result {
     if gpu.halted() {
         return Err(ENODEV);
     }
-    let config = config(&gpu.caps, chain)?;
+    let config = config(&gpu.chip.caps, chain)?;
     wait_for_entry(gpu, slot)?;
 
     write(gpu, slot, JS_HEAD_NEXT_LO::from_raw(lo(chain.head)));
     write(gpu, slot, JS_HEAD_NEXT_HI::from_raw(hi(chain.head)));
 
-    let cores = gpu.id.shader_mask();
+    let cores = gpu.chip.id.shader_mask();
     write(gpu, slot, JS_AFFINITY_NEXT_LO::from_raw(lo(cores)));
     write(gpu, slot, JS_AFFINITY_NEXT_HI::from_raw(hi(cores)));
 
@@ -236,10 +236,10 @@ fn can_stop_softly(caps: &Caps, slot: Slot) -> bool {
 /// Requests that the current chain stop at a point from which it can be resumed, if it can be
 /// stopped softly. `flag` selects the chain on GPUs that have the chain flag.
 fn soft_stop(gpu: &Gpu<'_>, slot: Slot, flag: bool) {
-    if !can_stop_softly(&gpu.caps, slot) {
+    if !can_stop_softly(&gpu.chip.caps, slot) {
         return;
     }
-    let command = match (gpu.caps.feature(Feature::JobchainDisambiguation), flag) {
+    let command = match (gpu.chip.caps.feature(Feature::JobchainDisambiguation), flag) {
         (false, _) => JobCommand::SoftStop,
         (true, false) => JobCommand::SoftStop0,
         (true, true) => JobCommand::SoftStop1,
@@ -249,7 +249,7 @@ fn soft_stop(gpu: &Gpu<'_>, slot: Slot, flag: bool) {
 
 /// Ends the current chain for good. As with [`soft_stop`], `flag` selects the chain.
 fn hard_stop(gpu: &Gpu<'_>, slot: Slot, flag: bool) {
-    let command = match (gpu.caps.feature(Feature::JobchainDisambiguation), flag) {
+    let command = match (gpu.chip.caps.feature(Feature::JobchainDisambiguation), flag) {
         (false, _) => JobCommand::HardStop,
         (true, false) => JobCommand::HardStop0,
         (true, true) => JobCommand::HardStop1,
@@ -306,7 +306,7 @@ impl Runner for Gpu<'_> {
 
     fn depth(&self) -> usize {
         // Without the chain flag, a stop command could hit the wrong one of two chains in a slot.
-        if self.caps.feature(Feature::JobchainDisambiguation) {
+        if self.chip.caps.feature(Feature::JobchainDisambiguation) {
             2
         } else {
             1
@@ -315,7 +315,7 @@ impl Runner for Gpu<'_> {
 
     fn hides_failures(&self) -> bool {
         // A bus fault.
-        self.caps.issue(Issue::Ttrx3076)
+        self.chip.caps.issue(Issue::Ttrx3076)
     }
 
     fn latest_flush_id(&self) -> Result<u32> {
@@ -372,7 +372,7 @@ impl Runner for Gpu<'_> {
         to_end: Option<Error>,
         resumed: bool,
     ) -> Outcome {
-        let lacks_tiles = resumed && status::may_lack_tiles(&self.caps, Slot::of(slot));
+        let lacks_tiles = resumed && status::may_lack_tiles(&self.chip.caps, Slot::of(slot));
 
         status::outcome(status.exception, to_end, lacks_tiles)
     }
@@ -382,16 +382,16 @@ impl Runner for Gpu<'_> {
     }
 
     fn is_raised(&self) -> bool {
-        !matches!(self.io().read(JOB_INT_STAT).into_raw(), 0 | u32::MAX)
+        !matches!(self.chip.io.read(JOB_INT_STAT).into_raw(), 0 | u32::MAX)
     }
 
     fn mask_jobs(&self) {
-        self.io().write_reg(JOB_INT_MASK::zeroed());
+        self.chip.io.write_reg(JOB_INT_MASK::zeroed());
     }
 
     fn unmask_jobs(&self) {
         if !self.halted() {
-            self.io().write_reg(
+            self.chip.io.write_reg(
                 JOB_INT_MASK::zeroed()
                     .with_done(ALL_SLOTS)
                     .with_failed(ALL_SLOTS),

@@ -177,13 +177,13 @@ const EVERYTHING: Range<u64> = 0..u64::MAX;
 
 /// Writes the configuration of an address space and makes the hardware use it.
 fn configure(gpu: &Gpu<'_>, nr: u8, config: &Config) -> Result {
-    let (io, n) = (gpu.io(), usize::from(nr));
+    let (io, n) = (&gpu.chip.io, usize::from(nr));
 
     write_at(io, n, AS_TRANSTAB_LO::from_raw(lo(config.transtab)))?;
     write_at(io, n, AS_TRANSTAB_HI::from_raw(hi(config.transtab)))?;
     write_at(io, n, AS_MEMATTR_LO::from_raw(lo(config.memattr)))?;
     write_at(io, n, AS_MEMATTR_HI::from_raw(hi(config.memattr)))?;
-    if gpu.caps.feature(Feature::Aarch64Mmu) {
+    if gpu.chip.caps.feature(Feature::Aarch64Mmu) {
         let transcfg = config.transcfg.into_raw();
 
         write_at(io, n, AS_TRANSCFG_LO::from_raw(lo(transcfg)))?;
@@ -208,7 +208,7 @@ fn flush_command(how: Flush) -> MmuCommand {
 
 /// Blocks accesses in the region that contains `range` until the next flush.
 fn lock(gpu: &Gpu<'_>, nr: u8, range: &Range<u64>) -> Result {
-    let (io, n) = (gpu.io(), usize::from(nr));
+    let (io, n) = (&gpu.chip.io, usize::from(nr));
     let region = lock_region(range)?.into_raw();
 
     write_at(io, n, AS_LOCKADDR_LO::from_raw(lo(region)))?;
@@ -218,7 +218,7 @@ fn lock(gpu: &Gpu<'_>, nr: u8, range: &Range<u64>) -> Result {
 
 /// Gives a command and waits until it completes.
 fn command(gpu: &Gpu<'_>, nr: u8, command: MmuCommand) -> Result {
-    let (io, n) = (gpu.io(), usize::from(nr));
+    let (io, n) = (&gpu.chip.io, usize::from(nr));
 
     write_at(io, n, AS_COMMAND::zeroed().with_command(command))?;
     read_poll_timeout_atomic(
@@ -292,7 +292,7 @@ impl Display for Fault {
 
 /// Reads the fault of an address space and clears its interrupts.
 fn read_fault(gpu: &Gpu<'_>, nr: u8, bus_error: bool) -> Result<Fault> {
-    let (io, n) = (gpu.io(), usize::from(nr));
+    let (io, n) = (&gpu.chip.io, usize::from(nr));
     let status = read_at::<AS_FAULTSTATUS>(io, n)?;
     let fault = Fault {
         bus_error,
@@ -303,7 +303,7 @@ fn read_fault(gpu: &Gpu<'_>, nr: u8, bus_error: bool) -> Result<Fault> {
             read_at::<AS_FAULTADDRESS_HI>(io, n)?.into_raw(),
         ),
         access: match status.access() {
-            AccessType::Atomic if gpu.caps.feature(Feature::Aarch64Mmu) => "ATOMIC",
+            AccessType::Atomic if gpu.chip.caps.feature(Feature::Aarch64Mmu) => "ATOMIC",
             AccessType::Atomic => "UNKNOWN",
             AccessType::Execute => "EXECUTE",
             AccessType::Read => "READ",
@@ -321,11 +321,11 @@ impl Walker for Gpu<'_> {
     type Fault = Fault;
 
     fn present(&self) -> u32 {
-        self.id.as_present
+        self.chip.id.as_present
     }
 
     fn leaves_accesses(&self) -> bool {
-        leaves_accesses(&self.caps)
+        leaves_accesses(&self.chip.caps)
     }
 
     fn enable(&self, nr: u8, config: &Config) -> Result {
@@ -358,13 +358,13 @@ impl Walker for Gpu<'_> {
     }
 
     fn pending_faults(&self) -> Result<u16> {
-        let pending = pending_mmu(self.io())?;
+        let pending = pending_mmu(&self.chip.io)?;
 
         Ok(pending.page_faults() | pending.bus_errors())
     }
 
     fn take_fault(&self, nr: u8) -> Option<Fault> {
-        let pending = pending_mmu(self.io()).ok()?;
+        let pending = pending_mmu(&self.chip.io).ok()?;
         let bus_error = pending.bus_errors() & bit(nr) != 0;
 
         if !bus_error && pending.page_faults() & bit(nr) == 0 {
@@ -378,7 +378,7 @@ impl Walker for Gpu<'_> {
     fn clear_faults(&self, nr: u8) {
         let bit = bit(nr);
 
-        self.io().write_reg(
+        self.chip.io.write_reg(
             MMU_INT_CLEAR::zeroed()
                 .with_page_fault(bit)
                 .with_bus_error(bit),
@@ -386,7 +386,7 @@ impl Walker for Gpu<'_> {
     }
 
     fn unmask_faults(&self, except: u16) {
-        unmask_mmu(self.io(), except);
+        unmask_mmu(&self.chip.io, except);
     }
 
     fn job_slots_of(&self, nr: u8) -> u32 {
@@ -397,18 +397,21 @@ impl Walker for Gpu<'_> {
 impl Tables for Gpu<'_> {
     fn table_format(&self) -> TableFormat {
         TableFormat {
-            aarch64: self.soc.aarch64_tables,
-            va_bits: self.id.va_bits(),
-            pa_bits: self.id.pa_bits(),
+            aarch64: self.chip.system.aarch64_tables,
+            va_bits: self.chip.id.va_bits(),
+            pa_bits: self.chip.id.pa_bits(),
         }
     }
 
     fn config_of(&self, root: TableRoot) -> Result<Config> {
         match root {
             TableRoot::MaliLpae { transtab, memattr } => Ok(Config::legacy(transtab, memattr)),
-            TableRoot::Aarch64 { ttbr, mair } => {
-                Config::aarch64_4k(ttbr, mair, self.id.va_bits(), self.coherent)
-            }
+            TableRoot::Aarch64 { ttbr, mair } => Config::aarch64_4k(
+                ttbr,
+                mair,
+                self.chip.id.va_bits(),
+                self.chip.system.coherent,
+            ),
         }
     }
 }

@@ -49,7 +49,7 @@ pub(crate) struct Overrides {
 ///
 /// Must be called after each reset. `ETIMEDOUT`: some cores did not power up; the log says which.
 /// `ENODEV`: the device is gone.
-pub(crate) fn on(
+pub(super) fn on(
     dev: &Device,
     io: &IoMem<'_>,
     id: &Identity,
@@ -69,7 +69,7 @@ pub(crate) fn on(
 
 /// Turns all cores off. If some do not power down, continues with the others and returns the first
 /// error.
-pub(crate) fn off(dev: &Device, io: &IoMem<'_>, id: &Identity) -> Result {
+pub(super) fn off(dev: &Device, io: &IoMem<'_>, id: &Identity) -> Result {
     request::<SHADER_PWROFF>(io, id.shader_present);
     request::<TILER_PWROFF>(io, id.tiler_present);
     let shader = wait_settled::<SHADER_PWRTRANS>(dev, io, "shader cores");

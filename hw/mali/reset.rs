@@ -3,9 +3,7 @@
 //! Reset of the GPU by command. The reset line is driven by [`device`](crate::device).
 //!
 //! A reset turns all cores off and clears address spaces, job slots, configuration and interrupt
-//! masks. It has three steps: [`prepare`], [`soft`], and [`finish`] if the reset takes longer. From
-//! the second step on, no command may be given to the MMU until the reset is over, which is why
-//! they are separate. No function allocates.
+//! masks. For its three steps see [`Chip`](crate::hw::Chip). No function allocates.
 
 use kernel::{
     device::Device,
@@ -38,21 +36,8 @@ const SOFT_TIMEOUT: Delta = Delta::from_millis(50);
 /// Timeout of a hard reset.
 const HARD_TIMEOUT: Delta = Delta::from_millis(50);
 
-/// Resets a GPU whose MMU nobody else uses, as during probe. Leaves all interrupts of the GPU
-/// masked. Sleeps.
-///
-/// `ENODEV`: the device is gone. `ETIMEDOUT`: the GPU does not respond, and may still access
-/// memory.
-pub(crate) fn reset(dev: &Device, io: &IoMem<'_>, caps: &Caps) -> Result {
-    prepare(dev, io, caps);
-    match soft(io) {
-        Err(ETIMEDOUT) => finish(dev, io),
-        result => result,
-    }
-}
-
 /// Prepares the GPU for a reset. Sleeps.
-pub(crate) fn prepare(dev: &Device, io: &IoMem<'_>, caps: &Caps) {
+pub(super) fn prepare(dev: &Device, io: &IoMem<'_>, caps: &Caps) {
     io.write_reg(GPU_INT_MASK::zeroed());
 
     if caps.issue(Issue::Tmix8463) {
@@ -64,7 +49,7 @@ pub(crate) fn prepare(dev: &Device, io: &IoMem<'_>, caps: &Caps) {
 /// Starts a soft reset and busy-waits for up to 10 ms. Does not sleep.
 ///
 /// `ENODEV`: the device is gone. `ETIMEDOUT`: the reset is not over yet; [`finish`] continues.
-pub(crate) fn soft(io: &IoMem<'_>) -> Result {
+pub(super) fn soft(io: &IoMem<'_>) -> Result {
     give(io, GpuCommand::SoftReset);
     read_poll_timeout_atomic(|| status(io), is_over, POLL, SOFT_POLLS)?;
     forget(io);
@@ -72,8 +57,9 @@ pub(crate) fn soft(io: &IoMem<'_>) -> Result {
 }
 
 /// Waits for the reset that [`soft`] has started, and does a hard reset if that takes too long.
-/// Sleeps. Fails like [`reset`].
-pub(crate) fn finish(dev: &Device, io: &IoMem<'_>) -> Result {
+/// Sleeps. `ENODEV`: the device is gone. `ETIMEDOUT`: the GPU does not respond, and may still
+/// access memory.
+pub(super) fn finish(dev: &Device, io: &IoMem<'_>) -> Result {
     match read_poll_timeout(|| status(io), is_over, POLL, SOFT_TIMEOUT) {
         Err(ETIMEDOUT) => {
             dev_warn!(dev, "soft reset timed out, trying a hard one\n");
@@ -93,7 +79,7 @@ pub(crate) fn finish(dev: &Device, io: &IoMem<'_>) -> Result {
 }
 
 /// Masks and clears the interrupts of the GPU block after a reset, by command or by the reset line.
-pub(crate) fn forget(io: &IoMem<'_>) {
+pub(super) fn forget(io: &IoMem<'_>) {
     io.write_reg(GPU_INT_MASK::zeroed());
     io.write_reg(GPU_INT_CLEAR::ALL);
 }

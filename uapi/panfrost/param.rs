@@ -75,7 +75,7 @@ pub(super) fn get(
         return Err(EINVAL);
     }
 
-    let id = &gpu.id;
+    let id = &gpu.chip.id;
 
     args.value = match args.param {
         drm_panfrost_param_DRM_PANFROST_PARAM_GPU_PROD_ID => id.product_id.into(),
