@@ -82,6 +82,7 @@ use crate::{
     },
     hw::{
         Chip,
+        Personality,
         Runner,
         System, //
     },
@@ -92,7 +93,8 @@ use crate::{
         MemoryShrinker, //
     },
     uapi,
-    Family, //
+    Family,
+    Interface, //
 };
 
 pub(crate) use ratelimit::Ratelimit;
@@ -257,19 +259,12 @@ impl drm::Driver for Driver {
     type File = file::File;
     type ParentDevice<Ctx: device::DeviceContext> = platform::Device<Ctx>;
 
-    const INFO: drm::DriverInfo = drm::DriverInfo {
-        major: 1,
-        minor: uapi::panfrost::MINOR,
-        patchlevel: 0,
-        // The name under which user space looks for this UAPI.
-        name: c"panfrost",
-        desc: c"Arm Mali Job-Manager GPUs",
-    };
+    const INFO: drm::DriverInfo = Interface::INFO;
     const FEAT_RENDER: bool = true;
     const FEAT_SYNCOBJ: bool = true;
     const FEAT_SYNCOBJ_TIMELINE: bool = true;
 
-    const IOCTLS: &'static [ioctl::DrmIoctlDescriptor] = uapi::panfrost::TABLE;
+    const IOCTLS: &'static [ioctl::DrmIoctlDescriptor] = Interface::IOCTLS;
 
     fn show_fdinfo(
         _dev: &Device<drm::Registered>,
@@ -277,7 +272,7 @@ impl drm::Driver for Driver {
         file: &drm::File<file::File>,
         printer: &mut drm::Printer,
     ) {
-        uapi::fdinfo::show(file, printer);
+        uapi::fdinfo::show(file, printer, Interface::ENGINES);
     }
 
     fn debugfs_init(dir: &drm::debugfs::Dir<'_, Self>) {

@@ -88,6 +88,9 @@ mod uapi;
 /// The family of GPUs that this driver is for.
 use crate::hw::mali::Mali as Family;
 
+/// The interface to user space that the family has.
+use crate::uapi::panfrost::Panfrost as Interface;
+
 /// The module, as long as it is loaded.
 #[pin_data]
 struct Module {

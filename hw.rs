@@ -12,6 +12,8 @@
 //! - [`Walker`]: the hardware's address spaces.
 //! - [`Tables`]: the page tables that the hardware walks.
 //! - [`Runner`]: the job slots.
+//! - [`Personality`]: the interface to user space. A module of `uapi` implements it for a type that
+//!   the crate root names `Interface`.
 //!
 //! Functions of a family wait in bounded loops only. A register that reads as all ones means that
 //! the device is no longer on the bus ([`ENODEV`](kernel::error::code::ENODEV)).
@@ -25,10 +27,14 @@ use kernel::{
         Bound,
         Device, //
     },
-    drm::job_queue::{
-        QueueSlot,
-        SlotConfig,
-        Stop, //
+    drm::{
+        ioctl,
+        job_queue::{
+            QueueSlot,
+            SlotConfig,
+            Stop, //
+        },
+        DriverInfo, //
     },
     fmt::Display,
     io::mem::IoRequest,
@@ -458,4 +464,17 @@ pub(crate) trait Runner: Access {
     /// Unmasks the job interrupt, unless the GPU has halted. The spinlock need not be held, but the
     /// job side's mutex, which resets hold, except in probe.
     fn unmask_jobs(&self);
+}
+
+/// The interface to user space.
+pub(crate) trait Personality {
+    /// Name and version of the DRM driver, by which user space finds the interface. Fences carry
+    /// the name as well.
+    const INFO: DriverInfo;
+
+    /// The ioctls.
+    const IOCTLS: &'static [ioctl::DrmIoctlDescriptor];
+
+    /// The engines that fdinfo lists: number of the job slot, and name.
+    const ENGINES: &'static [(usize, &'static str)];
 }

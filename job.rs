@@ -47,11 +47,14 @@ mod workers;
 use core::ptr;
 
 use kernel::{
-    drm::job_queue::{
-        Config,
-        JobQueue,
-        QueueSlot,
-        Stop, //
+    drm::{
+        self,
+        job_queue::{
+            Config,
+            JobQueue,
+            QueueSlot,
+            Stop, //
+        }, //
     },
     new_mutex,
     prelude::*,
@@ -70,6 +73,7 @@ use kernel::{
 
 use crate::{
     device::{
+        Driver,
         Gpu,
         Ratelimit, //
     },
@@ -264,7 +268,7 @@ impl Jobs {
         let workers = Workers::new()?;
         let queue = JobQueue::new(
             Config {
-                driver: c"panfrost",
+                driver: <Driver as drm::Driver>::INFO.name,
                 slots: <Gpu<'static> as Runner>::SLOTS,
                 two_deep: depth > 1,
                 timeout_ns: timeout_ms.saturating_mul(NSEC_PER_MSEC),

@@ -35,14 +35,18 @@ use crate::{
         Device,
         Gpu, //
     },
-    file::File, //
+    file::File,
+    hw::{
+        mali::job::Slot,
+        Personality, //
+    }, //
 };
 
 /// Minor version of the UAPI; the major one is 1.
 ///
 /// 1: heaps, NOEXEC. 2: AFBC_FEATURES. 3: cycle counter, timestamps. 4: labels. 5: JM contexts.
 /// 6: cached CPU mappings, SYNC_BO, QUERY_BO_INFO, SELECTED_COHERENCY.
-pub(crate) const MINOR: i32 = 6;
+const MINOR: i32 = 6;
 
 kernel::declare_drm_ioctls! {
     unguarded (PANFROST_SUBMIT, drm_panfrost_submit, ioctl::RENDER_ALLOW, submit::submit),
@@ -67,8 +71,27 @@ kernel::declare_drm_ioctls! {
                bo::create_userptr),
 }
 
-/// The table of ioctls, for the DRM driver.
-pub(crate) const TABLE: &[ioctl::DrmIoctlDescriptor] = IOCTLS;
+/// The interface, for the DRM driver.
+pub(crate) struct Panfrost;
+
+impl Personality for Panfrost {
+    const INFO: drm::DriverInfo = drm::DriverInfo {
+        major: 1,
+        minor: MINOR,
+        patchlevel: 0,
+        // The name under which user space looks for this UAPI.
+        name: c"panfrost",
+        desc: c"Arm Mali Job-Manager GPUs",
+    };
+
+    const IOCTLS: &'static [ioctl::DrmIoctlDescriptor] = IOCTLS;
+
+    // Those that jobs can ask for, under the names that panfrost has always used.
+    const ENGINES: &'static [(usize, &'static str)] = &[
+        (Slot::Fragment.index(), "fragment"),
+        (Slot::Tiler.index(), "vertex-tiler"),
+    ];
+}
 
 /// Returns whether a file may have contexts of high priority.
 fn high_priority_allowed(file: &drm::File<File>) -> bool {
