@@ -295,7 +295,7 @@ impl<S: Space> AddressSpaces<S> {
                 Change::Mapped => Ok(()),
                 Change::Unmapped => Err(ETIMEDOUT),
             },
-            Some((nr, entry)) if entry.state == AsState::Live && !hw.stopped() => {
+            Some((nr, entry)) if entry.needs_flush(change) && !hw.stopped() => {
                 let how = change.flush(entry.jobs, hw.leaves_accesses());
 
                 unless_gone(entry.note(hw.flush(nr, range, how)))
@@ -358,7 +358,7 @@ impl<S: Space> AddressSpaces<S> {
         self.check()?;
         match self.table.lock().find(space) {
             Some((_, entry)) if entry.stuck && !hw.stopped() => Err(EBUSY),
-            Some((nr, entry)) if entry.state == AsState::Live && !hw.stopped() => {
+            Some((nr, entry)) if entry.needs_flush(Change::Unmapped) && !hw.stopped() => {
                 let how = Change::Unmapped.flush(entry.jobs, hw.leaves_accesses());
 
                 entry.note(hw.exclude(nr, range, how, f))

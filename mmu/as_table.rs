@@ -10,6 +10,7 @@ use kernel::{
 };
 
 use super::{
+    change::Change,
     occupants::RunningJobs,
     orphans::Linked, //
 };
@@ -38,8 +39,9 @@ pub(super) enum AsState {
     /// removal of several mappings in a row, or by a reset.
     Live,
     /// Turned off after a fault, so that the jobs of the space end with errors; its interrupts are
-    /// masked. No flush is needed. If turning it off has failed, the AS is also
-    /// [`stuck`](AsEntry::stuck).
+    /// masked. While these are still running, pages that are removed need a flush: between the
+    /// flush and the last command of turning it off, the hardware may have translated accesses. If
+    /// turning it off has failed, the AS is also [`stuck`](AsEntry::stuck).
     ///
     /// Left for [`Live`](Self::Live) by the next job of the space, which has to wait until all jobs
     /// in the hardware have ended, and for [`Off`](Self::Off) by a reset.
@@ -73,6 +75,15 @@ pub(super) struct AsEntry<S> {
 }
 
 impl<S> AsEntry<S> {
+    /// Returns whether a change of the table needs a flush.
+    pub(super) fn needs_flush(&self, change: Change) -> bool {
+        match self.state {
+            AsState::Live => true,
+            AsState::Faulty => change == Change::Unmapped && self.jobs != 0,
+            AsState::Off | AsState::Unknown => false,
+        }
+    }
+
     /// Marks the AS as stuck if `result`, that of a command, is a timeout. Returns `result`.
     pub(super) fn note(&mut self, result: Result) -> Result {
         self.stuck |= result == Err(ETIMEDOUT);

@@ -300,9 +300,17 @@ mod suite {
         assert!(hw.did(&[Did::Unmask(0b10)]));
         // The jobs that the fault ends have to leave first.
         assert_eq!(bench.get(&b), Err(EAGAIN));
+        // They may have accesses under way.
+        assert_eq!(bench.flush(&b, Change::Unmapped), Ok(()));
+        assert_eq!(bench.exclude(&b), (Ok(()), true));
+        assert!(hw.did(&[
+            Did::Flush(1, Flush::Accesses),
+            Did::Exclude(1, Flush::Accesses),
+        ]));
+        assert_eq!(bench.flush(&b, Change::Mapped), Ok(()));
+        manager.put(&b);
         assert_eq!(bench.flush(&b, Change::Unmapped), Ok(()));
         assert!(hw.did(&[]));
-        manager.put(&b);
         assert_eq!(bench.run(&b), Ok(1));
         assert!(hw.did(&[Did::Clear(1), Did::Enable(1, 2), Did::Unmask(0)]));
 
