@@ -198,7 +198,7 @@ pub(super) struct JobInner<K: Kind> {
     pub(super) lending: Lending<K>,
     dependencies: KVec<ARef<Fence>>,
     /// The number of `dependencies` that are known to have signalled.
-    met: usize,
+    pub(super) met: usize,
     /// Watches one dependency after the other. Present if there are any.
     watch: Option<Watch<K>>,
 }

@@ -23,7 +23,10 @@
 use super::{
     context::Entity,
     queue::Shared,
-    state::QueueState,
+    state::{
+        QueueState,
+        LIMIT, //
+    },
     turns::{
         End,
         Standing, //
@@ -39,9 +42,6 @@ use crate::{
         Arc, //
     }, //
 };
-
-/// The number of dependencies, and of deadlines, that are processed at once.
-const LIMIT: usize = 256;
 
 /// A job of the same queue that another job waits for, identified by its FIFO and the sequence
 /// number of its fence.

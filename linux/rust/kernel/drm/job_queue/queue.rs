@@ -70,6 +70,9 @@ impl<K: Kind> fence::Kick for Kick<K> {
 /// The mailbox to which met dependencies deliver the entity that waits for them.
 pub(super) type Mailbox<K> = fence::Mailbox<Arc<Entity<K>>, Kick<K>>;
 
+/// Notices taken from the mailbox.
+pub(super) type Notices<K> = fence::Drain<Arc<Entity<K>>, Kick<K>>;
+
 /// Waits for a dependency.
 pub(super) type Watch<K> = fence::FenceWatch<Arc<Entity<K>>, Kick<K>>;
 
@@ -146,15 +149,6 @@ impl<K: Kind> Shared<K> {
         u8::try_from(self.config.ladder.len()).unwrap_or(u8::MAX)
     }
 
-    /// Takes the notices of dependencies that were met.
-    fn drain(&self, state: &mut QueueState<K>) {
-        if !self.mailbox.is_empty() {
-            for notice in self.mailbox.drain() {
-                state.advance(&notice);
-            }
-        }
-    }
-
     /// Runs `f` with the lock held, fills the slots, and delivers the jobs that have ended.
     ///
     /// The caller must be in a signalling section.
@@ -167,7 +161,7 @@ impl<K: Kind> Shared<K> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
 
-        self.drain(state);
+        let has_notices = state.advance_some(self);
         let result = f(state, self);
         let has_hints = state.heed_some(self);
         state.lend_some();
@@ -175,7 +169,7 @@ impl<K: Kind> Shared<K> {
             state.fill(self, ops, slot);
         }
         // The jobs behind those that were started may wait for others.
-        if state.lend_some() || has_hints {
+        if state.lend_some() || has_hints || has_notices {
             self.kind().kick();
         }
         state.check_timer(self.kind());
@@ -280,6 +274,8 @@ impl<K: Kind> Shared<K> {
             // The jobs' watches were stopped when the jobs were dropped, so they add no more
             // notices. A notice references an entity, which leads back to the mailbox: draining
             // breaks the cycle.
+            let notices = self.state.lock().notices.take();
+            drop(notices);
             drop(self.mailbox.drain());
         }
     }

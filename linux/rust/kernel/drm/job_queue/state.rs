@@ -14,7 +14,10 @@ use super::{
         Chosen,
         Loaded, //
     },
-    queue::Shared,
+    queue::{
+        Notices,
+        Shared, //
+    },
     turns::{
         End,
         Line,
@@ -44,6 +47,9 @@ use crate::{
     }, //
 };
 
+/// The number of dependencies, and of deadlines, that are processed at once with the lock held.
+pub(super) const LIMIT: usize = 256;
+
 /// One slot.
 pub(super) struct SlotState<K: Kind> {
     /// By [`Position`](super::Position). The second is taken only if the first is.
@@ -61,6 +67,8 @@ pub(super) struct QueueState<K: Kind> {
     busy: List<Entity<K>>,
     /// Entities whose first job waits and has a priority to lend.
     pub(super) lending: List<Entity<K>, 1>,
+    /// Entities of which a dependency was met, and which were not advanced yet.
+    pub(super) notices: Option<Notices<K>>,
     /// Fences with a deadline that was not processed yet.
     pub(super) hints: Hints,
     /// Whether the context of an entity in `busy` may have been closed for its conduct.
@@ -89,6 +97,7 @@ impl<K: Kind> QueueState<K> {
             }),
             busy: List::new(),
             lending: List::new(),
+            notices: None,
             hints: Hints::new(),
             unswept: false,
             parked: false,
@@ -224,13 +233,37 @@ impl<K: Kind> QueueState<K> {
         job
     }
 
+    /// Advances the entities of which a dependency was met, until the limit is reached. Returns
+    /// whether some may be left.
+    ///
+    /// Any number of entities can wait for the same fence, and there can be thousands of other
+    /// dependencies to look at for each.
+    pub(super) fn advance_some(&mut self, shared: &Shared<K>) -> bool {
+        let mut limit = LIMIT;
+
+        if self.notices.is_none() && shared.mailbox.is_empty() {
+            return false;
+        }
+        while limit > 0 {
+            let notices = self.notices.get_or_insert_with(|| shared.mailbox.drain());
+            let Some(notice) = notices.next() else {
+                self.notices = None;
+                return false;
+            };
+            limit = limit.saturating_sub(self.advance(&notice).max(1));
+        }
+        true
+    }
+
     /// Examines the first job of a FIFO: ends it if it only waited for those before it, puts the
-    /// entity in line if the job can run, or waits for the job's next dependency.
-    pub(super) fn advance(&mut self, entity: &Arc<Entity<K>>) {
+    /// entity in line if the job can run, or waits for the job's next dependency. Returns the
+    /// number of dependencies that were found to be met.
+    pub(super) fn advance(&mut self, entity: &Arc<Entity<K>>) -> usize {
         loop {
             let this = entity.state.access_mut(self);
             let Some(mut job) = this.fifo.pop_front() else {
-                return self.unlink_busy(entity);
+                self.unlink_busy(entity);
+                return 0;
             };
             if job.inner().settled {
                 if this.in_hardware == 0 {
@@ -242,10 +275,12 @@ impl<K: Kind> QueueState<K> {
                     continue;
                 }
                 this.fifo.push_front(job);
-                return;
+                return 0;
             }
 
+            let before = job.inner().met;
             let (ready, end) = (job.inner().poll(), job.inner().end);
+            let met = job.inner().met - before;
             let seqno = job.seqno.load(Relaxed);
             if job.inner().is_due(&entity.shared.config) {
                 this.urgent = this.urgent.max(seqno);
@@ -258,7 +293,7 @@ impl<K: Kind> QueueState<K> {
             } else {
                 self.lend_later(entity);
             }
-            return;
+            return met;
         }
     }
 

@@ -210,6 +210,101 @@ mod suite {
         Ok(())
     }
 
+    /// Creates contexts, each with a job that waits for all of these fences.
+    fn crowd(bench: &Bench, size: u32, fences: &[&Fence]) -> Result<KVec<Context<Owner>>> {
+        let mut crowd = KVec::new();
+
+        for id in 0..size {
+            let context = bench.context(Priority::Medium)?;
+            bench.push_after(&context, S0, id, fences)?;
+            crowd.push(context, GFP_KERNEL)?;
+        }
+        Ok(crowd)
+    }
+
+    /// Returns the number of jobs that wait for a fence as far as the queue knows.
+    fn waiting(bench: &Bench) -> Result<usize> {
+        let mut waiting = KVec::with_capacity(1024, GFP_KERNEL)?;
+
+        bench.queue.look(&mut waiting, |look| {
+            matches!(look.at, Whereabouts::WaitsFor(_))
+        });
+        Ok(waiting.iter().filter(|&&waits| waits).count())
+    }
+
+    /// Runs the queue as long as it asks for that. Returns the numbers of jobs that had stopped
+    /// waiting after each run, of which there are at most `N`.
+    fn parts<const N: usize>(bench: &Bench) -> Result<[usize; N]> {
+        let owner = bench.queue.kind();
+        let mut parts = [0; N];
+
+        for part in &mut parts {
+            let (before, kicks) = (waiting(bench)?, owner.kicks.load(Relaxed));
+            bench.queue.run(&*bench.fake);
+            *part = before - waiting(bench)?;
+            if owner.kicks.load(Relaxed) == kicks {
+                break;
+            }
+        }
+        Ok(parts)
+    }
+
+    /// The lock is not held until all have been told.
+    #[test]
+    fn many_wait_for_one() -> Result {
+        let bench = Bench::new(true)?;
+        let gate = foreign()?;
+        let crowd = crowd(&bench, 600, &[gate.fence()])?;
+        gate.signal(Ok(()));
+        assert!(parts(&bench)? == [256, 256, 88, 0]);
+        assert!(bench.id(S0, Position::Next).is_some());
+        while bench.end(Ok(())) {}
+        drop(crowd);
+        assert_eq!(bench.alive(), 0);
+        Ok(())
+    }
+
+    /// A job whose dependencies were met out of order takes as long as many jobs.
+    #[test]
+    fn some_wait_for_many() -> Result {
+        let bench = Bench::new(true)?;
+        // Timelines are waited for in the order in which they were created.
+        let gate = foreign()?;
+        let mut others = KVec::new();
+        for _ in 0..300 {
+            others.push(foreign()?, GFP_KERNEL)?;
+        }
+        let mut fences = KVec::new();
+        fences.push(gate.fence(), GFP_KERNEL)?;
+        for other in &others {
+            fences.push(other.fence(), GFP_KERNEL)?;
+        }
+        let _crowd = crowd(&bench, 3, &fences)?;
+        drop(fences);
+        for other in others {
+            other.signal(Ok(()));
+        }
+        gate.signal(Ok(()));
+        assert!(parts(&bench)? == [1, 1, 1, 0]);
+        Ok(())
+    }
+
+    /// A queue that ends after some of many notices.
+    #[test]
+    fn notices_left_over() -> Result {
+        for context_first in [true, false] {
+            let (bench, context) = Bench::with_context(true)?;
+            let gate = foreign()?;
+            let crowd = crowd(&bench, 600, &[gate.fence()])?;
+            gate.signal(Ok(()));
+            bench.queue.run(&*bench.fake);
+            assert!(waiting(&bench)? > 0);
+            drop(crowd);
+            assert!(bench.ends_clean(context, context_first));
+        }
+        Ok(())
+    }
+
     /// Each of two CPUs drives one of the queues; each job waits for the one before it, which is in
     /// the other queue. For lockdep: one queue's fences signal into the other, both ways at once.
     #[test]
