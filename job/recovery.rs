@@ -16,11 +16,11 @@
 //!
 //! Before a reset, all running chains are soft-stopped, so that those that stop can continue where
 //! they were. A chain that does not stop starts over if none of its jobs is done yet; otherwise its
-//! progress is unknown, and it fails. Chains that the timer, a cancellation or a fault had tried to
-//! stop fail too, and so do those that were hit by [`MAX_HITS`](super::MAX_HITS) resets, because
-//! they did not stop softly or because the MMU was stuck when they were to be started. Without that
-//! limit, a chain that makes the hardware hang in another way than by running for too long would do
-//! so for ever.
+//! progress is unknown, and it fails. It fails as well if the timer, a cancellation or a fault had
+//! tried to stop it before, or if it was hit by [`MAX_HITS`](super::MAX_HITS) resets because it did
+//! not stop softly or because the MMU was stuck when it was to be started. Without that limit, a
+//! chain that makes the hardware hang in another way than by running for too long would do so for
+//! ever.
 //!
 //! The [`HANG_LIMIT`](super::HANG_LIMIT)th job that has hung closes its context, unless the context
 //! has high priority: its waiting jobs fail, submissions to it get `ECANCELED`, and the log names
@@ -96,7 +96,8 @@ use super::{
     subject::Subject,
     Job,
     Jobs,
-    Started, //
+    Started,
+    LADDER, //
 };
 
 /// The number of times that the slots are polled before a reset, and the pause between polls in
@@ -460,10 +461,11 @@ impl Jobs {
             // Whether it asks for a reset can be ignored, since that comes next in any case.
             log_failures(gpu, &self.handle_events(started, gpu));
             let waits = started.queue.update(&access, |loaded| {
-                // A chain that has not obeyed an earlier stop is not waited for.
+                // A chain that was told to end is not waited for. One that was told to stop softly
+                // may have been told just before, and be about to.
                 slots()
                     .filter_map(|slot| loaded.get(slot, Position::Current))
-                    .any(|running| running.strikes == 0)
+                    .any(|running| usize::from(running.strikes) < LADDER.len())
             });
             if !waits {
                 return;

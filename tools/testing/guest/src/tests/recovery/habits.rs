@@ -89,7 +89,7 @@ fn stop_unreported(gpu: &Gpu) -> Outcome {
     works(&device)
 }
 
-fn is_g57(device: &Device) -> Result<bool, Stop> {
+pub(super) fn is_g57(device: &Device) -> Result<bool, Stop> {
     Ok(matches!(
         device.param(uapi::PARAM_PROD_ID)? & 0xf00f,
         0x9001 | 0x9003

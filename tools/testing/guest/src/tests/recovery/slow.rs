@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use model::control::Opcode;
 
 use super::end;
+use super::habits::is_g57;
 use super::nothing;
 use super::start;
 use super::Told;
@@ -14,6 +15,7 @@ use crate::board::Board;
 use crate::chain::Chain;
 use crate::chain::DONE;
 use crate::chain::NOT_STARTED;
+use crate::chain::PATIENCE;
 use crate::check;
 use crate::check_eq;
 use crate::device::Device;
@@ -22,9 +24,11 @@ use crate::harness::Need;
 use crate::harness::Outcome;
 use crate::harness::Stop;
 use crate::harness::Test;
+use crate::memory;
 use crate::sync::fence_status;
 use crate::sys::Errno;
 use crate::tests::works;
+use crate::uapi;
 
 /// C panfrost looks at the time alone.
 const NO_TURNS: &str = "a chain that takes long is taken for one that hangs";
@@ -43,6 +47,9 @@ pub(in crate::tests) const TESTS: &[Test] = &[
     )
     .needs(&[Need::Board])
     .panfrost_fails(NO_TURNS),
+    Test::new("recover-slow-at-reset", &["C4", "C11"], stops_at_reset)
+        .needs(&[Need::Board])
+        .panfrost_fails(NO_TURNS),
 ];
 
 /// A chain of so many jobs in the vertex-tiler slot.
@@ -147,4 +154,43 @@ fn slow_chain_is_no_hang(gpu: &Gpu) -> Outcome {
     }
     board.order(Opcode::SlowJobs, &[0])?;
     works(&device)
+}
+
+/// A job has used up its turn and was told to stop, but has not yet done so, when somebody else has
+/// the GPU reset. It is given the time to stop, and goes on after the reset.
+fn stops_at_reset(gpu: &Gpu) -> Outcome {
+    const ROUNDS: usize = 5;
+    let board = Board::open()?;
+    if !is_g57(&gpu.open()?)? {
+        return Err(Stop::Skip("a fault resets the GPU on G57 alone".into()));
+    }
+    for _ in 0..ROUNDS {
+        let (device, other) = (gpu.open()?, gpu.open()?);
+        let told = Told::from_now(&board);
+        let is_told = |stops| memory::wait_for(PATIENCE, || Ok(told.counts()[0] >= stops));
+        board.order(Opcode::HangNextJob, &[1, 1])?;
+        let slow = nothing(&device)?;
+        let fence = start(&device, 0, &slow)?;
+        check!(is_told(1)?, "no soft stop");
+
+        board.order(Opcode::BusFaultNextJob, &[0, 1])?;
+        let mut faulty = nothing(&other)?;
+        faulty.require(uapi::REQ_FS);
+        let fault = start(&other, 0, &faulty)?;
+        check!(is_told(2)?, "no soft stop before the reset");
+        board.order(Opcode::Release, &[])?;
+
+        check!(end(&fault)?.is_err());
+        let ended = end(&fence)?;
+        let [_, hard, resets] = told.counts();
+        works(&device)?;
+        // On a busy host, it may have been told to end before there was a fault.
+        if hard == 0 {
+            check_eq!(ended, Ok(()));
+            check_eq!(slow.statuses(), [DONE]);
+            check_eq!(resets, 1);
+            return works(&other);
+        }
+    }
+    Err(Stop::fail("the reset was late each time"))
 }
