@@ -319,6 +319,8 @@ impl<K: Kind> QueueState<K> {
             loaded.deadline = started.saturating_add(loaded.time_left(&shared.config));
             match ops.start(&loaded.view(slot, position)) {
                 Ok(()) => {
+                    self.line(slot, Standing::Ready(chosen.priority))
+                        .note_turn();
                     entity.state.access_mut(self).in_hardware += 1;
                     self.slots[slot.index()].loaded[position as usize] = Some(loaded);
                     self.advance(&entity);
@@ -329,6 +331,8 @@ impl<K: Kind> QueueState<K> {
                 }
                 Err(StartError::Failed(error)) => {
                     let mut job = loaded.job;
+                    self.line(slot, Standing::Ready(chosen.priority))
+                        .note_turn();
                     job.inner().settle(Err(error));
                     self.put_back(job, End::Fair);
                 }

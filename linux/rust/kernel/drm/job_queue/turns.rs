@@ -408,7 +408,12 @@ impl<K: Kind> Line<K> {
         if !jumped {
             self.now = self.now.max(turn.time);
         }
-        self.passed = 0;
         true
+    }
+
+    /// Records that an entity of this line had its turn: its job was started, or has failed to.
+    /// Until then, the line counts as passed over.
+    pub(super) fn note_turn(&mut self) {
+        self.passed = 0;
     }
 }

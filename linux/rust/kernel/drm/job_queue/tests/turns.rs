@@ -306,6 +306,38 @@ mod suite {
         Ok(())
     }
 
+    /// A job that cannot start does not use up the turn of a line that was passed over: another one
+    /// of the line has it, or the same one at the next attempt.
+    #[test]
+    fn favours_are_not_lost() -> Result {
+        for error in [StartError::Blocked, StartError::Busy] {
+            let bench = Bench::new(false)?;
+            let high = bench.context(Priority::High)?;
+            let (first, second) = (bench.context(Priority::Low)?, bench.context(Priority::Low)?);
+            bench.push_after(&high, S1, 0, &[])?;
+            for id in 1..=3 {
+                bench.push(&high, id)?;
+            }
+            bench.push(&first, 11)?;
+            bench.push(&second, 12)?;
+            bench.fake.log.lock().refuse_job = (11, error);
+            bench.advance_clock(PATIENCE);
+            bench.end(Ok(()));
+            if error == StartError::Busy {
+                assert!(bench.ids(S0) == (None, None));
+                bench.fake.log.lock().refuse_job = (u32::MAX, error);
+                bench.queue.run(&*bench.fake);
+                assert!(bench.ids(S0) == (Some(11), None));
+            } else {
+                assert!(bench.ids(S0) == (Some(12), None));
+            }
+            // It was one turn.
+            bench.end(Ok(()));
+            assert!(bench.ids(S0) == (Some(2), None));
+        }
+        Ok(())
+    }
+
     #[test]
     fn slots_are_shared_one_by_one() -> Result {
         let bench = Bench::new(false)?;
