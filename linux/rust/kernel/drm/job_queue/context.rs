@@ -138,6 +138,8 @@ pub(super) struct EntityState<K: Kind> {
     pub(super) lent: [u64; PRIORITIES],
     /// The sequence number of the last urgent job. All jobs before it are urgent, too.
     pub(super) urgent: u64,
+    /// The last sweep that it has seen.
+    pub(super) sweeps: u64,
 }
 
 /// A job with everything that the queue needs for it.
@@ -289,6 +291,7 @@ impl<K: Kind> Context<K> {
                             turn: None,
                             lent: [0; PRIORITIES],
                             urgent: 0,
+                            sweeps: 0,
                         },
                     ),
                 }),

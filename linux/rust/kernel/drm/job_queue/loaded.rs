@@ -174,7 +174,6 @@ impl<K: Kind> QueueState<K> {
         self.shift(shared, ops, slot);
         self.advance(&entity);
         self.unblock();
-        self.sweep();
         true
     }
 
@@ -299,6 +298,11 @@ impl<K: Kind> QueueState<K> {
             let Some(mut job) = self.pop(&entity) else {
                 continue;
             };
+            // It was closed, and not swept yet.
+            if entity.account.is_closed() {
+                self.put_back(job, End::Fair);
+                continue;
+            }
             let started = ops.now();
             let mut loaded = Loaded {
                 // Derived from the current job rather than from the last start, which may have been
@@ -447,7 +451,6 @@ impl<K: Kind> QueueState<K> {
             }
         }
         self.unblock();
-        self.sweep();
         self.parked = false;
     }
 }

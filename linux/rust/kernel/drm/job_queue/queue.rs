@@ -164,12 +164,13 @@ impl<K: Kind> Shared<K> {
         let has_notices = state.advance_some(self);
         let result = f(state, self);
         let has_hints = state.heed_some(self);
+        let is_unswept = state.sweep_some();
         state.lend_some();
         for slot in self.slots() {
             state.fill(self, ops, slot);
         }
         // The jobs behind those that were started may wait for others.
-        if state.lend_some() || has_hints || has_notices {
+        if state.lend_some() || has_hints || has_notices || is_unswept {
             self.kind().kick();
         }
         state.check_timer(self.kind());

@@ -46,8 +46,10 @@ use crate::{
         Arc, //
     }, //
 };
+use core::mem;
 
-/// The number of dependencies, and of deadlines, that are processed at once with the lock held.
+/// The number of dependencies, of deadlines, and of FIFOs of closed contexts, that are processed at
+/// once with the lock held.
 pub(super) const LIMIT: usize = 256;
 
 /// One slot.
@@ -71,7 +73,9 @@ pub(super) struct QueueState<K: Kind> {
     pub(super) notices: Option<Notices<K>>,
     /// Fences with a deadline that was not processed yet.
     pub(super) hints: Hints,
-    /// Whether the context of an entity in `busy` may have been closed for its conduct.
+    /// The number of times that a context was closed for its conduct.
+    sweeps: u64,
+    /// Whether some entities in `busy` have not seen the last of these.
     unswept: bool,
     /// Whether nothing may be started.
     pub(super) parked: bool,
@@ -99,6 +103,7 @@ impl<K: Kind> QueueState<K> {
             lending: List::new(),
             notices: None,
             hints: Hints::new(),
+            sweeps: 0,
             unswept: false,
             parked: false,
             dead: None,
@@ -265,6 +270,9 @@ impl<K: Kind> QueueState<K> {
                 self.unlink_busy(entity);
                 return 0;
             };
+            if entity.account.is_closed() {
+                job.inner().settle(Err(CANCELLED));
+            }
             if job.inner().settled {
                 if this.in_hardware == 0 {
                     let ended = match entity.account.is_closed() {
@@ -317,7 +325,7 @@ impl<K: Kind> QueueState<K> {
         self.leave_line(entity);
 
         let this = entity.state.access_mut(self);
-        let mut fifo = core::mem::take(&mut this.fifo);
+        let mut fifo = mem::take(&mut this.fifo);
         while let Some(mut job) = fifo.pop_front() {
             job.inner().settle(result);
             this.fifo.push_back(job);
@@ -339,28 +347,40 @@ impl<K: Kind> QueueState<K> {
 
         if job.entity.account.note(config, hung, result) {
             job.closing.store(true, Relaxed);
+            self.sweeps += 1;
             self.unswept = true;
         }
     }
 
-    /// Fails the waiting jobs of contexts that were closed for their conduct.
-    pub(super) fn sweep(&mut self) {
-        if !core::mem::take(&mut self.unswept) {
-            return;
-        }
-        let mut busy = core::mem::take(&mut self.busy);
+    /// Fails the waiting jobs of contexts that were closed for their conduct, up to the limit.
+    /// Returns whether some may be left.
+    ///
+    /// Until then they wait on, but [`fill`](Self::fill) starts none of them. Entities are moved
+    /// from the front of the list to its end, so all have been seen when one comes round again.
+    pub(super) fn sweep_some(&mut self) -> bool {
+        let mut limit = LIMIT;
 
-        while let Some(link) = busy.pop_front() {
+        while self.unswept && limit > 0 {
+            let Some(link) = self.busy.pop_front() else {
+                self.unswept = false;
+                break;
+            };
             let entity = link.into_arc();
+            let sweeps = self.sweeps;
+            let seen = mem::replace(&mut entity.state.access_mut(self).sweeps, sweeps);
 
-            if entity.account.is_closed() {
+            if seen == sweeps {
+                self.unswept = false;
+            } else if entity.account.is_closed() {
                 self.cancel(&entity);
             }
             // Settled jobs may have to wait for those in the hardware.
             if !entity.state.access_mut(self).fifo.is_empty() {
                 self.link_busy(&entity);
             }
+            limit -= 1;
         }
+        self.unswept
     }
 
     /// Makes a job that was in the hardware, or about to be, the first of its FIFO, and records

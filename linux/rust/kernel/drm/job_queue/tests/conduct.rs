@@ -58,6 +58,75 @@ mod suite {
         Ok(())
     }
 
+    /// When a context is closed, the lock is not held until all FIFOs have been looked at. None of
+    /// its jobs is started meanwhile.
+    #[test]
+    fn closed_among_many() -> Result {
+        let (bench, context) = Bench::with_context(true)?;
+        let other = bench.context(Priority::Medium)?;
+        let gate = foreign()?;
+        let mut crowd = KVec::new();
+        for id in 0..600 {
+            let one = bench.context(Priority::Medium)?;
+            bench.push_after(&one, S1, 10_000 + id, &[gate.fence()])?;
+            crowd.push(one, GFP_KERNEL)?;
+        }
+        bench.hang(&context, HANG_LIMIT - 1)?;
+        for id in 1..=2 {
+            bench.push_after(&other, S1, id, &[])?;
+        }
+        let ready = [
+            bench.push_after(&context, S1, 3, &[])?,
+            bench.push_after(&context, S1, 4, &[])?,
+        ];
+        bench.hang(&context, 1)?;
+        assert!(context.is_closed());
+        bench.end_in(S1, Ok(()));
+        assert!(bench.fake.log.lock().loaded[S1.index()]
+            .iter()
+            .flatten()
+            .eq([&(2, true)]));
+        bench.end_in(S1, Ok(()));
+        bench.work();
+        assert!(ready
+            .iter()
+            .all(|fence| fence.status() == failed(ECANCELED)));
+        Ok(())
+    }
+
+    /// The same for one whose jobs wait.
+    #[test]
+    fn closed_while_it_waits() -> Result {
+        let (bench, context) = Bench::with_context(true)?;
+        let gate = foreign()?;
+        let mut crowd = KVec::new();
+        let mut waits = None;
+        for id in 0..700 {
+            let one = bench.context(Priority::Medium)?;
+            bench.push_after(&one, S1, 10_000 + id, &[gate.fence()])?;
+            crowd.push(one, GFP_KERNEL)?;
+            if id == 600 {
+                waits = Some(bench.push_after(&context, S1, 1, &[gate.fence()])?);
+            }
+        }
+        let waits = waits.ok_or(EINVAL)?;
+        bench.hang(&context, HANG_LIMIT)?;
+        assert!(context.is_closed());
+        // 256 more, which is not enough.
+        bench.queue.run(&*bench.fake);
+        assert!(waits.status().is_none());
+        bench.work();
+        assert!(waits.status() == failed(ECANCELED));
+        // The others wait on.
+        gate.signal(Ok(()));
+        bench.work();
+        while bench.end_in(S1, Ok(())) {}
+        drop(crowd);
+        assert_eq!(bench.alive(), 0);
+        assert!(bench.is_sound());
+        Ok(())
+    }
+
     #[test]
     fn good_jobs_make_up_for_hangs() -> Result {
         let (bench, context) = Bench::with_context(true)?;
