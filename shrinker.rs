@@ -9,7 +9,7 @@
 //! 1. the content of idle BOs that user space has given up,
 //! 2. memory of heaps, except content that may still be read,
 //! 3. idle BOs, if there is room in swap,
-//! 4. and 5. the first and the third again, from busy BOs, if the caller may wait: for at most
+//! 4. and 5. the first and the third again, from busy BOs, if the caller should wait: for at most
 //!    [`PATIENCE_MS`] in all.
 //!
 //! Each step begins with the least recently used. Only resident pages count. The pages of an
@@ -17,13 +17,18 @@
 //!
 //! In the steps that do not wait, a call visits at most as many BOs as it has pages to take, and
 //! the next call continues behind them. A call therefore stays short even with thousands of busy
-//! BOs. No call waits for busy BOs, or reports that nothing can be freed, before all BOs have been
+//! BOs. No call reports that nothing can be freed before all BOs that it was asked for have been
 //! visited.
 //!
 //! Memory management asks for the BOs of one control group after another, or for those of a single
 //! group if that has reached its own limit. A call for a group other than the root group visits all
 //! of the group's BOs. The memory of heaps is counted and taken together with the BOs of the root
 //! group.
+//!
+//! A task that has reached the limit of its own group waits for the busy BOs of that group as soon
+//! as these are all that is left there. If memory is short for all, one call waits when as many
+//! pages as the BOs of all groups have were visited in vain, and the next one when as many were
+//! visited again. So it does not take longer the more groups there are. kswapd never waits.
 //!
 //! Any task that is short of memory can enter this, with any locks held: see
 //! [`reclaim`] for how BOs are locked. It also works while the GPU is idle or gone, and needs the
@@ -35,13 +40,15 @@ use kernel::{
     alloc::Flags,
     drm::gem::uma::{
         Limit,
-        Lru, //
+        Lru,
+        Scanned, //
     },
     mm::{
         memcg::MemCgroup,
         shrinker::{
             as_reclaim,
             free_swap_pages,
+            is_kswapd,
             Control,
             Registration,
             Shrinker, //
@@ -69,6 +76,7 @@ use crate::{
     gem::{
         reclaim::{
             self,
+            at_own_limit,
             Means, //
         },
         Bo, //
@@ -106,7 +114,7 @@ pub(crate) struct Record {
     /// The pages taken by the last call that user space asked for.
     asked: Atomic<usize>,
     /// Pages of the BOs that were visited in vain, by [`Means`], since all BOs had last been
-    /// visited.
+    /// visited. Calls at the limit of a single group are left out, as they visit no others.
     vain: [Atomic<usize>; Means::ALL.len()],
 }
 
@@ -177,11 +185,10 @@ fn count(drm: &Device, control: &Control<'_>) -> usize {
 }
 
 /// Takes `missing` pages from idle BOs by these means, or more, since BOs are taken whole. Visits
-/// at most `missing` BOs, unless the pages are wanted from one group. Returns the number of pages
-/// taken.
-fn take(drm: &Device, of: Option<&MemCgroup>, means: Means, missing: usize) -> usize {
+/// at most `missing` BOs, unless the pages are wanted from one group.
+fn take(drm: &Device, of: Option<&MemCgroup>, means: Means, missing: usize) -> Scanned {
     let Some(lru) = list(of, means) else {
-        return 0;
+        return Scanned::default();
     };
     // The last address space that was found busy. BOs that are mapped in no other are skipped.
     let busy = Cell::new(None);
@@ -194,7 +201,7 @@ fn take(drm: &Device, of: Option<&MemCgroup>, means: Means, missing: usize) -> u
         },
     };
 
-    let scanned = Bo::scan(
+    Bo::scan(
         drm,
         of,
         lru,
@@ -210,22 +217,16 @@ fn take(drm: &Device, of: Option<&MemCgroup>, means: Means, missing: usize) -> u
             }
             Some(pages)
         },
-    );
-    if !is_of_one(of) {
-        let vain = scanned.seen.saturating_sub(scanned.taken);
-
-        drm.reclaimed.vain[means as usize].add(vain, Relaxed);
-    }
-    scanned.taken
+    )
 }
 
 /// Returns whether all BOs were visited in vain since this last returned true with `reset` set.
-fn all_seen(drm: &Device, of: Option<&MemCgroup>, reset: bool) -> bool {
+fn all_seen(drm: &Device, reset: bool) -> bool {
     let vain = &drm.reclaimed.vain;
     let all = Means::ALL
         .into_iter()
         .zip(vain)
-        .all(|(means, vain)| vain.load(Relaxed) >= pages(drm, of, means));
+        .all(|(means, vain)| vain.load(Relaxed) >= pages(drm, None, means));
 
     if all && reset {
         for vain in vain {
@@ -268,23 +269,35 @@ fn scan(drm: &Device, control: &Control<'_>) -> Option<Taken> {
     let of = control.group();
     let mut taken = Taken::default();
     let missing = |taken: &Taken| control.target().saturating_sub(taken.sum());
+    let is_of_one = is_of_one(of);
+    let at_limit = is_of_one && at_own_limit(of);
+    let take = |means: Means, missing| {
+        let scanned = take(drm, of, means, missing);
+
+        if !at_limit {
+            let vain = scanned.seen.saturating_sub(scanned.taken);
+
+            drm.reclaimed.vain[means as usize].add(vain, Relaxed);
+        }
+        scanned.taken
+    };
 
     // Purging may have to wait for the writeback of a page.
     let purge = control.may_write_back();
 
     if purge {
-        taken.purged = take(drm, of, Means::Purge, missing(&taken));
+        taken.purged = take(Means::Purge, missing(&taken));
     }
-    if !is_of_one(of) {
+    if !is_of_one {
         taken.heaps = with_gpu(drm, |gpu| drm.heaps.scan(gpu, missing(&taken))).unwrap_or(0);
     }
-    taken.evicted = take(drm, of, Means::Evict, missing(&taken));
+    taken.evicted = take(Means::Evict, missing(&taken));
 
-    // Callers that may not wait leave that to those that may, which do so once all BOs were
-    // visited.
-    let all_seen =
-        missing(&taken) != 0 && (is_of_one(of) || all_seen(drm, of, control.may_block()));
-    if all_seen && control.may_block() {
+    // Callers that do not wait leave that to those that do, once all BOs were visited.
+    let waits = control.may_block() && !is_kswapd();
+    let is_short = missing(&taken) != 0;
+    let all_seen = is_short && (at_limit || all_seen(drm, waits));
+    if all_seen && waits {
         let patience = msecs_to_jiffies(PATIENCE_MS / 2);
 
         if purge {
@@ -293,7 +306,10 @@ fn scan(drm: &Device, control: &Control<'_>) -> Option<Taken> {
         taken.evicted += take_busy(drm, of, Means::Evict, missing(&taken), patience);
     }
     drm.reclaimed.add(taken);
-    (taken.sum() != 0 || !all_seen).then_some(taken)
+
+    // All BOs of a single group were visited.
+    let done = all_seen || (is_short && is_of_one);
+    (taken.sum() != 0 || !done).then_some(taken)
 }
 
 /// Takes `pages` pages, as if memory management had asked for them. Returns the number taken.

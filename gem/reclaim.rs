@@ -21,7 +21,10 @@ use kernel::{
         Waited, //
     },
     drm::gem::BaseObject,
-    mm::shrinker::is_at_own_limit,
+    mm::{
+        memcg::MemCgroup,
+        shrinker::is_at_own_limit, //
+    },
     prelude::*,
     sync::aref::ARef,
     time::Jiffies, //
@@ -36,9 +39,10 @@ use super::{
 /// charges up to 64 pages at a time.
 const MARGIN: usize = 64;
 
-/// Returns whether the current task has reached the limit of its own control group.
-pub(super) fn at_own_limit() -> bool {
-    is_at_own_limit(MARGIN)
+/// Returns whether the current task has reached the limit of its own control group; with `of`, a
+/// limit of its own that `of` is subject to as well.
+pub(crate) fn at_own_limit(of: Option<&MemCgroup>) -> bool {
+    is_at_own_limit(of, MARGIN)
 }
 
 /// The way in which pages are taken.

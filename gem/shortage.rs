@@ -271,7 +271,7 @@ impl<'a> Attempts<'a> {
             && self.shortage.is_there()
             && misses_memory
             && self.may_wait()
-            && !at_own_limit()
+            && !at_own_limit(None)
     }
 
     fn may_wait(&self) -> bool {
@@ -284,7 +284,7 @@ impl<'a> Attempts<'a> {
         self.turn.is_none()
             && self.may_wait()
             && begin.elapsed().as_millis() >= SLICE_MS
-            && !at_own_limit()
+            && !at_own_limit(None)
     }
 
     /// Waits for a turn, as long as [`WAIT_MS`] permits. Sleeps. Returns `ERESTARTSYS` for signals,
@@ -337,7 +337,7 @@ impl<'a> Attempts<'a> {
 
         self.shortage.failed.add(1, Relaxed);
         self.spend(if progress { ms / 4 } else { ms })?;
-        if at_own_limit() {
+        if at_own_limit(None) {
             self.turn = None;
         } else {
             if let (Some(turn), true) = (&mut self.turn, progress) {

@@ -111,7 +111,7 @@ const PATIENCE_AT_LIMIT: Delta = Delta::from_secs(2);
 
 /// Returns how long validation keeps trying for the current task.
 fn patience() -> Delta {
-    match at_own_limit() {
+    match at_own_limit(None) {
         true => PATIENCE_AT_LIMIT,
         false => PATIENCE,
     }

@@ -15,11 +15,18 @@ __rust_helper bool rust_helper_gfp_has_io_fs(gfp_t gfp)
 	return gfp_has_io_fs(gfp);
 }
 
+__rust_helper bool rust_helper_current_is_kswapd(void)
+{
+	return current_is_kswapd();
+}
+
 /*
  * Returns whether the memory control group of the current task, or one of its
- * ancestors, has room for fewer than @pages more pages.
+ * ancestors, has room for fewer than @pages more pages. If @of is not NULL,
+ * only groups that @of is in as well are looked at.
  */
-__rust_helper bool rust_helper_memcg_of_current_is_full(unsigned long pages)
+__rust_helper bool
+rust_helper_memcg_of_current_is_full(struct mem_cgroup *of, unsigned long pages)
 {
 	bool full = false;
 #ifdef CONFIG_MEMCG
@@ -34,6 +41,8 @@ __rust_helper bool rust_helper_memcg_of_current_is_full(unsigned long pages)
 		unsigned long max = READ_ONCE(memcg->memory.max);
 		unsigned long used = page_counter_read(&memcg->memory);
 
+		if (of && !mem_cgroup_is_descendant(of, memcg))
+			continue;
 		full = used >= max || max - used < pages;
 	}
 	rcu_read_unlock();

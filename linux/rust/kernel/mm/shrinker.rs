@@ -97,7 +97,10 @@ use crate::{
 };
 use core::{
     marker::PhantomData,
-    ptr::NonNull, //
+    ptr::{
+        self,
+        NonNull, //
+    }, //
 };
 
 /// A request of memory management to a shrinker.
@@ -349,12 +352,21 @@ pub fn free_swap_pages(of: Option<&MemCgroup>) -> usize {
 }
 
 /// Returns whether the memory control group of the current task, or one of its ancestors, has room
-/// for fewer than `pages` more pages.
+/// for fewer than `pages` more pages. If `of` is given, only groups that `of` is in as well count.
 ///
-/// This can be the reason why an allocation has failed. The answer may be outdated.
-pub fn is_at_own_limit(pages: usize) -> bool {
+/// This can be the reason why an allocation has failed, or, with [`Control::group()`], why memory
+/// is wanted from that group. The answer may be outdated.
+pub fn is_at_own_limit(of: Option<&MemCgroup>, pages: usize) -> bool {
+    let of = of.map_or(ptr::null_mut(), MemCgroup::as_raw);
+
+    // SAFETY: The pointer is NULL or valid.
+    unsafe { bindings::memcg_of_current_is_full(of, pages) }
+}
+
+/// Returns whether the current task is kswapd, which reclaims memory before others run out of it.
+pub fn is_kswapd() -> bool {
     // SAFETY: No preconditions.
-    unsafe { bindings::memcg_of_current_is_full(pages) }
+    unsafe { bindings::current_is_kswapd() }
 }
 
 #[macros::kunit_tests(rust_mm_shrinker)]
@@ -435,8 +447,9 @@ mod tests {
 
     #[test]
     fn limits() {
-        assert!(!is_at_own_limit(0));
-        assert!(is_at_own_limit(usize::MAX) || cfg!(not(CONFIG_MEMCG)));
+        assert!(!is_at_own_limit(None, 0));
+        assert!(is_at_own_limit(None, usize::MAX) || cfg!(not(CONFIG_MEMCG)));
+        assert!(!is_kswapd());
     }
 
     #[test]

@@ -25,12 +25,17 @@ use crate::harness::Need;
 use crate::harness::Outcome;
 use crate::harness::Stop;
 use crate::harness::Test;
+use crate::memory::resident;
 use crate::memory::wait_for;
 use crate::swap::Swap;
 use crate::sync::Gate;
+use crate::trace::this_thread;
+use crate::trace::Trace;
+use crate::uapi;
 
 use super::super::target;
 use super::super::works;
+use super::evict::MemoryGroup;
 use super::KIB;
 use super::MIB;
 use super::NO_KNOB;
@@ -38,6 +43,9 @@ use super::PAGE;
 
 pub(in super::super) const TESTS: &[Test] = &[
     Test::new("evict-busy-holds-no-lock", &["D7"], holds_no_lock)
+        .needs(&[Need::Gate])
+        .panfrost_fails(NO_KNOB),
+    Test::new("limit-waits-for-busy", &["D7", "D9"], waits_at_limit)
         .needs(&[Need::Gate])
         .panfrost_fails(NO_KNOB),
     Test::new("evict-slow-mmu", &["D4", "J4"], slow_mmu)
@@ -90,6 +98,44 @@ fn holds_no_lock(gpu: &Gpu) -> Outcome {
         }
     }
     check!(free, "clients wait for as long as reclaim does");
+    gate.open()?;
+    done.wait(PATIENCE)?;
+    check_eq!(chain.statuses(), [DONE]);
+    Ok(())
+}
+
+/// If memory of a group is wanted for other reasons than its limit, its busy BOs are not waited
+/// for, as there are others. A client at its own limit waits: there is nothing else for it.
+fn waits_at_limit(gpu: &Gpu) -> Outcome {
+    const MORE: usize = 8 * MIB;
+    let _swap = Swap::on(64 * MIB)?;
+    let others = gpu.open()?;
+    // Idle, not of the group, and so much more that it could not be looked at as often.
+    let _idle = others.create(128 * MIB, uapi::BO_NOEXEC)?;
+    let group = MemoryGroup::enter()?;
+    let device = gpu.open()?;
+    let gate = Gate::new()?;
+    let bo = device.create(64 * KIB, uapi::BO_NOEXEC)?;
+    let mut chain = Chain::new(&device, PAGE)?;
+    chain.null();
+    let done = device.syncobj()?;
+    chain.submit(&[&bo], &[&gate.syncobj(&device)?], Some(&done))?;
+
+    let trace = Trace::of(&["dma_fence/dma_fence_wait_start"])?;
+    let waits = || -> Result<usize, Stop> {
+        let events = trace.events()?;
+        let ours = events.iter().filter(|event| event.thread == this_thread());
+        Ok(ours.count())
+    };
+    group.reclaim(MORE)?;
+    check_eq!(waits()?, 0, "for others");
+    check!(resident(&device)? >= bo.size(), "the busy BO has gone");
+
+    group.limit(Some(group.current()? + MIB))?;
+    let refused = device.create(MORE, uapi::BO_NOEXEC);
+    group.limit(None)?;
+    check!(refused.is_err(), "there was room for another BO");
+    check!(waits()? > 0, "it did not wait at its limit");
     gate.open()?;
     done.wait(PATIENCE)?;
     check_eq!(chain.statuses(), [DONE]);
