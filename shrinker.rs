@@ -22,8 +22,7 @@
 //!
 //! Memory management asks for the BOs of one control group after another, or for those of a single
 //! group if that has reached its own limit. A call for a group other than the root group visits all
-//! of the group's BOs. The memory of heaps is counted and taken together with the BOs of the root
-//! group.
+//! of the group's BOs. The memory of a heap belongs to the group that is charged for it, like a BO.
 //!
 //! A task that has reached the limit of its own group waits for the busy BOs of that group as soon
 //! as these are all that is left there. If memory is short for all, one call waits when as many
@@ -174,13 +173,9 @@ fn is_of_one(of: Option<&MemCgroup>) -> bool {
 /// Returns the number of pages that could be taken.
 fn count(drm: &Device, control: &Control<'_>) -> usize {
     let of = control.group();
-    let of_heaps = match is_of_one(of) {
-        true => 0,
-        false => drm.heaps.pages(),
-    };
 
     pages(drm, of, Means::Purge)
-        .saturating_add(of_heaps)
+        .saturating_add(drm.heaps.pages(of))
         .saturating_add(pages(drm, of, Means::Evict))
 }
 
@@ -288,9 +283,7 @@ fn scan(drm: &Device, control: &Control<'_>) -> Option<Taken> {
     if purge {
         taken.purged = take(Means::Purge, missing(&taken));
     }
-    if !is_of_one {
-        taken.heaps = with_gpu(drm, |gpu| drm.heaps.scan(gpu, missing(&taken))).unwrap_or(0);
-    }
+    taken.heaps = with_gpu(drm, |gpu| drm.heaps.scan(gpu, of, missing(&taken))).unwrap_or(0);
     taken.evicted = take(Means::Evict, missing(&taken));
 
     // Callers that do not wait leave that to those that do, once all BOs were visited.

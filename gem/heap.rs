@@ -53,10 +53,7 @@ mod stall;
 mod uses;
 mod wait;
 
-use core::{
-    mem,
-    ops::Range, //
-};
+use core::ops::Range;
 
 use kernel::{
     alloc::Flags,
@@ -66,7 +63,10 @@ use kernel::{
         Chunks, //
     },
     iommu::pgtable::Reserved,
-    mm::memcg::ObjCgroup,
+    mm::memcg::{
+        MemCgroup,
+        ObjCgroup, //
+    },
     new_mutex,
     prelude::*,
     sync::{
@@ -169,8 +169,6 @@ struct Inner {
     /// When the content died, if it is dead, in milliseconds of the set's clock.
     dead_since: u64,
     waits: Waits,
-    /// The number of pages last reported to the set.
-    counted: usize,
 }
 
 impl Inner {
@@ -207,6 +205,9 @@ pub(crate) struct Heap {
     len: usize,
     /// The number of bytes of memory, credit included, for statistics.
     resident: Atomic<usize>,
+    /// The number of pages that could be given back, as last reported to the set. Written with
+    /// `inner` locked, and read without.
+    idle: Atomic<usize>,
     /// When the longest-waiting job stalled, in milliseconds of the set's clock, or
     /// [`NOT_STALLED`]. Written with `inner` locked, and read without.
     stalled: Atomic<u64>,
@@ -279,7 +280,6 @@ impl Heap {
             probe: HeapProbe::new(drm.heaps.now()),
             dead_since: 0,
             waits: Waits::default(),
-            counted: 0,
         };
 
         Arc::pin_init(
@@ -288,6 +288,7 @@ impl Heap {
                 payer: ObjCgroup::current(),
                 len,
                 resident: Atomic::new(0),
+                idle: Atomic::new(0),
                 stalled: Atomic::new(NOT_STALLED),
                 inner <- new_mutex!(inner, "drm_gpu::heap"),
                 deadline <- new_delayed_work!("drm_gpu::heap::deadline"),
@@ -299,6 +300,11 @@ impl Heap {
     /// Returns the number of bytes of memory that the heap has, credit included. Takes no lock.
     pub(crate) fn resident(&self) -> usize {
         self.resident.load(Relaxed)
+    }
+
+    /// Returns whether `of` pays for the memory; [`None`] matches any group.
+    fn is_of(&self, of: Option<&MemCgroup>) -> bool {
+        of.is_none_or(|of| of.pays_for(self.payer.as_deref()))
     }
 
     fn drm(&self) -> &Device {
@@ -377,9 +383,7 @@ impl Heap {
         };
 
         self.resident.store(inner.filled() * CHUNK, Relaxed);
-        self.drm
-            .heaps
-            .count(mem::replace(&mut inner.counted, pages), pages);
+        self.drm.heaps.count(self.idle.xchg(pages, Relaxed), pages);
     }
 
     /// Applies `f` to the life of the content. If the content dies, queues the trim worker, and

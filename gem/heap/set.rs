@@ -25,7 +25,10 @@ use kernel::{
         Chunks,
         Partial, //
     },
-    mm::memcg::Charge,
+    mm::memcg::{
+        Charge,
+        MemCgroup, //
+    },
     new_mutex,
     page::PAGE_SIZE,
     prelude::*,
@@ -204,9 +207,22 @@ impl HeapSet {
         )
     }
 
-    /// Returns the number of pages in the chunks and the credit of dead heaps. Takes no lock.
-    pub(crate) fn pages(&self) -> usize {
-        self.pages.load(Relaxed)
+    /// Returns the number of pages in the chunks and the credit of the dead heaps that the control
+    /// group `of` pays for; [`None`] stands for all groups.
+    ///
+    /// For the shrinker: takes no lock if there are none at all, and otherwise tries to get that of
+    /// the list, or returns 0.
+    pub(crate) fn pages(&self, of: Option<&MemCgroup>) -> usize {
+        let all = self.pages.load(Relaxed);
+
+        if of.is_none() || all == 0 {
+            return all;
+        }
+        self.list.try_lock().map_or(0, |list| {
+            let heaps = list.iter().filter(|heap| heap.is_of(of));
+
+            heaps.map(|heap| heap.idle.load(Relaxed)).sum()
+        })
     }
 
     /// Frees `nr` of the pages counted by [`Self::pages`], or as many as possible, rounded up to
@@ -214,13 +230,13 @@ impl HeapSet {
     ///
     /// For the shrinker: only tries to get the locks of the list and of the heaps, and allocates
     /// nothing. Live content is kept. A chunk is only freed once the GPU can no longer reach it.
-    pub(crate) fn scan(&self, gpu: &Gpu<'_>, nr: usize) -> usize {
+    pub(crate) fn scan(&self, gpu: &Gpu<'_>, of: Option<&MemCgroup>, nr: usize) -> usize {
         let mut freed = 0;
         let Some(list) = self.list.try_lock() else {
             return 0;
         };
 
-        for heap in list.iter() {
+        for heap in list.iter().filter(|heap| heap.is_of(of)) {
             if freed >= nr {
                 break;
             }

@@ -53,7 +53,7 @@ impl HeapSet {
             self.in_reserve(),
             policy::RESERVE
         )?;
-        writeln!(f, "reclaimable: {} pages", self.pages())?;
+        writeln!(f, "reclaimable: {} pages", self.pages(None))?;
         writeln!(
             f,
             "credit: {} more than the high-water mark, at most {}",

@@ -12,6 +12,7 @@ use crate::chain::DONE;
 use crate::chain::PATIENCE;
 use crate::check;
 use crate::check_eq;
+use crate::debugfs;
 use crate::device::Device;
 use crate::harness::Gpu;
 use crate::harness::Outcome;
@@ -23,6 +24,7 @@ use crate::pixels::FORMATS;
 use crate::uapi;
 
 use super::super::memory::evict::MemoryGroup;
+use super::super::memory::PAGE;
 use super::super::render::clear_frame;
 use super::super::target;
 use super::super::tiler::heap;
@@ -41,6 +43,7 @@ pub(in super::super) const TESTS: &[Test] = &[
     Test::new("heap-frames-of-two-contexts", &["B3"], two_contexts),
     Test::new("heap-content-goes-with-its-context", &["B3"], context_goes).panfrost_fails(KEEPS),
     Test::new("heap-memory-is-charged", &["D9"], charged).panfrost_fails(FREE),
+    Test::new("heap-makes-room-at-the-limit", &["B3", "D9"], makes_room).panfrost_fails(KEEPS),
     Test::new("heap-beyond-the-limit", &["D9", "B2"], limited).panfrost_fails(FREE),
 ];
 
@@ -201,6 +204,56 @@ fn charged(gpu: &Gpu) -> Outcome {
         had.0
     );
     Ok(())
+}
+
+/// Draws into some heaps, each of which then has a chunk for as long as nobody else wants it.
+fn draw_into(device: &Device, heaps: &[Bo]) -> Outcome {
+    let layout = Layout {
+        width: 64,
+        height: 64,
+        bytes: 4,
+        block: BlockFormat::UInterleaved,
+    };
+    let (words, _) = FORMATS[0].clear(3);
+    let done = device.syncobj()?;
+    for heap in heaps {
+        let mut chain = Chain::new(device, 4096)?;
+        let job = chain.fragment(&clear_frame(&FORMATS[0], &layout, heap.va(), words));
+        chain.submit(&[heap], &[], Some(&done))?;
+        done.wait(PATIENCE)?;
+        check_eq!(chain.status(job), DONE);
+    }
+    Ok(())
+}
+
+/// A group at its limit gets back what its own heaps do not need, and nothing of those of others.
+fn makes_room(gpu: &Gpu) -> Outcome {
+    const HEAPS: usize = 12;
+    let some = |device: &Device, count| -> Result<Vec<Bo>, Stop> {
+        let heaps = (0..count).map(|_| heap(device, CHUNK));
+        let heaps = heaps.collect::<Result<Vec<_>, _>>()?;
+        draw_into(device, &heaps)?;
+        Ok(heaps)
+    };
+    let others = gpu.open()?;
+    let _kept = some(&others, 4)?;
+    let others_have = memory::resident(&others)?;
+    let group = MemoryGroup::enter()?;
+    let device = gpu.open()?;
+    let heaps = some(&device, HEAPS)?;
+    let has = group.current()?;
+    check!(has >= HEAPS * CHUNK, "{has} bytes of the group");
+
+    let taken = debugfs::taken(gpu)?.heaps;
+    group.limit(Some(has + 2 * MIB))?;
+    let bo = device.create(HEAPS / 2 * CHUNK, uapi::BO_NOEXEC);
+    group.limit(None)?;
+    let taken = (debugfs::taken(gpu)?.heaps - taken) * PAGE;
+    bo?;
+    check!(taken >= HEAPS / 3 * CHUNK, "{taken} bytes were taken");
+    check_eq!(memory::resident(&others)?, others_have);
+    // They get memory again when they are drawn into.
+    draw_into(&device, &heaps)
 }
 
 /// A group at its limit gets no more memory by way of the GPU: the job that wants it ends. Others
