@@ -258,10 +258,15 @@ impl Mapping {
     /// Brings back the pages that [`Self::evict`] has taken away. If user space has given the
     /// content up in the meantime, it is purged instead, and a job that uses it faults. Sleeps.
     ///
+    /// Returns whether the content is as it should be. It is not if it could not be read from swap.
+    /// shmem never tries that again, so the mapping stays without pages, and is not brought back
+    /// for jobs that do not list the BO.
+    ///
     /// `_vm` proves that the reservation of the address space is locked. The caller must hold a
     /// reference besides that of the list, which is dropped here.
-    pub(crate) fn restore(&self, gpu: &Gpu<'_>, _vm: ResvLocked<'_>) -> Result {
+    pub(crate) fn restore(&self, gpu: &Gpu<'_>, _vm: ResvLocked<'_>) -> Result<bool> {
         let mut inner = self.inner.lock();
+        let mut is_lost = false;
 
         if let MappedMemory::Nothing | MappedMemory::Stuck(..) = inner.memory {
             if self.bo.is_given_up() {
@@ -269,17 +274,19 @@ impl Mapping {
                 let _ = self.bo.purge();
             }
             if self.bo.state() != PageState::Purged {
-                match self.populate(gpu, &mut inner) {
+                match (self.populate(gpu, &mut inner), self.bo.state()) {
                     // Reclaim has purged the content since the check above.
-                    Err(_) if self.bo.state() == PageState::Purged => (),
-                    result => result?,
+                    (Err(_), PageState::Purged) => (),
+                    // The pages did not come in.
+                    (Err(EIO), PageState::Evicted) => is_lost = true,
+                    (result, _) => result?,
                 }
             }
         }
         if let Some(node) = self.vm().take_evicted(self.va()) {
             inner.room = Some(node.into_reservation());
         }
-        Ok(())
+        Ok(!is_lost)
     }
 
     /// Notes that the last handle has been closed: jobs no longer bring the pages back.

@@ -121,7 +121,8 @@ impl Vm {
     /// the fence of the job and unlocks it.
     ///
     /// Returns `ENOMEM` also if `is_slow` returns `true` before all memory is back. Sleeps. After
-    /// an error, the mappings that are still without memory remain in the list.
+    /// an error, the mappings that are still without memory remain in the list. Content that is
+    /// lost is no error.
     pub(crate) fn restore(
         &self,
         gpu: &Gpu<'_>,

@@ -13,7 +13,7 @@
 //! with only the address space locked, which nobody else waits for, and then, with everything
 //! locked, those that were evicted in between. So others that use the same BOs do not wait for the
 //! memory of this client. A purged BO is not an error: a job that uses it faults, as with the C
-//! driver.
+//! driver. A BO whose content cannot be read from swap is an error for the jobs that list it.
 //!
 //! User memory is valid at the point of no return: its pages are faulted in before anything is
 //! locked, and if they have changed by then, everything is released and the submission starts over.
@@ -153,6 +153,8 @@ impl Admission {
     ///
     /// `EINVAL`: the file is closing the handle of a BO. `EALREADY`: a BO is listed twice. `EINTR`
     /// or `ERESTARTSYS`: a signal. `ENODEV`: the device has gone, is about to go, or is lost.
+    ///
+    /// `EIO`: the content of a BO could not be read from swap.
     ///
     /// `EFAULT`: user memory of the file, listed or not, has gone. Also the other errors of
     /// [`validate()`](kernel::mm::mirror::Mirror::validate).
@@ -302,10 +304,12 @@ fn try_submit(
         let begin = Instant::now();
         let restored = guard.registration_data_with(|gpu| -> Result {
             vm.restore(gpu, vm_locked, || attempts.is_slow(begin))?;
-            // A mapping whose last handle was closed meanwhile is not on the list that `restore()`
-            // walks.
+            // Neither a mapping whose last handle was closed meanwhile nor one with lost content is
+            // on the list that `restore()` walks.
             for mapping in job.mappings.iter().filter(|mapping| mapping.is_evicted()) {
-                mapping.restore(gpu, vm_locked)?;
+                if !mapping.restore(gpu, vm_locked)? {
+                    return Err(EIO);
+                }
             }
             Ok(())
         });

@@ -134,7 +134,7 @@ fn look_up_bos(file: &drm::File<File>, args: &uapi::drm_panfrost_submit) -> Resu
 /// Other errors are `ENOMEM`; `EINTR`: a signal, in particular during a wait for other jobs or for
 /// memory; `ENODEV`: the device has gone, is about to go, or is lost; `ECANCELED`: jobs of the
 /// context have hung too often; `EFAULT`: user memory of the file has gone; `EPERM`: the file has
-/// user memory of another process.
+/// user memory of another process; `EIO`: a BO cannot be read from swap.
 ///
 /// Runs unguarded. The job side takes the guard once the arrays have been read and the user memory
 /// of the file has been faulted in.

@@ -49,6 +49,8 @@ use super::super::PATTERN64;
 use super::content;
 use super::filled;
 use super::intact;
+use super::limits::keep_own_memory;
+use super::signal_of;
 use super::KIB;
 use super::MIB;
 use super::NO_KNOB;
@@ -65,6 +67,9 @@ pub(in super::super) const TESTS: &[Test] = &[
     Test::new("evict-given-up", &["D3", "D4"], given_up).panfrost_fails(NO_KNOB),
     Test::new("evict-closed", &["A3", "D4"], closed).panfrost_fails(NO_KNOB),
     Test::new("evict-no-swap", &["D4"], no_swap).panfrost_fails(NO_KNOB),
+    Test::new("evict-unreadable", &["C5", "D4"], unreadable)
+        .warns()
+        .panfrost_fails(NO_KNOB),
     Test::new("evict-stuck-mmu", &["D4"], stuck)
         .needs(&[Need::Board])
         .warns()
@@ -168,11 +173,8 @@ fn swapped(gpu: &Gpu) -> Outcome {
     let bos = (0..16)
         .map(|n| filled(&device, MIB, n))
         .collect::<Result<Vec<_>, _>>()?;
-    let used = swap.used()?;
     check_eq!(shrink(gpu, ALL)?, 16 * MIB / PAGE);
-    group.reclaim(16 * MIB)?;
-    let out = swap.used()?.saturating_sub(used);
-    check!(out >= 8 * MIB, "{out} bytes are in swap");
+    swap_out(&group, &swap, 16 * MIB)?;
     let mut chain = Chain::new(&device, PAGE)?;
     for bo in &bos {
         chain.write(bo.va() + 64, WriteKind::Zero, 0);
@@ -349,6 +351,58 @@ fn no_swap(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
+/// Has the kernel write half of `bytes` that were evicted to swap, or more. That may take several
+/// attempts: it takes other memory of the group first, and pages that were just evicted may not be
+/// in its lists yet.
+fn swap_out(group: &MemoryGroup, swap: &Swap, bytes: usize) -> Outcome {
+    let mut out = 0;
+    let is_out = wait_for(PATIENCE, || {
+        group.reclaim(bytes)?;
+        out = swap.used()?;
+        Ok(out >= bytes / 2)
+    })?;
+    check!(is_out, "{out} bytes are in swap");
+    Ok(())
+}
+
+/// If swap cannot be read, a client has lost the BO that was there, and says so to whoever uses it.
+/// With the rest it goes on.
+fn unreadable(gpu: &Gpu) -> Outcome {
+    let swap = Swap::on_disk(64 * MIB)?;
+    let group = MemoryGroup::enter()?;
+    // Nothing else of this process is to be there.
+    keep_own_memory()?;
+    let device = gpu.open()?;
+    let bo = filled(&device, MIB, 1)?;
+    let lost = bo.map()?;
+    evict(gpu, MIB)?;
+    swap_out(&group, &swap, MIB)?;
+    swap.break_disk()?;
+
+    let (other, map) = target(&device, PAGE)?;
+    let mut chain = Chain::new(&device, PAGE)?;
+    chain.zero(other.va());
+    for round in 0..3 {
+        map.fill(PATTERN);
+        chain.rearm();
+        chain.run(&[&other])?;
+        check_eq!(chain.statuses(), [DONE], "round {round}");
+        check_eq!(map.get64(0), 0);
+        chain.rearm();
+        let listed = chain.submit(&[&other, &bo], &[], None);
+        check_eq!(listed, Err(sys::Errno(libc::EIO)), "round {round}");
+        check_eq!(chain.statuses(), [NOT_STARTED]);
+        check_eq!(signal_of(|| lost.get32(0))?, libc::SIGBUS);
+        // BOs that are evicted after that come back.
+        evict(gpu, 2 * PAGE)?;
+    }
+    check!(!bo.madvise(uapi::MADV_DONTNEED)?, "it is there");
+    chain.rearm();
+    chain.run(&[&other, &bo])?;
+    check_eq!(chain.statuses(), [DONE]);
+    Ok(())
+}
+
 /// If the GPU's MMU does not answer, nobody else gets the pages that it may still reach; and when
 /// it does again, all is as before.
 fn stuck(gpu: &Gpu) -> Outcome {
@@ -417,9 +471,7 @@ fn use_by_kernel(gpu: &Gpu) -> Outcome {
     map.put64(0, 7);
     for times in [1, 2, 3, 10, 30] {
         evict(gpu, MIB)?;
-        group.reclaim(MIB)?;
-        let out = swap.used()?;
-        check!(out >= MIB / 2, "{out} bytes are in swap");
+        swap_out(&group, &swap, MIB)?;
         // Copies a word from there, and allocates nothing for itself.
         let (ret, failed) = failing.first(times, || {
             // SAFETY: the mapping is that long.

@@ -504,7 +504,7 @@ fn limit_of_shared(gpu: &Gpu) -> Outcome {
 }
 
 /// Keeps what this process has by itself in memory: it has to go on when its group is full.
-fn keep_own_memory() -> Outcome {
+pub(super) fn keep_own_memory() -> Outcome {
     // SAFETY: flags only.
     match unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) } {
         -1 => Err(Errno::last().into()),
