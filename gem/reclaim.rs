@@ -39,8 +39,8 @@ use super::{
 /// charges up to 64 pages at a time.
 const MARGIN: usize = 64;
 
-/// Returns whether the current task has reached the limit of its own control group; with `of`, a
-/// limit of its own that `of` is subject to as well.
+/// Returns whether the current task has reached the limit of its own control group, not counting
+/// page cache; with `of`, a limit of its own that `of` is subject to as well.
 pub(crate) fn at_own_limit(of: Option<&MemCgroup>) -> bool {
     is_at_own_limit(of, MARGIN)
 }

@@ -14,10 +14,10 @@
 //! Turns are granted in the order of the requests. A submission that has the turn must not wait for
 //! user space, only for the hardware. If others wait, it gives the turn up when it has brought back
 //! nothing for [`SLICE_MS`], or has not finished within [`TURN_MS`]. A client that has reached the
-//! limit of its own control group gets no turn, as the memory of others does not help it. A
-//! submission that has waited for turns for [`WAIT_MS`] in all does not wait for another one, but
-//! tries without: nobody can be kept waiting by a crowd of others. When the device is removed, all
-//! waits end with an error.
+//! limit of its own control group, even without page cache, gets no turn, as the memory of others
+//! does not help it. A submission that has waited for turns for [`WAIT_MS`] in all does not wait
+//! for another one, but tries without: nobody can be kept waiting by a crowd of others. When the
+//! device is removed, all waits end with an error.
 //!
 //! Lock: the mutex of [`Shortage`], which is only held briefly. A task that waits for a turn must
 //! hold no other lock and no guard of the device, so the task that has the turn never depends on

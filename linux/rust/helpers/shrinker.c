@@ -24,6 +24,9 @@ __rust_helper bool rust_helper_current_is_kswapd(void)
  * Returns whether the memory control group of the current task, or one of its
  * ancestors, has room for fewer than @pages more pages. If @of is not NULL,
  * only groups that @of is in as well are looked at.
+ *
+ * Page cache does not count: it makes room when that is needed. Its size may be
+ * some seconds old.
  */
 __rust_helper bool
 rust_helper_memcg_of_current_is_full(struct mem_cgroup *of, unsigned long pages)
@@ -40,9 +43,12 @@ rust_helper_memcg_of_current_is_full(struct mem_cgroup *of, unsigned long pages)
 	     memcg = parent_mem_cgroup(memcg)) {
 		unsigned long max = READ_ONCE(memcg->memory.max);
 		unsigned long used = page_counter_read(&memcg->memory);
+		unsigned long cache = memcg_page_state(memcg, NR_ACTIVE_FILE) +
+				      memcg_page_state(memcg, NR_INACTIVE_FILE);
 
 		if (of && !mem_cgroup_is_descendant(of, memcg))
 			continue;
+		used -= min(used, cache);
 		full = used >= max || max - used < pages;
 	}
 	rcu_read_unlock();

@@ -352,7 +352,8 @@ pub fn free_swap_pages(of: Option<&MemCgroup>) -> usize {
 }
 
 /// Returns whether the memory control group of the current task, or one of its ancestors, has room
-/// for fewer than `pages` more pages. If `of` is given, only groups that `of` is in as well count.
+/// for fewer than `pages` more pages, even without page cache. If `of` is given, only groups that
+/// `of` is in as well count.
 ///
 /// This can be the reason why an allocation has failed, or, with [`Control::group()`], why memory
 /// is wanted from that group. The answer may be outdated.

@@ -229,11 +229,19 @@ impl MemoryGroup {
         // The kernel adds up what its processors have counted every two seconds, or once there have
         // been enough changes: these are.
         drop(black_box(vec![1u8; 8 * MIB]));
+        self.stat("slab")
+    }
+
+    /// Bytes of the page cache that it is charged for.
+    pub(in super::super) fn cache(&self) -> Result<usize, Stop> {
+        Ok(self.stat("active_file")? + self.stat("inactive_file")?)
+    }
+
+    fn stat(&self, name: &str) -> Result<usize, Stop> {
         let text = fs::read_to_string(self.0.join("memory.stat"))?;
-        let bytes = text.lines().find_map(|line| line.strip_prefix("slab "));
-        bytes
-            .and_then(|bytes| bytes.parse().ok())
-            .ok_or_else(|| Stop::fail("no slab in memory.stat"))
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+            .ok_or_else(|| Stop::fail(format!("no {name} in memory.stat")))
     }
 
     /// Leaves the group, which keeps what it has paid for.

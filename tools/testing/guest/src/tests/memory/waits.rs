@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reclaim that waits: for jobs, and for the MMU.
+//! Reclaim that waits: for jobs, and for the MMU. Submissions that wait for memory.
 
+use std::fs::File;
+use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -18,8 +20,11 @@ use crate::chain::DONE;
 use crate::chain::PATIENCE;
 use crate::check;
 use crate::check_eq;
+use crate::debugfs::found_too_little;
 use crate::debugfs::shrink;
 use crate::debugfs::ALL;
+use crate::disk;
+use crate::disk::Loop;
 use crate::harness::Gpu;
 use crate::harness::Need;
 use crate::harness::Outcome;
@@ -35,7 +40,10 @@ use crate::uapi;
 
 use super::super::target;
 use super::super::works;
+use super::evict::evict;
 use super::evict::MemoryGroup;
+use super::filled;
+use super::intact;
 use super::KIB;
 use super::MIB;
 use super::NO_KNOB;
@@ -48,6 +56,7 @@ pub(in super::super) const TESTS: &[Test] = &[
     Test::new("limit-waits-for-busy", &["D7", "D9"], waits_at_limit)
         .needs(&[Need::Gate])
         .panfrost_fails(NO_KNOB),
+    Test::new("limit-full-of-page-cache", &["D4", "D7"], page_cache).panfrost_fails(NO_KNOB),
     Test::new("evict-slow-mmu", &["D4", "J4"], slow_mmu)
         .needs(&[Need::Board])
         .warns()
@@ -139,6 +148,45 @@ fn waits_at_limit(gpu: &Gpu) -> Outcome {
     gate.open()?;
     done.wait(PATIENCE)?;
     check_eq!(chain.statuses(), [DONE]);
+    Ok(())
+}
+
+/// In a group that is full of page cache, memory can come back, so a client that takes long for
+/// that brings it back in turns with others.
+fn page_cache(gpu: &Gpu) -> Outcome {
+    const BOS: u64 = 64;
+    const ROOM: usize = 96 * MIB;
+    // After 200 ms it should want a turn.
+    const SLOW: Duration = Duration::from_millis(400);
+    let _swap = Swap::on(256 * MIB)?;
+    let image = disk::image(2 * ROOM)?;
+    let disk = Loop::new(&image)?;
+    let group = MemoryGroup::enter()?;
+    let device = gpu.open()?;
+    let bos = (0..BOS)
+        .map(|n| filled(&device, MIB, n))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut chain = Chain::new(&device, PAGE)?;
+    chain.null();
+    evict(gpu, BOS as usize * MIB + PAGE)?;
+    group.reclaim(BOS as usize * MIB)?;
+
+    group.limit(Some(group.current()? + ROOM))?;
+    // The cache goes when the disk is closed.
+    let mut cached = File::open(disk.node())?;
+    io::copy(&mut cached, &mut io::sink())?;
+    let cache = group.cache()?;
+    check!(cache >= ROOM / 2, "{cache} bytes are cached");
+    let before = found_too_little(gpu)?;
+    let start = Instant::now();
+    chain.submit(&[], &[], None)?;
+    let took = start.elapsed();
+    let turns = found_too_little(gpu)? - before;
+    check!(intact(&bos[0], 0)?);
+    if took < SLOW {
+        return Err(Stop::Skip(format!("it takes only {took:?}")));
+    }
+    check!(turns > 0, "it went on by itself for {took:?}");
     Ok(())
 }
 
