@@ -2,16 +2,20 @@
 
 //! The dma-buf of an object, like that of PRIME but with cache maintenance.
 //!
-//! PRIME leaves that to the exporter in two places: a driver that attaches gets its mapping of the
-//! pages without cache maintenance, and bracketing CPU accesses (`DMA_BUF_IOCTL_SYNC`) has no
-//! effect unless the exporter implements it.
+//! PRIME leaves that to the exporter in two places: the mapping of the pages for a driver that
+//! attaches is made and undone without cache maintenance, and bracketing CPU accesses
+//! (`DMA_BUF_IOCTL_SYNC`) has no effect unless the exporter implements it.
 //!
 //! Locks: the reservation lock, which also protects the list of attachments, then that of the
 //! pages.
 
-use super::base::Base;
+use super::{
+    base::Base,
+    Caching, //
+};
 use crate::{
     bindings,
+    dma::DataDirection,
     dma_buf::resv::{
         Resv,
         Usage, //
@@ -116,9 +120,23 @@ unsafe extern "C" fn unmap_dma_buf(
     sgt: *mut bindings::sg_table,
     dir: bindings::dma_data_direction,
 ) {
-    // SAFETY: By the safety requirements.
+    // SAFETY: By the safety requirements, the dma-buf was exported from the object of a `Base`, to
+    // which it has a reference.
+    let base = unsafe { Base::from_raw((*(*attach).dmabuf).priv_.cast()) };
+
+    // From here on the CPU must see what the importer's device has written, and not what its caches
+    // have from before: it may read the pages to swap them out. Its own writes to pages that user
+    // space maps cached are kept.
+    //
+    // SAFETY: By the safety requirements; the table is mapped for this device, in this direction.
     unsafe {
         (*attach).priv_ = ptr::null_mut();
+        if base.caching == Caching::Cached {
+            let to_device = DataDirection::ToDevice.into();
+
+            bindings::dma_sync_sgtable_for_device((*attach).dev, sgt, to_device);
+        }
+        bindings::dma_sync_sgtable_for_cpu((*attach).dev, sgt, dir);
         bindings::drm_gem_unmap_dma_buf(attach, sgt, dir);
     }
 }

@@ -22,6 +22,7 @@ use crate::harness::Stop;
 use crate::harness::Test;
 use crate::swap::Swap;
 use crate::sys::Mapping;
+use crate::trace::Event;
 use crate::trace::Trace;
 use crate::uapi;
 
@@ -112,9 +113,12 @@ fn import_after_evict(gpu: &Gpu) -> Outcome {
     let node = Node::all().pop().ok_or(Stop::fail("no GPU"))?;
     let device = node.open()?;
 
-    let trace = Trace::of(&["dma/dma_map_sg", "dma/dma_sync_sg_for_device"])?;
-    let shared = Bo::import(&device, dmabuf.as_fd(), SIZE)?;
-    let events = trace.events()?;
+    let shared;
+    let events = {
+        let trace = Trace::of(&["dma/dma_map_sg", "dma/dma_sync_sg_for_device"])?;
+        shared = Bo::import(&device, dmabuf.as_fd(), SIZE)?;
+        trace.events()?
+    };
     let mapped = events.iter().position(|event| event.name == "dma_map_sg");
     let synced = events
         .iter()
@@ -134,11 +138,22 @@ fn import_after_evict(gpu: &Gpu) -> Outcome {
     expected[64..72].fill(0);
     let through = Mapping::new(dmabuf.as_fd(), 0, SIZE)?;
     check!(through.bytes(0, SIZE) == expected, "another content");
+
+    let trace = Trace::of(&["dma/dma_sync_sg_for_cpu", "dma/dma_unmap_sg"])?;
+    shared.close()?;
+    let events = trace.events()?;
+    let is = |name| move |event: &Event| event.name == name;
+    let synced = events.iter().position(is("dma_sync_sg_for_cpu"));
+    let unmapped = events.iter().position(is("dma_unmap_sg"));
+    check!(
+        synced.is_some() && synced < unmapped,
+        "what the other device has written was not synchronised: {events:?}"
+    );
     Ok(())
 }
 
 /// Another device that attaches to a BO which was evicted gets its pages with what the CPU has
-/// written to them, as they came back from swap.
+/// written to them, as they came back from swap. When it goes, the CPU gets what it has written.
 fn attached(gpu: &Gpu) -> Outcome {
     let outcome = import_after_evict(gpu);
     bind_anew()?;
