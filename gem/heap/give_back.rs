@@ -10,8 +10,12 @@
 
 use kernel::{
     iommu::pgtable::Reserved,
+    mm::memcg::MemCgroup,
     prelude::*,
-    sync::Arc,
+    sync::{
+        atomic::Relaxed,
+        Arc, //
+    },
     workqueue, //
 };
 
@@ -23,6 +27,7 @@ use super::{
     Addresses,
     Event,
     Heap,
+    HeapSet,
     Inner,
     CHUNK_PAGES, //
 };
@@ -53,6 +58,46 @@ impl Drop for Remains {
 
         with_gpu(&heap.drm, |gpu| heap.drm.heaps.remove(Some(gpu), heap))
             .unwrap_or_else(|| heap.drm.heaps.remove(None, heap));
+    }
+}
+
+impl HeapSet {
+    /// Returns the number of pages in the chunks and the credit of the dead heaps that the control
+    /// group `of` pays for; [`None`] stands for all groups.
+    ///
+    /// For the shrinker: takes no lock if there are none at all, and otherwise tries to get that of
+    /// the list, or returns 0.
+    pub(crate) fn pages(&self, of: Option<&MemCgroup>) -> usize {
+        let all = self.pages.load(Relaxed);
+
+        if of.is_none() || all == 0 {
+            return all;
+        }
+        self.list.try_lock().map_or(0, |list| {
+            let heaps = list.iter().filter(|heap| heap.is_of(of));
+
+            heaps.map(|heap| heap.idle.load(Relaxed)).sum()
+        })
+    }
+
+    /// Frees `nr` of the pages counted by [`Self::pages`], or as many as possible, rounded up to
+    /// whole chunks. Returns the number of pages freed.
+    ///
+    /// For the shrinker: only tries to get the locks of the list and of the heaps, and allocates
+    /// nothing. Live content is kept. A chunk is only freed once the GPU can no longer reach it.
+    pub(crate) fn scan(&self, gpu: &Gpu<'_>, of: Option<&MemCgroup>, nr: usize) -> usize {
+        let mut freed = 0;
+        let Some(list) = self.list.try_lock() else {
+            return 0;
+        };
+
+        for heap in list.iter().filter(|heap| heap.is_of(of)) {
+            if freed >= nr {
+                break;
+            }
+            freed += heap.try_give_back(gpu, nr - freed);
+        }
+        freed
     }
 }
 

@@ -25,10 +25,7 @@ use kernel::{
         Chunks,
         Partial, //
     },
-    mm::memcg::{
-        Charge,
-        MemCgroup, //
-    },
+    mm::memcg::Charge,
     new_mutex,
     page::PAGE_SIZE,
     prelude::*,
@@ -126,7 +123,7 @@ struct Found {
 pub(crate) struct HeapSet {
     /// The heaps that have an address, or stuck chunks.
     #[pin]
-    list: Mutex<KVVec<Arc<Heap>>>,
+    pub(super) list: Mutex<KVVec<Arc<Heap>>>,
     /// The memory of all chunks of the device.
     pub(super) space: ChunkSpace,
     /// A stack of chunks for heaps without credit. These are not charged to any group.
@@ -139,7 +136,7 @@ pub(crate) struct HeapSet {
     /// The number of chunks in the reserve. Written with `reserve` locked, and read without.
     in_reserve: Atomic<usize>,
     /// The number of pages that [`Self::scan`] could free.
-    pages: Atomic<usize>,
+    pub(super) pages: Atomic<usize>,
     /// How long a job waits for memory, in milliseconds.
     stall_ms: u32,
     /// Takes memory that clients of the device do not need.
@@ -205,44 +202,6 @@ impl HeapSet {
             }),
             GFP_KERNEL,
         )
-    }
-
-    /// Returns the number of pages in the chunks and the credit of the dead heaps that the control
-    /// group `of` pays for; [`None`] stands for all groups.
-    ///
-    /// For the shrinker: takes no lock if there are none at all, and otherwise tries to get that of
-    /// the list, or returns 0.
-    pub(crate) fn pages(&self, of: Option<&MemCgroup>) -> usize {
-        let all = self.pages.load(Relaxed);
-
-        if of.is_none() || all == 0 {
-            return all;
-        }
-        self.list.try_lock().map_or(0, |list| {
-            let heaps = list.iter().filter(|heap| heap.is_of(of));
-
-            heaps.map(|heap| heap.idle.load(Relaxed)).sum()
-        })
-    }
-
-    /// Frees `nr` of the pages counted by [`Self::pages`], or as many as possible, rounded up to
-    /// whole chunks. Returns the number of pages freed.
-    ///
-    /// For the shrinker: only tries to get the locks of the list and of the heaps, and allocates
-    /// nothing. Live content is kept. A chunk is only freed once the GPU can no longer reach it.
-    pub(crate) fn scan(&self, gpu: &Gpu<'_>, of: Option<&MemCgroup>, nr: usize) -> usize {
-        let mut freed = 0;
-        let Some(list) = self.list.try_lock() else {
-            return 0;
-        };
-
-        for heap in list.iter().filter(|heap| heap.is_of(of)) {
-            if freed >= nr {
-                break;
-            }
-            freed += heap.try_give_back(gpu, nr - freed);
-        }
-        freed
     }
 
     /// Calls `f` for each heap, with the list locked, until it fails. Returns [`None`] if the lock
