@@ -38,6 +38,7 @@ use kernel::{
     sync::atomic::{
         Acquire,
         Atomic,
+        Relaxed,
         Release, //
     },
     time::{
@@ -130,6 +131,8 @@ pub(super) struct Supply<'a> {
     /// The reset line is asserted by [`Supply::force_reset`], or the power is off, in or after a
     /// failed [`Supply::cycle_power`].
     held: Atomic<bool>,
+    /// The last [`Supply::cycle_power`] has left the power on, which was logged.
+    stays_on: Atomic<bool>,
     _regulators: KVec<Regulator<Enabled>>,
     domains: Option<DomainList<'a>>,
 }
@@ -184,6 +187,7 @@ impl<'a> Supply<'a> {
             _operating_points: operating_points,
             reset,
             held: Atomic::new(false),
+            stays_on: Atomic::new(false),
             _regulators: regulators,
             domains,
         })
@@ -238,8 +242,13 @@ impl<'a> Supply<'a> {
         named(dev, fmt!("reset line"), reset.assert())?;
         self.clocks.stop();
         let cycled = pm_domain::cycle(dev, self.domains.as_ref());
-        if !named(dev, fmt!("power"), cycled)? {
-            dev_warn!(dev, "the power of the GPU stays on\n");
+        let off = named(dev, fmt!("power"), cycled)?;
+        let known = self.stays_on.xchg(!off, Relaxed);
+        if !off {
+            // A lost GPU is tried again every two seconds.
+            if !known {
+                dev_warn!(dev, "the power of the GPU stays on\n");
+            }
             if !reset.is_present() {
                 return Err(EBUSY);
             }
