@@ -46,9 +46,9 @@ static const char * const vgpu_irqs[] = { "job", "mmu", "gpu" };
  * Subsystem device ids are the product ids of the GPUs, and revisions tell the
  * boards apart that have the same one. The strings are those of such boards, and
  * drivers make more of them than a name: on MT8188 page tables are in the
- * AArch64 format and the operating points depend on the speed bin, on H616 clock and reset line are switched with the domain.
- * Next to no board is coherent. The generic compatible with two domains is a
- * mistake that a driver has to refuse.
+ * AArch64 format and the operating points depend on the speed bin, on H616 clock
+ * and reset line are switched with the domain. Next to no board is coherent. The
+ * generic compatible with two domains is a mistake that a driver has to refuse.
  */
 static const struct vgpu_product vgpu_products[] = {
 	{ 0x0620, 0, "arm,mali-t628", 1 },
