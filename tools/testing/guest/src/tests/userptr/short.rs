@@ -70,6 +70,7 @@ fn charged(gpu: &Gpu) -> Outcome {
     // An array of addresses, one of pages, and tables: 24 bytes for each page.
     const COST: usize = LEN / PAGE * 24;
     const MOST: usize = 24 * MIB / COST;
+    const LIMIT: usize = 12 * MIB;
 
     let group = MemoryGroup::enter()?;
     let flags = ANONYMOUS | libc::MAP_NORESERVE;
@@ -81,7 +82,7 @@ fn charged(gpu: &Gpu) -> Outcome {
     zeros.advise(libc::MADV_HUGEPAGE)?;
     // Opened before there is a limit, as they take small structures.
     let devices: Vec<_> = (0..MOST).map(|_| gpu.open()).collect::<Result<_, _>>()?;
-    group.limit(Some(group.current()? + 12 * MIB))?;
+    group.limit(Some(group.current()? + LIMIT))?;
     let killed_before = killed()?;
     let mut bos = Vec::new();
     for device in &devices {
@@ -93,11 +94,13 @@ fn charged(gpu: &Gpu) -> Outcome {
     }
     // Even to read a file takes memory.
     group.limit(None)?;
+    // If one of the three were not charged, half as many again would fit.
     check!(
-        bos.len() < MOST,
-        "{} bytes are charged for what costs {}",
-        group.current()?,
-        MOST * COST
+        bos.len() * COST <= LIMIT,
+        "{} BOs of {} bytes each in {} bytes",
+        bos.len(),
+        COST,
+        LIMIT
     );
     check!(bos.len() > 1, "not even two");
     check_eq!(killed()?, killed_before);
