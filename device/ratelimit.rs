@@ -5,9 +5,10 @@
 //!
 //! Each file has a limit for messages about its jobs, so that one file cannot suppress messages
 //! about another. All files together have a larger one, so that a client that opens one file after
-//! the other cannot keep a slow console busy; by that, it can have messages about others
-//! suppressed. Messages about the hardware have a limit of their own, as have those about resets
-//! and about closed contexts, which jobs that hang bring about.
+//! the other cannot keep a slow console busy; by that, it can have messages about others' faults
+//! suppressed. Messages about hangs do not count against it: each takes a slot for longer than the
+//! job timeout, so there cannot be many. Messages about the hardware have a limit of their own, as
+//! have those about resets and about closed contexts, which jobs that hang bring about.
 //!
 //! One spinlock for each limit, leaves.
 
@@ -77,12 +78,17 @@ impl Ratelimit {
     /// Counts a line. Returns whether it may be logged. If an interval with suppressed lines has
     /// ended, logs their number first. Process context.
     pub(crate) fn allows(&self) -> bool {
+        self.allows_alone() && self.of_all.as_ref().is_none_or(|of_all| of_all.allows())
+    }
+
+    /// Like [`Self::allows`], for a line that does not count against the limit of all files.
+    pub(crate) fn allows_alone(&self) -> bool {
         let (allowed, left_out) = self.window.lock().count(Instant::now());
 
         if left_out != 0 {
             pr_notice!("{} message(s) like the next one suppressed\n", left_out);
         }
-        allowed && self.of_all.as_ref().is_none_or(|of_all| of_all.allows())
+        allowed
     }
 }
 
@@ -136,10 +142,14 @@ mod tests {
     fn files_share_a_limit() -> Result {
         let all = Arc::pin_init(Ratelimit::with(3, None), GFP_KERNEL)?;
         let allowed = |file: &Ratelimit| (0..2).filter(|_| file.allows()).count();
-        let [first, second] = [(); 2].map(|()| Arc::pin_init(Ratelimit::of_file(&all), GFP_KERNEL));
+        let first = Arc::pin_init(Ratelimit::of_file(&all), GFP_KERNEL)?;
+        let second = Arc::pin_init(Ratelimit::of_file(&all), GFP_KERNEL)?;
 
-        assert!(allowed(&*first?) == 2);
-        assert!(allowed(&*second?) == 1);
+        assert!(allowed(&first) == 2);
+        assert!(allowed(&second) == 1);
+        // What is rare goes on to be logged.
+        assert!(second.allows_alone());
+        assert!(!second.allows());
         Ok(())
     }
 }

@@ -315,7 +315,7 @@ impl Jobs {
             if how == Stop::Hard {
                 self.hard_stops.add(1, Relaxed);
             }
-            if subject.may_be_logged() {
+            if subject.hang_may_be_logged() {
                 let how = match how {
                     Stop::Soft => "soft",
                     Stop::Hard => "hard",
@@ -400,7 +400,7 @@ impl Jobs {
             });
         gpu.unmask_jobs();
         for subject in guilty.iter().flatten() {
-            if subject.may_be_logged() {
+            if subject.hang_may_be_logged() {
                 dev_notice!(gpu.dev(), "a job was ended by the reset: {}\n", subject);
             }
         }

@@ -87,6 +87,12 @@ impl Subject {
     pub(super) fn may_be_logged(&self) -> bool {
         self.log.allows()
     }
+
+    /// Like [`Self::may_be_logged`], for a line about a hang, which the faults of other files
+    /// cannot suppress.
+    pub(super) fn hang_may_be_logged(&self) -> bool {
+        self.log.allows_alone()
+    }
 }
 
 impl Display for Subject {

@@ -117,14 +117,19 @@ fn names_the_job(gpu: &Gpu) -> Outcome {
     works(&device)
 }
 
-/// One client's faults do not hide another's hang, and what is left out is told.
+/// The faults of a client do not hide the hang of another, whether it makes them in one file or in
+/// many, and what is left out is told.
 fn limit_per_file(gpu: &Gpu) -> Outcome {
+    const FILES: usize = 12;
+    const FAULTS: u64 = 12;
     let board = Board::open()?;
-    let device = gpu.open()?;
+    let devices: Vec<_> = (0..FILES).map(|_| gpu.open()).collect::<Result<_, _>>()?;
     let other = gpu.open()?;
     let mut log = KernelLog::from_now();
-    for n in 0..64 {
-        fault(&device, n)?;
+    for device in &devices {
+        for n in 0..FAULTS {
+            fault(device, n)?;
+        }
     }
     // A reset that a fault has asked for may come as late as this. Then the chain begins anew, and
     // does not hang.
@@ -139,7 +144,7 @@ fn limit_per_file(gpu: &Gpu) -> Outcome {
     logged(&mut log, &["hard stop", &chain])?;
     // Silence ends after five seconds.
     thread::sleep(Duration::from_secs(6));
-    fault(&device, 64)?;
+    fault(&devices[0], FAULTS)?;
     logged(&mut log, &["suppressed"])
 }
 
