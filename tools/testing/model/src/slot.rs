@@ -23,6 +23,7 @@ use crate::control::Delay;
 use crate::gpu::Gpu;
 use crate::gpu::JobEnv;
 use crate::irq::Vector;
+use crate::job::Arch;
 use crate::job::Chain;
 use crate::job::Exception;
 use crate::job::Step;
@@ -115,7 +116,8 @@ impl Slot {
         self.next.pending
     }
 
-    fn read(&self, offset: u32, silicon: bool) -> u32 {
+    /// `kept`: the bits of `JS_CONFIG` that read back.
+    fn read(&self, offset: u32, kept: u32) -> u32 {
         let half = |value: u64| (value >> (8 * (offset & 4))) as u32;
         let (head, tail) = match &self.run {
             None => (self.head, self.tail),
@@ -125,8 +127,7 @@ impl Slot {
             regs::JS_HEAD | 0x04 => half(head),
             regs::JS_TAIL | 0x0c => half(tail),
             regs::JS_AFFINITY | 0x14 => half(self.affinity),
-            regs::JS_CONFIG if silicon => self.config & regs::JS_CONFIG_KEPT,
-            regs::JS_CONFIG => self.config,
+            regs::JS_CONFIG => self.config & kept,
             regs::JS_XAFFINITY => self.xaffinity,
             regs::JS_STATUS => self.status,
             regs::JS_HEAD_NEXT | 0x44 => half(self.next.head),
@@ -156,7 +157,13 @@ impl Gpu {
         if offset == regs::JS_COMMAND_NEXT && !next.by_order {
             self.slot_take(n, next.serial);
         }
-        self.slots[n].read(offset, self.silicon)
+        let kept = match (self.silicon, self.product.arch) {
+            (false, _) => u32::MAX,
+            // It is not known whether the flag reads back there.
+            (true, Arch::V5) => regs::JS_CONFIG_KEPT & !regs::JS_CONFIG_JOB_CHAIN_FLAG,
+            (true, _) => regs::JS_CONFIG_KEPT,
+        };
+        self.slots[n].read(offset, kept)
     }
 
     pub(crate) fn slot_write(&mut self, n: usize, offset: u32, value: u32) {

@@ -7,6 +7,7 @@ use crate::control::Opcode;
 use crate::control::Stat;
 use crate::control::SCALE_FREQ_KHZ;
 use crate::product::G52;
+use crate::product::T860;
 use crate::regs;
 use crate::testing::Bench;
 use crate::testing::VA;
@@ -255,6 +256,15 @@ fn a_priority_does_not_read_back() {
     assert_eq!(b.slot_reg(1, regs::JS_CONFIG_NEXT), 0x8_7300 | FLAG | 1);
     b.pass(10);
     assert_eq!(b.slot_reg(1, regs::JS_CONFIG), 0x7300 | FLAG | 1);
+}
+
+#[test]
+fn the_flag_of_a_chain_does_not_read_back_on_midgard() {
+    let mut b = Bench::silicon(&T860);
+    let head = b.endless(0);
+    b.submit(1, head, 0x7300 | FLAG | 1);
+    b.pass(10);
+    assert_eq!(b.slot_reg(1, regs::JS_CONFIG), 0x7300 | 1);
 }
 
 #[test]
