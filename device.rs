@@ -476,8 +476,7 @@ fn power_up<'a>(pdev: &'a platform::Device<Core<'_>>, soc: Soc) -> Result<Gpu<'a
     // SAFETY: As above.
     unsafe { pdev.dma_set_max_seg_size(u32::MAX) };
 
-    chip.reset()?;
-    chip.power_on()?;
+    bring_up(dev, &chip, &supply)?;
 
     let inner = Arc::pin_init(
         try_pin_init!(GpuInner {
@@ -497,6 +496,20 @@ fn power_up<'a>(pdev: &'a platform::Device<Core<'_>>, soc: Soc) -> Result<Gpu<'a
         GFP_KERNEL,
     )?;
     Ok(Gpu(inner))
+}
+
+/// Resets a GPU that nobody uses yet and turns its cores on. If that fails, cuts its power, which no
+/// fence depends on, and tries once more.
+fn bring_up(dev: &device::Device<Bound>, chip: &Family<'_>, supply: &Supply<'_>) -> Result {
+    match chip.reset().and_then(|()| chip.power_on()) {
+        // The device is gone.
+        Err(e) if e != ENODEV => (),
+        result => return result,
+    }
+    dev_warn!(dev, "the GPU does not come up, cutting its power\n");
+    supply.cycle_power()?;
+    chip.clear_errors();
+    chip.power_on()
 }
 
 /// A registered threaded interrupt handler.

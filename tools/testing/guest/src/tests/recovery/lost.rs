@@ -88,6 +88,10 @@ pub(in crate::tests) const TESTS: &[Test] = &[
         .needs(&[Need::Board])
         .warns()
         .panfrost_fails(WEDGE),
+    Test::new("recover-power-cycle-at-probe", &["G6", "J4"], at_probe)
+        .needs(&[Need::Board])
+        .warns()
+        .panfrost_fails(WEDGE),
     Test::new("recover-stuck-mmu-close", &["C4", "D9"], stuck_mmu)
         .needs(&[Need::Board])
         .warns()
@@ -358,6 +362,17 @@ fn power_cycle(gpu: &Gpu) -> Outcome {
     let on = [last("domains", all)?, last("reset", 0)?, last("clock", 1)?];
     let order = [off, on].concat();
     check!(order.is_sorted(), "{order:?} of {turns:?}");
+    works(&gpu.open()?)
+}
+
+/// A GPU that no command brings back when the driver comes, which cuts its power then.
+fn at_probe(gpu: &Gpu) -> Outcome {
+    not_the_peer(gpu)?;
+    let board = Board::open()?;
+    works(&gpu.open()?)?;
+    let away = gpu.node.unbind()?;
+    board.order(Opcode::Wedge, &[1])?;
+    away.give_back()?;
     works(&gpu.open()?)
 }
 
