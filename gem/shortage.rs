@@ -64,7 +64,7 @@ const TURN_MS: i64 = 2_000;
 
 /// For how long a submission waits for turns, in milliseconds, in all. After that it tries without
 /// a turn.
-const WAIT_MS: i64 = 20_000;
+const WAIT_MS: i64 = 10_000;
 
 /// Pause before the next attempt, in milliseconds.
 const RETRY_MS: i64 = 10;

@@ -118,7 +118,8 @@ fn oldest(job_timeout: Duration) -> Duration {
     2 * IN_THE_WAY * job_timeout * 3 / 2 + Duration::from_secs(20)
 }
 
-/// The longest time that a submit of an innocent client or of the compositor may take.
+/// The longest time that a submit of an innocent client or of the compositor may take: ten seconds
+/// for a turn and ten for evicted memory.
 const SLOWEST_SUBMIT: Duration = Duration::from_secs(20);
 
 /// How much memory the desktop and all else can have, where it is scarce: about half of what they
