@@ -22,7 +22,10 @@
 
 use super::{
     clamp_timeout,
-    fence::Fence,
+    fence::{
+        might_wait,
+        Fence, //
+    },
     Waited, //
 };
 use crate::{
@@ -167,7 +170,15 @@ impl Resv {
             .unwrap_or(Waited::Signaled(1))
     }
 
+    /// Waits for at most `timeout` jiffies.
+    ///
+    /// Not inline, since [`might_wait`] uses a symbol that is not exported to modules.
+    #[inline(never)]
     fn wait_raw(&self, usage: Usage, interruptible: bool, timeout: Jiffies) -> Result<Waited> {
+        if timeout != 0 {
+            // Check the context even if there is nothing to wait for this time.
+            might_wait();
+        }
         // CAST: Not negative.
         let timeout = clamp_timeout(timeout) as c_ulong;
         // SAFETY: The object is valid.
