@@ -66,7 +66,7 @@ fn hang(board: &Board, device: &Device) -> Result<Chain, Stop> {
 }
 
 /// Waits for a line that has all of these in it.
-fn logged(log: &mut KernelLog, parts: &[&str]) -> Outcome {
+pub(super) fn logged(log: &mut KernelLog, parts: &[&str]) -> Outcome {
     let mut lines = Vec::new();
     let found = memory::wait_for(PATIENCE, || {
         lines.extend(log.lines());

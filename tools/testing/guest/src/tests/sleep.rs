@@ -8,10 +8,12 @@ use std::io;
 use crate::check;
 use crate::check_eq;
 use crate::harness::Gpu;
+use crate::harness::KernelLog;
 use crate::harness::Outcome;
 use crate::harness::Stop;
 use crate::harness::Test;
 
+use super::seen::logged;
 use super::works;
 
 const PEER: &str = "it sleeps, which the shared folders of the guest do not survive";
@@ -38,8 +40,10 @@ fn refused(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     works(&device)?;
 
+    let mut log = KernelLog::from_now();
     let errno = suspend().err().and_then(|e| e.raw_os_error());
     check_eq!(errno, Some(libc::EBUSY));
+    logged(&mut log, &["the system cannot sleep while this driver has the GPU"])?;
 
     works(&device)
 }
