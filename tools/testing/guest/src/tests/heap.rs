@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use model::control::Stat;
 use model::desc::BlockFormat;
+use model::desc::Frame;
 
 use crate::bo::Bo;
 use crate::board::Board;
@@ -68,6 +69,20 @@ const HEAVY: u32 = 640_000;
 
 /// More than the time after which heaps are idle.
 const IDLE: Duration = Duration::from_secs(4);
+
+/// A picture that fits into a chunk.
+const SMALL: Layout = Layout {
+    width: 64,
+    height: 64,
+    bytes: 4,
+    block: BlockFormat::UInterleaved,
+};
+
+/// A frame that clears a [`SMALL`] picture at an address.
+fn clear_small(at: u64) -> Frame {
+    let (words, _) = FORMATS[0].clear(3);
+    clear_frame(&FORMATS[0], &SMALL, at, words)
+}
 
 /// What panvk asks for: no multiple of a page.
 fn odd_size(gpu: &Gpu) -> Outcome {

@@ -4,8 +4,6 @@
 
 use std::thread;
 
-use model::desc::BlockFormat;
-
 use crate::bo::Bo;
 use crate::chain::Chain;
 use crate::chain::DONE;
@@ -19,22 +17,21 @@ use crate::harness::Outcome;
 use crate::harness::Stop;
 use crate::harness::Test;
 use crate::memory;
-use crate::pixels::Layout;
-use crate::pixels::FORMATS;
 use crate::uapi;
 
 use super::super::memory::evict::MemoryGroup;
 use super::super::memory::PAGE;
-use super::super::render::clear_frame;
 use super::super::target;
 use super::super::tiler::heap;
 use super::super::tiler::Batch;
+use super::clear_small;
 use super::heavy;
 use super::CHUNK;
 use super::HEAVY;
 use super::IDLE;
 use super::KEEPS;
 use super::MIB;
+use super::SMALL;
 
 const FREE: &str = "nobody pays for the memory of its heaps";
 
@@ -49,16 +46,9 @@ pub(in super::super) const TESTS: &[Test] = &[
 
 /// Has a context draw a frame that has nothing to do with any heap.
 fn clear(device: &Device, context: u32) -> Outcome {
-    let layout = Layout {
-        width: 64,
-        height: 64,
-        bytes: 4,
-        block: BlockFormat::UInterleaved,
-    };
-    let (canvas, _map) = target(device, layout.size())?;
-    let (words, _) = FORMATS[0].clear(3);
+    let (canvas, _map) = target(device, SMALL.size())?;
     let mut chain = Chain::new(device, 4096)?;
-    let job = chain.fragment(&clear_frame(&FORMATS[0], &layout, canvas.va(), words));
+    let job = chain.fragment(&clear_small(canvas.va()));
     let done = device.syncobj()?;
     chain.submit_in(context, &[&canvas], &[], Some(&done))?;
     done.wait(PATIENCE)?;
@@ -135,15 +125,8 @@ fn two_contexts(gpu: &Gpu) -> Outcome {
     done.wait(PATIENCE)?;
     check_eq!(chain.status(job), DONE);
     let mut fragment = Chain::new(&device, 4096)?;
-    let layout = Layout {
-        width: 64,
-        height: 64,
-        bytes: 4,
-        block: BlockFormat::UInterleaved,
-    };
-    let (canvas, _map) = target(&device, layout.size())?;
-    let (words, _) = FORMATS[0].clear(5);
-    fragment.fragment(&clear_frame(&FORMATS[0], &layout, canvas.va(), words));
+    let (canvas, _map) = target(&device, SMALL.size())?;
+    fragment.fragment(&clear_small(canvas.va()));
     fragment.submit_in(contexts[1], &[&heap, &canvas], &[], Some(&done))?;
     done.wait(PATIENCE)?;
 
@@ -208,17 +191,10 @@ fn charged(gpu: &Gpu) -> Outcome {
 
 /// Draws into some heaps, each of which then has a chunk for as long as nobody else wants it.
 fn draw_into(device: &Device, heaps: &[Bo]) -> Outcome {
-    let layout = Layout {
-        width: 64,
-        height: 64,
-        bytes: 4,
-        block: BlockFormat::UInterleaved,
-    };
-    let (words, _) = FORMATS[0].clear(3);
     let done = device.syncobj()?;
     for heap in heaps {
         let mut chain = Chain::new(device, 4096)?;
-        let job = chain.fragment(&clear_frame(&FORMATS[0], &layout, heap.va(), words));
+        let job = chain.fragment(&clear_small(heap.va()));
         chain.submit(&[heap], &[], Some(&done))?;
         done.wait(PATIENCE)?;
         check_eq!(chain.status(job), DONE);

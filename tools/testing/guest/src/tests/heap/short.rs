@@ -6,8 +6,6 @@ use std::fs;
 use std::time::Duration;
 use std::time::Instant;
 
-use model::desc::BlockFormat;
-
 use crate::bo::Bo;
 use crate::chain::Chain;
 use crate::chain::DONE;
@@ -21,14 +19,12 @@ use crate::harness::Stop;
 use crate::harness::Test;
 use crate::memory;
 use crate::memory::Hog;
-use crate::pixels::Layout;
-use crate::pixels::FORMATS;
 use crate::uapi;
 
 use super::super::memory::filled;
-use super::super::render::clear_frame;
 use super::super::tiler::heap;
 use super::super::tiler::Batch;
+use super::clear_small;
 use super::heavy;
 use super::line;
 use super::CHUNK;
@@ -314,16 +310,8 @@ fn first_come(gpu: &Gpu) -> Outcome {
             tiler.zero(of_early.va() + n * CHUNK as u64);
         }
         // And this one, in another slot, has none.
-        let layout = Layout {
-            width: 64,
-            height: 64,
-            bytes: 4,
-            block: BlockFormat::UInterleaved,
-        };
-        let (words, _) = FORMATS[0].clear(1);
         let mut fragment = Chain::new(&late, 4096)?;
-        let frame = clear_frame(&FORMATS[0], &layout, of_late.va(), words);
-        let drawn = fragment.fragment(&frame);
+        let drawn = fragment.fragment(&clear_small(of_late.va()));
 
         let starve = Starve::new(|thread| thread.is_irq() || thread.is_worker())?;
         let stalls = |heap: &Bo| memory::wait_for(PATIENCE / 4, || is_stalled(gpu, heap));
