@@ -30,6 +30,29 @@ rust_helper_mem_cgroup_pays_for(struct mem_cgroup *memcg,
 	return pays;
 }
 
+/* Returns whether the same group pays for what was charged to @a and to @b. */
+__rust_helper bool rust_helper_obj_cgroups_are_one(struct obj_cgroup *a,
+						   struct obj_cgroup *b)
+{
+	bool one = true;
+#ifdef CONFIG_MEMCG
+	rcu_read_lock();
+	one = obj_cgroup_memcg(a) == obj_cgroup_memcg(b);
+	rcu_read_unlock();
+#endif
+	return one;
+}
+
+/* Returns whether the group of @objcg was removed: its parent pays then. */
+__rust_helper bool rust_helper_obj_cgroup_is_removed(struct obj_cgroup *objcg)
+{
+#ifdef CONFIG_MEMCG
+	return percpu_ref_is_dying(&objcg->refcnt);
+#else
+	return false;
+#endif
+}
+
 __rust_helper bool rust_helper_memcg_kmem_online(void)
 {
 	return memcg_kmem_online();

@@ -110,6 +110,23 @@ impl ObjCgroup {
         None
     }
 
+    /// Returns whether the same group pays for what was charged to either.
+    ///
+    /// A group has an instance for each NUMA node, and those of its children that were removed.
+    pub fn has_payer_of(&self, other: &Self) -> bool {
+        // SAFETY: Both pointers are valid.
+        unsafe { bindings::obj_cgroups_are_one(self.0.get(), other.0.get()) }
+    }
+
+    /// Returns whether the group was removed, so that its parent pays.
+    ///
+    /// Pages of files that were charged to the group and come back from swap are charged to the
+    /// group of the task that brings them back.
+    pub fn is_removed(&self) -> bool {
+        // SAFETY: The pointer is valid.
+        unsafe { bindings::obj_cgroup_is_removed(self.0.get()) }
+    }
+
     pub(super) fn as_raw(&self) -> *mut bindings::obj_cgroup {
         self.0.get()
     }

@@ -229,6 +229,22 @@ impl Base {
         ret
     }
 
+    /// Gets the pages from shmem, which allocates those that are missing, or reads them from swap.
+    /// May sleep and reclaim memory.
+    ///
+    /// The caller owns the array, and must not have it already. Fails with `EINVAL` if the object
+    /// has no file.
+    fn get_from_shmem(&self) -> Result<NonNull<*mut bindings::page>> {
+        // SAFETY: By the type invariants, the object is initialized.
+        if unsafe { (*self.obj.get()).filp }.is_null() {
+            return Err(EINVAL);
+        }
+        // SAFETY: The object has a file, as was just checked.
+        let pages = from_err_ptr(unsafe { bindings::drm_gem_get_pages(self.obj.get()) })?;
+
+        NonNull::new(pages).ok_or(ENOMEM)
+    }
+
     /// Brings the pages in. May sleep and reclaim memory.
     ///
     /// Fails with `EINVAL` if the object has no file, or has lost its content.
@@ -238,28 +254,20 @@ impl Base {
         }
         self.holders.facts().after(Event::Populate)?;
 
-        // SAFETY: By the type invariants, the object is initialized.
-        if unsafe { (*self.obj.get()).filp }.is_null() {
-            return Err(EINVAL);
-        }
-
         // A page that comes back from swap is charged to the group that has paid for it before,
         // whoever brings it back. If that group is full, a task of another one cannot make room
         // there, and must not fail for it: `__GFP_HIGH` charges the group nevertheless. No other
         // task allocates meanwhile, as the pages are locked.
-        let of_others = !self.membership.group().is_of_current();
-        if of_others {
+        let mut pages = self.get_from_shmem();
+        if matches!(pages, Err(ENOMEM)) && self.membership.group().is_of_others() {
             self.set_page_flags(page_flags() | GFP_ATOMIC);
-        }
-        // SAFETY: The object has a file, as was just checked.
-        let pages = from_err_ptr(unsafe { bindings::drm_gem_get_pages(self.obj.get()) });
-        if of_others {
+            pages = self.get_from_shmem();
             self.set_page_flags(page_flags());
         }
         let pages = pages?;
 
         // INVARIANT: These are the object's pages.
-        backing.pages = Some(NonNull::new(pages).ok_or(ENOMEM)?);
+        backing.pages = Some(pages);
         backing.account(self.count(), 1);
 
         // Still possible, as the state does not change while `backing` is locked.

@@ -47,6 +47,10 @@ use crate::{
 };
 use core::ptr;
 
+/// A group with room for fewer pages than this counts as being at its limit, as the kernel charges
+/// up to 64 pages at a time.
+const MARGIN: usize = 64;
+
 /// The lists of the objects that one control group pays for.
 ///
 /// # Invariants
@@ -125,9 +129,19 @@ impl Group {
         of.is_none_or(|of| of.pays_for(self.payer.as_deref()))
     }
 
-    /// Returns whether the current task is of the group.
-    pub(super) fn is_of_current(&self) -> bool {
-        self.is_for(ObjCgroup::current().as_deref())
+    /// Returns whether content that comes back from swap may be charged to a group in which the
+    /// current task can make no room.
+    pub(super) fn is_of_others(&self) -> bool {
+        // The root group has no limit.
+        let Some(payer) = &self.payer else {
+            return false;
+        };
+
+        match payer.is_removed() {
+            // It is charged to the current task, or to another one that has brought it back before.
+            true => !shrinker::is_at_own_limit(None, MARGIN),
+            false => ObjCgroup::current().is_none_or(|current| !current.has_payer_of(payer)),
+        }
     }
 
     /// Returns whether objects that are charged to `payer` belong here.

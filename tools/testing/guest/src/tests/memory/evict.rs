@@ -250,6 +250,11 @@ impl MemoryGroup {
         Ok(fs::write(root.join("cgroup.procs"), "0")?)
     }
 
+    /// Removes the group, whose processes have all left.
+    pub(in super::super) fn remove(self) -> Outcome {
+        Ok(fs::remove_dir(&self.0)?)
+    }
+
     /// Limits it to so many bytes, or not any more.
     pub(in super::super) fn limit(&self, bytes: Option<usize>) -> Outcome {
         let bytes = bytes.map_or("max".into(), |bytes| bytes.to_string());
