@@ -46,6 +46,7 @@
 
 mod give_back;
 mod pay;
+mod payers;
 mod policy;
 mod set;
 mod show;
@@ -105,6 +106,7 @@ use crate::{
 };
 
 use give_back::Remains;
+use payers::Account;
 use policy::{
     Effect,
     HeapProbe,
@@ -199,14 +201,14 @@ impl Inner {
 #[pin_data]
 pub(crate) struct Heap {
     drm: ARef<Device>,
-    /// The control group that is charged for the memory, if any.
-    payer: Option<ARef<ObjCgroup>>,
+    /// That of the control group that is charged for the memory, if any.
+    account: Account<Option<ARef<ObjCgroup>>>,
     /// The largest number of chunks.
     len: usize,
     /// The number of bytes of memory, credit included, for statistics.
     resident: Atomic<usize>,
-    /// The number of pages that could be given back, as last reported to the set. Written with
-    /// `inner` locked, and read without.
+    /// The number of pages that could be given back, as last reported to `account`. Changed with
+    /// `inner` locked.
     idle: Atomic<usize>,
     /// When the longest-waiting job stalled, in milliseconds of the set's clock, or
     /// [`NOT_STALLED`]. Written with `inner` locked, and read without.
@@ -283,16 +285,16 @@ impl Heap {
         };
 
         Arc::pin_init(
-            pin_init!(Self {
+            try_pin_init!(Self {
                 drm: drm.into(),
-                payer: ObjCgroup::current(),
+                account: drm.heaps.payers.open(ObjCgroup::current())?,
                 len,
                 resident: Atomic::new(0),
                 idle: Atomic::new(0),
                 stalled: Atomic::new(NOT_STALLED),
                 inner <- new_mutex!(inner, "drm_gpu::heap"),
                 deadline <- new_delayed_work!("drm_gpu::heap::deadline"),
-            }),
+            }? Error),
             GFP_KERNEL_ACCOUNT,
         )
     }
@@ -304,7 +306,7 @@ impl Heap {
 
     /// Returns whether `of` pays for the memory; [`None`] matches any group.
     fn is_of(&self, of: Option<&MemCgroup>) -> bool {
-        of.is_none_or(|of| of.pays_for(self.payer.as_deref()))
+        of.is_none_or(|of| of.pays_for(self.account.group().as_deref()))
     }
 
     fn drm(&self) -> &Device {
@@ -375,7 +377,8 @@ impl Heap {
         self.inner.lock().chunks.leak(gpu.dev());
     }
 
-    /// Updates the resident size, and reports to the set how many pages could be given back.
+    /// Updates the resident size, and the sum of the pages that the heaps of the payer could give
+    /// back.
     fn recount(&self, inner: &mut Inner) {
         let pages = match inner.addresses {
             Some(_) if !inner.life.is_live() => inner.filled() * CHUNK_PAGES,
@@ -383,7 +386,7 @@ impl Heap {
         };
 
         self.resident.store(inner.filled() * CHUNK, Relaxed);
-        self.drm.heaps.count(self.idle.xchg(pages, Relaxed), pages);
+        self.account.count(self.idle.xchg(pages, Relaxed), pages);
     }
 
     /// Applies `f` to the life of the content. If the content dies, queues the trim worker, and

@@ -12,10 +12,7 @@ use kernel::{
     iommu::pgtable::Reserved,
     mm::memcg::MemCgroup,
     prelude::*,
-    sync::{
-        atomic::Relaxed,
-        Arc, //
-    },
+    sync::Arc,
     workqueue, //
 };
 
@@ -63,21 +60,10 @@ impl Drop for Remains {
 
 impl HeapSet {
     /// Returns the number of pages in the chunks and the credit of the dead heaps that the control
-    /// group `of` pays for; [`None`] stands for all groups.
-    ///
-    /// For the shrinker: takes no lock if there are none at all, and otherwise tries to get that of
-    /// the list, or returns 0.
+    /// group `of` pays for; [`None`] stands for all groups. Takes a spinlock.
     pub(crate) fn pages(&self, of: Option<&MemCgroup>) -> usize {
-        let all = self.pages.load(Relaxed);
-
-        if of.is_none() || all == 0 {
-            return all;
-        }
-        self.list.try_lock().map_or(0, |list| {
-            let heaps = list.iter().filter(|heap| heap.is_of(of));
-
-            heaps.map(|heap| heap.idle.load(Relaxed)).sum()
-        })
+        self.payers
+            .pages(|payer| of.is_none_or(|of| of.pays_for(payer.as_deref())))
     }
 
     /// Frees `nr` of the pages counted by [`Self::pages`], or as many as possible, rounded up to
@@ -87,6 +73,11 @@ impl HeapSet {
     /// nothing. Live content is kept. A chunk is only freed once the GPU can no longer reach it.
     pub(crate) fn scan(&self, gpu: &Gpu<'_>, of: Option<&MemCgroup>, nr: usize) -> usize {
         let mut freed = 0;
+
+        // Do not walk through the heaps of others in vain.
+        if self.pages(of) == 0 {
+            return 0;
+        }
         let Some(list) = self.list.try_lock() else {
             return 0;
         };

@@ -25,12 +25,16 @@ use kernel::{
         Chunks,
         Partial, //
     },
-    mm::memcg::Charge,
+    mm::memcg::{
+        Charge,
+        ObjCgroup, //
+    },
     new_mutex,
     page::PAGE_SIZE,
     prelude::*,
     sizes::SZ_64K,
     sync::{
+        aref::ARef,
         atomic::{
             Acquire,
             Atomic,
@@ -63,6 +67,7 @@ use super::{
     at_once,
     once,
     patiently,
+    payers::Payers,
     policy,
     stall::Given,
     urgently,
@@ -135,8 +140,9 @@ pub(crate) struct HeapSet {
     partial: Mutex<Partial>,
     /// The number of chunks in the reserve. Written with `reserve` locked, and read without.
     in_reserve: Atomic<usize>,
-    /// The number of pages that [`Self::scan`] could free.
-    pub(super) pages: Atomic<usize>,
+    /// The control groups that pay for the heaps, with the numbers of pages that [`Self::scan`]
+    /// could free.
+    pub(super) payers: Arc<Payers<Option<ARef<ObjCgroup>>>>,
     /// How long a job waits for memory, in milliseconds.
     stall_ms: u32,
     /// Takes memory that clients of the device do not need.
@@ -181,6 +187,7 @@ impl HeapSet {
         let space = ChunkSpace::new(dev)?;
         let reserve = Chunks::new(&space, dev, policy::RESERVE)?;
         let partial = Partial::new(&space, dev)?;
+        let payers = Payers::new()?;
         let queue = OwnedQueue::for_reclaim(c"drm_gpu_heap")?;
 
         Arc::pin_init(
@@ -190,7 +197,7 @@ impl HeapSet {
                 reserve <- new_mutex!(reserve, "drm_gpu::heap::reserve"),
                 partial <- new_mutex!(partial, "drm_gpu::heap::partial"),
                 in_reserve: Atomic::new(0),
-                pages: Atomic::new(0),
+                payers,
                 stall_ms: policy::stall_ms(timeout_ms),
                 shrink,
                 epoch: Instant::now(),
@@ -226,12 +233,6 @@ impl HeapSet {
     /// Returns the time of the set's clock, which is monotonic, in milliseconds.
     pub(super) fn now(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(0)
-    }
-
-    /// Updates [`Self::pages`] when the contribution of a heap changes from `old` to `new` pages.
-    pub(super) fn count(&self, old: usize, new: usize) {
-        // A negative difference wraps, and so does the sum.
-        self.pages.add(new.wrapping_sub(old), Relaxed);
     }
 
     /// Adds a heap that has an address. Sleeps. Returns `ENOMEM` if there is no memory for the
