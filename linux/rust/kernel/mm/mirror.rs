@@ -255,10 +255,13 @@ impl<T: Device> Mirrors<T> {
 }
 
 /// Memory of one process that one device accesses: any number of [`Range`]s, with one lock.
+///
+/// Dropping it makes all valid ranges stale, for ever. [`LostPages`] stay mapped for DMA until they
+/// are dropped or the device is unbound.
 pub struct Mirror<T: Device> {
     shared: Arc<Shared<T>>,
-    /// Dropping it makes all valid ranges stale.
-    _teardown: DevresItem<Teardown<T>>,
+    /// Present until this is dropped.
+    teardown: Option<DevresItem<Teardown<T>>>,
 }
 
 impl<T: Device> Mirror<T> {
@@ -276,7 +279,7 @@ impl<T: Device> Mirror<T> {
         let shared = Shared::new(dev)?;
 
         Ok(Self {
-            _teardown: all.0.add(dev, Teardown(shared.clone()))?,
+            teardown: Some(all.0.add(dev, Teardown(shared.clone()))?),
             shared,
         })
     }
@@ -420,6 +423,18 @@ impl<T: Device> Mirror<T> {
     }
 }
 
+impl<T: Device> Drop for Mirror<T> {
+    fn drop(&mut self) {
+        let mut lists = self.shared.lists.lock();
+
+        lists.close();
+        // Unbind must still find pages that are lost.
+        if lists.kept != 0 {
+            lists.teardown = self.teardown.take();
+        }
+    }
+}
+
 /// A guard during whose life all ranges of a [`Mirror`] are valid.
 #[must_use = "the ranges may become stale when the guard is dropped"]
 pub struct ValidGuard<'a, T: Device> {
@@ -433,10 +448,7 @@ impl<T: Device> Drop for Teardown<T> {
     fn drop(&mut self) {
         let mut lists = self.0.lists.lock();
 
-        lists.closed = true;
-        while let Some(node) = Node::first(&mut lists.valid) {
-            node.take_away(&mut lists);
-        }
+        lists.close();
         // The driver keeps the pages of these. They may have been removed from their files, so it
         // is too late to mark them dirty.
         while let Some(node) = Node::first(&mut lists.lost) {

@@ -57,7 +57,14 @@ impl<T: Device> Drop for LostPages<T> {
         let state = node.state.access_mut(&mut lists);
         state.kept = false;
         let pfns = mem::replace(&mut state.pfns, KVVec::new());
+        // The last of those that have outlived the mirror needs it no longer.
+        lists.kept -= 1;
+        let teardown = match lists.kept {
+            0 => lists.teardown.take(),
+            _ => None,
+        };
         drop(lists);
+        drop(teardown);
 
         for pfn in pfns {
             // SAFETY: By the type invariants, this reference is owned by the node.

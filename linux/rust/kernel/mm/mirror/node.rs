@@ -8,7 +8,8 @@ use super::{
     lost::LostPages,
     Access,
     Device,
-    MapError, //
+    MapError,
+    Teardown, //
 };
 use crate::{
     alloc::Flags,
@@ -17,6 +18,7 @@ use crate::{
         self,
         Bound, //
     },
+    devres::DevresItem,
     dma::DmaAddress,
     error::to_result,
     ffi::c_ulong,
@@ -91,7 +93,7 @@ pub(super) enum RangeList {
 /// The state that the lock of a mirror protects. Every range is in one list, except those that are
 /// [`RangeList::Nowhere`].
 pub(super) struct Lists<T: Device> {
-    /// Whether the device is being unbound.
+    /// Whether the device is being unbound, or the mirror is gone: no range becomes valid any more.
     pub(super) closed: bool,
     /// The process whose memory this is. Only compared; the notifiers of the ranges keep it alive.
     pub(super) owner: *mut bindings::mm_struct,
@@ -103,12 +105,25 @@ pub(super) struct Lists<T: Device> {
     pub(super) valid: List<Node<T>>,
     pub(super) lost: List<Node<T>>,
     pub(super) abandoned: List<Node<T>>,
+    /// The number of [`LostPages`].
+    pub(super) kept: usize,
+    /// What was the mirror's, as long as there are [`LostPages`] that have outlived it. They also
+    /// keep this alive, so that it is never dropped by itself.
+    pub(super) teardown: Option<DevresItem<Teardown<T>>>,
 }
 
 // SAFETY: `owner` is not dereferenced, and the rest can be sent.
 unsafe impl<T: Device> Send for Lists<T> {}
 
 impl<T: Device> Lists<T> {
+    /// Takes all valid ranges from the device, and lets none become valid any more.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+        while let Some(node) = Node::first(&mut self.valid) {
+            node.take_away(self);
+        }
+    }
+
     fn list(&mut self, which: RangeList) -> Option<&mut List<Node<T>>> {
         match which {
             RangeList::Nowhere => None,
@@ -164,6 +179,8 @@ impl<T: Device> Shared<T> {
                         valid: List::new(),
                         lost: List::new(),
                         abandoned: List::new(),
+                        kept: 0,
+                        teardown: None,
                     },
                     name,
                     key,
@@ -405,6 +422,7 @@ impl<T: Device> Node<T> {
         if let Some(item) = self.take_out(lists, RangeList::Lost) {
             let pages = LostPages::new(item.clone_arc());
 
+            lists.kept += 1;
             lists.lost.push_back(item);
             self.data.keep(pages);
         }

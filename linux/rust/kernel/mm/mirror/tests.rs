@@ -492,6 +492,34 @@ mod suite {
     }
 
     #[test]
+    fn lost_pages_stay_mapped_without_the_mirror() -> Result {
+        for unbound in [false, true] {
+            let (mirror, reg) = mirror()?;
+            let at = mmap(0, 1, RW)?;
+            let range = mirror.add(at, PAGE_SIZE, Access::ReadWrite, Counter::new())?;
+            let node = range.0.clone();
+            let list = || node.state.access_mut(&mut node.shared.lists.lock()).list;
+
+            mirror.validate(PATIENCE)?;
+            range.stuck.store(true, Relaxed);
+            drop(range);
+            drop(mirror);
+            // It is left when the DMA mapping is undone.
+            assert_eq!(list(), RangeList::Abandoned);
+            if unbound {
+                drop(reg);
+                assert_eq!(list(), RangeList::Nowhere);
+            }
+            // SAFETY: The range was lost once.
+            drop(unsafe { kept(&node) });
+            assert_eq!(list(), RangeList::Nowhere);
+            assert!(node.shared.lists.lock().teardown.is_none());
+            munmap(at, 1)?;
+        }
+        Ok(())
+    }
+
+    #[test]
     fn devices_that_bounce_have_no_mirror() -> Result {
         let reg = device()?;
         let dev: &device::Device<Bound> = reg.as_ref().as_ref();
