@@ -33,8 +33,7 @@ use crate::{
 #[pin_data(PinnedDrop)]
 pub(crate) struct File {
     // Fields are dropped in this order. Running jobs hold references to the address space.
-    #[pin]
-    contexts: job::Contexts,
+    contexts: Arc<job::Contexts>,
     vm: Arc<gem::Vm>,
     drm: ARef<Device>,
 }
@@ -56,12 +55,12 @@ impl drm::file::DriverFile for File {
 
     fn open(device: &Device<drm::Ioctl>, _client: &drm::file::Client) -> Result<Pin<KBox<Self>>> {
         let guard = device.registration_guard().ok_or(ENODEV)?;
-        let vm = guard.registration_data_with(|gpu| gem::new_vm(device, gpu))?;
-        let contexts = job::Contexts::new(device)?;
+        let contexts = Arc::pin_init(job::Contexts::new(device)?, GFP_KERNEL_ACCOUNT)?;
+        let vm = guard.registration_data_with(|gpu| gem::new_vm(device, gpu, contexts.clone()))?;
 
         KBox::try_pin_init(
             try_pin_init!(Self {
-                contexts <- contexts,
+                contexts,
                 vm,
                 drm: ARef::from(&**device),
             }),

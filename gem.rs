@@ -66,7 +66,10 @@ use crate::{
 use heap::Heap;
 use residency::Residency;
 
-pub(crate) use residency::new_vm;
+pub(crate) use residency::{
+    new_vm,
+    CancelJobs, //
+};
 
 /// The address space of a file, together with its memory.
 pub(crate) type Vm = mmu::Vm<Residency>;

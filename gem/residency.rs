@@ -34,6 +34,12 @@ use crate::{
     mmu, //
 };
 
+/// The jobs of an address space, which end when the process is killed whose memory they use.
+pub(crate) trait CancelJobs: Send + Sync {
+    /// Stops all jobs, with `ECANCELED`. Does not wait for them. Process context; may sleep.
+    fn cancel_jobs(&self);
+}
+
 /// The memory in an address space.
 #[pin_data]
 pub(crate) struct Residency {
@@ -45,11 +51,12 @@ pub(crate) struct Residency {
     /// The user memory in the space. Set by the first BO of that kind, for the lifetime of the
     /// space.
     mirror: SetOnce<userptr::Mirror>,
+    jobs: Arc<dyn CancelJobs>,
 }
 
-/// Creates the address space of a file, without memory in it. Sleeps. Also works while the GPU is
-/// lost.
-pub(crate) fn new_vm(drm: &Device, gpu: &Gpu<'_>) -> Result<Arc<Vm>> {
+/// Creates the address space of a file, without memory in it, for these jobs. Sleeps. Also works
+/// while the GPU is lost.
+pub(crate) fn new_vm(drm: &Device, gpu: &Gpu<'_>, jobs: Arc<dyn CancelJobs>) -> Result<Arc<Vm>> {
     let heaps = heap::FileHeaps::new()?;
 
     mmu::Vm::new(
@@ -59,6 +66,7 @@ pub(crate) fn new_vm(drm: &Device, gpu: &Gpu<'_>) -> Result<Arc<Vm>> {
             heaps,
             evicted <- new_spinlock!(RBTree::new(), "drm_gpu::evicted"),
             mirror: SetOnce::new(),
+            jobs,
         }),
     )
 }
@@ -67,6 +75,11 @@ impl Vm {
     /// Returns the heaps of the file.
     pub(crate) fn heaps(&self) -> &Arc<heap::FileHeaps> {
         &self.memory().heaps
+    }
+
+    /// Returns the jobs of the file.
+    pub(super) fn jobs(&self) -> &Arc<dyn CancelJobs> {
+        &self.memory().jobs
     }
 
     /// Returns the user memory in the space, if there has ever been any.

@@ -14,7 +14,7 @@
 //! from the GPU. It waits for up to [`CHANGE_MS`]; jobs that have not ended by then
 //! lose all user memory of the address space, and fault. Without that limit, a process could not
 //! exit if its jobs wait for an event that follows only after its exit: a process frees its memory
-//! before it closes its files.
+//! before it closes its files. If the process was killed, its jobs are stopped at once.
 //!
 //! Code that drops user memory must not wait for such a change: see [`leaving`].
 //!
@@ -90,6 +90,7 @@ use crate::{
 
 use super::{
     reclaim::at_own_limit,
+    CancelJobs,
     Residency,
     Vm, //
 };
@@ -169,6 +170,7 @@ pub(crate) struct Region {
     space: Arc<VmShared>,
     /// The reservation of the address space, with the fences of all of its jobs.
     resv: ARef<ResvObject>,
+    jobs: Arc<dyn CancelJobs>,
     range: Range<u64>,
     writable: bool,
     /// Whether the GPU has the pages. Written with the mirror's lock held, and read without.
@@ -218,6 +220,10 @@ impl mirror::Device for Region {
                 false
             }
         }
+    }
+
+    fn cancel(&self) {
+        self.jobs.cancel_jobs();
     }
 
     fn map(&self, pages: &[DmaAddress]) -> Result<(), MapError> {
@@ -320,6 +326,7 @@ pub(super) fn prepare(
             drm: drm.into(),
             space: (**vm).clone(),
             resv: vm.resv_object().into(),
+            jobs: vm.jobs().clone(),
             range: node.range(),
             writable,
             resident: resident.clone(),

@@ -42,7 +42,10 @@ use crate::{
         with_gpu,
         Device, //
     },
-    gem::heap, //
+    gem::{
+        heap,
+        CancelJobs, //
+    }, //
 };
 
 use super::queue::QueueOwner;
@@ -240,6 +243,24 @@ impl Contexts {
     /// Returns the time that ended jobs of the file have kept a slot busy, in nanoseconds.
     pub(crate) fn used_ns(&self, slot: usize) -> u64 {
         QueueSlot::new(slot).map_or(0, |slot| self.share.used_ns(slot))
+    }
+}
+
+impl CancelJobs for Contexts {
+    /// Closes the contexts. Another process that has inherited the file gets new ones in their
+    /// place, as after hangs.
+    fn cancel_jobs(&self) {
+        for index in 0..MAX_CONTEXTS {
+            let context = match self.table.lock().0.get(index) {
+                Some(entry) => entry.as_ref().map(|entry| entry.context.clone()),
+                None => break,
+            };
+
+            // With the lock released.
+            if let Some(context) = context {
+                context.stop(&self.drm);
+            }
+        }
     }
 }
 

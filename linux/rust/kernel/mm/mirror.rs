@@ -153,7 +153,7 @@ pub use lost::LostPages;
 /// The device's side of a [`Range`].
 ///
 /// All methods are called with the lock of the [`Mirror`] held, see the [module](self), except for
-/// [`Device::quiesce()`].
+/// [`Device::quiesce()`] and [`Device::cancel()`].
 pub trait Device: Send + Sync + 'static {
     /// Returns whether the device is done with all work that may use the range. Must not sleep.
     fn is_quiet(&self) -> bool;
@@ -165,6 +165,12 @@ pub trait Device: Send + Sync + 'static {
     /// range is taken from the device afterwards in any case; if the result is `false`, all ranges
     /// of the [`Mirror`] are, so that stuck work is waited for only once.
     fn quiesce(&self, since: Instant<Monotonic>) -> bool;
+
+    /// Ends the device's work that may use the range, rather than complete it: the process was
+    /// killed, and its memory goes. Need not wait for the end; [`Device::quiesce()`] comes next.
+    ///
+    /// The lock is not held.
+    fn cancel(&self) {}
 
     /// Gives the device access to the pages of the range, each with `PAGE_SIZE` bytes at the given
     /// address.

@@ -209,6 +209,8 @@ pub(super) struct RangeState {
     pub(super) changing: usize,
     /// When a change began that [`Node::finish`] stands for, and that has not ended.
     pub(super) finishing: Option<Instant<Monotonic>>,
+    /// Whether the process was killed, and its memory goes.
+    pub(super) killed: bool,
     /// Whether there are [`LostPages`] of the range.
     pub(super) kept: bool,
     /// The pages, as HMM knows them, while the range is valid or there are [`LostPages`].
@@ -269,6 +271,7 @@ impl<T: Device> Node<T> {
             revoked: false,
             changing: 0,
             finishing: None,
+            killed: false,
             kept: false,
             pfns: KVVec::new(),
             dma: KVVec::from_elem(0, count, array_flags())?,

@@ -20,7 +20,10 @@ use super::{
 };
 use crate::{
     bindings,
-    ffi::c_ulong,
+    ffi::{
+        c_int,
+        c_ulong, //
+    },
     sync::MutexGuard,
     time::{
         Instant,
@@ -28,6 +31,16 @@ use crate::{
     },
     types::Opaque, //
 };
+
+/// Returns whether the current task exits because it was killed.
+fn is_killed() -> bool {
+    let task = kernel::current!().as_ptr();
+
+    // SAFETY: A task may read these fields of itself.
+    let (flags, code) = unsafe { ((*task).flags, (*task).exit_code) };
+
+    flags & bindings::PF_EXITING != 0 && code == bindings::SIGKILL as c_int
+}
 
 impl<T: Device> Node<T> {
     /// The operations of the notifier.
@@ -77,9 +90,13 @@ impl<T: Device> Node<T> {
             return false;
         }
 
+        // SAFETY: The range is valid.
+        let is_end = unsafe { (*range).event } == bindings::mmu_notifier_event_MMU_NOTIFY_RELEASE;
+
         // While a change is counted, no work is published.
         let since = Instant::now();
         let state = this.state.access_mut(&mut lists);
+        state.killed |= is_end && is_killed();
         state.changing += 1;
         let is_first = state.finishing.is_none();
         if is_first {
@@ -123,7 +140,18 @@ impl<T: Device> Node<T> {
     fn end_change(&self, since: Instant<Monotonic>) -> MutexGuard<'_, Lists<T>> {
         let is_valid = |lists: &mut Lists<T>| self.state.access_mut(lists).list == RangeList::Valid;
         // An endless wait for another range has taken this one away, too.
-        let valid = is_valid(&mut self.shared.lists.lock());
+        let (valid, killed) = {
+            let mut lists = self.shared.lists.lock();
+
+            (
+                is_valid(&mut lists),
+                self.state.access_mut(&mut lists).killed,
+            )
+        };
+
+        if valid && killed {
+            self.data.cancel();
+        }
         let done = !valid || self.data.quiesce(since);
         let mut lists = self.shared.lists.lock();
         let state = self.state.access_mut(&mut lists);

@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! BOs over memory of the process, when what happens seldom happens: the process becomes another
-//! program, the device goes, there is no memory.
+//! program or is killed, the device goes, there is no memory.
 
+use std::io::Read;
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::Duration;
 
 use model::control::Opcode;
+use model::control::Stat;
 use model::control::ANY_SLOT;
 
 use crate::board::Board;
@@ -23,9 +27,11 @@ use crate::check_eq;
 use crate::check_errno;
 use crate::device::Device;
 use crate::failing::Failing;
+use crate::harness::pipe;
 use crate::harness::Gpu;
 use crate::harness::Need;
 use crate::harness::Outcome;
+use crate::harness::Process;
 use crate::harness::Stop;
 use crate::harness::Test;
 use crate::memory::wait_for;
@@ -38,11 +44,17 @@ use super::in_child;
 use super::null;
 use super::zero_all;
 use super::Memory;
+use super::Waiting;
 use super::PAGE;
 
 pub(in super::super) const TESTS: &[Test] = &[
     Test::new("userptr-exec", &["E2"], exec).needs(&[Need::Userptr]),
     Test::new("userptr-unplug", &["C8", "E1"], unplug).needs(&[Need::Userptr, Need::Board]),
+    Test::new("userptr-killed-at-once", &["E1"], killed).needs(&[
+        Need::Userptr,
+        Need::Gate,
+        Need::Board,
+    ]),
     Test::new("userptr-stuck-mmu", &["C4", "E1"], stuck_mmu)
         .needs(&[Need::Userptr, Need::Board])
         .warns(),
@@ -71,6 +83,41 @@ fn exec(gpu: &Gpu) -> Outcome {
     })?;
     check_eq!(status, 0);
     null(&gpu.open()?)?;
+    Ok(())
+}
+
+/// A process that is killed does not wait for its jobs: neither for one that waits for an event of
+/// its own, nor for one that hangs.
+fn killed(gpu: &Gpu) -> Outcome {
+    // Half of the time for which a change of the memory waits.
+    const SOON: Duration = Duration::from_secs(5);
+    let board = Board::open()?;
+    for hangs in [false, true] {
+        let (mut told, mut tell) = pipe()?;
+        // SAFETY: this process has one thread.
+        let process = unsafe {
+            Process::start(|| {
+                let device = gpu.open()?;
+                let job = Waiting::new(&device, 8, true)?;
+                if hangs {
+                    board.order(Opcode::HangNextJob, &[ANY_SLOT, 1])?;
+                    let first = board.stat(Stat::AsUpdates);
+                    job.gate.open()?;
+                    // It has been given its address space.
+                    let begun = || Ok(board.stat(Stat::AsUpdates) != first);
+                    check!(wait_for(PATIENCE, begun)?);
+                }
+                tell.write_all(b"x")?;
+                // SAFETY: ends the process.
+                unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+                Err(Stop::fail("it lives"))
+            })?
+        };
+        drop(tell);
+        check_eq!(told.read(&mut [0])?, 1);
+        process.dies(SOON)?;
+        null(&gpu.open()?)?;
+    }
     Ok(())
 }
 
