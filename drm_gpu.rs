@@ -34,7 +34,7 @@
 //!
 //! # Locks, in order
 //!
-//! 1. [`job::Jobs`]'s `retiring` (mutex): held while ended jobs are dropped
+//! 1. [`job::Jobs`]'s `retiring_turn`, then `retiring` (mutexes): held while ended jobs are dropped
 //! 2. dma_resv of address spaces and objects
 //! 3. the list of an object's mappings, then one mapping, then the object's pages (mutexes); the
 //!    mutexes of an object's label and of a file's table of contexts are leaves

@@ -14,7 +14,8 @@
 //!
 //! # Locks, in order
 //!
-//! 1. [`Jobs::retiring`] (mutex): held while ended jobs, and the references they hold, are dropped
+//! 1. [`Jobs::retiring`] (mutex): held while ended jobs, and the references they hold, are dropped;
+//!    [`Jobs::retiring_turn`] (mutex) is held while waiting for it
 //! 2. dma_resv of the address space and of the BOs: held by a submission
 //! 3. [`Jobs::slots_lock`] (mutex): serialises reading how jobs ended with resetting and halting
 //!    the GPU; the mutex of the reset itself nests inside
@@ -161,7 +162,8 @@ pub(crate) struct Job {
     hits: Atomic<u32>,
     /// Number of the reset that the last failed start was counted for, so that it counts once.
     missed: Atomic<u32>,
-    /// Keeps the content of its heaps. Dropped before their mappings.
+    /// Keeps the content of its heaps. Dropped before their mappings, unless these are dropped in
+    /// parts because they are many.
     heaps: gem::heap::Use,
     /// Keeps its BOs mapped.
     mappings: KVVec<Arc<gem::Mapping>>,
@@ -210,6 +212,9 @@ pub(crate) struct Jobs {
     /// Held while ended jobs are dropped. Taking it waits until jobs being dropped are gone.
     #[pin]
     retiring: Mutex<()>,
+    /// Held while waiting for `retiring`: see [`Self::lock_retiring`].
+    #[pin]
+    retiring_turn: Mutex<()>,
     /// No job is started any more: unbind has begun. Never cleared. Checked under the queue's lock.
     parked: Atomic<bool>,
     /// The GPU is lost: no job is started until [`find`](Self::find) clears this.
@@ -245,6 +250,7 @@ impl Jobs {
             started: SetOnce::new(),
             slots_lock <- new_mutex!((), "drm_gpu::job::slots_lock"),
             retiring <- new_mutex!((), "drm_gpu::job::retiring"),
+            retiring_turn <- new_mutex!((), "drm_gpu::job::retiring_turn"),
             parked: Atomic::new(false),
             lost_gpu: Atomic::new(false),
             overdue: Atomic::new(0),

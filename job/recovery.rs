@@ -56,10 +56,13 @@ use kernel::{
         Verdict, //
     },
     prelude::*,
-    sync::atomic::{
-        Acquire,
-        Relaxed,
-        Release, //
+    sync::{
+        atomic::{
+            Acquire,
+            Relaxed,
+            Release, //
+        },
+        MutexGuard, //
     },
     time::{
         delay::fsleep,
@@ -110,6 +113,10 @@ const STOP_POLL_US: i64 = 500;
 /// all of them.
 const RETIRE_BATCH: usize = 16;
 
+/// The number of mappings that the jobs which are dropped in one go may hold. Each may be the last
+/// reference to a BO, which is then freed.
+const RETIRE_MAPPINGS: usize = 256;
+
 /// The time between two attempts to bring back a lost GPU, in milliseconds.
 const FIND_MS: u32 = 2000;
 
@@ -143,13 +150,13 @@ impl Jobs {
             drm.address_spaces.drop_orphans();
 
             loop {
-                let _retiring = self.retiring.lock();
+                let _retiring = self.lock_retiring();
                 let retired = started.queue.take_some_retired(RETIRE_BATCH);
 
                 if retired.is_empty() {
                     break;
                 }
-                self.drop_retired(drm, retired);
+                self.drop_retired(drm, started, retired);
             }
         }
     }
@@ -158,14 +165,14 @@ impl Jobs {
     ///
     /// A job whose fence had signalled before the call does not hold the mapping any more when this
     /// returns. Sleeps. Neither this nor anybody who does the same meanwhile waits for more than
-    /// [`RETIRE_BATCH`] jobs of others at a time. The caller may hold no lock that dropping a job
-    /// takes.
+    /// [`RETIRE_BATCH`] jobs of others at a time, or the part of one that has
+    /// [`RETIRE_MAPPINGS`]. The caller may hold no lock that dropping a job takes.
     ///
     /// `mapping` is only compared, never dereferenced, so it may dangle.
     pub(crate) fn retire_users(&self, drm: &Device, vm: &gem::Vm, mapping: *const gem::Mapping) {
         if let Ok(started) = self.started() {
             loop {
-                let _retiring = self.retiring.lock();
+                let _retiring = self.lock_retiring();
                 let mut left = RETIRE_BATCH;
                 let retired = started.queue.take_retired_where(|job| {
                     let takes = left != 0 && job.uses(vm, mapping);
@@ -177,19 +184,43 @@ impl Jobs {
                 if retired.is_empty() {
                     break;
                 }
-                self.drop_retired(drm, retired);
+                self.drop_retired(drm, started, retired);
             }
         }
     }
 
-    /// Drops ended jobs, and logs the contexts that hung jobs among them have closed.
-    /// [`Jobs::retiring`] is held.
-    fn drop_retired(&self, drm: &Device, retired: Retired<QueueOwner>) {
+    /// Locks [`Jobs::retiring`]. A task that does so again and again does not keep others from it:
+    /// by itself, a mutex can go to the task that has just released it, any number of times.
+    fn lock_retiring(&self) -> MutexGuard<'_, ()> {
+        let _turn = self.retiring_turn.lock();
+
+        self.retiring.lock()
+    }
+
+    /// Drops ended jobs, and logs the contexts that hung jobs among them have closed. If the jobs
+    /// hold more than [`RETIRE_MAPPINGS`], drops that many, and puts the rest back into the list of
+    /// ended jobs. [`Jobs::retiring`] is held.
+    fn drop_retired(&self, drm: &Device, started: &Started, mut retired: Retired<QueueOwner>) {
+        let mut room = RETIRE_MAPPINGS;
+
         retired.for_each_closing(|job| {
             if self.log.allows() {
                 with_gpu(drm, |gpu| report_closed(gpu, job));
             }
         });
+        retired.drop_while(|job| {
+            let left = job.mappings.len().saturating_sub(room);
+
+            if left != 0 {
+                job.mappings.truncate(left);
+                return false;
+            }
+            room -= job.mappings.len();
+            true
+        });
+        if !retired.is_empty() {
+            started.queue.put_back_retired(retired);
+        }
     }
 
     /// Handles the job interrupt in its thread, with the interrupt masked.

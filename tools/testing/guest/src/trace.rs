@@ -13,6 +13,9 @@ use crate::sys::Errno;
 /// Where the events are mounted.
 const ROOT: &str = "/tmp/tracing";
 
+/// The name of the event that is a mark.
+pub const MARK: &str = "tracing_mark_write";
+
 /// An event that was recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -57,6 +60,11 @@ impl Trace {
             fs::write(this.0.join("events").join(event).join("enable"), "1")?;
         }
         Ok(this)
+    }
+
+    /// Records a mark, which is an event as well.
+    pub fn mark(&self) -> Result<(), Stop> {
+        Ok(fs::write(self.0.join("trace_marker"), MARK)?)
     }
 
     /// The events recorded so far.

@@ -252,16 +252,19 @@ impl<K: Kind> Shared<K> {
             }
         }
         if !rest.is_empty() {
-            {
-                let mut retired = self.retired.lock();
-                // They are older than those that were added in the meantime.
-                rest.push_all_back(&mut retired);
-                *retired = rest;
-            }
+            self.put_back(rest);
             // Another caller may have found the list empty in the meantime.
             self.kind().retire();
         }
         Retired(taken)
+    }
+
+    /// Adds jobs to the ended ones, in front of those that were added in the meantime.
+    fn put_back(&self, mut jobs: List<Job<K>>) {
+        let mut retired = self.retired.lock();
+
+        jobs.push_all_back(&mut retired);
+        *retired = jobs;
     }
 
     fn take_retired(&self) -> Retired<K> {
@@ -308,11 +311,32 @@ impl<K: Kind> Retired<K> {
         self.0.is_empty()
     }
 
-    /// Calls `f` for each job whose hang caused its context to be closed.
+    /// Calls `f` for each job whose hang caused its context to be closed, and for which no earlier
+    /// call did so.
     pub fn for_each_closing(&self, mut f: impl FnMut(&K::Job)) {
         for job in &self.0 {
             if job.closing.load(Relaxed) {
+                job.closing.store(false, Relaxed);
                 f(&job.payload);
+            }
+        }
+    }
+
+    /// Drops the jobs for which `f` returns `true`, the oldest first, up to the first one for which
+    /// it returns `false`. May sleep.
+    ///
+    /// `f` may drop parts of a job that it keeps. What is left can be
+    /// [put back](JobQueue::put_back_retired).
+    pub fn drop_while(&mut self, mut f: impl FnMut(&mut K::Job) -> bool) {
+        while let Some(job) = self.0.pop_front() {
+            // The queue has no other reference to an ended job.
+            let Some(mut job) = Arc::into_unique_or_drop(job.into_arc()) else {
+                continue;
+            };
+
+            if !f(job.as_mut().project().payload) {
+                self.0.push_front(job.into());
+                break;
             }
         }
     }
@@ -470,6 +494,12 @@ impl<K: Kind> JobQueue<K> {
             taken.push_back(job);
         }
         Retired(taken)
+    }
+
+    /// Puts jobs back that were taken, in front of the other ended jobs. [`Kind::retire`] is not
+    /// called for them.
+    pub fn put_back_retired(&self, jobs: Retired<K>) {
+        self.shared.put_back(jobs.0);
     }
 
     /// Takes the ended jobs for which `f` returns `true`. Walks all ended jobs. [`Kind::retire`] is

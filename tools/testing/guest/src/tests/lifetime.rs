@@ -28,6 +28,7 @@ use crate::sync::Gate;
 use crate::sys;
 use crate::trace::this_thread;
 use crate::trace::Trace;
+use crate::trace::MARK;
 use crate::uapi;
 
 use super::target;
@@ -54,6 +55,7 @@ pub(super) const TESTS: &[Test] = &[
         .needs(&[Need::Gate, Need::Minor(5)])
         .panfrost_fails("jobs of a context that is gone wait on for their fences"),
     Test::new("close-bo-frees-nothing-of-others", &["A2"], frees_nothing).needs(&[Need::Gate]),
+    Test::new("close-bo-waits-for-no-others", &["A2"], waits_for_none).needs(&[Need::Gate]),
     Test::new("madvise-busy", &["A2", "D3"], madvise_busy).needs(&[Need::Gate]),
 ];
 
@@ -361,6 +363,52 @@ fn frees_nothing(gpu: &Gpu) -> Outcome {
     let events = trace.events()?;
     let by_us = events.iter().filter(|event| event.thread == this_thread());
     check_eq!(by_us.count(), 0);
+    own_gate.open()?;
+    Ok(own_done.wait(PATIENCE)?)
+}
+
+/// Nor does it mean having to wait until all of that is freed, even if a single job has held it.
+fn waits_for_none(gpu: &Gpu) -> Outcome {
+    const BOS: usize = 10_000;
+    const BUSY: usize = 4;
+    let (other, device) = (gpu.open()?, gpu.open()?);
+    let (gate, own_gate) = (Gate::new()?, Gate::new()?);
+    let mut chain = Chain::new(&other, 4096)?;
+    chain.null();
+    let done = other.syncobj()?;
+    let bos: Vec<_> = (0..BOS)
+        .map(|_| other.create(4096, uapi::BO_NOEXEC))
+        .collect::<Result<_, _>>()?;
+    let list: Vec<_> = bos.iter().collect();
+    chain.submit(&list, &[&gate.syncobj(&other)?], Some(&done))?;
+    drop(list);
+    // From here on, the job alone holds them.
+    drop(bos);
+    let mut own_chain = Chain::new(&device, 4096)?;
+    own_chain.null();
+    let (own_wait, own_done) = (own_gate.syncobj(&device)?, device.syncobj()?);
+    let mut busy = Vec::new();
+    for _ in 0..BUSY {
+        let (bo, _) = target(&device, 4096)?;
+        own_chain.submit(&[&bo], &[&own_wait], Some(&own_done))?;
+        busy.push(bo);
+    }
+
+    let trace = Trace::of(&["dma/dma_unmap_sg"])?;
+    gate.open()?;
+    done.wait(PATIENCE)?;
+    for bo in busy {
+        bo.close()?;
+    }
+    trace.mark()?;
+    let all = || Ok(trace.events()?.len() > BOS);
+    check!(memory::wait_for(10 * PATIENCE, all)?, "not all are freed");
+    let events = trace.events()?;
+    let before = events.iter().take_while(|event| event.name != MARK);
+    // Some are freed at the same time, on another processor, without being waited for.
+    let before = before.count();
+    println!("# {before} of {BOS} were freed before {BUSY} BOs were closed");
+    check!(before < BOS / 2, "{before} of {BOS}");
     own_gate.open()?;
     Ok(own_done.wait(PATIENCE)?)
 }

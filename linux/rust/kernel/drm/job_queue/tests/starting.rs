@@ -242,6 +242,41 @@ mod suite {
         Ok(())
     }
 
+    /// Jobs that were taken can be dropped in part, and put back where they were.
+    #[test]
+    fn retired_and_put_back() -> Result {
+        let (bench, context) = Bench::with_context(true)?;
+        let end = |id| -> Result {
+            bench.push(&context, id)?;
+            bench.end(Ok(()));
+            Ok(())
+        };
+        for id in 1..=4 {
+            end(id)?;
+        }
+        let mut taken = bench.queue.take_some_retired(3);
+        end(5)?;
+        let mut seen = 0;
+        taken.drop_while(|job| {
+            seen = seen * 10 + job.id;
+            job.id += 10;
+            job.id < 12
+        });
+        assert!(seen == 12 && bench.alive.load(Relaxed) == 4);
+        bench.queue.put_back_retired(taken);
+
+        // The one that was kept is as it was left.
+        seen = 0;
+        let mut all = bench.queue.take_retired();
+        all.drop_while(|job| {
+            seen = seen * 100 + job.id;
+            true
+        });
+        assert!(seen == 12_030_405 && all.is_empty());
+        assert_eq!(bench.alive(), 0);
+        Ok(())
+    }
+
     #[test]
     fn completion_while_parked() -> Result {
         let (bench, context) = Bench::with_context(true)?;
