@@ -45,6 +45,7 @@
 //! takes them, so code that holds one of them must not wait for memory.
 
 mod give_back;
+mod list;
 mod pay;
 mod payers;
 mod policy;
@@ -213,6 +214,10 @@ pub(crate) struct Heap {
     /// When the longest-waiting job stalled, in milliseconds of the set's clock, or
     /// [`NOT_STALLED`]. Written with `inner` locked, and read without.
     stalled: Atomic<u64>,
+    /// Its index in the list of all heaps. Accessed with the list locked.
+    index: Atomic<usize>,
+    /// Its index in the list of its file. Accessed with the list locked.
+    file_index: Atomic<usize>,
     #[pin]
     inner: Mutex<Inner>,
     #[pin]
@@ -247,23 +252,6 @@ fn once() -> Flags {
     GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN
 }
 
-/// Removes a heap from a list. Returns whether the list is empty now.
-fn remove(list: &Mutex<KVVec<Arc<Heap>>>, heap: &Heap) -> bool {
-    let (removed, empty) = {
-        let mut list = list.lock();
-        let index = list.iter().position(|this| core::ptr::eq(&**this, heap));
-
-        (
-            index.and_then(|index| list.remove(index).ok()),
-            list.is_empty(),
-        )
-    };
-
-    // Drop the reference with the lock released.
-    drop(removed);
-    empty
-}
-
 impl Heap {
     /// Creates a heap of `size` bytes, a multiple of [`CHUNK`], without memory and addresses. Its
     /// memory will be charged to the control group of the current task. Sleeps.
@@ -292,6 +280,8 @@ impl Heap {
                 resident: Atomic::new(0),
                 idle: Atomic::new(0),
                 stalled: Atomic::new(NOT_STALLED),
+                index: Atomic::new(0),
+                file_index: Atomic::new(0),
                 inner <- new_mutex!(inner, "drm_gpu::heap"),
                 deadline <- new_delayed_work!("drm_gpu::heap::deadline"),
             }? Error),

@@ -13,8 +13,6 @@
 //! memory is short. So neither sleeps to pass the time: refill does one step at a time, and queues
 //! the next one with a delay if it needs a pause.
 
-use core::mem;
-
 use kernel::{
     alloc::Flags,
     device,
@@ -65,6 +63,7 @@ use kernel::{
 
 use super::{
     at_once,
+    list::IndexedList,
     once,
     patiently,
     payers::Payers,
@@ -128,7 +127,7 @@ struct Found {
 pub(crate) struct HeapSet {
     /// The heaps that have an address, or stuck chunks.
     #[pin]
-    pub(super) list: Mutex<KVVec<Arc<Heap>>>,
+    pub(super) list: Mutex<IndexedList<Heap>>,
     /// The memory of all chunks of the device.
     pub(super) space: ChunkSpace,
     /// A stack of chunks for heaps without credit. These are not charged to any group.
@@ -192,7 +191,10 @@ impl HeapSet {
 
         Arc::pin_init(
             pin_init!(Self {
-                list <- new_mutex!(KVVec::new(), "drm_gpu::heap::list"),
+                list <- new_mutex!(
+                    IndexedList::new(|heap: &Heap| &heap.index),
+                    "drm_gpu::heap::list"
+                ),
                 space,
                 reserve <- new_mutex!(reserve, "drm_gpu::heap::reserve"),
                 partial <- new_mutex!(partial, "drm_gpu::heap::partial"),
@@ -244,15 +246,9 @@ impl HeapSet {
         loop {
             let mut list = self.list.lock();
 
-            if list.len() == list.capacity() && list.len() < room.capacity() {
-                for heap in list.drain_all() {
-                    // Cannot fail, as `room` has the larger capacity.
-                    let _ = room.push_within_capacity(heap);
-                }
-                mem::swap(&mut *list, &mut room);
-            }
-            if list.len() < list.capacity() {
-                return list.push_within_capacity(heap.clone()).map_err(|_| ENOMEM);
+            list.move_into(&mut room);
+            if list.has_room() {
+                return list.push(heap.clone());
             }
             let wanted = list.len().saturating_mul(2).max(4);
 
@@ -263,7 +259,15 @@ impl HeapSet {
 
     /// Removes a heap that has lost its address, and frees the reserve with the last one. Sleeps.
     pub(super) fn remove(&self, gpu: Option<&Gpu<'_>>, heap: &Heap) {
-        if super::remove(&self.list, heap) {
+        let (removed, is_empty) = {
+            let mut list = self.list.lock();
+
+            (list.remove(heap), list.is_empty())
+        };
+
+        // Drop the reference with the lock released.
+        drop(removed);
+        if is_empty {
             // Without hardware there is no reserve: unbind has freed it.
             if let Some(gpu) = gpu {
                 self.drain(gpu);

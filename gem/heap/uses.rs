@@ -25,6 +25,7 @@ use kernel::{
 };
 
 use super::{
+    list::IndexedList,
     policy::Effect,
     Heap, //
 };
@@ -39,7 +40,7 @@ pub(crate) struct FileHeaps {
     /// The number of jobs so far.
     jobs: Atomic<u64>,
     #[pin]
-    heaps: Mutex<KVVec<Arc<Heap>>>,
+    heaps: Mutex<IndexedList<Heap>>,
 }
 
 impl FileHeaps {
@@ -48,7 +49,10 @@ impl FileHeaps {
         Arc::pin_init(
             pin_init!(Self {
                 jobs: Atomic::new(0),
-                heaps <- new_mutex!(KVVec::new(), "drm_gpu::heap::file_heaps"),
+                heaps <- new_mutex!(
+                    IndexedList::new(|heap: &Heap| &heap.file_index),
+                    "drm_gpu::heap::file_heaps"
+                ),
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -60,11 +64,17 @@ impl FileHeaps {
     }
 
     pub(super) fn add(&self, heap: &Arc<Heap>) -> Result {
-        Ok(self.heaps.lock().push(heap.clone(), GFP_KERNEL_ACCOUNT)?)
+        let mut heaps = self.heaps.lock();
+
+        heaps.reserve(GFP_KERNEL_ACCOUNT)?;
+        heaps.push(heap.clone())
     }
 
     pub(super) fn remove(&self, heap: &Heap) {
-        super::remove(&self.heaps, heap);
+        let removed = self.heaps.lock().remove(heap);
+
+        // Drop the reference with the lock released.
+        drop(removed);
     }
 }
 
