@@ -328,9 +328,9 @@ impl<S: Space> AddressSpaces<S> {
         self.flush(hw, space, range, Change::Unmapped)
     }
 
-    /// Like [`Self::flush`], for a range whose mapping is being removed. The second such range
-    /// without a job in between has the AS turned off as by [`Self::rest`], because there may be
-    /// many more.
+    /// Like [`Self::flush`] after unmapping, for a range that may be one of many, such as that of a
+    /// mapping which is being removed. The second such range without a job in between has the AS
+    /// turned off as by [`Self::rest`].
     pub(super) fn flush_closed(&self, hw: &impl Walker, space: &S, range: &Range<u64>) -> Result {
         let again = match self.table.lock().find(space) {
             Some((_, entry)) => mem::replace(&mut entry.closed, true),

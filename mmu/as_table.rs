@@ -67,7 +67,7 @@ pub(super) struct AsEntry<S> {
     /// Value of [`AsTable::stamp`] when a job last used the AS.
     pub(super) stamp: u64,
     pub(super) state: AsState,
-    /// A mapping was removed since the last job began.
+    /// A mapping was removed, or its memory taken, since the last job began.
     pub(super) closed: bool,
     /// A command has timed out. Until a reset, the hardware takes no other command, and may still
     /// use the translations that it had.

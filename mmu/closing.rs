@@ -83,9 +83,7 @@ impl<M> Vm<M> {
             if self.closing.begun.load(Relaxed) && address_spaces.has_jobs(self) {
                 return Ok(Go::Last);
             }
-            address_spaces
-                .flush_closed(gpu, self, &range)
-                .inspect_err(|&e| self.ask_for_reset(e))?;
+            self.flush_closed(gpu, &range)?;
             Ok(Go::Now)
         })
         .unwrap_or_else(|| address_spaces.check().map(|()| Go::Now));

@@ -282,8 +282,9 @@ impl VmShared {
     }
 
     /// Unmaps ranges, all of which must be mapped completely, and flushes once for all of them if
-    /// the space is in the hardware. After unbind there is nothing to unmap: the GPU has stopped
-    /// for good, or is abandoned, which is an error.
+    /// the space is in the hardware. Needs only a few flushes for many calls if the space has no
+    /// jobs there. After unbind there is nothing to unmap: the GPU has stopped for good, or is
+    /// abandoned, which is an error.
     ///
     /// An error means that the GPU may still reach the pages: they must be [kept](Self::keep). May
     /// sleep.
@@ -309,7 +310,7 @@ impl VmShared {
         }
 
         match hull {
-            Some(hull) => self.flush(gpu, &hull, Change::Unmapped),
+            Some(hull) => self.flush_closed(gpu, &hull),
             None => Ok(()),
         }
     }
@@ -341,6 +342,15 @@ impl VmShared {
         self.drm
             .address_spaces
             .flush(gpu, self, range, change)
+            .inspect_err(|&e| self.ask_for_reset(e))
+    }
+
+    /// Flushes a range that was removed from the page table, as one of perhaps many: see
+    /// [`AddressSpaces::flush_closed`](super::AddressSpaces::flush_closed).
+    pub(super) fn flush_closed(&self, gpu: &Gpu<'_>, range: &Range<u64>) -> Result {
+        self.drm
+            .address_spaces
+            .flush_closed(gpu, self, range)
             .inspect_err(|&e| self.ask_for_reset(e))
     }
 

@@ -42,6 +42,7 @@ use crate::sys::Errno;
 use crate::uapi;
 
 use super::super::target;
+use super::super::tiler::heap;
 use super::super::works;
 use super::super::A_WHILE;
 use super::evict::MemoryGroup;
@@ -60,7 +61,7 @@ const NOT_CHARGED: &str = "what it allocates for a client is charged to nobody";
 pub(in super::super) const TESTS: &[Test] = &[
     Test::new("memory-is-accounted", &["D9"], accounted)
         .panfrost_fails("it counts as shared memory only"),
-    Test::new("memory-close-many", &["F5"], close_many)
+    Test::new("memory-close-many", &["B2", "E1", "F5"], close_many)
         .needs(&[Need::Board])
         .panfrost_fails(FLUSHES),
     Test::new("memory-close-many-busy", &["F5", "A2"], close_many_busy)
@@ -110,15 +111,42 @@ fn accounted(gpu: &Gpu) -> Outcome {
 }
 
 /// Closing a file with many BOs in an idle address space takes few flushes, as does closing them
-/// one by one.
+/// one by one. It is the same with heaps that have memory, and with user memory.
 fn close_many(gpu: &Gpu) -> Outcome {
+    const USER_PAGES: usize = 500;
+    close_all(gpu, "BOs", |device| {
+        let bos = (0..1000).map(|_| device.create(PAGE, uapi::BO_NOEXEC));
+        Ok(bos.collect::<Result<_, _>>()?)
+    })?;
+    close_all(gpu, "heaps", |device| {
+        let heaps: Vec<_> = (0..40)
+            .map(|_| heap(device, 2 * MIB))
+            .collect::<Result<_, _>>()?;
+        let mut chain = Chain::new(device, 4 * PAGE)?;
+        for heap in &heaps {
+            chain.zero(heap.va());
+        }
+        chain.run(&heaps.iter().collect::<Vec<_>>())?;
+        check_eq!(chain.statuses(), vec![DONE; heaps.len()]);
+        Ok(heaps)
+    })?;
+    if gpu.open()?.param(uapi::PARAM_USERPTR) != Ok(1) {
+        return Ok(());
+    }
+    let memory = Locked::new(USER_PAGES * PAGE)?;
+    close_all(gpu, "user memory", |device| {
+        let pages = (0..USER_PAGES).map(|n| memory.start as usize + n * PAGE);
+        let bos = pages.map(|page| Bo::over_memory(device, page, PAGE, 0));
+        Ok(bos.collect::<Result<_, _>>()?)
+    })
+}
+
+/// Closes what `make` has made, by closing the file and one by one, and counts the flushes.
+fn close_all(gpu: &Gpu, what: &str, make: impl Fn(&Device) -> Result<Vec<Bo>, Stop>) -> Outcome {
     let board = Board::open()?;
     for at_once in [true, false] {
         let device = gpu.open()?;
-        let mut bos = Vec::new();
-        for _ in 0..1000 {
-            bos.push(device.create(PAGE, uapi::BO_NOEXEC)?);
-        }
+        let bos = make(&device)?;
         let mut chain = Chain::new(&device, PAGE)?;
         chain.null();
         // Now the address space is in the hardware.
@@ -138,7 +166,7 @@ fn close_many(gpu: &Gpu) -> Outcome {
             drop(bos);
         }
         let flushes = board.stat(Stat::AsFlushes).wrapping_sub(before);
-        check!(flushes <= 4, "{flushes} flushes, at once: {at_once}");
+        check!(flushes <= 4, "{what}: {flushes} flushes, at once: {at_once}");
     }
     Ok(())
 }
