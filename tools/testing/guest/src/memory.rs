@@ -129,6 +129,8 @@ pub struct Held {
     /// Fences among them.
     allocations: Option<usize>,
     slab: usize,
+    /// Pages of BOs, which are in `buffers` as well, and chunks of heaps, which are nowhere else.
+    of_gpu: usize,
 }
 
 impl Held {
@@ -138,6 +140,7 @@ impl Held {
             buffers: meminfo("Shmem")?,
             allocations: allocations()?,
             slab: meminfo("SUnreclaim")?,
+            of_gpu: meminfo("GPUActive")?,
         })
     }
 
@@ -147,7 +150,10 @@ impl Held {
         loop {
             std::thread::sleep(Duration::from_secs(1));
             let now = Self::now()?;
-            if now.allocations >= held.allocations && now.slab >= held.slab {
+            if now.allocations >= held.allocations
+                && now.slab >= held.slab
+                && now.of_gpu >= held.of_gpu
+            {
                 return Ok(now);
             }
             held = now;
@@ -156,13 +162,14 @@ impl Held {
 
     /// Whether so many clients have left nothing. Caches of `kmalloc()` have some objects more or
     /// less at any time, but fewer than if each client left two. The other counters are kept for
-    /// each CPU and summed up now and then.
+    /// each CPU and summed up now and then. The slack is less than a chunk for each of the clients.
     pub fn is_no_more_than(&self, before: &Self, clients: usize) -> bool {
         let allocated = |held: &Self| held.allocations.unwrap_or(0);
 
         self.buffers <= before.buffers + (1 << 20)
             && allocated(self) < allocated(before) + 2 * clients
             && self.slab <= before.slab + (8 << 20)
+            && self.of_gpu <= before.of_gpu + (4 << 20)
     }
 }
 
