@@ -5,12 +5,14 @@
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::bo::Bo;
 use crate::check;
 use crate::harness::Gpu;
 use crate::harness::Outcome;
 use crate::harness::Stop;
 use crate::harness::Test;
 use crate::sys::Errno;
+use crate::uapi;
 
 use super::super::tiler::heap;
 use super::super::works;
@@ -20,7 +22,7 @@ const PEER: &str = "unbinding it under load is not known to be safe";
 
 pub(in super::super) const TESTS: &[Test] = &[
     Test::new("unbind-with-many-heaps", &["C8", "B2"], heaps).not_on_panfrost(PEER),
-    Test::new("unbind-with-many-files", &["C8", "F1"], files).not_on_panfrost(PEER),
+    Test::new("unbind-with-many-files", &["C8", "E1", "F1"], files).not_on_panfrost(PEER),
 ];
 
 /// How long a grace period of RCU takes, which some operations wait for once for each object.
@@ -78,14 +80,29 @@ fn heaps(gpu: &Gpu) -> Outcome {
     is_short(took, HEAPS, period)
 }
 
-/// Hundreds of files.
+/// Hundreds of files, each with user memory where the GPU can use that.
 fn files(gpu: &Gpu) -> Outcome {
     const FILES: u32 = 400;
+    const PAGE: usize = 4096;
     let usual = unbind(gpu, ())?;
     let period = grace_period()?;
-    let files = (0..FILES)
-        .map(|_| gpu.open())
-        .collect::<Result<Vec<_>, _>>()?;
+    let memory = vec![1u8; 2 * PAGE];
+    let page = (memory.as_ptr() as usize).next_multiple_of(PAGE);
+    let file = |_| -> Result<_, Stop> {
+        let device = gpu.open()?;
+        let of_user = match device.param(uapi::PARAM_USERPTR) {
+            Ok(1) => Some(Bo::over_memory(
+                &device,
+                page,
+                PAGE,
+                uapi::USERPTR_READONLY,
+            )?),
+            _ => None,
+        };
+        Ok((of_user, device))
+    };
+    let files = (0..FILES).map(file).collect::<Result<Vec<_>, _>>()?;
     let took = unbind(gpu, files)?.saturating_sub(usual);
+    drop(memory);
     is_short(took, FILES, period)
 }
