@@ -28,7 +28,6 @@
 mod irq;
 mod ratelimit;
 mod recover;
-pub(crate) mod soc;
 mod supply;
 
 use core::ops::Deref;
@@ -58,7 +57,6 @@ use kernel::{
     },
     mm::shrinker::Registration,
     new_mutex,
-    new_spinlock,
     of,
     platform,
     prelude::*,
@@ -66,8 +64,7 @@ use kernel::{
         aref::ARef,
         atomic::Atomic,
         Arc,
-        Mutex,
-        SpinLock, //
+        Mutex, //
     },
     types::ScopeGuard,
     workqueue::OwnedQueue, //
@@ -81,6 +78,7 @@ use crate::{
         heap::HeapSet, //
     },
     hw::{
+        self,
         Chip,
         Personality,
         Runner,
@@ -98,8 +96,10 @@ use crate::{
 };
 
 pub(crate) use ratelimit::Ratelimit;
-use soc::Soc;
 use supply::Supply;
+
+/// Properties of a SoC that has a GPU of the family.
+type Soc = hw::Soc<<Family<'static> as Chip<'static>>::Overrides>;
 
 /// The DRM device, in device context `Ctx`.
 pub(crate) type Device<Ctx = drm::Normal> = drm::Device<Driver, Ctx>;
@@ -130,9 +130,6 @@ impl<'a> Deref for Gpu<'a> {
 pub(crate) struct GpuInner<'a> {
     /// Whether the GPU's accesses are coherent with the CPUs' caches.
     pub(crate) coherent: bool,
-    /// Users of the cycle counter.
-    #[pin]
-    pub(crate) cycle_users: SpinLock<u32>,
     /// Limits the messages about the hardware, since clients can cause them.
     #[pin]
     pub(crate) log: Ratelimit,
@@ -283,54 +280,6 @@ impl drm::Driver for Driver {
 /// The platform driver.
 pub(crate) struct PlatformDriver;
 
-kernel::of_device_table!(
-    OF_TABLE,
-    <PlatformDriver as platform::Driver>::IdInfo,
-    [
-        // Must precede the generic compatibles, which these nodes also list.
-        (of::DeviceId::new(c"amlogic,meson-gxm-mali"), soc::AMLOGIC),
-        (of::DeviceId::new(c"amlogic,meson-g12a-mali"), soc::AMLOGIC),
-        (of::DeviceId::new(c"mediatek,mt8183-mali"), soc::MT8183),
-        (
-            of::DeviceId::new(c"mediatek,mt8183b-mali"),
-            soc::mediatek(3, false)
-        ),
-        (
-            of::DeviceId::new(c"mediatek,mt8186-mali"),
-            soc::mediatek(2, false)
-        ),
-        (
-            of::DeviceId::new(c"mediatek,mt8188-mali"),
-            soc::mediatek(3, true)
-        ),
-        (
-            of::DeviceId::new(c"mediatek,mt8192-mali"),
-            soc::mediatek(5, true)
-        ),
-        (
-            of::DeviceId::new(c"mediatek,mt8370-mali"),
-            soc::mediatek(2, true)
-        ),
-        (of::DeviceId::new(c"renesas,r9a08g046-mali"), soc::DEFAULT),
-        (of::DeviceId::new(c"renesas,r9a09g047-mali"), soc::DEFAULT),
-        (
-            of::DeviceId::new(c"allwinner,sun50i-h616-mali"),
-            soc::DEFAULT
-        ),
-        (of::DeviceId::new(c"arm,mali-t604"), soc::DEFAULT),
-        (of::DeviceId::new(c"arm,mali-t624"), soc::DEFAULT),
-        (of::DeviceId::new(c"arm,mali-t628"), soc::DEFAULT),
-        (of::DeviceId::new(c"arm,mali-t720"), soc::DEFAULT),
-        (of::DeviceId::new(c"arm,mali-t760"), soc::DEFAULT),
-        (of::DeviceId::new(c"arm,mali-t820"), soc::DEFAULT),
-        (of::DeviceId::new(c"arm,mali-t830"), soc::DEFAULT),
-        (of::DeviceId::new(c"arm,mali-t860"), soc::DEFAULT),
-        (of::DeviceId::new(c"arm,mali-t880"), soc::DEFAULT),
-        (of::DeviceId::new(c"arm,mali-bifrost"), soc::DEFAULT),
-        (of::DeviceId::new(c"arm,mali-valhall-jm"), soc::DEFAULT),
-    ]
-);
-
 /// Data of a bound device. Dropped from top to bottom.
 pub(crate) struct PlatformData<'a> {
     _registration: drm::Registration<'a, Driver>,
@@ -356,14 +305,14 @@ impl platform::Driver for PlatformDriver {
     type IdInfo = Soc;
     type Data<'bound> = PlatformData<'bound>;
 
-    const OF_ID_TABLE: Option<of::IdTable<Soc>> = Some(&OF_TABLE);
+    const OF_ID_TABLE: Option<of::IdTable<Soc>> = Some(Family::OF_TABLE);
     const SLEEP_OPS: Option<platform::SleepOps<Self>> = Some(platform::SleepOps::new());
 
     fn probe<'bound>(
         pdev: &'bound platform::Device<Core<'_>>,
         info: Option<&'bound Soc>,
     ) -> impl PinInit<PlatformData<'bound>, Error> + 'bound {
-        let gpu = power_up(pdev, info.copied().unwrap_or_default())?;
+        let gpu = power_up(pdev, info.copied().unwrap_or(Family::DEFAULT_SOC))?;
         let dev = gpu.dev();
 
         let timeout_ms = crate::module_parameters::job_timeout_ms
@@ -481,7 +430,6 @@ fn power_up<'a>(pdev: &'a platform::Device<Core<'_>>, soc: Soc) -> Result<Gpu<'a
     let inner = Arc::pin_init(
         try_pin_init!(GpuInner {
             coherent,
-            cycle_users <- new_spinlock!(0, "drm_gpu::cycle_users"),
             log <- Ratelimit::new(),
             unbinding: Atomic::new(false),
             lost: Atomic::new(false),

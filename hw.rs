@@ -38,9 +38,22 @@ use kernel::{
     },
     fmt::Display,
     io::mem::IoRequest,
-    prelude::*,
-    sync::SpinLock, //
+    of,
+    prelude::*, //
 };
+
+/// Properties of a SoC: the resources of the GPU in it, and what the family has to know.
+#[derive(Clone, Copy)]
+pub(crate) struct Soc<O> {
+    /// Names of the supplies.
+    pub(crate) supplies: &'static [&'static CStr],
+    /// Names of the power domains if there is more than one, else empty.
+    pub(crate) domains: &'static [&'static CStr],
+    /// See [`System::aarch64_tables`].
+    pub(crate) aarch64_tables: bool,
+    /// See [`System::overrides`].
+    pub(crate) overrides: O,
+}
 
 /// Properties of the system around a GPU that its family has to know.
 pub(crate) struct System<O> {
@@ -63,11 +76,17 @@ pub(crate) struct System<O> {
 /// [`Self::finish_reset`] if the reset takes longer.
 pub(crate) trait Chip<'a>: Sized {
     /// Register settings for a particular system.
-    type Overrides;
+    type Overrides: Copy + 'static;
 
     /// A fault that is reported neither by an address space nor by a job slot. Printed as a line of
     /// the log has it.
     type Error: Display;
+
+    /// The devices to which the driver binds, by compatible string, with the SoCs that they are in.
+    const OF_TABLE: of::IdTable<Soc<Self::Overrides>>;
+
+    /// The SoC of a device that was bound by its name.
+    const DEFAULT_SOC: Soc<Self::Overrides>;
 
     /// Maps the registers and identifies the GPU. Logs the reason if that fails.
     fn new(
@@ -116,9 +135,9 @@ pub(crate) trait Chip<'a>: Sized {
     /// supply next.
     fn power_off(&self);
 
-    /// Starts the cycle counter after a reset, if it has `users`. Takes the lock of these, and does
-    /// not sleep.
-    fn restart_counters(&self, users: &SpinLock<u32>);
+    /// Starts the counters that have users again, after a reset. Does not sleep. May take a lock of
+    /// the family, which is a leaf.
+    fn restart_counters(&self);
 
     /// Masks all interrupts. Any context.
     fn mask_all(&self);
@@ -368,7 +387,7 @@ pub(crate) struct Reports {
 ///
 /// Unless stated otherwise, a function is called with the spinlock of the job queue held, or with
 /// the queue parked, and no register may be [off limits](Access::off_limits) meanwhile. Functions
-/// do not sleep. They take no lock but that of the cycle counter, which is a leaf.
+/// do not sleep. They may take locks of the family, which are leaves.
 ///
 /// A slot runs its *current* chain. It can hold a *next* one behind that, and goes on to it by
 /// itself.

@@ -220,9 +220,9 @@ impl GpuInner<'_> {
         }
     }
 
-    /// Restarts the cycle counter and the interrupts, after the cores were turned on.
+    /// Restarts the counters and the interrupts, after the cores were turned on.
     fn resume(&self) {
-        self.chip.restart_counters(&self.cycle_users);
+        self.chip.restart_counters();
         self.start_irqs();
     }
 

@@ -13,6 +13,7 @@
 //! - [`job`]: the job slots; [`collect`] reads their reports, and [`status`] decodes their state,
 //! - [`irq`]: the three interrupt blocks,
 //! - [`counter`]: cycle counter and timestamp,
+//! - [`soc`]: the devices to which the driver binds, and their SoCs,
 //! - [`exception`]: exception codes and their names.
 //!
 //! Only [`counter`] takes a lock, its own.
@@ -25,10 +26,11 @@ mod identity;
 mod irq;
 pub(crate) mod job;
 mod mmu;
-pub(crate) mod power;
+mod power;
 mod product;
 mod regs;
 mod reset;
+mod soc;
 mod status;
 
 use kernel::sizes::SZ_16K;

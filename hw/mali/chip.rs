@@ -10,6 +10,8 @@ use kernel::{
         Device, //
     },
     io::mem::IoRequest,
+    new_spinlock,
+    of,
     prelude::*,
     sync::SpinLock, //
 };
@@ -25,6 +27,7 @@ use super::{
         Overrides, //
     },
     reset,
+    soc,
     Caps,
     Feature,
     Identity,
@@ -33,6 +36,7 @@ use super::{
 };
 use crate::hw::{
     Chip,
+    Soc,
     System, //
 };
 
@@ -44,6 +48,8 @@ pub(crate) struct Mali<'a> {
     pub(super) caps: Caps,
     /// Properties of the system around the GPU.
     pub(super) system: System<Overrides>,
+    /// Users of the cycle counter.
+    pub(super) cycle_users: Pin<KBox<SpinLock<u32>>>,
     pub(super) io: IoMem<'a>,
     dev: &'a Device<Bound>,
 }
@@ -51,6 +57,9 @@ pub(crate) struct Mali<'a> {
 impl<'a> Chip<'a> for Mali<'a> {
     type Overrides = Overrides;
     type Error = GpuFault;
+
+    const OF_TABLE: of::IdTable<Soc<Overrides>> = soc::OF_TABLE;
+    const DEFAULT_SOC: Soc<Overrides> = soc::DEFAULT;
 
     fn new(
         dev: &'a Device<Bound>,
@@ -73,6 +82,7 @@ impl<'a> Chip<'a> for Mali<'a> {
             id,
             caps,
             system,
+            cycle_users: KBox::pin_init(new_spinlock!(0, "drm_gpu::cycle_users"), GFP_KERNEL)?,
             io,
             dev,
         })
@@ -113,8 +123,8 @@ impl<'a> Chip<'a> for Mali<'a> {
         let _ = power::off(self.dev, &self.io, &self.id);
     }
 
-    fn restart_counters(&self, users: &SpinLock<u32>) {
-        counter::restart(&self.io, users);
+    fn restart_counters(&self) {
+        counter::restart(self);
     }
 
     fn mask_all(&self) {

@@ -7,8 +7,7 @@
 
 use kernel::{
     io::Io,
-    prelude::*,
-    sync::SpinLock, //
+    prelude::*, //
 };
 
 use super::{
@@ -70,7 +69,7 @@ pub(super) fn latest_flush_id(gpu: &Gpu<'_>) -> Result<u32> {
 
 /// Adds a user of the cycle counter, and starts the counter for the first one.
 pub(crate) fn cycle_counter_get(gpu: &Gpu<'_>) {
-    let mut users = gpu.cycle_users.lock();
+    let mut users = gpu.chip.cycle_users.lock();
 
     // If the GPU has halted, [`restart`] starts the counter after the next successful reset.
     if *users == 0 && !gpu.off_limits() {
@@ -82,7 +81,7 @@ pub(crate) fn cycle_counter_get(gpu: &Gpu<'_>) {
 /// Removes a user of the cycle counter, and stops the counter after the last one. Does nothing if
 /// there are no users.
 pub(crate) fn cycle_counter_put(gpu: &Gpu<'_>) {
-    let mut users = gpu.cycle_users.lock();
+    let mut users = gpu.chip.cycle_users.lock();
 
     // If the GPU has halted, a reset has stopped the counter or will.
     if *users == 1 && !gpu.off_limits() {
@@ -92,11 +91,11 @@ pub(crate) fn cycle_counter_put(gpu: &Gpu<'_>) {
 }
 
 /// Starts the cycle counter again after a reset, if it has users.
-pub(super) fn restart(io: &IoMem<'_>, users: &SpinLock<u32>) {
-    let users = users.lock();
+pub(super) fn restart(chip: &Mali<'_>) {
+    let users = chip.cycle_users.lock();
 
     if *users != 0 {
-        give(io, GpuCommand::CycleCountStart);
+        give(&chip.io, GpuCommand::CycleCountStart);
     }
 }
 

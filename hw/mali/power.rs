@@ -42,7 +42,7 @@ const TIMEOUT: Delta = Delta::from_millis(500);
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Overrides {
     /// Amlogic: the power manager needs undocumented bits.
-    pub(crate) amlogic: bool,
+    pub(super) amlogic: bool,
 }
 
 /// Writes the configuration that errata and features require, then turns on all cores in use.
