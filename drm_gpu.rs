@@ -79,11 +79,26 @@ mod debugfs;
 mod device;
 mod file;
 mod gem;
-mod hw;
 mod job;
 mod mmu;
 mod shrinker;
-mod uapi;
+
+/// Hardware: the [contract](hw::contract) of a family of GPUs, and the family that this driver is for.
+mod hw {
+    mod contract;
+    pub(crate) mod mali;
+
+    pub(crate) use contract::*;
+}
+
+/// The interface to user space: the ioctls of the family's GPUs, and fdinfo.
+///
+/// The modules here decode arguments, check those that can be checked without consulting the core,
+/// and call the core. They keep no state and have no locks of their own.
+mod uapi {
+    pub(crate) mod fdinfo;
+    pub(crate) mod panfrost;
+}
 
 /// The family of GPUs that this driver is for.
 use crate::hw::mali::Mali as Family;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Hardware: the contract of a family of GPUs, and the families.
+//! The contract of a family of GPUs, which the rest of the driver imports from [`hw`](crate::hw).
 //!
-//! A family is a module below this one, with all knowledge of registers, errata and delays. It
-//! implements [`Chip`] for a type of its own, which the crate root names `Family`, and the other
-//! traits for [`Gpu`](crate::device::Gpu). The core (`job`, `gem`, `mmu`) knows the hardware by
-//! these traits only, and calls them without dynamic dispatch.
+//! A family is a module beside this one, with all knowledge of registers, errata and delays, and of
+//! the systems that its GPUs are in. It implements [`Chip`] for a type of its own, which the crate
+//! root names `Family`, and the other traits for [`Gpu`](crate::device::Gpu). The core (`job`,
+//! `gem`, `mmu`) and `device` know the hardware by these traits only, and call them without dynamic
+//! dispatch.
 //!
 //! - [`Chip`]: power and reset of a GPU, and its interrupts. [`device`](crate::device) is the user.
 //! - [`Access`]: whether the hardware may be accessed. The family does not implement this one.
@@ -17,8 +18,13 @@
 //!
 //! Functions of a family wait in bounded loops only. A register that reads as all ones means that
 //! the device is no longer on the bus ([`ENODEV`](kernel::error::code::ENODEV)).
-
-pub(crate) mod mali;
+//!
+//! # A second family
+//!
+//! A module has one family, so that it binds no other GPUs and Kconfig chooses each family by
+//! itself. A second one is a second crate root in the same directory. It declares the modules of
+//! the core as `drm_gpu.rs` does, and a family and an interface of its own in the modules `hw` and
+//! `uapi`; an object in the Makefile and a symbol in Kconfig build it.
 
 use core::ops::Range;
 
