@@ -24,7 +24,9 @@
 //! A module has one family, so that it binds no other GPUs and Kconfig chooses each family by
 //! itself. A second one is a second crate root in the same directory. It declares the modules of
 //! the core as `drm_gpu.rs` does, and a family and an interface of its own in the modules `hw` and
-//! `uapi`; an object in the Makefile and a symbol in Kconfig build it.
+//! `uapi`; an object in the Makefile and a symbol in Kconfig build it. `tools/testing/family/` has
+//! such a root, for the test that nothing in the core stands in the way. Its family implements
+//! every trait, and refuses every GPU in [`Chip::new`].
 
 use core::ops::Range;
 

@@ -367,6 +367,14 @@ refuse_lane() {
 	tap_rows "$RESULTS/$name/share/tap" "$name: "
 }
 
+# family_lane LOGS: the core of the driver with a family of GPUs that refuses each one.
+family_lane() {
+	local name=$1
+	vm_row "$name" "a family without GPUs" --driver none -- \
+		bash -c 'family-run drm_gpu_absent drm_gpu >/mnt/share/tap'
+	tap_rows "$RESULTS/$name/share/tap" "$name: "
+}
+
 # mesa_lane LOGS DRIVER GPU VM-ARGUMENT...: Debian's Mesa in the arm64 guest.
 mesa_lane() {
 	local name=$1 driver=$2 gpu=$3

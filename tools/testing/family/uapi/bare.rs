@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! An interface to user space without ioctls of its own.
+
+use kernel::drm::{
+    ioctl,
+    DriverInfo, //
+};
+
+use crate::hw::Personality;
+
+/// The interface, for the DRM driver.
+pub(crate) struct Bare;
+
+impl Personality for Bare {
+    const INFO: DriverInfo = DriverInfo {
+        major: 0,
+        minor: 0,
+        patchlevel: 0,
+        name: c"drm_gpu_absent",
+        desc: c"GPUs that do not exist",
+    };
+
+    const IOCTLS: &'static [ioctl::DrmIoctlDescriptor] = &[];
+
+    const ENGINES: &'static [(usize, &'static str)] = &[];
+}
