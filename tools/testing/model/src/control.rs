@@ -9,6 +9,7 @@
 //! Locks: none of its own, part of the GPU's state.
 
 use crate::power::Manner;
+use crate::product::SLOTS;
 
 /// The size of the block in bytes.
 pub const CONTROL_SPACE: u64 = 0x1000;
@@ -258,10 +259,13 @@ pub enum Opcode {
     /// even if the reset line is used, until the domain or the regulator is turned off, which ends
     /// this order; 0 ends it without completing them.
     Wedge = 27,
+    /// From now on chains that start on slot ARG0 hang, except for ARG1 of them: the one that hangs
+    /// there continues first, then those that start next. Further orders add to that number.
+    RationJobs = 28,
 }
 
 /// All opcodes with their textual names.
-pub const OPCODES: [(Opcode, &str); 24] = [
+pub const OPCODES: [(Opcode, &str); 25] = [
     (Opcode::HangNextJob, "hang-next-job"),
     (Opcode::IgnoreSoftStop, "ignore-soft-stop"),
     (Opcode::IgnoreHardStop, "ignore-hard-stop"),
@@ -286,6 +290,7 @@ pub const OPCODES: [(Opcode, &str); 24] = [
     (Opcode::LoseStopStatus, "lose-stop-status"),
     (Opcode::DelayStart, "delay-start"),
     (Opcode::Wedge, "wedge"),
+    (Opcode::RationJobs, "ration-jobs"),
 ];
 
 impl Opcode {
@@ -386,6 +391,23 @@ pub struct Orders {
     pub start: Delay,
     /// See [`Opcode::Wedge`].
     pub wedged: bool,
+    /// See [`Opcode::RationJobs`]: how many chains of each slot may still continue, if that is
+    /// limited.
+    pub rations: [Option<u32>; SLOTS],
+}
+
+impl Orders {
+    /// Returns whether a chain on `slot` may continue, and counts it.
+    pub fn take_ration(&mut self, slot: usize) -> bool {
+        match &mut self.rations[slot] {
+            None => true,
+            Some(0) => false,
+            Some(left) => {
+                *left -= 1;
+                true
+            }
+        }
+    }
 }
 
 /// The inputs of the GPU that the board drives.

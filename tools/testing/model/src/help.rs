@@ -40,6 +40,7 @@ fn usage(opcode: Opcode) -> (&'static str, &'static str) {
         Opcode::LoseStopStatus => ("on|off", "hard stops leave a status of 0"),
         Opcode::DelayStart => ("US|never", "a started chain is taken that late"),
         Opcode::Wedge => ("on|off", "resets and power-up end only after a power cut"),
+        Opcode::RationJobs => ("SLOT COUNT", "that many more chains end there, others hang"),
     }
 }
 

@@ -237,6 +237,11 @@ impl Gpu {
                 }
             }
             Opcode::Wedge => orders.wedged = flag()?,
+            Opcode::RationJobs => {
+                let ration = orders.rations.get_mut(a as usize).ok_or(EINVAL)?;
+                *ration = Some(ration.unwrap_or(0).saturating_add(b));
+                self.slot_continue(a as usize);
+            }
             Opcode::StickIrq => {
                 let pending = self.irqs.stick(vector()?, b);
                 self.send_later(vector()?, pending);

@@ -229,7 +229,7 @@ impl Gpu {
         slot.run = Some(Run {
             chain: Chain::new(next.head),
             space,
-            state: if self.orders.hang.take(n) {
+            state: if self.orders.hang.take(n) || !self.orders.take_ration(n) {
                 State::Hung
             } else {
                 State::Ready
@@ -477,6 +477,16 @@ impl Gpu {
                 if run.state == State::Hung {
                     run.state = State::Ready;
                 }
+            }
+        }
+    }
+
+    /// Lets the chain of a slot continue that hangs, if one more may.
+    pub(crate) fn slot_continue(&mut self, n: usize) {
+        let run = self.slots[n].run.as_mut();
+        if let Some(run) = run.filter(|run| run.state == State::Hung) {
+            if self.orders.take_ration(n) {
+                run.state = State::Ready;
             }
         }
     }

@@ -44,6 +44,43 @@ fn a_hang_ends_by_hard_stop_or_release() {
 }
 
 #[test]
+fn rations_let_chains_continue_in_turn() {
+    let mut b = Bench::new(&G52);
+    b.null_job(0, None);
+    b.null_job(0x40, None);
+    b.order(Opcode::RationJobs, [1, 0, 0]);
+    b.submit(1, VA, 0);
+    b.submit(1, VA + 0x40, 0);
+    b.pass(1_000_000);
+    assert_eq!(b.take_job_irqs(), 0);
+    // The one that hangs continues. The next one starts and hangs.
+    b.order(Opcode::RationJobs, [1, 1, 0]);
+    b.settle();
+    assert_eq!(b.take_job_irqs(), done(1));
+    assert_eq!(b.slot_reg(1, regs::JS_STATUS), ACTIVE);
+    // More than there are: what starts later continues, too.
+    b.order(Opcode::RationJobs, [1, 2, 0]);
+    b.settle();
+    assert_eq!(b.take_job_irqs(), done(1));
+    b.null_job(0, None);
+    b.submit(1, VA, 0);
+    b.settle();
+    assert_eq!(b.take_job_irqs(), done(1));
+    // Another slot has no such limit.
+    b.null_job(0, None);
+    b.submit(0, VA, 0);
+    b.settle();
+    assert_eq!(b.take_job_irqs(), done(0));
+    b.null_job(0, None);
+    b.submit(1, VA, 0);
+    b.settle();
+    assert_eq!(b.take_job_irqs(), 0);
+    b.order(Opcode::ClearAll, [0; 3]);
+    b.settle();
+    assert_eq!(b.take_job_irqs(), done(1));
+}
+
+#[test]
 fn stops_can_be_ignored() {
     let mut b = Bench::new(&G52);
     let head = b.endless(0);
