@@ -201,6 +201,14 @@ impl Mapping {
         compiler_fence(Ordering::SeqCst);
     }
 
+    /// Writes to each page.
+    pub fn touch(&self) {
+        for offset in (0..self.len).step_by(4096) {
+            // SAFETY: within the mapping.
+            unsafe { ptr::write_volatile(self.start.add(offset), 1) };
+        }
+    }
+
     /// Reads an aligned 32-bit word, once.
     pub fn get32(&self, offset: usize) -> u32 {
         assert!(offset % 4 == 0);

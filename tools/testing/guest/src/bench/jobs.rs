@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Submitting, running and waiting.
+//! Submitting, running and waiting; files and contexts.
 
 use std::thread;
 use std::time::Duration;
@@ -20,6 +20,8 @@ use crate::harness::Stop;
 use crate::sync::Syncobj;
 use crate::uapi;
 
+use super::count::total;
+use super::count::Clearing;
 use super::median;
 use super::time;
 use super::Aim;
@@ -27,36 +29,61 @@ use super::Row;
 use super::BASE;
 
 pub(super) const ROWS: &[Row] = &[
-    Row::new(BASE, "the cheapest ioctl (GET_PARAM)", Aim::Same, ioctl),
-    Row::new("submit-1", "SUBMIT, 1 BO", Aim::Half, |gpu| submit(gpu, 1)),
-    Row::new("submit-16", "SUBMIT, 16 BOs", Aim::Half, |gpu| {
-        submit(gpu, 16)
-    }),
-    Row::new("submit-256", "SUBMIT, 256 BOs", Aim::Half, |gpu| {
-        submit(gpu, 256)
-    }),
-    Row::new("submit-1024", "SUBMIT, 1,024 BOs", Aim::Half, |gpu| {
-        submit(gpu, 1024)
-    }),
-    Row::new("submit-per-bo", "each further BO", Aim::Half, per_bo),
+    Row::new(
+        "total-job",
+        "a NULL job and the wait for its fence",
+        Aim::HALF,
+        total_job,
+    )
+    .ordinary(),
+    Row::new(
+        "total-queue",
+        "a NULL job of 256 that are queued at once",
+        Aim::HALF,
+        total_queue,
+    ),
     Row::new(
         "round-trip",
         "a NULL job from SUBMIT to the end of the wait for its fence",
-        Aim::Half,
+        Aim::HALF,
         round_trip,
     ),
+    Row::new("submit-16", "SUBMIT, 16 BOs", Aim::HALF, |gpu| {
+        submit(gpu, 16)
+    }),
+    Row::new("submit-256", "SUBMIT, 256 BOs", Aim::HALF, |gpu| {
+        submit(gpu, 256)
+    }),
+    Row::new("submit-1024", "SUBMIT, 1,024 BOs", Aim::HALF, |gpu| {
+        submit(gpu, 1024)
+    }),
+    Row::new("submit-per-bo", "each further BO", Aim::HALF, per_bo),
     Row::new(
-        "queue-256",
-        "a NULL job of 256 that are queued at once",
-        Aim::Half,
-        queue_256,
+        BASE,
+        "the cheapest ioctl (GET_PARAM)",
+        Aim::same("of C panfrost's 664, 650 are the kernel's before and after the driver"),
+        ioctl,
     ),
     Row::new(
         "close-stalled",
         "GEM_CLOSE of the BO of a stalled job",
-        Aim::Half,
+        Aim::same("of C panfrost's 1,365, 1,250 are the DRM core's"),
         close_stalled,
     ),
+    Row::new(
+        "open-close",
+        "to open the node and close it",
+        Aim::same("clients do it once, when they begin"),
+        open_close,
+    )
+    .ordinary(),
+    Row::new(
+        "context",
+        "JM_CTX_CREATE and JM_CTX_DESTROY",
+        Aim::same("clients do it once, when they begin"),
+        context,
+    )
+    .ordinary(),
 ];
 
 /// How often a row is measured in a round.
@@ -149,36 +176,69 @@ fn round_trip(gpu: &Gpu) -> Result<u64, Stop> {
     })
 }
 
-/// From the first submit to the last fence, for each job.
-fn queue_256(gpu: &Gpu) -> Result<u64, Stop> {
+/// The program has ordinary priority, so the GPU is idle whenever a job is submitted.
+fn total_job(gpu: &Gpu) -> Result<u64, Stop> {
+    const JOBS: usize = 50;
+    let submit = Submit::new(gpu, 1)?;
+    total(JOBS, Clearing::Counts, || {
+        for _ in 0..JOBS {
+            submit.chain.rearm();
+            submit.device.submit_raw(&mut submit.arg())?;
+            submit.done.wait(PATIENCE)?;
+        }
+        check_eq!(submit.chain.statuses(), [DONE]);
+        Ok(())
+    })
+}
+
+/// All are queued before the driver hears of the end of the first.
+fn total_queue(gpu: &Gpu) -> Result<u64, Stop> {
     const JOBS: usize = 256;
     let submit = Submit::new(gpu, 1)?;
     // Chains of one job each, in one BO.
     let mut chains = Chain::new(&submit.device, 128 * JOBS)?;
     let jobs: Vec<_> = (0..JOBS).map(|_| chains.null()).collect();
-    median(5, || {
+    let handles = [chains.bo().handle()];
+    total(JOBS, Clearing::Counts, || {
         for &job in &jobs {
             chains.edit(job, |header| {
                 header.status = NOT_STARTED;
                 header.next = 0;
             });
         }
-        let handles = [chains.bo().handle()];
-        let mut arg = uapi::Submit {
-            bo_handles: handles.as_ptr() as u64,
-            ..submit.arg()
-        };
-        let (ns, ()) = time(|| {
-            for &job in &jobs {
-                arg.jc = chains.job_va(job);
-                submit.device.submit_raw(&mut arg)?;
-            }
-            submit.done.wait(PATIENCE)
-        })?;
+        for &job in &jobs {
+            submit.device.submit_raw(&mut uapi::Submit {
+                jc: chains.job_va(job),
+                bo_handles: handles.as_ptr() as u64,
+                ..submit.arg()
+            })?;
+        }
+        submit.done.wait(PATIENCE)?;
         for &job in &jobs {
             check_eq!(chains.status(job), DONE);
         }
-        Ok(ns / JOBS as u64)
+        Ok(())
+    })
+}
+
+fn open_close(gpu: &Gpu) -> Result<u64, Stop> {
+    const TIMES: usize = 20;
+    total(TIMES, Clearing::Counts, || {
+        for _ in 0..TIMES {
+            drop(gpu.open()?);
+        }
+        Ok(())
+    })
+}
+
+fn context(gpu: &Gpu) -> Result<u64, Stop> {
+    const TIMES: usize = 50;
+    let device = gpu.open()?;
+    total(TIMES, Clearing::Counts, || {
+        for _ in 0..TIMES {
+            device.destroy_context(device.create_context(uapi::PRIORITY_MEDIUM)?)?;
+        }
+        Ok(())
     })
 }
 

@@ -1,49 +1,73 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What things cost, as a rule in nanoseconds of the guest's clock.
+//! What things cost, as a rule in instructions.
 //!
-//! Under `vm --icount --cpus 1` a nanosecond is an instruction and the GPU answers at once, so what
-//! is measured is the path through the kernel, and numbers of two drivers can be compared.
-//! Elsewhere they mean nothing.
+//! Under `vm --icount --cpus 1` a nanosecond of the guest's clock is an instruction and the GPU
+//! answers at once, so what is measured is the path through the kernel, and numbers of two drivers
+//! can be compared. Elsewhere they mean nothing.
+//!
+//! There are two kinds of rows. Those that use [`time`] are the time until a call returns. The
+//! program has real-time priority then, above interrupt threads and workers, so work that a driver
+//! leaves to them is not counted unless the call waits for it. Those that use [`total`] are all that
+//! is executed, by anybody, until the machine is quiet again. They need `profile.c`, which counts.
 //!
 //! A row is measured many times and the median is taken: ticks and other interrupts fall on some of
 //! the samples. The first samples, which warm caches of all kinds up, are not among them.
+//!
+//! [`total`]: count::total
 
 use crate::harness::Gpu;
 use crate::harness::Stop;
 use crate::sys;
 
 mod buffers;
+mod count;
+mod frames;
 mod jobs;
 mod reclaim;
+mod sizes;
 mod tables;
 
 /// What a row should come to, compared with C panfrost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Aim {
-    /// No more than half.
-    Half,
-    /// No more than half of what is above the row [`BASE`].
-    HalfAboveBase,
-    /// No more than as much.
-    Same,
+pub struct Aim {
+    /// The most that it may be, in hundredths of C panfrost's.
+    pub percent: u32,
+    /// Whether that is of what either has above its own row [`BASE`].
+    pub above_base: bool,
+    /// Why it is not a half.
+    pub reason: &'static str,
 }
 
 impl Aim {
-    /// As the table's program reads it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Half => "half",
-            Self::HalfAboveBase => "half-above-base",
-            Self::Same => "same",
+    /// Half of C panfrost's.
+    pub const HALF: Self = Self::at_most(50, "");
+
+    /// So many hundredths, because of something.
+    const fn at_most(percent: u32, reason: &'static str) -> Self {
+        Self {
+            percent,
+            above_base: false,
+            reason,
         }
+    }
+
+    /// As much as C panfrost's, because of something.
+    const fn same(reason: &'static str) -> Self {
+        Self::at_most(100, reason)
+    }
+
+    /// The same aim for what is above [`BASE`].
+    const fn above_base(mut self) -> Self {
+        self.above_base = true;
+        self
     }
 }
 
 /// What a row counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
-    /// Nanoseconds of the guest's clock.
+    /// Executed by the guest, or nanoseconds of its clock.
     Instructions,
     /// Bytes of memory.
     Bytes,
@@ -62,6 +86,15 @@ impl Unit {
     }
 }
 
+/// When the program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// Before interrupt threads and workers: a job ends, for the driver, once the program waits.
+    First,
+    /// As any program: an interrupt thread preempts it, so jobs that take no time end at once.
+    Ordinary,
+}
+
 /// The row of the cheapest ioctl: what entering the kernel and the DRM core cost.
 pub const BASE: &str = "ioctl";
 
@@ -75,6 +108,10 @@ pub struct Row {
     pub aim: Aim,
     /// What is counted.
     pub unit: Unit,
+    /// With which priority the program runs.
+    pub priority: Priority,
+    /// Whether it is only measured when it is named: it has to be the first in a guest.
+    pub alone: bool,
     /// Measures it.
     pub run: fn(&Gpu) -> Result<u64, Stop>,
 }
@@ -91,6 +128,8 @@ impl Row {
             what,
             aim,
             unit: Unit::Instructions,
+            priority: Priority::First,
+            alone: false,
             run,
         }
     }
@@ -100,13 +139,32 @@ impl Row {
         self.unit = unit;
         self
     }
+
+    /// The same row, of a program with ordinary priority.
+    const fn ordinary(mut self) -> Self {
+        self.priority = Priority::Ordinary;
+        self
+    }
+
+    /// The same row, as the first in a guest.
+    const fn alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
 }
 
 /// All rows, in the table's order.
 pub fn all() -> impl Iterator<Item = &'static Row> {
-    [jobs::ROWS, buffers::ROWS, tables::ROWS, reclaim::ROWS]
-        .into_iter()
-        .flatten()
+    [
+        frames::ROWS,
+        jobs::ROWS,
+        buffers::ROWS,
+        tables::ROWS,
+        reclaim::ROWS,
+        sizes::ROWS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// Samples that are taken before those that count.
@@ -124,9 +182,15 @@ fn median(count: usize, mut sample: impl FnMut() -> Result<u64, Stop>) -> Result
     Ok(samples[count / 2])
 }
 
-/// How long something takes. What a profiler (`profile.c`) counts is between the two marks.
+/// How long something takes.
 fn time<T>(what: impl FnOnce() -> sys::Result<T>) -> Result<(u64, T), Stop> {
     let start = sys::now_ns();
+    let result = marked(what);
+    Ok((sys::now_ns().abs_diff(start), result?))
+}
+
+/// Calls something between two marks, within which a profiler (`profile.c`) counts.
+fn marked<T>(what: impl FnOnce() -> T) -> T {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: does nothing.
     unsafe {
@@ -138,5 +202,5 @@ fn time<T>(what: impl FnOnce() -> sys::Result<T>) -> Result<(u64, T), Stop> {
     unsafe {
         core::arch::asm!("nopl 0x62656e02(%rax)", options(att_syntax, nomem, nostack));
     }
-    Ok((sys::now_ns().abs_diff(start), result?))
+    result
 }

@@ -30,25 +30,25 @@ pub(super) const ROWS: &[Row] = &[
     Row::new(
         "count-10k",
         "`count` of the shrinker, 10,000 BOs given up",
-        Aim::Half,
+        Aim::HALF,
         count,
     ),
     Row::new(
         "purge-page",
         "a page that is purged, 10,000 BOs of 4 KiB",
-        Aim::Half,
+        Aim::HALF,
         purge,
     ),
     Row::new(
         "scan-busy",
         "the longest `scan`, 1,024 BOs given up and busy, without its wait",
-        Aim::Half,
+        Aim::HALF,
         scan_busy,
     ),
     Row::new(
         "after-frame",
         "memory of a client a minute after a heavy frame",
-        Aim::Half,
+        Aim::HALF,
         after_frame,
     )
     .unit(Unit::Bytes),

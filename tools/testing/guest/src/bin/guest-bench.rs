@@ -1,29 +1,46 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Measures every row once and prints `name<TAB>aim<TAB>unit<TAB>what<TAB>number`, `-` for a row
-//! that could not be measured. Arguments are parts of the names of the rows that are wanted, after
-//! `--exact` whole names. After `--again`, which comes first, what is no time is left out: it is
-//! the same each time. Exit status: 0 if all could.
+//! Measures rows and prints `name<TAB>aim<TAB>base<TAB>unit<TAB>reason<TAB>what<TAB>number` for
+//! each: the aim in hundredths of C panfrost's, the row above which it is (or `-`), why it is not a
+//! half (or `-`), and `-` for a row that could not be measured. Arguments are parts of the names of
+//! the rows that are wanted; without them all are, but those that want a guest for themselves. After
+//! `--exact` they are whole names. After `--again`, which comes first, what is not counted in
+//! instructions is left out: it is the same each time. Exit status: 0 if all could be measured.
 
 use std::process::ExitCode;
 
 use guest::bench;
+use guest::bench::Priority;
+use guest::bench::Row;
 use guest::bench::Unit;
+use guest::bench::BASE;
 use guest::device::Node;
 use guest::harness::Gpu;
 
-/// Nothing else runs while this program could, interrupt threads neither: what a call costs does
-/// not depend on when the scheduler prefers the workers that it woke.
-fn be_first() {
-    let first = libc::sched_param { sched_priority: 60 };
+/// Has the program run before all else, interrupt threads included, or as any other.
+fn run_as(priority: Priority) {
+    let (policy, priority) = match priority {
+        Priority::First => (libc::SCHED_FIFO, 60),
+        Priority::Ordinary => (libc::SCHED_OTHER, 0),
+    };
+    let param = libc::sched_param {
+        sched_priority: priority,
+    };
     // SAFETY: a valid parameter for this process.
-    if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &first) } != 0 {
-        eprintln!("guest-bench: no real-time priority");
+    if unsafe { libc::sched_setscheduler(0, policy, &param) } != 0 {
+        eprintln!("guest-bench: no such priority");
+    }
+}
+
+/// Text for a column that must not be empty.
+fn column(text: &str) -> &str {
+    match text {
+        "" => "-",
+        text => text,
     }
 }
 
 fn main() -> ExitCode {
-    be_first();
     let mut filter: Vec<String> = std::env::args().skip(1).collect();
     let again = filter.first().is_some_and(|text| text == "--again");
     if again {
@@ -33,11 +50,14 @@ fn main() -> ExitCode {
     if exact {
         filter.remove(0);
     }
-    let wanted = |name: &str| {
-        filter.is_empty()
-            || filter
-                .iter()
-                .any(|text| name == text || !exact && name.contains(text.as_str()))
+    let wanted = |row: &Row| {
+        if exact {
+            filter.iter().any(|text| row.name == text)
+        } else {
+            !row.alone
+                && (filter.is_empty()
+                    || filter.iter().any(|text| row.name.contains(text.as_str())))
+        }
     };
     let Some(node) = Node::all().into_iter().next() else {
         eprintln!("guest-bench: no GPU");
@@ -46,11 +66,19 @@ fn main() -> ExitCode {
     let gpu = Gpu { node, long: false };
     let mut status = ExitCode::SUCCESS;
     for row in bench::all() {
-        if !wanted(row.name) || again && row.unit != Unit::Instructions {
+        if !wanted(row) || again && row.unit != Unit::Instructions {
             continue;
         }
-        let (aim, unit) = (row.aim.name(), row.unit.name());
-        print!("{}\t{aim}\t{unit}\t{}\t", row.name, row.what);
+        let base = if row.aim.above_base { BASE } else { "-" };
+        print!(
+            "{}\t{}\t{base}\t{}\t{}\t{}\t",
+            row.name,
+            row.aim.percent,
+            row.unit.name(),
+            column(row.aim.reason),
+            row.what
+        );
+        run_as(row.priority);
         match (row.run)(&gpu) {
             Ok(number) => println!("{number}"),
             Err(stop) => {
