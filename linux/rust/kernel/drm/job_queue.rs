@@ -13,8 +13,9 @@
 //!    memory allocation; [`Armed`] carries the fence-signalling annotation.
 //! 3. [`Armed::push`] appends the job to its FIFO, and starts it right away if it is the first
 //!    there, its dependencies are met and the slot has room: no thread has to be woken for that.
-//! 4. The interrupt thread reports what the hardware has done through [`JobQueue::update`], and the
-//!    slot's next job is started in the same call.
+//! 4. The interrupt thread reports what the hardware has done through [`JobQueue::update`]. The
+//!    slot's next job is started in the same call, and so are jobs that waited for the one that has
+//!    ended.
 //! 5. The job's fence is signalled and the job moves to a list of retired jobs. The owner takes it
 //!    from there ([`JobQueue::take_retired`]) and drops it in an ordinary worker, since dropping
 //!    may sleep.
@@ -75,8 +76,10 @@
 //! * A deadline can be set on a job's fence in any context. That takes no lock: the fence puts
 //!   itself on a lock-free list, which the next entry into the queue processes.
 //! * The callback on a dependency takes no lock: it posts a preallocated node to a lock-free
-//!   mailbox and calls [`Kind::kick`]. The spinlock is held while a callback is added, so the locks
-//!   of fences nest inside it, and it is never taken with a fence's lock held.
+//!   mailbox and calls [`Kind::kick`], unless the queue itself is signalling fences: whoever does
+//!   so looks into the mailbox afterwards, and starts the jobs that waited. The spinlock is held
+//!   while a callback is added, so the locks of fences nest inside it, and it is never taken with a
+//!   fence's lock held.
 //!
 //! # Dropping
 //!

@@ -69,6 +69,8 @@ use core::{
 pub trait Kick: Send + Sync + 'static {
     /// Tells the consumer that the mailbox is no longer empty.
     ///
+    /// The addition of the node is ordered before this, as by a full barrier.
+    ///
     /// Called in atomic context with interrupts disabled and the lock of some fence held. It must
     /// not sleep, must not take a lock under which fences are signalled, must not signal a fence,
     /// and must not drop a [`FenceWatch`]. Typically, it queues a work item.
@@ -123,6 +125,7 @@ impl<T: Send + Sync + 'static, K: Kick> Mailbox<T, K> {
     }
 
     /// Returns whether the mailbox is currently empty.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.head.load(Relaxed).is_null()
     }

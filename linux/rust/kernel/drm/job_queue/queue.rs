@@ -11,6 +11,10 @@
 //! A client's task may hardly ever be scheduled, so it delivers nothing and leaves that to the
 //! queue's owner. Thousands of jobs can end at once because their context was closed: these are
 //! delivered after all others, and in batches.
+//!
+//! A job that waits for another job of the queue learns of its end through the mailbox while the
+//! fence is signalled. The one who signals it looks into the mailbox after that, and starts the
+//! waiting job itself. Until then, notices do not [kick](Kind::kick) the owner.
 
 use super::{
     context::{
@@ -47,6 +51,7 @@ use crate::{
         atomic::{
             Acquire,
             Atomic,
+            Full,
             Relaxed,
             Release, //
         },
@@ -58,12 +63,21 @@ use crate::{
     },
 };
 
-/// Passes a notice of the mailbox on to the queue's owner.
-pub(super) struct Kick<K: Kind>(pub(super) K);
+/// Passes a notice of the mailbox on to the queue's owner, unless somebody will look into the
+/// mailbox anyway.
+pub(super) struct Kick<K: Kind> {
+    kind: K,
+    /// The number of callers that are delivering jobs, and will look into the mailbox after that.
+    lookers: Atomic<u32>,
+}
 
 impl<K: Kind> fence::Kick for Kick<K> {
     fn kick(&self) {
-        self.0.kick();
+        // The addition of the notice was fully ordered: if this reads the number from before a
+        // looker was taken off, then that looker finds the notice.
+        if self.lookers.load(Relaxed) == 0 {
+            self.kind.kick();
+        }
     }
 }
 
@@ -97,6 +111,10 @@ fn lock_classes() -> [LockClass; 4] {
 /// The maximum number of fences of closed contexts that are signalled before the queue looks for
 /// other work again.
 const BATCH: usize = 64;
+
+/// The maximum number of times that a caller starts jobs which waited for those that it has
+/// delivered. The owner is asked to do the rest.
+const ROUNDS: usize = 4;
 
 /// Which of the ended jobs a caller delivers.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -136,7 +154,7 @@ pub(super) struct Shared<K: Kind> {
 
 impl<K: Kind> Shared<K> {
     pub(super) fn kind(&self) -> &K {
-        &self.mailbox.kicker().0
+        &self.mailbox.kicker().kind
     }
 
     /// Returns the slots of this queue.
@@ -149,7 +167,8 @@ impl<K: Kind> Shared<K> {
         u8::try_from(self.config.ladder.len()).unwrap_or(u8::MAX)
     }
 
-    /// Runs `f` with the lock held, fills the slots, and delivers the jobs that have ended.
+    /// Runs `f` with the lock held, fills the slots, and delivers the jobs that have ended. Then
+    /// starts the jobs that waited for these.
     ///
     /// The caller must be in a signalling section.
     pub(super) fn enter<O: SlotOps<K> + ?Sized, R>(
@@ -158,11 +177,45 @@ impl<K: Kind> Shared<K> {
         deliver: Deliver,
         f: impl FnOnce(&mut QueueState<K>, &Self) -> R,
     ) -> R {
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
+        let mut state = self.state.lock();
 
         let has_notices = state.advance_some(self);
-        let result = f(state, self);
+        let result = f(&mut state, self);
+        self.fill_slots(&mut state, ops, has_notices);
+
+        let mut retire = false;
+        let mut rounds = ROUNDS;
+        loop {
+            let (is_first, has_mail) = self.deliver_and_look(state, deliver);
+
+            retire |= is_first;
+            if !has_mail {
+                break;
+            }
+            if rounds == 0 {
+                self.kind().kick();
+                break;
+            }
+            rounds -= 1;
+            state = self.state.lock();
+            let has_notices = state.advance_some(self);
+            self.fill_slots(&mut state, ops, has_notices);
+        }
+        // Only now: to wake a worker takes longer than to start a job.
+        if retire {
+            self.kind().retire();
+        }
+        result
+    }
+
+    /// Fills the slots and processes what else is pending, in part. Asks the owner for another call
+    /// if something is left, or if the caller `has_notices` left.
+    fn fill_slots<O: SlotOps<K> + ?Sized>(
+        &self,
+        state: &mut QueueState<K>,
+        ops: &O,
+        has_notices: bool,
+    ) {
         let has_hints = state.heed_some(self);
         let is_unswept = state.sweep_some();
         state.lend_some();
@@ -174,15 +227,42 @@ impl<K: Kind> Shared<K> {
             self.kind().kick();
         }
         state.check_timer(self.kind());
-        self.deliver(guard, deliver);
-        result
     }
 
-    /// Signals the fences of jobs that have ended and moves the jobs to the retired list. Releases
-    /// the lock of the state first.
+    /// Delivers jobs like [`signal_ended`](Self::signal_ended), and returns the same. Also returns
+    /// whether the caller has to look into the mailbox, since the owner may not have been told of
+    /// the notices there.
+    fn deliver_and_look(
+        &self,
+        state: SpinLockGuard<'_, QueueState<K>>,
+        deliver: Deliver,
+    ) -> (bool, bool) {
+        if !matches!(deliver, Deliver::Done | Deliver::Some) || !state.has_ended() {
+            return (self.signal_ended(state, deliver), false);
+        }
+        let lookers = &self.mailbox.kicker().lookers;
+
+        lookers.add(1, Relaxed);
+        let is_first = self.signal_ended(state, deliver);
+        // Ordered before the look into the mailbox: a notice that is added later than that look
+        // finds one looker less.
+        lookers.fetch_sub(1, Full);
+        (is_first, !self.mailbox.is_empty())
+    }
+
+    /// Delivers the jobs that have ended: signals their fences and moves them to the retired list.
+    /// Releases the lock of the state first.
     ///
     /// The caller must be in a signalling section.
     pub(super) fn deliver(&self, state: SpinLockGuard<'_, QueueState<K>>, deliver: Deliver) {
+        if self.signal_ended(state, deliver) {
+            self.kind().retire();
+        }
+    }
+
+    /// Implements [`deliver`](Self::deliver). Returns whether the caller has to call
+    /// [`Kind::retire`].
+    fn signal_ended(&self, state: SpinLockGuard<'_, QueueState<K>>, deliver: Deliver) -> bool {
         let deliver = match deliver {
             // A dead queue's owner is not asked any more.
             Deliver::Nothing if state.is_dead() => Deliver::All,
@@ -191,12 +271,15 @@ impl<K: Kind> Shared<K> {
         // With `Deliver::All`, the caller may depend on a fence that another CPU is signalling:
         // wait for that below.
         if !state.has_ended() && deliver != Deliver::All {
-            return;
+            return false;
         }
         drop(state);
 
         let mut cancelled = match deliver {
-            Deliver::Nothing => return self.kind().kick(),
+            Deliver::Nothing => {
+                self.kind().kick();
+                return false;
+            }
             Deliver::Done => 0,
             Deliver::Some => BATCH,
             Deliver::All => usize::MAX,
@@ -212,12 +295,10 @@ impl<K: Kind> Shared<K> {
             drop(state);
             retire |= self.signal(job);
         };
-        if retire {
-            self.kind().retire();
-        }
         if left {
             self.kind().kick();
         }
+        retire
     }
 
     /// Signals a job's fence. Adds the job to the retired list before that, so that it can be taken
@@ -356,7 +437,11 @@ impl<K: Kind> JobQueue<K> {
         if config.slots.is_empty() || config.slots.len() > MAX_SLOTS {
             return Err(EINVAL);
         }
-        let mailbox = Arc::new(Mailbox::new(Kick(kind)), GFP_KERNEL)?;
+        let kick = Kick {
+            kind,
+            lookers: Atomic::new(0),
+        };
+        let mailbox = Arc::new(Mailbox::new(kick), GFP_KERNEL)?;
         let deadlines = Deadlines::new(GFP_KERNEL)?;
         let [state_class, delivery_class, retired_class, timelines_class] = lock_classes();
         let shared = Arc::pin_init(

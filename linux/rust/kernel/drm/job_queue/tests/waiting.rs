@@ -160,6 +160,126 @@ mod suite {
         Ok(())
     }
 
+    /// Returns the ids of the jobs in a slot of the hardware. Unlike [`Bench::ids`], does not enter
+    /// the queue, which would process notices.
+    fn in_hardware(bench: &Bench, slot: QueueSlot) -> [Option<u32>; MAX_DEPTH] {
+        bench.fake.log.lock().loaded[slot.index()].map(|loaded| Some(loaded?.0))
+    }
+
+    /// Whoever reports the end of a job also starts the job that waits for it.
+    #[test]
+    fn no_worker_between_jobs() -> Result {
+        let (bench, context) = Bench::with_context(true)?;
+        let a = bench.push_after(&context, S1, 1, &[])?;
+        let b = bench.push_after(&context, S0, 2, &[&a])?;
+        bench.push_after(&context, S1, 3, &[&b])?;
+        bench.end_in(S1, Ok(()));
+        assert!(in_hardware(&bench, S0) == [Some(2), None]);
+        bench.end(Ok(()));
+        assert!(in_hardware(&bench, S1) == [Some(3), None]);
+        assert_eq!(bench.queue.kind().kicks.load(Relaxed), 0);
+        // Reset and timer do so as well.
+        let c = bench.push_after(&context, S1, 4, &[])?;
+        bench.push_after(&context, S0, 5, &[&c])?;
+        bench
+            .queue
+            .restart(&*bench.fake, |_| Verdict::Done(Err(EIO)));
+        assert!(in_hardware(&bench, S0) == [Some(5), None]);
+        assert_eq!(bench.queue.kind().kicks.load(Relaxed), 0);
+        // After that, a notice kicks again.
+        let x = foreign()?;
+        bench.push_after(&context, S1, 6, &[x.fence()])?;
+        x.signal(Ok(()));
+        assert_eq!(bench.queue.kind().kicks.load(Relaxed), 1);
+        Ok(())
+    }
+
+    /// A parked queue starts nothing, whoever signals.
+    #[test]
+    fn no_start_while_parked() -> Result {
+        let (bench, context) = Bench::with_context(true)?;
+        let a = bench.push_after(&context, S1, 1, &[])?;
+        bench.push_after(&context, S0, 2, &[&a])?;
+        bench.queue.park();
+        bench.end_in(S1, Ok(()));
+        assert!(a.status() == OK);
+        assert!(in_hardware(&bench, S0) == [None, None]);
+        bench.queue.restart(&*bench.fake, |_| Verdict::Requeue);
+        assert!(in_hardware(&bench, S0) == [Some(2), None]);
+        Ok(())
+    }
+
+    /// Jobs that fail as soon as they are started, each of which waits for the one before: one
+    /// caller does not end all of them.
+    #[test]
+    fn long_chains_are_left_to_the_owner() -> Result {
+        let (bench, context) = Bench::with_context(true)?;
+        let mut fences = KVec::new();
+        let mut last = bench.push(&context, 0)?;
+        for id in 1..20 {
+            let slot = if id % 2 == 0 { S0 } else { S1 };
+            last = bench.push_after(&context, slot, id, &[&last])?;
+            fences.push(last.clone(), GFP_KERNEL)?;
+        }
+        let ended = || {
+            let ended = fences
+                .iter()
+                .filter(|fence| fence.status() == failed(EIO));
+            ended.count()
+        };
+        bench.fake.log.lock().refuse = Some(StartError::Failed(EIO));
+        bench.end(Ok(()));
+        assert!((1..=8).contains(&ended()));
+        assert_eq!(bench.queue.kind().kicks.load(Relaxed), 1);
+        bench.work();
+        assert_eq!(ended(), fences.len());
+        assert_eq!(bench.alive(), 0);
+        Ok(())
+    }
+
+    /// A fence of others signals while the end of a job is delivered. Whether or not that kicks,
+    /// the job that waits for it is started.
+    #[test]
+    fn no_notice_is_lost_during_delivery() -> Result {
+        const ROUNDS: u32 = 300;
+
+        let (bench, context) = Bench::with_context(true)?;
+        let pause = |rounds| {
+            for _ in 0..rounds * 20 {
+                core::hint::spin_loop();
+            }
+        };
+        for round in 0..ROUNDS {
+            bench.push(&context, 2 * round)?;
+            let x = foreign()?;
+            let id = 2 * round + 1;
+            bench.push_after(&context, S1, id, &[x.fence()])?;
+            let stage = Arc::new(Atomic::new(0_u32), GFP_KERNEL)?;
+            let there = stage.clone();
+            workqueue::system_dfl().try_spawn(GFP_KERNEL, move || {
+                there.store(1, Release);
+                pause(ROUNDS - round);
+                x.signal(Ok(()));
+                there.store(2, Release);
+            })?;
+            let reach = |aim| {
+                while stage.load(Acquire) < aim {
+                    core::hint::spin_loop();
+                }
+            };
+            reach(1);
+            pause(round);
+            bench.end(Ok(()));
+            reach(2);
+            bench.work();
+            assert!(in_hardware(&bench, S1) == [Some(id), None]);
+            bench.end_in(S1, Ok(()));
+            assert_eq!(bench.alive(), 0);
+        }
+        assert!(bench.is_sound());
+        Ok(())
+    }
+
     #[test]
     fn chain_through_two_queues() -> Result {
         let one = Bench::new(true)?;
