@@ -150,19 +150,11 @@ impl VmShared {
     }
 
     /// Returns the range of the BO that contains `va`, else of the nearest one below it, for the
-    /// log.
+    /// log. O(log n).
     pub(crate) fn nearest(&self, va: u64) -> Option<Range<u64>> {
         let tree = self.tree.lock();
-        let nearest = match tree.find(va) {
-            Some(node) => Some(node.range()),
-            None => tree
-                .iter()
-                .map(|node| node.range())
-                .take_while(|range| range.start <= va)
-                .last(),
-        };
 
-        nearest
+        Some(tree.find_at_or_below(va)?.range())
     }
 
     /// Maps segments of DMA memory one after the other, from the start of `range`, in blocks of 2

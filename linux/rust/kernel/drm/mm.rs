@@ -190,7 +190,7 @@ impl<T> Drop for Removed<T> {
 /// It owns its nodes: each is inserted as a [`NodeAlloc`] and removed as a [`Removed`]. Nodes that
 /// are left when the allocator is dropped are dropped, too.
 ///
-/// Finding a node by address, removing one, and looking for a hole in [`Mode::Best`] take
+/// Finding nodes by address, removing one, and looking for a hole in [`Mode::Best`] take
 /// logarithmic time, as long as the first hole is not ruled out by alignment, range or policy.
 ///
 /// # Invariants
@@ -445,6 +445,25 @@ impl<T, P: Policy> Mm<T, P> {
         Some(unsafe { node.as_ref() })
     }
 
+    /// Returns the last node that starts at `address` or below it.
+    pub fn find_at_or_below(&self, address: u64) -> Option<&Node<T>> {
+        // The first node that ends above `address`, or the head.
+        //
+        // SAFETY: `self.mm` is initialised, and nobody changes it while `self` is borrowed.
+        let next = unsafe { bindings::__drm_mm_interval_first(self.mm.get(), address, u64::MAX) };
+
+        // SAFETY: `next` is valid: it is a node of `self` or the head.
+        let node = if next != self.head() && unsafe { (*next).start } <= address {
+            NonNull::new(Node::from_raw(next))
+        } else {
+            self.previous(next)
+        }?;
+
+        // SAFETY: By the type invariants this is a node that `self` owns; it is not removed while
+        // `self` is borrowed.
+        Some(unsafe { node.as_ref() })
+    }
+
     /// Removes `node`.
     ///
     /// # Safety
@@ -489,13 +508,32 @@ impl<T, P: Policy> Mm<T, P> {
         // not change while `self` is borrowed.
         let next = unsafe { (*node).node_list.next };
 
-        // SAFETY: Each entry of the list, the head included, is the field of a `drm_mm_node`.
-        let next = unsafe { crate::container_of!(next, bindings::drm_mm_node, node_list) };
+        // SAFETY: This is an entry of the list.
+        unsafe { self.entry(next) }
+    }
 
-        if next == self.head() {
+    /// Returns the node that precedes `node`, which must be one of `self` or the head.
+    fn previous(&self, node: *mut bindings::drm_mm_node) -> Option<NonNull<Node<T>>> {
+        // SAFETY: As in `Self::next()`.
+        let previous = unsafe { (*node).node_list.prev };
+
+        // SAFETY: This is an entry of the list.
+        unsafe { self.entry(previous) }
+    }
+
+    /// Returns the node that an entry of the list of nodes belongs to, or [`None`] for the head.
+    ///
+    /// # Safety
+    ///
+    /// `entry` must be an entry of the list, or the head.
+    unsafe fn entry(&self, entry: *mut bindings::list_head) -> Option<NonNull<Node<T>>> {
+        // SAFETY: Each entry of the list, the head included, is the field of a `drm_mm_node`.
+        let node = unsafe { crate::container_of!(entry, bindings::drm_mm_node, node_list) };
+
+        if node == self.head() {
             None
         } else {
-            NonNull::new(Node::from_raw(next))
+            NonNull::new(Node::from_raw(node))
         }
     }
 

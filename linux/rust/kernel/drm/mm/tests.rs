@@ -62,6 +62,27 @@ mod suite {
     }
 
     #[test]
+    fn find_at_or_below() -> Result {
+        let mut mm = Mm::<u32>::new(0x100..0x1000)?;
+        assert!(mm.find_at_or_below(u64::MAX).is_none());
+
+        for (id, range) in [0x200..0x300, 0x300..0x301, 0x800..0x1000].into_iter().enumerate() {
+            let alloc = NodeAlloc::new(GFP_KERNEL)?;
+            assert!(mm.insert_at(alloc, range, 0, |_| id as u32).is_ok());
+        }
+        // Fully qualified, as `PinInit` has a method `chain` as well.
+        for address in Iterator::chain(0..0x1100, [u64::MAX]) {
+            let last = mm.iter().take_while(|node| node.start() <= address).last();
+
+            assert_eq!(
+                mm.find_at_or_below(address).map(|node| **node),
+                last.map(|node| **node)
+            );
+        }
+        Ok(())
+    }
+
+    #[test]
     fn no_space() -> Result {
         let mut mm = Mm::<u32>::new(0..16)?;
 
