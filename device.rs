@@ -179,9 +179,14 @@ impl PinnedDrop for GpuInner<'_> {
     }
 }
 
+/// The identity of a GPU.
+type Identity = <Family<'static> as Chip<'static>>::Identity;
+
 /// Data of the DRM device: the shared state, which can outlive the hardware.
 #[pin_data]
 pub(crate) struct DeviceData {
+    /// What is known of the GPU since probe, for those who do not need a bound device otherwise.
+    pub(crate) identity: Identity,
     /// The assignment of the hardware's address spaces.
     #[pin]
     pub(crate) address_spaces: mmu::AddressSpaces,
@@ -207,13 +212,18 @@ pub(crate) struct DeviceData {
 
 impl DeviceData {
     /// Creates the data of a device without clients. Sleeps.
-    fn new(dev: &device::Device<Bound>, heaps: Arc<HeapSet>) -> Result<impl PinInit<Self, Error>> {
+    fn new(
+        dev: &device::Device<Bound>,
+        identity: Identity,
+        heaps: Arc<HeapSet>,
+    ) -> Result<impl PinInit<Self, Error>> {
         let dma = DmaSpace::new(dev)?;
         let mirrors = gem::userptr::Mirrors::new(dev)?;
         let tables = mmu::PageTables::new(dev)?;
         let client_log = Arc::pin_init(Ratelimit::of_all_files(), GFP_KERNEL)?;
 
         Ok(try_pin_init!(Self {
+            identity,
             address_spaces <- mmu::AddressSpaces::new(|drm| drm.jobs.request_reset()),
             jobs <- job::Jobs::new(),
             client_log,
@@ -319,7 +329,7 @@ impl platform::Driver for PlatformDriver {
             .value()
             .clamp(50, 600_000);
         let heaps = HeapSet::new(dev, timeout_ms, shrinker::shrink)?;
-        let data = DeviceData::new(dev, heaps)?;
+        let data = DeviceData::new(dev, gpu.chip.identity().clone(), heaps)?;
         let unregistered = drm::UnregisteredDevice::<Driver>::new(pdev, data)?;
         let drm: ARef<Device> = (&*unregistered).into();
 

@@ -86,6 +86,9 @@ pub(crate) trait Chip<'a>: Sized {
     /// Register settings for a particular system.
     type Overrides: Copy + 'static;
 
+    /// What is known of the GPU since probe and does not change.
+    type Identity: Clone + Send + Sync;
+
     /// A fault that is reported neither by an address space nor by a job slot. Printed as a line of
     /// the log has it.
     type Error: Display;
@@ -102,6 +105,9 @@ pub(crate) trait Chip<'a>: Sized {
         registers: IoRequest<'a>,
         system: System<Self::Overrides>,
     ) -> Result<Self>;
+
+    /// Returns the identity of the GPU. Any context.
+    fn identity(&self) -> &Self::Identity;
 
     /// Returns the width of the addresses that the GPU gives to the system. Any context.
     fn dma_bits(&self) -> u32;

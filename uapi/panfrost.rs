@@ -53,7 +53,7 @@ kernel::declare_drm_ioctls! {
     unguarded (PANFROST_WAIT_BO, drm_panfrost_wait_bo, ioctl::RENDER_ALLOW, bo::wait),
     (PANFROST_CREATE_BO, drm_panfrost_create_bo, ioctl::RENDER_ALLOW, bo::create),
     unguarded (PANFROST_MMAP_BO, drm_panfrost_mmap_bo, ioctl::RENDER_ALLOW, bo::mmap),
-    (PANFROST_GET_PARAM, drm_panfrost_get_param, ioctl::RENDER_ALLOW, param::get),
+    unguarded (PANFROST_GET_PARAM, drm_panfrost_get_param, ioctl::RENDER_ALLOW, param::get),
     unguarded (PANFROST_GET_BO_OFFSET, drm_panfrost_get_bo_offset, ioctl::RENDER_ALLOW,
                bo::get_offset),
     (PANFROST_PERFCNT_ENABLE, drm_panfrost_perfcnt_enable, ioctl::RENDER_ALLOW, perfcnt_enable),

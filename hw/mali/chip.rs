@@ -43,7 +43,7 @@ use crate::hw::{
 /// The registers of a GPU, and what is known of it.
 pub(crate) struct Mali<'a> {
     /// The identity and feature registers.
-    pub(crate) id: Identity,
+    pub(super) id: Identity,
     /// Features and errata of the product.
     pub(super) caps: Caps,
     /// Properties of the system around the GPU.
@@ -56,6 +56,7 @@ pub(crate) struct Mali<'a> {
 
 impl<'a> Chip<'a> for Mali<'a> {
     type Overrides = Overrides;
+    type Identity = Identity;
     type Error = GpuFault;
 
     const OF_TABLE: of::IdTable<Soc<Overrides>> = soc::OF_TABLE;
@@ -86,6 +87,10 @@ impl<'a> Chip<'a> for Mali<'a> {
             io,
             dev,
         })
+    }
+
+    fn identity(&self) -> &Identity {
+        &self.id
     }
 
     fn dma_bits(&self) -> u32 {

@@ -29,6 +29,7 @@ use super::{
 };
 
 /// Raw values of the identity and feature registers.
+#[derive(Clone)]
 pub(crate) struct Identity {
     /// Product, the upper half of `GPU_ID`. 0x600 stands for T60x, whose own number does not fit
     /// the scheme.

@@ -4,8 +4,11 @@
 
 use kernel::{
     drm,
-    // Needed because the constants of the UAPI include another `EINVAL`.
-    error::code::EINVAL,
+    // Needed because the constants of the UAPI include others of these names.
+    error::code::{
+        EINVAL,
+        ENODEV, //
+    },
     prelude::*,
     time::arch_timer,
     uapi::{
@@ -16,6 +19,7 @@ use kernel::{
 
 use crate::{
     device::{
+        with_gpu,
         Device,
         Gpu, //
     },
@@ -64,10 +68,11 @@ fn timestamp(gpu: &Gpu<'_>) -> Result<u64> {
 /// Registers are returned as the hardware has them; those of 32 bits are in the lower half.
 /// `EINVAL`: padding is not zero, or the parameter is unknown or belongs to a feature that is not
 /// supported. `ENODEV`: the GPU does not answer.
+///
+/// Runs unguarded, since nearly all parameters are constants.
 #[expect(non_upper_case_globals)] // The names come from C.
 pub(super) fn get(
-    _dev: &Device<drm::Registered>,
-    gpu: &Gpu<'_>,
+    dev: &Device<drm::Ioctl>,
     args: &mut uapi::drm_panfrost_get_param,
     file: &drm::File<File>,
 ) -> Result<u32> {
@@ -75,7 +80,7 @@ pub(super) fn get(
         return Err(EINVAL);
     }
 
-    let id = &gpu.chip.id;
+    let id = &dev.identity;
 
     args.value = match args.param {
         drm_panfrost_param_DRM_PANFROST_PARAM_GPU_PROD_ID => id.product_id.into(),
@@ -104,13 +109,17 @@ pub(super) fn get(
         drm_panfrost_param_DRM_PANFROST_PARAM_THREAD_TLS_ALLOC => id.thread_tls_alloc.into(),
         drm_panfrost_param_DRM_PANFROST_PARAM_AFBC_FEATURES => id.afbc_features.into(),
         drm_panfrost_param_DRM_PANFROST_PARAM_SELECTED_COHERENCY => id.selected_coherency.into(),
-        drm_panfrost_param_DRM_PANFROST_PARAM_SYSTEM_TIMESTAMP => timestamp(gpu)?,
+        drm_panfrost_param_DRM_PANFROST_PARAM_SYSTEM_TIMESTAMP => {
+            with_gpu(dev, timestamp).ok_or(ENODEV)??
+        }
         // The frequency is unknown on machines without the Arm architected timer.
         drm_panfrost_param_DRM_PANFROST_PARAM_SYSTEM_TIMESTAMP_FREQUENCY => {
             arch_timer::frequency().unwrap_or(0).into()
         }
         drm_panfrost_param_DRM_PANFROST_PARAM_ALLOWED_JM_CTX_PRIORITIES => priorities(file),
-        DRM_GPU_PARAM_USERPTR if userptr::supported(gpu) => USERPTR_VERSION,
+        DRM_GPU_PARAM_USERPTR if with_gpu(dev, userptr::supported).ok_or(ENODEV)? => {
+            USERPTR_VERSION
+        }
         param => {
             const TEXTURE: u32 = drm_panfrost_param_DRM_PANFROST_PARAM_TEXTURE_FEATURES0;
             const JS: u32 = drm_panfrost_param_DRM_PANFROST_PARAM_JS_FEATURES0;
