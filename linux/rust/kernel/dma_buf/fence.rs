@@ -293,6 +293,7 @@ pub struct ArmedFence {
 
 impl ArmedFence {
     /// Returns the fence, to be shared with waiters.
+    #[inline]
     pub fn fence(&self) -> &Fence {
         &self.fence
     }
@@ -349,11 +350,13 @@ unsafe impl Sync for Fence {}
 
 // SAFETY: The reference count is that of the `struct dma_fence`.
 unsafe impl AlwaysRefCounted for Fence {
+    #[inline]
     fn inc_ref(&self) {
         // SAFETY: A shared reference proves that the reference count is not zero.
         unsafe { bindings::dma_fence_get(self.as_raw()) };
     }
 
+    #[inline]
     unsafe fn dec_ref(obj: NonNull<Self>) {
         // SAFETY: The caller hands over a reference.
         unsafe { bindings::dma_fence_put(obj.cast().as_ptr()) };
@@ -366,6 +369,7 @@ impl Fence {
     /// # Safety
     ///
     /// `ptr` must point to a valid fence that is kept referenced for `'a`.
+    #[inline]
     pub unsafe fn from_raw<'a>(ptr: *mut bindings::dma_fence) -> &'a Self {
         // SAFETY: By the requirements; the type is transparent.
         unsafe { &*ptr.cast() }
@@ -383,6 +387,7 @@ impl Fence {
     }
 
     /// Returns the C fence.
+    #[inline]
     pub fn as_raw(&self) -> *mut bindings::dma_fence {
         self.0.get()
     }
@@ -409,6 +414,7 @@ impl Fence {
     ///
     /// Can be called in any context. On a fence of another driver, this may poll the hardware and
     /// signal the fence, which runs its callbacks.
+    #[inline]
     pub fn is_signaled(&self) -> bool {
         // SAFETY: The fence is valid.
         self.is_marked_signaled() || unsafe { bindings::dma_fence_is_signaled(self.as_raw()) }
@@ -436,12 +442,14 @@ impl Fence {
     }
 
     /// Returns the id of the timeline.
+    #[inline]
     pub fn context(&self) -> u64 {
         // SAFETY: The fence is valid, and the field does not change.
         unsafe { (*self.as_raw()).context }
     }
 
     /// Returns the sequence number on the timeline.
+    #[inline]
     pub fn seqno(&self) -> u64 {
         // SAFETY: The fence is valid, and the field does not change.
         unsafe { (*self.as_raw()).seqno }
@@ -450,6 +458,7 @@ impl Fence {
     /// Returns whether both are on the same timeline and this fence is `other` or comes after it.
     ///
     /// If so, a waiter for this fence need not wait for `other`.
+    #[inline]
     pub fn is_later_or_same(&self, other: &Fence) -> bool {
         self.context() == other.context()
             // SAFETY: Both fences are valid and of the same context.

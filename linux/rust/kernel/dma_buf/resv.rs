@@ -100,12 +100,14 @@ impl Resv {
     /// # Safety
     ///
     /// `ptr` must point to an initialised `struct dma_resv` that stays valid during `'a`.
+    #[inline]
     pub unsafe fn from_raw<'a>(ptr: *mut bindings::dma_resv) -> &'a Self {
         // SAFETY: By the requirements; the type is transparent.
         unsafe { &*ptr.cast() }
     }
 
     /// Returns the C object.
+    #[inline]
     pub fn as_raw(&self) -> *mut bindings::dma_resv {
         self.0.get()
     }
@@ -209,6 +211,7 @@ impl<'a> ResvLocked<'a> {
     ///
     /// The lock of `resv` must be held by the current task for `'a`, and no fence may be added or
     /// removed.
+    #[inline]
     pub(crate) unsafe fn new(resv: &'a Resv) -> Self {
         // INVARIANT: By the requirements.
         Self {
@@ -218,11 +221,13 @@ impl<'a> ResvLocked<'a> {
     }
 
     /// Returns the resv that is locked.
+    #[inline]
     pub fn resv(&self) -> &'a Resv {
         self.resv
     }
 
     /// Returns whether `resv` is the one that is locked.
+    #[inline]
     pub fn covers(&self, resv: &Resv) -> bool {
         ptr::eq(self.resv, resv)
     }
@@ -277,6 +282,7 @@ pub struct ResvGuard<'a> {
 
 impl<'a> ResvGuard<'a> {
     /// Creates a guard. The caller must have taken the lock.
+    #[inline]
     fn new(resv: &'a Resv) -> Self {
         Self {
             resv,
@@ -285,6 +291,7 @@ impl<'a> ResvGuard<'a> {
     }
 
     /// Returns the proof that the lock is held.
+    #[inline]
     pub fn locked(&self) -> ResvLocked<'_> {
         // SAFETY: By the type invariants the lock is held, and neither released nor used to add a
         // fence while this is borrowed.

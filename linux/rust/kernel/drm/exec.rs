@@ -317,6 +317,7 @@ pub struct Locked<'a> {
 
 impl Locked<'_> {
     /// Returns the objects through which the resvs were locked.
+    #[inline]
     fn objects(&self) -> &[*mut bindings::drm_gem_object] {
         let exec = self.exec.exec.get();
         // SAFETY: By the type invariants. The array does not change any more.
@@ -333,6 +334,7 @@ impl Locked<'_> {
     /// # Safety
     ///
     /// `obj` must be one of [`objects`](Self::objects).
+    #[inline]
     unsafe fn locked(&self, obj: *mut bindings::drm_gem_object) -> ResvLocked<'_> {
         // SAFETY: `exec` has a reference to the object, which keeps its resv.
         let resv = unsafe { Resv::from_raw((*obj).resv) };
@@ -342,6 +344,7 @@ impl Locked<'_> {
     }
 
     /// Returns the number of resvs that were locked.
+    #[inline]
     pub fn len(&self) -> usize {
         self.objects().len()
     }
@@ -352,6 +355,7 @@ impl Locked<'_> {
     }
 
     /// Returns the proof that the resv with this index is locked.
+    #[inline]
     pub fn get(&self, index: usize) -> Option<ResvLocked<'_>> {
         self.objects().get(index).map(|&obj| {
             // SAFETY: This is one of the objects.
@@ -360,6 +364,7 @@ impl Locked<'_> {
     }
 
     /// Returns the proofs for all resvs, by index.
+    #[inline]
     pub fn iter(&self) -> impl Iterator<Item = ResvLocked<'_>> {
         self.objects().iter().map(|&obj| {
             // SAFETY: This is one of the objects.

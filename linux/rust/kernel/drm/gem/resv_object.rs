@@ -93,10 +93,12 @@ impl ResvObject {
 impl crate::drm::private::Sealed for ResvObject {}
 
 impl IntoGEMObject for ResvObject {
+    #[inline]
     fn as_raw(&self) -> *mut bindings::drm_gem_object {
         self.0.get()
     }
 
+    #[inline]
     unsafe fn from_raw<'a>(self_ptr: *mut bindings::drm_gem_object) -> &'a Self {
         // SAFETY: By the requirements; the type is transparent.
         unsafe { &*self_ptr.cast() }

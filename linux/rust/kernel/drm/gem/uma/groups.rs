@@ -105,6 +105,7 @@ impl Group {
     }
 
     /// Returns a list, which is valid as long as `self`.
+    #[inline]
     pub(super) fn list(&self, lru: Lru) -> *mut bindings::drm_gem_lru {
         // SAFETY: The number of a list is within the array.
         unsafe {
@@ -179,6 +180,7 @@ impl Membership {
     }
 
     /// Returns the group.
+    #[inline]
     pub(super) fn group(&self) -> &Group {
         &self.group
     }

@@ -60,6 +60,7 @@ impl Facts {
     }
 
     /// Returns the list that the object belongs to.
+    #[inline]
     pub(super) fn lru(self) -> Lru {
         if self.state != PageState::Resident {
             Lru::Unbacked
@@ -102,11 +103,13 @@ impl Holders {
     }
 
     /// Returns where the content is.
+    #[inline]
     pub(super) fn state(&self) -> PageState {
         PageState::from_index(self.state.load(Relaxed))
     }
 
     /// Returns the facts. They are consistent if the lock of the lists is held.
+    #[inline]
     pub(super) fn facts(&self) -> Facts {
         Facts {
             state: self.state(),

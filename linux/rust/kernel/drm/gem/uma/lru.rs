@@ -110,6 +110,7 @@ impl<'a> LruGuard<'a> {
     /// # Safety
     ///
     /// `dev` must be a valid DRM device for `'a`.
+    #[inline]
     pub(super) unsafe fn lock(dev: *mut bindings::drm_device) -> Self {
         // SAFETY: By the safety requirements.
         let mutex = unsafe { &raw mut (*dev).gem_lru_mutex };
@@ -149,6 +150,7 @@ impl<'a> LruGuard<'a> {
     ///
     /// The object must be initialised and belong to the device whose lock this is; `list` must be
     /// valid for as long as the object is in it.
+    #[inline]
     unsafe fn move_to(&self, list: *mut bindings::drm_gem_lru, obj: *mut bindings::drm_gem_object) {
         // SAFETY: By the safety requirements.
         unsafe { bindings::drm_gem_lru_move_tail_locked(list, obj) };
@@ -156,6 +158,7 @@ impl<'a> LruGuard<'a> {
 }
 
 impl Drop for LruGuard<'_> {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: The current task holds the lock.
         unsafe { bindings::mutex_unlock(self.mutex) };

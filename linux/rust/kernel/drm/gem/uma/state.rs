@@ -95,6 +95,7 @@ impl PageState {
     }
 
     /// Returns the state with this number.
+    #[inline]
     pub(super) fn from_index(index: u32) -> Self {
         usize::try_from(index)
             .ok()
