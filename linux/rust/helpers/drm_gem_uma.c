@@ -3,6 +3,7 @@
 #include <drm/drm_gem.h>
 #include <drm/drm_vma_manager.h>
 #include <linux/dma-mapping.h>
+#include <linux/highmem.h>
 #include <linux/kref.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
@@ -52,6 +53,12 @@ rust_helper_mapping_set_gfp_mask(struct address_space *m, gfp_t mask)
 __rust_helper unsigned long rust_helper_page_to_pfn(const struct page *page)
 {
 	return page_to_pfn(page);
+}
+
+__rust_helper void rust_helper_memcpy_from_page(char *to, struct page *page,
+						size_t offset, size_t len)
+{
+	memcpy_from_page(to, page, offset, len);
 }
 
 __rust_helper struct folio *rust_helper_page_folio(struct page *page)

@@ -116,9 +116,11 @@ use crate::{
     },
     error::to_result,
     ffi::c_ulong,
+    io::PhysAddr,
     page::{
         PAGE_MASK,
-        PAGE_SHIFT, //
+        PAGE_SHIFT,
+        PAGE_SIZE, //
     },
     prelude::*,
     sync::{
@@ -499,6 +501,45 @@ impl<T: Device> Range<T> {
         let mut lists = self.0.shared.lists.lock();
 
         self.0.state.access_mut(&mut lists).list == RangeList::Valid
+    }
+
+    /// Copies the content, if the device has the pages right now. Calls `f` with the number and the
+    /// physical address of each page. Returns whether the device has the pages.
+    ///
+    /// For dumps of the device's state. Both it and the process may write meanwhile. Sleeps, and
+    /// delays changes of the memory until all is copied.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if `out` is larger than the range.
+    pub fn read(&self, out: &mut [u8], mut f: impl FnMut(usize, PhysAddr)) -> Result<bool> {
+        if out.len() > self.size() {
+            return Err(EINVAL);
+        }
+
+        let mut lists = self.0.shared.lists.lock();
+        let state = self.0.state.access_mut(&mut lists);
+
+        if state.list != RangeList::Valid {
+            return Ok(false);
+        }
+        for (index, (part, &pfn)) in out.chunks_mut(PAGE_SIZE).zip(&*state.pfns).enumerate() {
+            // SAFETY: By the type invariants of `Node`, the page is not freed while the range is
+            // valid, which needs our lock to end. `part` has no more bytes than a page, and C
+            // copies, since the memory may change meanwhile.
+            let address = unsafe {
+                bindings::memcpy_from_page(
+                    part.as_mut_ptr().cast(),
+                    bindings::hmm_pfn_to_page(pfn),
+                    0,
+                    part.len(),
+                );
+                bindings::hmm_pfn_to_phys(pfn)
+            };
+
+            f(index, address);
+        }
+        Ok(true)
     }
 
     /// Makes this range valid, as [`Mirror::validate()`] does with all. A range that was revoked or

@@ -74,6 +74,7 @@ mod holders;
 mod lru;
 mod mmap;
 mod pinned;
+mod read;
 mod reclaim;
 mod state;
 mod sync;

@@ -243,6 +243,32 @@ mod suite {
     }
 
     #[test]
+    fn valid_ranges_can_be_read() -> Result {
+        let (mirror, _reg) = mirror()?;
+        let at = mmap(0, 2, RW)?;
+        let range = mirror.add(at, 2 * PAGE_SIZE, Access::ReadWrite, Counter::new())?;
+        let mut copy = KVVec::from_elem(0xa5u8, 2 * PAGE_SIZE, GFP_KERNEL)?;
+        let mut pages = 0;
+
+        assert!(!range.read(&mut copy, |_, _| ())?);
+        mirror.validate(PATIENCE)?;
+        assert!(range.read(&mut copy, |number, _| {
+            assert_eq!(number, pages);
+            pages += 1;
+        })?);
+        assert_eq!(pages, 2);
+        assert!(copy.iter().all(|&byte| byte == 0));
+        copy.push(0, GFP_KERNEL)?;
+        assert_eq!(range.read(&mut copy, |_, _| ()), Err(EINVAL));
+        copy.truncate(1);
+        assert_eq!(range.read(&mut copy, |_, _| ()), Ok(true));
+
+        munmap(at, 2)?;
+        assert!(!range.read(&mut copy, |_, _| ())?);
+        Ok(())
+    }
+
+    #[test]
     fn changes_wait_for_the_device() -> Result {
         let (mirror, _reg) = mirror()?;
         let at = mmap(0, 1, RW)?;

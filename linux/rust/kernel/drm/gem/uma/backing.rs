@@ -36,7 +36,7 @@ unsafe impl Send for Backing {}
 impl Backing {
     /// Returns page `index`, or [`None`] if the pages are not present or `index` is not below
     /// `count`, which must be the object's number of pages.
-    fn page(&self, index: usize, count: usize) -> Option<*mut bindings::page> {
+    pub(super) fn page(&self, index: usize, count: usize) -> Option<*mut bindings::page> {
         if index >= count {
             return None;
         }

@@ -59,9 +59,9 @@ const PAGES: usize = SZ_2M >> PAGE_SHIFT;
 ///
 /// `page` is the first of `1 << order` pages that we own; `dma` is their mapping, for both
 /// directions.
-struct Block {
-    page: NonNull<bindings::page>,
-    dma: DmaAddress,
+pub(super) struct Block {
+    pub(super) page: NonNull<bindings::page>,
+    pub(super) dma: DmaAddress,
     order: u32,
 }
 
@@ -72,11 +72,11 @@ unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
 impl Block {
-    const fn pages(&self) -> usize {
+    pub(super) const fn pages(&self) -> usize {
         1 << self.order
     }
 
-    const fn len(&self) -> usize {
+    pub(super) const fn len(&self) -> usize {
         self.pages() << PAGE_SHIFT
     }
 
@@ -213,12 +213,17 @@ impl ChunkMem {
     ///
     /// Each address is a multiple of the length, unless there is an IOMMU.
     pub fn segments(&self) -> impl Iterator<Item = (DmaAddress, usize)> + '_ {
+        self.blocks().map(|block| (block.dma, block.len()))
+    }
+
+    /// Returns the blocks, in order.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = &Block> {
         let (one, many) = match &self.blocks {
             Blocks::One(block) => (Some(block), None),
             Blocks::Many(list) => (None, Some(list.iter())),
         };
 
-        Iterator::chain(one.into_iter(), many.into_iter().flatten()).map(|b| (b.dma, b.len()))
+        Iterator::chain(one.into_iter(), many.into_iter().flatten())
     }
 
     /// Returns the number of pages, which is [`PAGES`] unless the chunk is incomplete.
@@ -406,6 +411,30 @@ mod tests {
             Chunk::SIZE
         );
         assert_eq!(partial.pages(dev), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn chunks_can_be_read() -> Result {
+        let faux = faux::Registration::new(c"rust_uma_chunk_kunit", None)?;
+        let dev = device(&faux);
+        let space = ChunkSpace::new(dev)?;
+        let mut chunks = Chunks::new(&space, dev, 2)?;
+        let mut copy = VVec::from_elem(0xa5u8, Chunk::SIZE, GFP_KERNEL)?;
+        let mut pages = 0;
+
+        chunks.fill(dev, 1, Chunk::new(dev, GFP_KERNEL)?)?;
+        assert!(!chunks.read(dev, 0, &mut copy, |_, _| ())?);
+        assert!(copy.iter().all(|&byte| byte == 0xa5));
+        assert!(chunks.read(dev, 1, &mut copy, |number, _| {
+            assert_eq!(number, pages);
+            pages += 1;
+        })?);
+        assert_eq!(pages, PAGES);
+        assert!(copy.iter().all(|&byte| byte == 0));
+
+        copy.truncate(Chunk::SIZE - 1);
+        assert!(chunks.read(dev, 1, &mut copy, |_, _| ()).is_err());
         Ok(())
     }
 

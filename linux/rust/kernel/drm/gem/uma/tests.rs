@@ -495,6 +495,48 @@ mod suite {
     }
 
     #[test]
+    fn content_can_be_read_while_present() -> Result {
+        let (reg, drm) = device()?;
+        let dev: &device::Device<Bound> = reg.as_ref().as_ref();
+        let config = Config {
+            caching: Caching::Cached,
+            ..Config::default()
+        };
+        let obj = Object::<TestObject>::new(&drm, 2 * PAGE_SIZE, config, 0)?;
+        let mut copy = KVVec::from_elem(0u8, 2 * PAGE_SIZE, GFP_KERNEL)?;
+        let mut pages = 0;
+
+        assert_eq!(obj.read(dev, &mut copy, |_, _| ()), Ok(false));
+        assert!(!obj.is_resident());
+
+        let vaddr = obj.base.vmap()?;
+        for offset in [0, 2 * PAGE_SIZE - 1] {
+            // SAFETY: The mapping has two pages, and nobody else uses it.
+            unsafe { vaddr.cast::<u8>().add(offset).write_volatile(0xa5) };
+        }
+        obj.base.vunmap();
+
+        let read = obj.read(dev, &mut copy, |number, _| {
+            assert_eq!(number, pages);
+            pages += 1;
+        });
+        assert_eq!(read, Ok(true));
+        assert_eq!(pages, 2);
+        for (offset, &byte) in copy.iter().enumerate() {
+            let written = offset == 0 || offset == 2 * PAGE_SIZE - 1;
+
+            assert_eq!(byte, if written { 0xa5 } else { 0 });
+        }
+
+        copy.push(0, GFP_KERNEL)?;
+        assert_eq!(obj.read(dev, &mut copy, |_, _| ()), Err(EINVAL));
+        obj.evict()?;
+        copy.truncate(1);
+        assert_eq!(obj.read(dev, &mut copy, |_, _| ()), Ok(false));
+        Ok(())
+    }
+
+    #[test]
     fn other_device_is_refused() -> Result {
         let (_reg, drm) = device()?;
         let other = faux::Registration::new(c"kunit-uma-other", None)?;
