@@ -35,7 +35,10 @@ use crate::{
     },
     gem::{
         self,
-        backing::PageState,
+        backing::{
+            state_name,
+            PageState, //
+        },
         Bo, //
     },
     shrinker, //
@@ -47,19 +50,6 @@ pub(crate) fn add_files(dir: &Dir<'_, Driver>) {
     dir.add::<Heaps>();
     dir.add::<Jobs>();
     dir.add::<Shrink>();
-}
-
-/// Returns the name of a state, as the files show it.
-fn name(state: PageState) -> &'static str {
-    match state {
-        PageState::None => "none",
-        PageState::Resident => "resident",
-        PageState::Partial => "partial",
-        PageState::Purged => "purged",
-        PageState::Evicted => "evicted",
-        PageState::Imported => "imported",
-        PageState::User => "user",
-    }
 }
 
 /// The number and the total size of some BOs.
@@ -136,13 +126,13 @@ impl File<Driver> for Gems {
 
         let listed = Bo::for_each(dev, |info| {
             let bo = info.data;
-            let (state, resident) = bo.pages(&info);
+            let (state, resident) = bo.pages(info.size, info.state);
 
             totals.add(&info, state, resident);
             ret = ret.and_then(|()| {
                 write!(f, "{:>7}  {:>7}", bo.creator(), info.handles)?;
                 write!(f, " {:>8} {:>7}", info.maps, info.pins)?;
-                write!(f, " {:>11} {:>11}  {:<8}", info.size, resident, name(state))?;
+                write!(f, " {:>11} {:>11}  {:<8}", info.size, resident, state_name(state))?;
                 // A question mark means that user space does not need the content.
                 f.write_str(if info.dont_need { " ?  " } else { "    " })?;
                 bo.write_label(f)?;

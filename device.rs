@@ -60,6 +60,7 @@ use kernel::{
     of,
     platform,
     prelude::*,
+    sizes::SZ_1M,
     sync::{
         aref::ARef,
         atomic::Atomic,
@@ -336,15 +337,23 @@ impl platform::Driver for PlatformDriver {
         let limit_ms = crate::module_parameters::job_limit_ms
             .value()
             .clamp(timeout_ms, 3_600_000);
+        let dump_mib = crate::module_parameters::dump_limit_mib
+            .value()
+            .min(1024);
         // There are no files in sysfs that tell.
         dev_info!(
             dev,
-            "job_timeout_ms {}, job_limit_ms {}\n",
+            "job_timeout_ms {}, job_limit_ms {}, dump_limit_mib {}\n",
             timeout_ms,
-            limit_ms
+            limit_ms,
+            dump_mib
         );
+        let dumps = job::DumpConfig {
+            format: Interface::DUMP,
+            limit: dump_mib as usize * SZ_1M,
+        };
         drm.jobs
-            .start(gpu.depth(), timeout_ms.into(), limit_ms.into())?;
+            .start(gpu.depth(), timeout_ms.into(), limit_ms.into(), dumps)?;
         let jobs = ScopeGuard::new_with_data(drm.clone(), |drm| drm.jobs.stop());
 
         let irqs = irq::Irqs::new(&gpu, &drm)?;

@@ -45,7 +45,7 @@
 //!    pushing
 //! 7. the heaps of a file, the list of all heaps, a heap, the reserve of chunks (mutexes)
 //! 8. the VA tree of an address space (spinlock)
-//! 9. the job queue (spinlock)
+//! 9. the job queue (spinlock), then the dump that is being made (spinlock)
 //! 10. a page table, for writers (spinlock), then the memory reserved for it (spinlock)
 //! 11. the hardware's address spaces (spinlock), then their orphans, or the tables removed from a
 //!     page table (spinlocks)
@@ -86,6 +86,7 @@ mod shrinker;
 /// Hardware: the [contract](hw::contract) of a family of GPUs, and the family that this driver is for.
 mod hw {
     mod contract;
+    pub(crate) mod dump;
     pub(crate) mod mali;
 
     pub(crate) use contract::*;
@@ -146,6 +147,10 @@ module! {
         job_limit_ms: u32 {
             default: 10_000,
             description: "Time in milliseconds that a job which goes on after each stop may run in all (job_timeout_ms to 3600000)",
+        },
+        dump_limit_mib: u32 {
+            default: 16,
+            description: "Memory in MiB that a device coredump contains at most (0 to 1024; 0: no dumps)",
         },
     },
 }

@@ -10,7 +10,7 @@
 //! the [job queue](kernel::drm::job_queue) owns the job: it starts the job, immediately or later,
 //! through the [`SlotAccess`] passed in by a caller that can reach the hardware. The interrupt
 //! thread reports how the job ended ([`recovery`]), the fence signals, and a
-//! [worker](workers) drops the job.
+//! [worker](workers) drops the job. A job that has hung or failed leaves its state to a [`dump`].
 //!
 //! # Locks, in order
 //!
@@ -21,7 +21,7 @@
 //!    the GPU; the mutex of the reset itself nests inside
 //! 4. the submission order of a context and slot (mutex in the queue): held from arming to pushing
 //! 5. the job queue (spinlock); the locks that a `SlotAccess` takes nest inside: the hardware's
-//!    address spaces, the cycle counter
+//!    address spaces, the cycle counter; and that of [`dump`]
 //!
 //! Nothing is allocated under 3 to 5, and no fence is signalled under 5. A task that waits for a
 //! place in a context holds none of these locks; the queue's mutex for that wait is a leaf, which
@@ -35,6 +35,7 @@
 
 mod circles;
 mod context;
+mod dump;
 mod events;
 mod faults;
 mod queue;
@@ -45,7 +46,10 @@ mod subject;
 mod submit;
 mod workers;
 
-use core::ptr;
+use core::{
+    mem,
+    ptr, //
+};
 
 use kernel::{
     drm::{
@@ -82,6 +86,10 @@ use crate::{
     hw::Runner, //
 };
 
+use dump::{
+    Dumps,
+    JobMemory, //
+};
 use queue::{
     QueueOwner,
     SlotAccess, //
@@ -90,6 +98,7 @@ use subject::Process;
 use workers::Workers;
 
 pub(crate) use context::Contexts;
+pub(crate) use dump::Config as DumpConfig;
 pub(crate) use submit::Request;
 
 /// The state of a job slot.
@@ -162,6 +171,8 @@ pub(crate) struct Job {
     hits: Atomic<u32>,
     /// Number of the reset that the last failed start was counted for, so that it counts once.
     missed: Atomic<u32>,
+    /// The dumps of the device, if there is to be one of this job.
+    dump: SetOnce<Arc<Dumps>>,
     /// Keeps the content of its heaps. Dropped before their mappings, unless these are dropped in
     /// parts because they are many.
     heaps: gem::heap::Use,
@@ -194,10 +205,22 @@ impl Job {
     }
 }
 
+impl Drop for Job {
+    fn drop(&mut self) {
+        if let Some(dumps) = self.dump.as_ref() {
+            dumps.give(JobMemory {
+                mappings: mem::take(&mut self.mappings),
+                vm: self.vm.clone(),
+            });
+        }
+    }
+}
+
 /// The parts of [`Jobs`] that are created once the GPU has been identified.
 struct Started {
     queue: JobQueue<QueueOwner>,
     workers: Arc<Workers>,
+    dumps: Arc<Dumps>,
     /// The time that a job may run in all its turns together, in nanoseconds.
     limit_ns: u64,
 }
@@ -270,8 +293,15 @@ impl Jobs {
     /// `depth` is the number of chains that a slot can hold and tell apart, one or two.
     /// `timeout_ms` is the time that a job may run in one turn, `limit_ms` that in all its turns
     /// together.
-    pub(crate) fn start(&self, depth: usize, timeout_ms: u64, limit_ms: u64) -> Result {
+    pub(crate) fn start(
+        &self,
+        depth: usize,
+        timeout_ms: u64,
+        limit_ms: u64,
+        dumps: DumpConfig,
+    ) -> Result {
         let workers = Workers::new()?;
+        let dumps = Dumps::new(dumps)?;
         let queue = JobQueue::new(
             Config {
                 driver: <Driver as drm::Driver>::INFO.name,
@@ -296,6 +326,7 @@ impl Jobs {
         let started = Started {
             queue,
             workers,
+            dumps,
             limit_ns,
         };
 
@@ -378,6 +409,8 @@ impl Jobs {
             drop_retired();
             started.workers.cancel();
             drop_retired();
+            // No job leaves anything to a dump any more that the worker would have to make.
+            started.dumps.clear();
         }
     }
 }

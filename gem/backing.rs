@@ -11,6 +11,19 @@ pub(crate) use kernel::drm::gem::uma::{
     PageState, //
 };
 
+/// Returns the name of a state, as debugfs and dumps show it.
+pub(crate) fn state_name(state: PageState) -> &'static str {
+    match state {
+        PageState::None => "none",
+        PageState::Resident => "resident",
+        PageState::Partial => "partial",
+        PageState::Purged => "purged",
+        PageState::Evicted => "evicted",
+        PageState::Imported => "imported",
+        PageState::User => "user",
+    }
+}
+
 /// The advice of user space about the content of a BO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Advice {

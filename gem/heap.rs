@@ -44,6 +44,7 @@
 //! Locks, in order: [`Heap::inner`], the reserve, those of the page table. The interrupt thread
 //! takes them, so code that holds one of them must not wait for memory.
 
+mod dump;
 mod give_back;
 mod list;
 mod pay;

@@ -21,6 +21,8 @@
 //! while the pages are unmapped, they are kept until it has been reset, as it may still write to
 //! them.
 
+mod content;
+
 use core::mem;
 
 use kernel::{

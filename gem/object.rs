@@ -193,15 +193,15 @@ impl BoData {
     }
 
     /// Returns the state of the pages and the number of bytes that are resident, for debugging.
-    /// Takes no lock.
-    pub(crate) fn pages(&self, info: &uma::Info<'_, Self>) -> (PageState, usize) {
-        let bytes = self.resident(info.size, info.state);
+    /// `size` is the size of the BO, `state` the state of its file. Takes no lock.
+    pub(crate) fn pages(&self, size: usize, state: PageState) -> (PageState, usize) {
+        let bytes = self.resident(size, state);
 
         match bytes {
             _ if self.is_user() => (PageState::User, bytes),
             0 if self.is_heap() => (PageState::None, 0),
             _ if self.is_heap() => (PageState::Partial, bytes),
-            _ => (info.state, bytes),
+            _ => (state, bytes),
         }
     }
 

@@ -13,6 +13,7 @@
 //! - [`Walker`]: the hardware's address spaces.
 //! - [`Tables`]: the page tables that the hardware walks.
 //! - [`Runner`]: the job slots.
+//! - [`dump::Inspect`]: what dumps contain about the hardware.
 //! - [`Personality`]: the interface to user space. A module of `uapi` implements it for a type that
 //!   the crate root names `Interface`.
 //!
@@ -49,6 +50,8 @@ use kernel::{
     of,
     prelude::*, //
 };
+
+use super::dump;
 
 /// Properties of a SoC: the resources of the GPU in it, and what the family has to know.
 #[derive(Clone, Copy)]
@@ -510,4 +513,7 @@ pub(crate) trait Personality {
 
     /// The engines that fdinfo lists: number of the job slot, and name.
     const ENGINES: &'static [(usize, &'static str)];
+
+    /// The layout of dumps.
+    const DUMP: dump::DumpFormat;
 }

@@ -13,14 +13,17 @@
 //! - [`job`]: the job slots; [`collect`] reads their reports, and [`status`] decodes their state,
 //! - [`irq`]: the three interrupt blocks,
 //! - [`counter`]: cycle counter and timestamp,
+//! - [`dump`]: registers for dumps; [`chain`] decodes the jobs in memory,
 //! - [`soc`]: the devices to which the driver binds, and their SoCs,
 //! - [`exception`]: exception codes and their names.
 //!
 //! Only [`counter`] takes a lock, its own.
 
+mod chain;
 mod chip;
 mod collect;
 mod counter;
+mod dump;
 mod exception;
 mod identity;
 mod irq;

@@ -30,6 +30,7 @@ use crate::{
 };
 
 use super::{
+    dump::Why,
     queue::{
         QueueOwner,
         SlotAccess, //
@@ -168,14 +169,32 @@ fn take_failure(
     if outcome == Outcome::Runs {
         return None;
     }
+    if faults && matches!(outcome, Outcome::Ended(Err(_))) {
+        begin_dump(loaded, started, gpu, slot, Why::Fault);
+    }
     // The slot has not begun the next chain, and must not before the queue hands it over again.
     gpu.withdraw_waiting(slot);
     loaded.requeue(slot, Position::Next);
     match outcome {
         Outcome::Runs => None,
-        Outcome::Stopped => take_stopped(loaded, started, slot, status),
+        Outcome::Stopped => take_stopped(loaded, started, gpu, slot, status),
         Outcome::Ended(Err(error)) if faults => loaded.finish_stopped(slot, error).then_some(false),
         Outcome::Ended(result) => loaded.finish(slot, result).then_some(false),
+    }
+}
+
+/// Begins a dump of the current job of a slot.
+fn begin_dump(
+    loaded: &LoadedJobs<'_, '_, '_>,
+    started: &Started,
+    gpu: &Gpu<'_>,
+    slot: QueueSlot,
+    why: Why,
+) {
+    if let Some(running) = loaded.get(slot, Position::Current) {
+        started
+            .dumps
+            .begin(why, gpu, &running, started.workers.now());
     }
 }
 
@@ -183,6 +202,7 @@ fn take_failure(
 fn take_stopped(
     loaded: &mut LoadedJobs<'_, '_, '_>,
     started: &Started,
+    gpu: &Gpu<'_>,
     slot: QueueSlot,
     status: &Status,
 ) -> Option<bool> {
@@ -206,6 +226,9 @@ fn take_stopped(
         Stopped::GoesOn => loaded.requeue(slot, Position::Current).then_some(false),
         Stopped::Yields => loaded.yield_turn(slot).then_some(true),
         Stopped::Ends => loaded.finish_stopped(slot, ECANCELED).then_some(false),
-        Stopped::Hangs => loaded.finish(slot, Err(ECANCELED)).then_some(false),
+        Stopped::Hangs => {
+            begin_dump(loaded, started, gpu, slot, Why::Circle);
+            loaded.finish(slot, Err(ECANCELED)).then_some(false)
+        }
     }
 }

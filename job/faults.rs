@@ -37,6 +37,7 @@ use crate::{
 };
 
 use super::{
+    dump::Why,
     queue::QueueOwner,
     slots,
     subject::Subject,
@@ -106,16 +107,14 @@ impl Jobs {
                     loaded.withdraw(slot);
                 }
                 for position in [Position::Current, Position::Next] {
-                    let Some(job) = loaded
-                        .get(slot, position)
-                        .filter(of_space)
-                        .map(|running| running.job)
-                    else {
+                    let Some(running) = loaded.get(slot, position).filter(of_space) else {
                         continue;
                     };
+                    let now = started.workers.now();
 
-                    job.faulted.store(true, Relaxed);
-                    hit.get_or_insert_with(|| Subject::new(slot, job));
+                    running.job.faulted.store(true, Relaxed);
+                    hit.get_or_insert_with(|| Subject::new(slot, running.job));
+                    started.dumps.begin(Why::SpaceFault, gpu, &running, now);
                     loaded.stop(slot, position, Stop::Hard);
                 }
             }

@@ -34,6 +34,7 @@ use crate::{
 };
 
 use super::{
+    dump::Why,
     subject::Subject,
     workers::Workers,
     Job,
@@ -98,7 +99,8 @@ impl<'a, 'g> SlotAccess<'a, 'g> {
         }
     }
 
-    /// Records stops from now on, for [`Self::into_stops`].
+    /// Records stops from now on, for [`Self::into_stops`]: they are those of jobs that have run
+    /// for too long. Begins a dump with a hard stop.
     pub(super) fn noting_stops(self) -> Self {
         Self {
             stops: Some([const { Cell::new(None) }; MAX_SLOTS]),
@@ -217,6 +219,11 @@ impl job_queue::SlotOps<QueueOwner> for SlotAccess<'_, '_> {
             return;
         }
         self.note(how, running);
+        if let (Stop::Hard, Some(_), Ok(started)) = (how, &self.stops, self.jobs.started()) {
+            let now = self.workers.now();
+
+            started.dumps.begin(Why::Hang, self.gpu, running, now);
+        }
         self.gpu.stop(running.slot, how, running.flag);
     }
 

@@ -86,6 +86,7 @@ use crate::{
 };
 
 use super::{
+    dump::Record,
     events::{
         take_events,
         take_unreported,
@@ -209,6 +210,10 @@ impl Jobs {
             }
         });
         retired.drop_while(|job| {
+            // A dump takes all mappings, and frees them in its own worker.
+            if job.dump.as_ref().is_some() {
+                return true;
+            }
             let left = job.mappings.len().saturating_sub(room);
 
             if left != 0 {
@@ -221,6 +226,7 @@ impl Jobs {
         if !retired.is_empty() {
             started.queue.put_back_retired(retired);
         }
+        self.queue_dump(started);
     }
 
     /// Handles the job interrupt in its thread, with the interrupt masked.
@@ -384,6 +390,7 @@ impl Jobs {
         gpu.mask_jobs();
         self.stop_softly(started, gpu);
         self.note_progress(started, gpu);
+        let mut before = self.look_before_reset(started, gpu);
         // Requests made in the meantime are served by this reset.
         started.workers.take_reset();
         // It unmasks the interrupts. Cleared before, not to miss a storm that comes right after.
@@ -403,7 +410,10 @@ impl Jobs {
             // No job is started, and submissions are refused, until the GPU is found again.
             self.lost_gpu.store(true, Release);
             let access = self.access(started, gpu);
-            started.queue.kill(ENODEV, |running| access.finish(running));
+            started.queue.kill(ENODEV, |running| {
+                started.dumps.reset_failed(&mut before, running);
+                access.finish(running);
+            });
             started.workers.queue_find(0);
             return;
         }
@@ -472,6 +482,18 @@ impl Jobs {
         self.lost_gpu.store(false, Release);
         started.queue.revive();
         gpu.unmask_jobs();
+    }
+
+    /// Reads the registers for a dump of a job that has not stopped, in case that the reset fails.
+    /// The queue is parked, and [`Jobs::slots_lock`] is held.
+    fn look_before_reset(&self, started: &Started, gpu: &Gpu<'_>) -> Option<Record> {
+        started.queue.update(&self.access(started, gpu), |loaded| {
+            slots().find_map(|slot| {
+                let running = loaded.get(slot, Position::Current)?;
+
+                started.dumps.look(gpu, &running, started.workers.now())
+            })
+        })
     }
 
     /// Soft-stops the running chains and waits for a limited time until they have stopped. The

@@ -49,7 +49,7 @@ impl From<Whereabouts<'_>> for At {
 }
 
 /// Prints the jobs that have not ended: where each is, whose it is, and the timeline of its fence.
-fn show_jobs(started: &Started, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+pub(super) fn show_jobs(started: &Started, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     // A failure is shown as text and is not an error, since the reader can try again.
     let Ok(mut jobs) = KVec::with_capacity(MAX_SHOWN, GFP_KERNEL) else {
         return writeln!(f, "no memory to list the jobs");

@@ -49,7 +49,8 @@ use kernel::{
     sync::{
         aref::ARef,
         atomic::Atomic,
-        Arc, //
+        Arc,
+        SetOnce, //
     },
     time::Instant, //
 };
@@ -293,6 +294,7 @@ fn try_submit(
         lost: Atomic::new(false),
         hits: Atomic::new(0),
         missed: Atomic::new(u32::MAX),
+        dump: SetOnce::new(),
         mappings,
         heaps,
         vm: vm.clone(),

@@ -10,7 +10,7 @@
 //!
 //! Items that fences depend on run on a workqueue of their own with a rescuer, so that they make
 //! progress when memory is short. Ended jobs are dropped on a system workqueue, since that may wait
-//! for memory.
+//! for memory, and dumps are made on one.
 //!
 //! The last reference is dropped after [`Workers::cancel`], so no item ever destroys the workqueue
 //! that it runs on.
@@ -66,6 +66,8 @@ const TIMER: u64 = 3;
 const RESET: u64 = 4;
 /// Tries to bring back a lost GPU.
 const FIND: u64 = 5;
+/// Makes a dump.
+const DUMP: u64 = 6;
 
 /// The time between two looks of the timer while it polls, in nanoseconds.
 const POLL_NS: u64 = 20 * NSEC_PER_MSEC;
@@ -95,7 +97,9 @@ pub(super) struct Workers {
     reset: Work<Workers, RESET>,
     #[pin]
     find: DelayedWork<Workers, FIND>,
-    /// Runs all of the items but `retire`.
+    #[pin]
+    dump: Work<Workers, DUMP>,
+    /// Runs all of the items but `retire` and `dump`.
     queue: OwnedQueue,
     #[pin]
     owner: SpinLock<Owner>,
@@ -117,6 +121,7 @@ impl_has_work! {
     impl HasWork<Self, 1> for Workers { self.run }
     impl HasWork<Self, 2> for Workers { self.retire }
     impl HasWork<Self, 4> for Workers { self.reset }
+    impl HasWork<Self, 6> for Workers { self.dump }
 }
 
 impl_has_delayed_work! {
@@ -142,6 +147,7 @@ impl Workers {
                 timer <- new_delayed_work!("drm_gpu::job::timer"),
                 reset <- new_work!("drm_gpu::job::reset"),
                 find <- new_delayed_work!("drm_gpu::job::find"),
+                dump <- new_work!("drm_gpu::job::dump"),
                 queue,
                 owner <- new_spinlock!(Owner::None, "drm_gpu::job::owner"),
                 attached: Atomic::new(false),
@@ -183,6 +189,7 @@ impl Workers {
         workqueue::cancel_sync::<_, RESET>(this);
         workqueue::cancel_delayed_sync::<_, FIND>(this);
         workqueue::cancel_sync::<_, RETIRE>(this);
+        workqueue::cancel_sync::<_, DUMP>(this);
     }
 
     /// Cancels the item that brings back a lost GPU, and waits for it if it runs. Sleeps.
@@ -255,6 +262,13 @@ impl Workers {
         }
     }
 
+    /// Queues the item that makes a dump. Any context.
+    pub(super) fn queue_dump(self: &Arc<Self>) {
+        if !self.is_detached() {
+            let _ = workqueue::system_dfl().enqueue::<Arc<Self>, DUMP>(self.clone());
+        }
+    }
+
     /// Requests a reset and queues the item that performs it. Any context.
     pub(super) fn queue_reset(self: &Arc<Self>) {
         self.want_reset();
@@ -302,6 +316,16 @@ impl WorkItem<RETIRE> for Workers {
     fn run(this: Arc<Self>) {
         if let Some(drm) = this.device() {
             drm.jobs.retire(&drm);
+        }
+    }
+}
+
+impl WorkItem<DUMP> for Workers {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        if let Some(drm) = this.device() {
+            drm.jobs.dump(&drm);
         }
     }
 }

@@ -13,6 +13,7 @@
 //! meanwhile would delay the unplug of every DRM device.
 
 mod bo;
+mod dump;
 mod param;
 mod submit;
 
@@ -37,6 +38,7 @@ use crate::{
     },
     file::File,
     hw::{
+        dump::DumpFormat,
         mali::job::Slot,
         Personality, //
     }, //
@@ -91,6 +93,8 @@ impl Personality for Panfrost {
         (Slot::Fragment.index(), "fragment"),
         (Slot::Tiler.index(), "vertex-tiler"),
     ];
+
+    const DUMP: DumpFormat = dump::FORMAT;
 }
 
 /// Returns whether a file may have contexts of high priority.

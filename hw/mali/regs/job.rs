@@ -83,6 +83,11 @@ register! {
     /// Last job of the current chain that has begun, high word.
     pub(crate) JS_TAIL_HI(u32)[NR_SLOTS, stride = STRIDE] @ 0x180c { 31:0 address; }
 
+    /// Shader cores of the current chain, low word.
+    pub(crate) JS_AFFINITY_LO(u32)[NR_SLOTS, stride = STRIDE] @ 0x1810 { 31:0 cores; }
+    /// Shader cores of the current chain, high word.
+    pub(crate) JS_AFFINITY_HI(u32)[NR_SLOTS, stride = STRIDE] @ 0x1814 { 31:0 cores; }
+
     /// Configuration of the current chain, as it was in [`JS_CONFIG_NEXT`]. Not all of it reads
     /// back on all GPUs.
     pub(crate) JS_CONFIG(u32)[NR_SLOTS, stride = STRIDE] @ 0x1818 {

@@ -21,6 +21,7 @@ mod shrinker;
 mod hw {
     pub(crate) mod absent;
     mod contract;
+    pub(crate) mod dump;
 
     pub(crate) use contract::*;
 }

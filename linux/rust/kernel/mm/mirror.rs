@@ -116,7 +116,6 @@ use crate::{
     },
     error::to_result,
     ffi::c_ulong,
-    io::PhysAddr,
     page::{
         PAGE_MASK,
         PAGE_SHIFT,
@@ -512,7 +511,7 @@ impl<T: Device> Range<T> {
     /// # Errors
     ///
     /// `EINVAL` if `out` is larger than the range.
-    pub fn read(&self, out: &mut [u8], mut f: impl FnMut(usize, PhysAddr)) -> Result<bool> {
+    pub fn read(&self, out: &mut [u8], mut f: impl FnMut(usize, u64)) -> Result<bool> {
         if out.len() > self.size() {
             return Err(EINVAL);
         }
@@ -528,13 +527,10 @@ impl<T: Device> Range<T> {
             // valid, which needs our lock to end. `part` has no more bytes than a page, and C
             // copies, since the memory may change meanwhile.
             let address = unsafe {
-                bindings::memcpy_from_page(
-                    part.as_mut_ptr().cast(),
-                    bindings::hmm_pfn_to_page(pfn),
-                    0,
-                    part.len(),
-                );
-                bindings::hmm_pfn_to_phys(pfn)
+                let page = bindings::hmm_pfn_to_page(pfn);
+
+                bindings::memcpy_from_page(part.as_mut_ptr().cast(), page, 0, part.len());
+                (bindings::page_to_pfn(page) as u64) << PAGE_SHIFT
             };
 
             f(index, address);

@@ -4,6 +4,7 @@
 //! of it is ever called: they return what makes their caller give up.
 
 use core::{
+    iter,
     marker::PhantomData,
     ops::Range, //
 };
@@ -32,6 +33,11 @@ use kernel::{
 use crate::{
     device::Gpu,
     hw::{
+        dump::{
+            Inspect,
+            Memory,
+            Snapshot, //
+        },
         AccessFault,
         Chain,
         Chip,
@@ -136,6 +142,7 @@ impl<'a> Chip<'a> for Absent<'a> {
 }
 
 /// The error, the failed access and the state of a slot.
+#[derive(Clone, Copy)]
 pub(crate) struct Nothing;
 
 impl Display for Nothing {
@@ -291,4 +298,26 @@ impl Runner for Gpu<'_> {
     fn mask_jobs(&self) {}
 
     fn unmask_jobs(&self) {}
+}
+
+impl Snapshot for Nothing {
+    fn product(&self) -> u32 {
+        0
+    }
+
+    fn registers(&self) -> impl Iterator<Item = (u32, u32)> {
+        iter::empty()
+    }
+}
+
+impl Inspect for Gpu<'_> {
+    type Snapshot = Nothing;
+
+    fn snapshot(&self, _slot: QueueSlot, _as_nr: u8) -> Nothing {
+        Nothing
+    }
+
+    fn show_chain(_chain: u64, _memory: &dyn Memory, _f: &mut Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
 }

@@ -2,12 +2,18 @@
 
 //! An interface to user space without ioctls of its own.
 
-use kernel::drm::{
-    ioctl,
-    DriverInfo, //
+use kernel::{
+    drm::{
+        ioctl,
+        DriverInfo, //
+    },
+    prelude::*, //
 };
 
-use crate::hw::Personality;
+use crate::hw::{
+    dump::DumpFormat,
+    Personality, //
+};
 
 /// The interface, for the DRM driver.
 pub(crate) struct Bare;
@@ -24,4 +30,9 @@ impl Personality for Bare {
     const IOCTLS: &'static [ioctl::DrmIoctlDescriptor] = &[];
 
     const ENGINES: &'static [(usize, &'static str)] = &[];
+
+    const DUMP: DumpFormat = DumpFormat {
+        place: |_| Err(EINVAL),
+        finish: |_, _| Err(EINVAL),
+    };
 }

@@ -21,7 +21,6 @@ use crate::{
         Device, //
     },
     dma::DataDirection,
-    io::PhysAddr,
     page::{
         PAGE_SHIFT,
         PAGE_SIZE, //
@@ -35,7 +34,7 @@ use core::mem;
 /// # Safety
 ///
 /// The page must be valid.
-unsafe fn copy_page(page: *mut bindings::page, out: &mut [u8]) -> PhysAddr {
+unsafe fn copy_page(page: *mut bindings::page, out: &mut [u8]) -> u64 {
     // SAFETY: By the safety requirements, and `out` has room for `len` bytes, which are no more
     // than a page has. C copies, since the memory may change meanwhile.
     unsafe {
@@ -45,7 +44,7 @@ unsafe fn copy_page(page: *mut bindings::page, out: &mut [u8]) -> PhysAddr {
             0,
             out.len().min(PAGE_SIZE),
         );
-        (bindings::page_to_pfn(page) as PhysAddr) << PAGE_SHIFT
+        (bindings::page_to_pfn(page) as u64) << PAGE_SHIFT
     }
 }
 
@@ -64,7 +63,7 @@ impl<T: ObjectOps> Object<T> {
         &self,
         dev: &Device<Bound>,
         out: &mut [u8],
-        mut f: impl FnMut(usize, PhysAddr),
+        mut f: impl FnMut(usize, u64),
     ) -> Result<bool> {
         let count = self.base.count();
 
@@ -115,7 +114,7 @@ impl Block {
     /// # Safety
     ///
     /// `dev` must be the device that the block is mapped for.
-    unsafe fn read(&self, dev: &Device<Bound>, out: &mut [u8], mut f: impl FnMut(PhysAddr)) {
+    unsafe fn read(&self, dev: &Device<Bound>, out: &mut [u8], mut f: impl FnMut(u64)) {
         // SAFETY: By the safety requirements and the type invariants.
         unsafe {
             bindings::dma_sync_single_for_cpu(
@@ -145,7 +144,7 @@ impl Chunks {
         dev: &Device<Bound>,
         index: usize,
         mut out: &mut [u8],
-        mut f: impl FnMut(usize, PhysAddr),
+        mut f: impl FnMut(usize, u64),
     ) -> Result<bool> {
         let Some(chunk) = self.get(dev, index) else {
             return Ok(false);
