@@ -20,6 +20,7 @@ pub mod debugfs;
 pub mod device;
 pub mod disk;
 pub mod dmabuf;
+pub mod dump;
 pub mod failing;
 pub mod harness;
 pub mod memory;

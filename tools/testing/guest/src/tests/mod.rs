@@ -25,6 +25,7 @@ mod board;
 mod buffers;
 mod crowd;
 mod desktop;
+mod dump;
 mod errors;
 mod fences;
 mod heap;
@@ -78,6 +79,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         recovery::habits::TESTS,
         recovery::lost::TESTS,
         recovery::meanwhile::TESTS,
+        dump::TESTS,
         pressure::TESTS,
         irqs::TESTS,
         seen::TESTS,

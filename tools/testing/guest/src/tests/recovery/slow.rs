@@ -111,10 +111,10 @@ fn slow_chain_limit(gpu: &Gpu) -> Outcome {
 }
 
 /// The module with other parameters, until this is dropped.
-struct Reloaded<'a>(&'a Gpu);
+pub(in crate::tests) struct Reloaded<'a>(&'a Gpu);
 
 impl<'a> Reloaded<'a> {
-    fn new(gpu: &'a Gpu, parameters: &[&str]) -> Result<Self, Stop> {
+    pub(in crate::tests) fn new(gpu: &'a Gpu, parameters: &[&str]) -> Result<Self, Stop> {
         gpu.node.unload()?;
         let this = Self(gpu);
         gpu.node.load(parameters)?;
