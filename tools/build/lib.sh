@@ -83,18 +83,16 @@ locked() {
 	) 9>"$CACHE/.lock-$name"
 }
 
-# What is in the tree that kernels are built in is not changed while this is locked.
-STAGED=$CACHE/.lock-staged
-
 BUILD_ROOT=$CACHE/root-$(key "$BUILD_SUITE" "$BUILD_SUITES_EXTRA" \
 	"$BUILD_PACKAGES" "$BUILD_PINS" "$TOP/tools/build/root")
 
 # enter COMMAND...: runs it in the build root, in this directory. The checkout
 # and the cache have the same paths inside, and so have the folders in ENTER_BIND,
-# one a line. What it starts ends with it, and it ends with its caller. With
-# ENTER_EXEC=exec it takes the place of the shell that calls it.
+# one a line. The folder ENTER_OWN is mounted over the one that it is in. What it
+# starts ends with it, and it ends with its caller. With ENTER_EXEC=exec it takes the
+# place of the shell that calls it.
 enter() {
-	${ENTER_EXEC:-} env ENTER_BIND="${ENTER_BIND:-}" setpriv --pdeathsig KILL \
+	${ENTER_EXEC:-} env ENTER_BIND="${ENTER_BIND:-}" ENTER_OWN="${ENTER_OWN:-}" setpriv --pdeathsig KILL \
 		unshare --mount --propagation slave --pid --fork --kill-child=KILL \
 		"$TOP/tools/build/enter" "$BUILD_ROOT" "$TOP" "$CACHE" "$PWD" "$@"
 }
