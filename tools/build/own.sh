@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Folders in the cache that each checkout has one of: the trees that kernels are built in,
-# one for each configuration. So checkouts with different content build side by side. Sourced,
-# after lib.sh.
+# one for each configuration, and cargo's target folder. So checkouts with different content
+# build side by side. Sourced, after lib.sh.
 #
 # In the build root such a folder is mounted over the one that it is in (ENTER_OWN in `enter`),
 # so that all checkouts have the same paths there. ccache finds what another one has compiled,
@@ -135,4 +135,24 @@ split_tree() {
 		echo none >"$new/owner"
 	done
 	rm -rf "$1"/src* "$1"/obj-*
+}
+
+# own_target: takes this checkout's target folder of cargo. In the build root it is $target.
+own_target() {
+	target=$CACHE/cargo-target
+	[ ! -e "$target/release" ] || locked programs move_target
+	own "$target/checkout" copy_target
+}
+
+copy_target() {
+	cp -a --reflink=auto "$1"/*/ "$2"
+}
+
+# move_target: hands on the one that all checkouts shared once.
+move_target() {
+	[ -e "$target/release" ] || return 0
+	local new
+	new=$(mktemp -d "$target/checkout-XXXXXX")
+	find "$target" -mindepth 1 -maxdepth 1 ! -name 'checkout-*' -exec mv -t "$new" {} +
+	echo none >"$new/owner"
 }

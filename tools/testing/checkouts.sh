@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
-# Tests of checkouts that share a cache, with a kernel of three objects. Sourced by tools-test.
+# Tests of checkouts that share a cache, with a kernel of three objects and a program of one
+# line. Sourced by tools-test.
 
 # shellcheck disable=SC2154
 kernel_src=
@@ -50,10 +51,15 @@ toy_kernel() {
 # for that file of the kernel.
 toy_checkout() {
 	local c=$toys/$1
-	mkdir -p "$c/linux/patches" "$c/tools/testing/board"
+	mkdir -p "$c/linux/patches" "$c/tools/testing/board" "$c/tools/testing/model/src"
 	cp -r "$TOP/tools/build" "$c/tools"
 	echo "driver of $1" >"$c/drm_gpu.rs"
 	printf '%s\n' "--- a/init/$2" "+++ b/init/$2" '@@ -1 +1 @@' "-$2" "+$2 patched" >"$c/linux/patches/0001-$2.patch"
+	printf '[workspace]\nmembers = ["model"]\nresolver = "2"\n' >"$c/tools/testing/Cargo.toml"
+	printf '[package]\nname = "model"\nversion = "0.1.0"\n' >"$c/tools/testing/model/Cargo.toml"
+	echo "fn main() { println!(\"model of $1\"); }" >"$c/tools/testing/model/src/main.rs"
+	printf 'version = 4\n\n[[package]]\nname = "model"\nversion = "0.1.0"\n' >"$c/tools/testing/crates"
+	cp "$c/tools/testing/crates" "$c/tools/testing/Cargo.lock"
 }
 
 # of NAME TOOL ARGUMENT...: runs a tool of that checkout.
@@ -162,5 +168,33 @@ checkouts() {
 	echo third >"$toys/linux/init/first"
 	ok builds e "$core" third 'driver of e' -- another-checkout-begins-with-its-objects
 	kernel_src=
+	rm -rf "$toys"
+}
+
+# Cargo goes by times, and a checkout may be older than what another one has built.
+programs_of_checkouts() {
+	local target
+	toys=$(mktemp -d)
+	toy_kernel
+	toy_checkout a first
+	toy_checkout b first
+	touch -d '1 hour ago' "$toys/b/tools/testing/model/src/main.rs"
+	try of a programs x86_64
+	out=$(tail -n 1 <<<"$out")
+	ok grep -q 'model of a' "$out/x86_64/model" -- programs-are-built-from-nothing
+	# As a cache was before.
+	target=$toys/cache/cargo-target
+	mv "$target"/checkout-*/* "$target"
+	rm -r "$target"/checkout-*
+	try of b programs x86_64
+	out=$(tail -n 1 <<<"$out")
+	ok grep -q 'model of b' "$out/x86_64/model" -- a-program-is-that-of-its-checkout
+	out=$(ls "$target")
+	ok test "$(wc -l <<<"$out")" = 1 -- the-shared-folder-of-cargo-is-taken-over
+	try of a programs x86_64
+	try of a programs test
+	ok ended 0 'test result: ok' -- unit-tests-run
+	out=$(cat "$target"/*/owner)
+	ok test "$(wc -l <<<"$out")" = 2 -- each-checkout-has-its-own
 	rm -rf "$toys"
 }
