@@ -4,7 +4,7 @@
 # line. Sourced by tools-test.
 
 # shellcheck disable=SC2154
-kernel_src=
+toys= kernel_src=
 
 # toy_kernel: what is released, in a cache of its own, with the build root of this one.
 # `core` says when it was made, so that it can be told from one that was made anew. While the
@@ -51,8 +51,9 @@ toy_kernel() {
 # for that file of the kernel.
 toy_checkout() {
 	local c=$toys/$1
-	mkdir -p "$c/linux/patches" "$c/tools/testing/board" "$c/tools/testing/model/src"
+	mkdir -p "$c/linux/patches" "$c"/tools/testing/{board,family,model/src}
 	cp -r "$TOP/tools/build" "$c/tools"
+	touch "$c"/{.,tools/testing/family}/{Kconfig,Makefile}
 	echo "driver of $1" >"$c/drm_gpu.rs"
 	printf '%s\n' "--- a/init/$2" "+++ b/init/$2" '@@ -1 +1 @@' "-$2" "+$2 patched" >"$c/linux/patches/0001-$2.patch"
 	printf '[workspace]\nmembers = ["model"]\nresolver = "2"\n' >"$c/tools/testing/Cargo.toml"
@@ -94,7 +95,7 @@ build_at_once() {
 	out=$(cat "$toys/$1.out" "$toys/$2.out")
 }
 
-checkouts() {
+kernels_of_checkouts() {
 	local core a b c shared pristine inode
 	toys=$(mktemp -d)
 	toy_kernel
@@ -197,4 +198,9 @@ programs_of_checkouts() {
 	out=$(cat "$target"/*/owner)
 	ok test "$(wc -l <<<"$out")" = 2 -- each-checkout-has-its-own
 	rm -rf "$toys"
+}
+
+checkouts() {
+	kernels_of_checkouts
+	programs_of_checkouts
 }
