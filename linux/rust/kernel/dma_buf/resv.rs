@@ -120,6 +120,16 @@ impl Resv {
         ResvGuard::new(self)
     }
 
+    /// Takes the lock. Sleeps. Fails with [`EINTR`] if a signal is delivered to the task.
+    pub fn lock_interruptible(&self) -> Result<ResvGuard<'_>> {
+        // SAFETY: The object is valid. Without a context there is no deadlock to report.
+        to_result(unsafe {
+            bindings::dma_resv_lock_interruptible(self.as_raw(), ptr::null_mut())
+        })?;
+        // INVARIANT: Locked above.
+        Ok(ResvGuard::new(self))
+    }
+
     /// Takes the lock if it is free. Does not sleep.
     pub fn try_lock(&self) -> Option<ResvGuard<'_>> {
         // SAFETY: The object is valid.
@@ -419,6 +429,11 @@ mod tests {
 
         let guard = resv.get().try_lock();
         assert!(guard.is_some());
+        assert!(resv.get().try_lock().is_none());
+        drop(guard);
+
+        let guard = resv.get().lock_interruptible()?;
+        assert!(guard.locked().covers(resv.get()));
         assert!(resv.get().try_lock().is_none());
         drop(guard);
 
