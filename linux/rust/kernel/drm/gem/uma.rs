@@ -146,7 +146,18 @@ pub trait ObjectOps: DriverObject {
     /// An error refuses the import. Process context.
     fn import_args(dev: &drm::Device<Self::Driver>, size: usize) -> Result<Self::Args>;
 
+    /// Prepares `obj` for its export as a dma-buf, with no lock of DRM held. Process context.
+    ///
+    /// The export can still fail. Nor is it certain that [`Self::export`] is called for the same
+    /// object: user space may give the handle to another one in between.
+    fn before_export(_obj: &Object<Self>) -> Result {
+        Ok(())
+    }
+
     /// Decides whether `obj` may be exported as a dma-buf. Process context.
+    ///
+    /// Locks of DRM are held that all clients of the device need, so this should not wait for one
+    /// client: see [`Self::before_export`].
     fn export(_obj: &Object<Self>) -> Result {
         Ok(())
     }
@@ -166,6 +177,12 @@ pub trait ObjectOps: DriverObject {
     /// If not implemented, the size is counted if the pages are present, else 0.
     fn resident_size(_obj: &Object<Self>) -> usize {
         0
+    }
+
+    /// Returns whether `obj` is used by a job whose fence is not in the object's reservation, for
+    /// statistics. Atomic context.
+    fn is_active(_obj: &Object<Self>) -> bool {
+        false
     }
 }
 

@@ -35,6 +35,7 @@ use crate::{
     prelude::*,
     sync::aref::ARef, //
 };
+use core::ptr::NonNull;
 
 impl<T: ObjectOps> Object<T> {
     pub(super) const FUNCS: bindings::drm_gem_object_funcs = bindings::drm_gem_object_funcs {
@@ -145,6 +146,10 @@ impl<T: ObjectOps> Object<T> {
         if this.is_given_up() {
             status |= bindings::drm_gem_object_status_DRM_GEM_OBJECT_PURGEABLE;
         }
+        // DRM looks at the reservation itself.
+        if T::is_active(this) {
+            status |= bindings::drm_gem_object_status_DRM_GEM_OBJECT_ACTIVE;
+        }
         status
     }
 
@@ -171,6 +176,30 @@ impl<T: ObjectOps> Object<T>
 where
     T::Driver: drm::Driver<Object = Self>,
 {
+    extern "C" fn handle_to_fd_callback(
+        dev: *mut bindings::drm_device,
+        file: *mut bindings::drm_file,
+        handle: u32,
+        flags: u32,
+        fd: *mut c_int,
+    ) -> c_int {
+        // SAFETY: DRM calls this with a valid file.
+        let obj = unsafe { bindings::drm_gem_object_lookup(file, handle) };
+
+        if let Some(obj) = NonNull::new(obj) {
+            // SAFETY: The callback is set in drivers whose objects are of this type only, hence
+            // those of the file are. The reference is ours.
+            let obj = unsafe { ARef::<Self>::from_raw(Self::from_raw(obj.as_ptr()).into()) };
+
+            if let Err(err) = T::before_export(&obj) {
+                return err.to_errno();
+            }
+        }
+
+        // SAFETY: These are the arguments from DRM.
+        unsafe { bindings::drm_gem_prime_handle_to_fd(dev, file, handle, flags, fd) }
+    }
+
     extern "C" fn import_callback(
         dev: *mut bindings::drm_device,
         dma_buf: *mut bindings::dma_buf,
@@ -249,7 +278,7 @@ where
 
     const ALLOC_OPS: AllocOps = AllocOps {
         gem_create_object: None,
-        prime_handle_to_fd: None,
+        prime_handle_to_fd: Some(Self::handle_to_fd_callback),
         prime_fd_to_handle: None,
         gem_prime_import: Some(Self::import_callback),
         gem_prime_import_sg_table: Some(Self::import_sg_table_callback),
