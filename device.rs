@@ -65,7 +65,8 @@ use kernel::{
         aref::ARef,
         atomic::Atomic,
         Arc,
-        Mutex, //
+        Mutex,
+        SpinLock, //
     },
     types::ScopeGuard,
     workqueue::OwnedQueue, //
@@ -206,6 +207,9 @@ pub(crate) struct DeviceData {
     pub(crate) tables: mmu::PageTables,
     /// Statistics of reclaim.
     pub(crate) reclaimed: shrinker::Record,
+    /// Protects the last uses of all BOs.
+    #[pin]
+    pub(crate) uses: SpinLock<gem::private::Uses>,
     /// Decides which submission brings memory back when memory is short.
     #[pin]
     pub(crate) shortage: gem::shortage::Shortage,
@@ -233,6 +237,7 @@ impl DeviceData {
             mirrors,
             tables,
             reclaimed: shrinker::Record::new(),
+            uses <- gem::private::Uses::new(),
             shortage <- gem::shortage::Shortage::new(),
         }))
     }

@@ -9,6 +9,7 @@
 //! - [`backing`]: the states of its pages.
 //! - [`mod@mapping`]: a BO in an address space. Jobs hold these.
 //! - [`heap`]: memory that grows when the GPU touches it, and is given back when it is unused.
+//! - [`private`]: the jobs that use a BO, as long as it has a single user.
 //! - [`residency`]: the memory of an address space, and the mappings that reclaim has evicted.
 //! - [`reclaim`]: taking pages from idle BOs. The [`shrinker`](crate::shrinker) decides from which.
 //! - [`shortage`]: the order in which submissions get memory when there is not enough for all.
@@ -20,8 +21,8 @@
 //! ([`uma::Pinned`]) exists; each mapping that has pages holds one.
 //!
 //! Locks, in order: the reservation, a BO's state, a mapping, a heap, then those of `uma` and of
-//! the address space. The functions offered to the UAPI may sleep, and are called with no lock
-//! held.
+//! the address space. The lock of the last uses ([`private`]) is a leaf. The functions offered to
+//! the UAPI may sleep, and are called with no lock held.
 
 pub(crate) mod backing;
 pub(crate) mod heap;
@@ -29,22 +30,31 @@ pub(crate) mod label;
 pub(crate) mod mapping;
 pub(crate) mod object;
 mod prime;
+pub(crate) mod private;
 pub(crate) mod reclaim;
 mod residency;
 pub(crate) mod shortage;
 pub(crate) mod userptr;
 
 use kernel::{
-    drm::gem::uma::{
-        self,
-        Caching,
-        Config, //
+    dma_buf::{
+        resv::Usage,
+        Waited, //
+    },
+    drm::gem::{
+        uma::{
+            self,
+            Caching,
+            Config, //
+        },
+        BaseObject, //
     },
     prelude::*,
     sync::{
         aref::ARef,
         Arc, //
-    }, //
+    },
+    time::Jiffies, //
 };
 
 pub(crate) use backing::Advice;
@@ -122,6 +132,7 @@ pub(crate) fn create(drm: &Device, gpu: &Gpu<'_>, size: u32, flags: Flags) -> Re
             label: None,
             heap,
             user: None,
+            imported: false,
         },
     )
 }
@@ -155,6 +166,7 @@ pub(crate) fn create_user(
             label: None,
             heap: None,
             user: Some(memory),
+            imported: false,
         },
     )
 }
@@ -171,6 +183,21 @@ pub(crate) fn mapping(bo: &Bo, vm: &Arc<Vm>) -> Option<Arc<Mapping>> {
 /// the only handle.
 pub(crate) fn madvise(bo: &Bo, vm: &Arc<Vm>, advice: Advice) -> Result<bool> {
     BoData::take_advice(bo, vm, advice)
+}
+
+/// Waits until no job, and no other device, uses `bo`, for `timeout` jiffies at most. Sleeps; a
+/// `timeout` of zero only polls.
+///
+/// `ERESTARTSYS`: a signal.
+pub(crate) fn wait(bo: &Bo, timeout: Jiffies) -> Result<Waited> {
+    if let Some(users) = bo.last_use().users(&bo.dev().uses) {
+        return users.wait(timeout);
+    }
+    // A BO that is private now was so above, and is not in use.
+    match bo.last_use().is_private() {
+        true => Ok(Waited::Signaled(timeout.max(1))),
+        false => bo.resv().wait_timeout(Usage::Read, timeout),
+    }
 }
 
 /// Writes the CPU's caches back for a part of `bo`, so that the GPU sees the data; with

@@ -38,6 +38,7 @@ mod context;
 mod dump;
 mod events;
 mod faults;
+mod locks;
 mod queue;
 mod recovery;
 mod show;

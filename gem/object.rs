@@ -2,7 +2,7 @@
 
 //! The driver's part of a BO, and the callbacks of the DRM core.
 //!
-//! Locks: the mutex of [`BoState`] nests inside of the reservation, and all locks that are needed
+//! Locks: the mutex of [`BoState`] nests inside of the reservations, and all locks that are needed
 //! to bring pages in or to map them nest inside of it; the mutex of the label is a leaf. Mappings
 //! are dropped with no lock held, so removing one from the list and dropping it are separate steps.
 //!
@@ -10,30 +10,42 @@
 //! one must not depend on the hardware. The statistics are read with a spinlock held, so they use
 //! atomics only.
 
+use core::ptr;
+
 use kernel::{
+    dma_buf::resv::Usage,
     drm::{
         self,
+        exec::{
+            self,
+            Exec, //
+        },
         gem::{
             uma,
             BaseObject,
             DriverFile,
-            DriverObject, //
+            DriverObject,
+            ResvObject, //
         }, //
     },
     fmt,
     new_mutex,
     prelude::*,
     sync::{
+        aref::ARef,
         atomic::{
             Atomic,
             Relaxed, //
         },
         Arc,
         Mutex,
-        MutexGuard, //
+        MutexGuard,
+        SetOnce, //
     },
     task::Pid, //
 };
+
+use pin_init::stack_pin_init;
 
 use super::{
     backing::{
@@ -44,6 +56,7 @@ use super::{
     label::Label,
     mapping::Mapping,
     prime,
+    private::LastUse,
     userptr,
     Bo,
     Vm, //
@@ -97,6 +110,8 @@ pub(crate) struct Args {
     pub(super) heap: Option<Arc<Heap>>,
     /// User memory, to be mapped with the first handle.
     pub(super) user: Option<userptr::Prepared>,
+    /// It belongs to another driver.
+    pub(super) imported: bool,
 }
 
 /// The driver's part of a BO.
@@ -108,6 +123,11 @@ pub(crate) struct BoData {
     creator: Pid,
     /// Whether the GPU has the pages; [`None`] if this is not user memory.
     user: Option<Arc<Atomic<bool>>>,
+    /// The jobs that use the BO while it is private.
+    last_use: LastUse,
+    /// Provides the resv of the first address space with a mapping, the only one whose jobs use the
+    /// BO while it is private. Never set for a BO that is imported.
+    home: SetOnce<ARef<ResvObject>>,
     /// The number of the only address space that has a mapping, or 0 if there are several or none.
     /// Written with `state` locked.
     only_vm: Atomic<u64>,
@@ -167,6 +187,64 @@ impl BoData {
     /// Takes no lock, so the answer may be outdated.
     pub(crate) fn is_only_in(&self, vm: u64) -> bool {
         self.only_vm.load(Relaxed) == vm
+    }
+
+    /// Returns the jobs that use the BO while it is [private](super::private).
+    pub(crate) fn last_use(&self) -> &LastUse {
+        &self.last_use
+    }
+
+    /// Returns whether an unfinished job lists the BO, or another driver uses it. Takes a spinlock.
+    pub(super) fn is_busy(bo: &Bo) -> bool {
+        bo.last_use.is_busy(&bo.dev().uses)
+            || !bo.last_use.is_private() && !bo.resv().test_signaled(Usage::Bookkeep)
+    }
+
+    /// Makes the BO a [shared](super::private) one. Locks the resv of its address space, so it
+    /// waits for submissions there: do not call it with a lock held that other clients need.
+    /// Sleeps.
+    ///
+    /// `EINTR`: a signal. `ENOMEM`. The BO stays private then.
+    pub(super) fn share(bo: &Bo) -> Result {
+        const BO_INDEX: usize = 1;
+
+        // Without a home, no job can have listed the BO, nor can anybody else have found it.
+        let (true, Some(home)) = (bo.last_use.is_private(), bo.home.as_ref()) else {
+            return Ok(());
+        };
+
+        stack_pin_init!(let exec = Exec::new(exec::Flags::INTERRUPTIBLE, 2));
+        let mut locked = exec.lock_all(|pass| {
+            pass.lock(&**home)?;
+            pass.lock(bo)?;
+            Ok(())
+        })?;
+
+        bo.last_use.share(&bo.dev().uses, |fence| {
+            let mut slots = locked.reserve_fences::<1>()?.slots();
+
+            if let Some([slot]) = slots.nth(BO_INDEX) {
+                slot.add_fence(fence, Usage::Write);
+            }
+            Ok(())
+        })
+    }
+
+    /// Prepares the BO for a mapping in `vm`: one that had its first mapping elsewhere becomes
+    /// shared. Sleeps. For the errors, see [`Self::share`].
+    fn settle_in(bo: &Bo, vm: &Vm) -> Result {
+        if !bo.last_use.is_private() {
+            return Ok(());
+        }
+        match bo.home.as_ref() {
+            Some(home) if ptr::eq(&**home, vm.resv_object()) => Ok(()),
+            Some(_) => Self::share(bo),
+            // This is the first handle, so no other file can do the same.
+            None => {
+                bo.home.populate(vm.resv_object().into());
+                Ok(())
+            }
+        }
     }
 
     /// Returns whether the BO is user memory.
@@ -256,6 +334,8 @@ impl BoData {
 
     /// Adds a handle of the file of `vm`. The first one maps the BO into `vm`. Sleeps.
     fn add_handle(bo: &Bo, vm: &Arc<Vm>) -> Result {
+        Self::settle_in(bo, vm)?;
+
         let mut state = bo.state.lock();
 
         if let Some(entry) = state.mappings.iter_mut().find(|entry| entry.is_in(vm)) {
@@ -315,12 +395,14 @@ impl DriverObject for BoData {
     type Driver = Driver;
     type Args = Args;
 
-    fn new(_drm: &Device, _size: usize, args: Args) -> impl PinInit<Self, Error> {
+    fn new(drm: &Device, _size: usize, args: Args) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             flags: args.flags,
             heap: args.heap,
             creator: current!().tgid(),
             user: args.user.as_ref().map(|user| user.resident.clone()),
+            last_use: LastUse::new(&drm.uses, args.imported),
+            home: SetOnce::new(),
             only_vm: Atomic::new(0),
             label <- new_mutex!(args.label, "drm_gpu::bo_label"),
             state <- new_mutex!(
@@ -365,8 +447,19 @@ impl uma::ObjectOps for BoData {
         prime::import_args()
     }
 
+    fn before_export(bo: &Bo) -> Result {
+        prime::may_export(bo)?;
+        Self::share(bo)
+    }
+
     fn export(bo: &Bo) -> Result {
-        prime::may_export(bo)
+        prime::may_export(bo)?;
+        // The BO is not the one of `before_export()` if another thread has given its handle to
+        // another BO meanwhile.
+        match bo.last_use.is_private() {
+            true => Err(EAGAIN),
+            false => Ok(()),
+        }
     }
 
     fn attach(bo: &Bo) -> Result {
@@ -379,6 +472,10 @@ impl uma::ObjectOps for BoData {
 
     fn resident_size(bo: &Bo) -> usize {
         bo.resident(bo.size(), bo.state())
+    }
+
+    fn is_active(bo: &Bo) -> bool {
+        bo.last_use.is_busy(&bo.dev().uses)
     }
 }
 

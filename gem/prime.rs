@@ -25,6 +25,7 @@ pub(super) fn import_args() -> Result<Args> {
         label: Some(Label::new(c"GEM PRIME buffer")?),
         heap: None,
         user: None,
+        imported: true,
     })
 }
 

@@ -2,17 +2,20 @@
 
 //! Taking pages from a BO because memory is short.
 //!
-//! Pages can be taken from a BO if only address spaces hold them. For an eviction, the reservations
-//! of all these address spaces and that of the BO must be idle: a job can reach everything in its
-//! address space, listed or not. Content that user space has given up may be dropped as soon as the
-//! BO's own reservation is idle, as in the C driver: user space has said that no other job needs
-//! it, and the BO cache of a client that keeps the GPU busy may be the only memory that can be had.
+//! Pages can be taken from a BO if only address spaces hold them. For an eviction, the BO must be
+//! idle, and so must the reservations of all these address spaces: a job can reach everything in
+//! its address space, listed or not. Content that user space has given up may be dropped as soon as
+//! the BO itself is idle, as in the C driver: user space has said that no other job needs it, and
+//! the BO cache of a client that keeps the GPU busy may be the only memory that can be had.
 //! Everything that is checked without locks is checked again with them.
 //!
+//! Jobs that list a BO are published with its reservation locked, or with that of the address space
+//! if the BO is [private](super::private).
+//!
 //! [`reclaim`] is called by code that is short of memory and may hold any lock. So all locks but
-//! spinlocks are only tried, in this order: the BO's reservation, its state, then for one address
-//! space after the other its reservation and the mapping's memory, and last the lock of the pages.
-//! Nothing is allocated.
+//! spinlocks are only tried, in this order: the BO's reservation unless it is private, its state,
+//! then for one address space after the other its reservation and the mapping's memory, and last
+//! the lock of the pages. Nothing is allocated.
 
 use kernel::{
     dma_buf::{
@@ -31,6 +34,7 @@ use kernel::{
 };
 
 use super::{
+    object::BoData,
     Bo,
     Mapping, //
 };
@@ -68,16 +72,21 @@ pub(crate) fn reclaim(bo: &Bo, means: Means) -> Result<usize> {
     if !bo.is_resident()
         || bo.is_shared()
         || bo.is_given_up() != (means == Means::Purge)
-        || !bo.resv().test_signaled(Usage::Bookkeep)
+        || BoData::is_busy(bo)
     {
         return Err(EBUSY);
     }
 
-    let _resv = bo.resv().try_lock().ok_or(EBUSY)?;
+    let is_private = bo.last_use().is_private();
+    let _resv = match is_private {
+        true => None,
+        false => Some(bo.resv().try_lock().ok_or(EBUSY)?),
+    };
     let state = bo.try_state().ok_or(EBUSY)?;
     let mut mapped = 0;
 
-    if !bo.resv().test_signaled(Usage::Bookkeep) {
+    // Jobs of a private BO can still be published, so that is checked below.
+    if !is_private && BoData::is_busy(bo) {
         return Err(EBUSY);
     }
     for mapping in state.mappings() {
@@ -97,8 +106,11 @@ pub(crate) fn reclaim(bo: &Bo, means: Means) -> Result<usize> {
         let vm = mapping.vm().resv().try_lock().ok_or(EBUSY)?;
 
         // While `vm` is locked, no job is published in the address space. But a job may have been
-        // published before, and may need content that user space has asked to keep since.
-        if !may_lose(bo, mapping, means) {
+        // published before, and may need content that user space has asked to keep since. A job
+        // that lists a private BO may even have been published since the check above.
+        if !may_lose(bo, mapping, means)
+            || is_private && (!bo.last_use().is_private() || BoData::is_busy(bo))
+        {
             return Err(EBUSY);
         }
         mapping.evict(vm.locked())?;
@@ -111,7 +123,7 @@ pub(crate) fn reclaim(bo: &Bo, means: Means) -> Result<usize> {
 }
 
 /// Returns whether the jobs in the address space of `mapping` can do without the pages of `bo`,
-/// whose own resv is idle.
+/// which is idle itself.
 fn may_lose(bo: &Bo, mapping: &Mapping, means: Means) -> bool {
     match means {
         Means::Purge => bo.is_given_up(),
@@ -143,7 +155,7 @@ fn pending(bo: &Bo, means: Means) -> Option<ARef<Fence>> {
 
     let fence = Iterator::chain(vms, [bo.resv()]).find_map(|resv| resv.pending(Usage::Bookkeep));
 
-    fence
+    fence.or_else(|| bo.last_use().pending(&bo.dev().uses))
 }
 
 /// Waits until `bo` is as idle as `means` requires, for up to `left` jiffies, and subtracts the

@@ -4,10 +4,11 @@
 //!
 //! Everything that can fail comes first. [`Contexts::admit`] takes a place in the context, which
 //! may have to wait until other jobs have ended. After the handles have been looked up,
-//! [`Admission::submit`] locks the address space and the BOs, collects the fences that the job
-//! depends on, reserves room for the job's fence in each resv and allocates the job. A failure up
-//! to there leaves no trace. Then comes the point of no return: the fence is armed and published,
-//! and the job is pushed.
+//! [`Admission::submit`] locks the address space and the shared BOs, collects the fences that the
+//! job depends on, reserves room for the job's fence in each resv and allocates the job. A failure
+//! up to there leaves no trace. Then comes the point of no return: the fence is armed and
+//! published, and the job is pushed. The fences of BOs that only this address space uses are not in
+//! a resv: see [`gem::private`].
 //!
 //! BOs of the address space that reclaim has evicted, listed or not, are brought back twice: first
 //! with only the address space locked, which nobody else waits for, and then, with everything
@@ -19,7 +20,7 @@
 //! locked, and if they have changed by then, everything is released and the submission starts over.
 //!
 //! Process context. Nothing is read from user space, since another process may have to provide the
-//! pages. The resvs of the address space and of the BOs are held from before the fences are
+//! pages. The resvs of the address space and of the shared BOs are held from before the fences are
 //! collected until the job has been pushed.
 
 use core::mem;
@@ -27,10 +28,7 @@ use core::mem;
 use kernel::{
     dma_buf::{
         fence::Fence,
-        resv::{
-            ResvLocked,
-            Usage, //
-        }, //
+        resv::ResvLocked, //
     },
     drm::{
         exec::{
@@ -61,6 +59,7 @@ use crate::{
     device::Device,
     gem::{
         self,
+        private,
         shortage::Attempts,
         Bo,
         Mapping,
@@ -71,13 +70,14 @@ use crate::{
 
 use super::{
     context,
+    locks::Locks,
     Contexts,
     Job,
     Process, //
 };
 
-/// The index of the address space among the locked objects. The BOs follow it.
-const VM_INDEX: usize = 0;
+/// The number of reservations for which there is room at first. Few BOs of a client are shared.
+const LOCKS_HINT: usize = 16;
 
 /// A job as a client submits it, with all handles looked up.
 ///
@@ -325,35 +325,33 @@ fn try_submit(
     };
 
     if vm.misses_memory() {
-        stack_pin_init!(let exec = Exec::new(Flags::INTERRUPTIBLE, 1));
-        let locked = exec.lock_all(|pass| pass.lock(vm.resv_object()).map(|_| ()))?;
+        let locks = Locks::of_vm(vm)?;
 
-        if let Some(failed) = restore(locked.of(vm.resv_object()).ok_or(EINVAL)?)? {
+        if let Some(failed) = restore(locks.vm()?)? {
             *kept = Some(mem::take(&mut job.mappings));
             return Ok(failed);
         }
     }
 
-    stack_pin_init!(let exec = Exec::new(Flags::INTERRUPTIBLE, 1 + bos.iter().len()));
-    let mut locked = exec.lock_all(|pass| {
-        pass.lock(vm.resv_object())?;
-        for bo in bos.iter() {
-            pass.lock(bo)?;
-        }
-        Ok(())
-    })?;
+    stack_pin_init!(let exec = Exec::new(Flags::INTERRUPTIBLE, LOCKS_HINT));
+    let mut locks = Locks::of_all(exec, vm, bos)?;
     // From here until the job's fence has signalled, everything that the job may use stays
     // resident.
-    if let Some(failed) = restore(locked.of(vm.resv_object()).ok_or(EINVAL)?)? {
+    if let Some(failed) = restore(locks.vm()?)? {
         *kept = Some(mem::take(&mut job.mappings));
         return Ok(failed);
     }
     Bo::touch(drm, bos.iter());
 
-    // The UAPI does not distinguish reads from writes, so a job is taken to write to all its BOs.
-    // The bookkeeping fences in the resv of the address space are not waited for.
-    locked.for_each_fence(Usage::implicit(true), |_, fence| dependencies.add(fence))?;
-    let reserved = locked.reserve_fences::<1>()?;
+    let last_uses = || bos.iter().map(|bo| bo.last_use());
+    let before = private::look(&drm.uses, last_uses())?;
+    for fence in before.fences() {
+        dependencies.add(fence)?;
+    }
+    let record = before.prepare()?;
+
+    locks.for_each_fence(|fence| dependencies.add(fence))?;
+    let room = locks.reserve()?;
     // The caller makes sure that each attempt begins with a place.
     let place = admission.place.take().ok_or(EINVAL)?;
     let prepared = match context
@@ -364,7 +362,7 @@ fn try_submit(
         Err(refused) => {
             // The job may hold the last references to objects, and must be dropped with nothing
             // locked.
-            drop(locked);
+            drop(locks);
             drop(guard);
             return Err(refused.error);
         }
@@ -374,7 +372,7 @@ fn try_submit(
     let valid = match mirror.map(|mirror| mirror.lock_valid()) {
         Some(None) => {
             // As above.
-            drop(locked);
+            drop(locks);
             drop(guard);
             return Ok(Attempt::Changed);
         }
@@ -384,16 +382,14 @@ fn try_submit(
 
     // The point of no return.
     let armed = prepared.arm();
-    reserved.add_fence(armed.fence(), |index| match index {
-        VM_INDEX => Usage::Bookkeep,
-        _ => Usage::Write,
-    });
+    room.add_fence(armed.fence());
+    record.publish(&drm.uses, armed.fence(), last_uses());
     drop(valid);
     if let Some(out_sync) = request.out_sync {
         out_sync.replace_fence(Some(armed.fence()));
     }
     guard.registration_data_with(|gpu| armed.push(&jobs.access(started, gpu)));
-    drop(locked);
+    drop(locks);
 
     if jobs.is_parked() {
         // The workers may already be cancelled, and nothing else would drop the job.

@@ -7,10 +7,7 @@
 //! of this may run in atomic context.
 
 use kernel::{
-    dma_buf::{
-        resv::Usage,
-        Waited, //
-    },
+    dma_buf::Waited,
     drm::{
         self,
         gem::BaseObject,
@@ -257,7 +254,7 @@ pub(super) fn wait(
 
     let bo = lookup(file, args.handle)?;
 
-    match bo.resv().wait_timeout(Usage::Read, timeout)? {
+    match gem::wait(&bo, timeout)? {
         Waited::Signaled(_) => Ok(0),
         Waited::TimedOut if timeout == 0 => Err(EBUSY),
         Waited::TimedOut => Err(ETIMEDOUT),

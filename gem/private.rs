@@ -1,0 +1,427 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The jobs that use private BOs.
+//!
+//! A BO is *private* as long as a single address space has mapped it, it was not imported, and
+//! nobody has asked to export it. Only jobs of that address space list such a BO, and each of them
+//! is published with the resv of the address space locked. So that lock is all that a submission
+//! needs: it neither locks the resv of a private BO, nor does it add a fence there. That resv stays
+//! empty.
+//!
+//! Instead, the BO has a [`LastUse`], which refers to the [`Record`] of the last job that lists it.
+//! All BOs of a job share its record. The next job that lists the BO waits for the fence of that
+//! job. As each job waits for the one before, no other fence would be needed, if there were no
+//! jobs that are cancelled: the fence of such a job signals although jobs before it in other
+//! contexts still use the BO. Hence a record also has the fences of the earlier jobs that were not
+//! done when the job was published, the latest of each timeline. Whoever waits for the BO waits for
+//! all of them.
+//!
+//! The BOs of a job can have different earlier jobs. They form *groups* with the same ones, and the
+//! record has the fences of each group. There are few, as BOs that are used together have a common
+//! past: new ones and those of the job before, for instance. If there are more than
+//! [`GROUPS`], the rest of the BOs is treated as one group with all of their fences. So some of
+//! them may have to wait for more than they need if a job is cancelled.
+//!
+//! When a private BO is about to be used by anybody else, it becomes *shared*: its fences move to
+//! its resv ([`LastUse::share`]). It never becomes private again.
+//!
+//! The users of both kinds of BOs that take no resv look at the record first and at the resv then:
+//! one of the two is always empty, and fences move only from the record to the resv.
+//!
+//! Lock: the spinlock of [`Uses`], one for each device, which is a leaf, taken in process context
+//! only. It is also waited for in reclaim, so nothing is allocated under it.
+
+#[cfg(CONFIG_KUNIT = "y")]
+mod tests;
+
+use core::{
+    iter,
+    mem::{
+        self,
+        MaybeUninit, //
+    }, //
+};
+
+use kernel::{
+    dma_buf::{
+        fence::Fence,
+        Waited, //
+    },
+    new_spinlock,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Acquire,
+            Atomic,
+            Release, //
+        },
+        Arc,
+        LockedBy,
+        SpinLock,
+        UniqueArc, //
+    },
+    time::Jiffies, //
+};
+
+/// The number of BOs that are looked at, or get a record, in one go with the lock held.
+const BATCH: usize = 64;
+
+/// The number of groups of BOs with different earlier jobs that are told apart in a job.
+const GROUPS: usize = 8;
+
+/// The BOs of a job with the same earlier jobs, by number.
+type Group = usize;
+
+/// The group of the BOs that no unfinished job has used before.
+const IDLE: Group = GROUPS;
+
+/// The group of the BOs for which there is no group of their own.
+const REST: Group = GROUPS + 1;
+
+/// The owner of all [`LastUse`]s of a device.
+pub(crate) struct Uses {
+    /// The number of times that a submission has [looked](look) at its BOs.
+    looks: u64,
+}
+
+impl Uses {
+    /// Creates the lock.
+    pub(crate) fn new() -> impl PinInit<SpinLock<Self>> {
+        new_spinlock!(Self { looks: 0 }, "drm_gpu::uses")
+    }
+}
+
+/// A job that lists private BOs, and the earlier jobs that it waits for because of these.
+struct Record {
+    fence: ARef<Fence>,
+    before: KVec<Earlier>,
+}
+
+/// The fence of an earlier job that lists the BOs of a group.
+struct Earlier {
+    group: Group,
+    fence: ARef<Fence>,
+}
+
+impl Record {
+    /// Returns the fences of the BOs of a group that have not signalled.
+    fn pending(&self, group: Group) -> impl Iterator<Item = &ARef<Fence>> {
+        let before = self
+            .before
+            .iter()
+            .filter(move |earlier| earlier.group == group)
+            .map(|earlier| &earlier.fence);
+
+        // Fully qualified, as `PinInit` has a method `chain` as well.
+        Iterator::chain(iter::once(&self.fence), before)
+            .filter(|fence| !fence.is_marked_signaled())
+    }
+}
+
+/// The jobs that have used a private BO.
+#[derive(Clone)]
+pub(crate) struct Users {
+    record: Arc<Record>,
+    /// The group of the BO.
+    group: Group,
+}
+
+impl Users {
+    /// Returns the fences of the jobs that are not done.
+    fn pending(&self) -> impl Iterator<Item = &ARef<Fence>> {
+        self.record.pending(self.group)
+    }
+
+    /// Returns whether all jobs are done.
+    fn are_done(&self) -> bool {
+        self.pending().next().is_none()
+    }
+
+    /// Returns whether both are the same.
+    fn are(&self, other: &Self) -> bool {
+        self.group == other.group && Arc::ptr_eq(&self.record, &other.record)
+    }
+
+    /// Waits for all jobs, for `left` jiffies at most. Sleeps. `ERESTARTSYS`: a signal.
+    pub(crate) fn wait(&self, mut left: Jiffies) -> Result<Waited> {
+        for fence in self.pending() {
+            match fence.wait_timeout(left)? {
+                Waited::Signaled(rest) => left = left.min(rest),
+                Waited::TimedOut => return Ok(Waited::TimedOut),
+            }
+        }
+        Ok(Waited::Signaled(left.max(1)))
+    }
+}
+
+/// The state of a [`LastUse`].
+struct State {
+    /// The last [`look`] at the BO.
+    look: u64,
+    /// The group of the BO in the job that has looked.
+    group: Group,
+    /// [`None`] if no job has used the BO, or if it is shared.
+    users: Option<Users>,
+}
+
+/// The last use of a BO.
+pub(crate) struct LastUse {
+    /// Set with the lock held and, once the BO has a mapping, with the resv of the address space
+    /// locked as well.
+    shared: Atomic<bool>,
+    state: LockedBy<State, Uses>,
+}
+
+impl LastUse {
+    /// Creates the last use of a BO that no job has used yet. `lock` is that of the device, and all
+    /// functions expect the same one.
+    pub(crate) fn new(lock: &SpinLock<Uses>, shared: bool) -> Self {
+        let state = State {
+            look: 0,
+            group: IDLE,
+            users: None,
+        };
+
+        Self {
+            shared: Atomic::new(shared),
+            state: LockedBy::new(lock, state),
+        }
+    }
+
+    /// Returns whether the BO is private. It stays so as long as the resv of its address space is
+    /// locked; without that lock, the answer may be outdated.
+    pub(crate) fn is_private(&self) -> bool {
+        !self.shared.load(Acquire)
+    }
+
+    /// Returns whether a job that lists the private BO is unfinished. Takes only a spinlock.
+    pub(crate) fn is_busy(&self, lock: &SpinLock<Uses>) -> bool {
+        let uses = lock.lock();
+        let users = self.state.access(&uses).users.as_ref();
+
+        users.is_some_and(|users| !users.are_done())
+    }
+
+    /// Returns the jobs that have used the private BO so far.
+    pub(crate) fn users(&self, lock: &SpinLock<Uses>) -> Option<Users> {
+        self.state.access(&lock.lock()).users.clone()
+    }
+
+    /// Returns a fence of the private BO that has not signalled.
+    pub(crate) fn pending(&self, lock: &SpinLock<Uses>) -> Option<ARef<Fence>> {
+        let uses = lock.lock();
+        let fence = self.state.access(&uses).users.as_ref()?.pending().next()?;
+
+        Some(fence.clone())
+    }
+
+    /// Makes the BO a shared one, after `add` has added all fences that are pending to its resv.
+    /// If `add` fails, the BO stays private.
+    ///
+    /// The caller has locked the resv of the address space and that of the BO, in this order, so
+    /// that no job that lists the BO is published meanwhile.
+    pub(crate) fn share(
+        &self,
+        lock: &SpinLock<Uses>,
+        mut add: impl FnMut(&Fence) -> Result,
+    ) -> Result {
+        if let Some(users) = self.users(lock) {
+            for fence in users.pending() {
+                add(fence)?;
+            }
+        }
+        let old = {
+            let mut uses = lock.lock();
+
+            self.shared.store(true, Release);
+            self.state.access_mut(&mut uses).users.take()
+        };
+        drop(old);
+        Ok(())
+    }
+}
+
+/// The jobs that a job has to wait for because of the private BOs that it lists.
+pub(crate) struct Before {
+    /// Sorted by group and timeline, with the latest one of each.
+    jobs: KVec<Earlier>,
+    /// Whether any of the BOs is private.
+    any: bool,
+}
+
+impl Before {
+    /// Returns the fences of these jobs. A fence can occur several times.
+    pub(crate) fn fences(&self) -> impl Iterator<Item = &ARef<Fence>> {
+        self.jobs.iter().map(|earlier| &earlier.fence)
+    }
+
+    /// Adds the jobs that the BOs of a group have had before.
+    fn add(&mut self, group: Group, users: &Users) -> Result {
+        for fence in users.pending() {
+            let index = self
+                .jobs
+                .binary_search_by_key(&(group, fence.context()), |known| {
+                    (known.group, known.fence.context())
+                });
+            let fence = fence.clone();
+
+            match index {
+                Ok(index) => {
+                    if let Some(known) = self.jobs.get_mut(index) {
+                        if !known.fence.is_later_or_same(&fence) {
+                            known.fence = fence;
+                        }
+                    }
+                }
+                Err(index) => {
+                    self.jobs.reserve(1, GFP_KERNEL_ACCOUNT)?;
+                    // Cannot fail: there is room, and the index is not beyond the end.
+                    self.jobs
+                        .insert_within_capacity(index, Earlier { group, fence })
+                        .map_err(|_| ENOMEM)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Allocates the record of the job. Sleeps.
+    pub(crate) fn prepare(self) -> Result<Prepared> {
+        let memory = match self.any {
+            true => Some(UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?),
+            false => None,
+        };
+
+        Ok(Prepared {
+            memory,
+            before: self.jobs,
+        })
+    }
+}
+
+/// Looks at the private ones among the BOs that a job lists. Sleeps.
+///
+/// The resv of the address space must be locked until the job's record has been
+/// [published](Prepared::publish), or the job was given up.
+///
+/// `EALREADY`: a private BO is listed twice. `ENOMEM`.
+pub(crate) fn look<'a>(
+    lock: &SpinLock<Uses>,
+    bos: impl Iterator<Item = &'a LastUse>,
+) -> Result<Before> {
+    let mut bos = bos.filter(|bo| bo.is_private());
+    let mut before = Before {
+        jobs: KVec::new(),
+        any: false,
+    };
+    // The number of this look.
+    let mut this = 0;
+    // By group.
+    let mut known: [Option<Users>; GROUPS] = [const { None }; GROUPS];
+    let mut done = false;
+
+    while !done {
+        let mut rest = None;
+        let mut uses = lock.lock();
+
+        if this == 0 {
+            uses.looks += 1;
+            this = uses.looks;
+        }
+        for _ in 0..BATCH {
+            let Some(bo) = bos.next() else {
+                done = true;
+                break;
+            };
+            let state = bo.state.access_mut(&mut uses);
+
+            before.any = true;
+            if mem::replace(&mut state.look, this) == this {
+                return Err(EALREADY);
+            }
+            let Some(users) = &state.users else {
+                state.group = IDLE;
+                continue;
+            };
+            // The first one that is the same, or free.
+            let place = known
+                .iter_mut()
+                .enumerate()
+                .find(|(_, known)| match known {
+                    Some(known) => known.are(users),
+                    None => true,
+                });
+
+            state.group = match place {
+                Some((group, Some(_))) => group,
+                _ if users.are_done() => IDLE,
+                Some((group, free)) => {
+                    *free = Some(users.clone());
+                    group
+                }
+                None => {
+                    rest = Some(users.clone());
+                    state.group = REST;
+                    break;
+                }
+            };
+        }
+        drop(uses);
+
+        if let Some(users) = rest {
+            before.add(REST, &users)?;
+        }
+    }
+    for (group, users) in known.iter().flatten().enumerate() {
+        before.add(group, users)?;
+    }
+    Ok(before)
+}
+
+/// The record of a job that is about to be published.
+pub(crate) struct Prepared {
+    /// [`None`] if the job lists no private BO.
+    memory: Option<UniqueArc<MaybeUninit<Record>>>,
+    before: KVec<Earlier>,
+}
+
+impl Prepared {
+    /// Publishes the job with this fence, which lists these BOs, as the last user of the private
+    /// ones. They are those of the last [`look`], and the resv has been locked since. Does not
+    /// allocate, sleep or fail.
+    pub(crate) fn publish<'a>(
+        self,
+        lock: &SpinLock<Uses>,
+        fence: &Fence,
+        bos: impl Iterator<Item = &'a LastUse>,
+    ) {
+        let Some(memory) = self.memory else {
+            return;
+        };
+        let record: Arc<_> = memory
+            .write(Record {
+                fence: fence.into(),
+                before: self.before,
+            })
+            .into();
+        let mut bos = bos.filter(|bo| bo.is_private());
+
+        loop {
+            let mut uses = lock.lock();
+
+            for _ in 0..BATCH {
+                let Some(bo) = bos.next() else {
+                    return;
+                };
+                let state = bo.state.access_mut(&mut uses);
+
+                // The last reference to a record may go here, which does not sleep either.
+                state.users = Some(Users {
+                    record: record.clone(),
+                    group: state.group,
+                });
+            }
+        }
+    }
+}
