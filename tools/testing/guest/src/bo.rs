@@ -59,6 +59,24 @@ impl Bo {
         Ok(bo)
     }
 
+    /// Takes a BO that somebody has named. `device` is not a render node.
+    pub fn open_named(device: &Device, name: u32) -> Result<Self> {
+        let mut arg = uapi::GemOpen {
+            name,
+            ..Default::default()
+        };
+        // SAFETY: no pointers.
+        unsafe { sys::ioctl(device.as_fd(), uapi::GEM_OPEN, &mut arg)? };
+        let mut bo = Self {
+            device: device.clone(),
+            handle: arg.handle,
+            size: arg.size as usize,
+            va: 0,
+        };
+        bo.va = offset(device, bo.handle)?;
+        Ok(bo)
+    }
+
     /// Makes a BO over memory of this process.
     pub fn over_memory(device: &Device, address: usize, size: usize, flags: u32) -> Result<Self> {
         let mut arg = uapi::CreateUserptr {
@@ -126,6 +144,17 @@ impl Bo {
             label: bytes.as_ptr() as u64,
         };
         label_raw(&self.device, &mut arg)
+    }
+
+    /// Names it for all clients. Its file is not that of a render node.
+    pub fn name(&self) -> Result<u32> {
+        let mut arg = uapi::GemFlink {
+            handle: self.handle,
+            name: 0,
+        };
+        // SAFETY: no pointers.
+        unsafe { sys::ioctl(self.device.as_fd(), uapi::GEM_FLINK, &mut arg)? };
+        Ok(arg.name)
     }
 
     /// Makes a dma-buf of it.

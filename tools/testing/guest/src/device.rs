@@ -130,6 +130,21 @@ impl Node {
             fd: Arc::new(open_file(&self.path)?),
         })
     }
+
+    /// Opens the primary node of the same GPU, which has more ioctls. Root only.
+    pub fn open_primary(&self) -> Result<Device> {
+        let nodes = Path::new("/sys/class/drm")
+            .join(self.path.file_name().unwrap_or_default())
+            .join("device/drm");
+        let card = fs::read_dir(nodes)?
+            .flatten()
+            .map(|entry| entry.file_name())
+            .find(|name| name.to_string_lossy().starts_with("card"))
+            .ok_or(Errno(libc::ENODEV))?;
+        Ok(Device {
+            fd: Arc::new(open_file(&Path::new("/dev/dri").join(card))?),
+        })
+    }
 }
 
 /// A GPU that its driver does not have any more.

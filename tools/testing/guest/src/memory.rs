@@ -81,9 +81,14 @@ pub fn killed() -> Result<usize, Stop> {
 /// Bytes of memory that the BOs of an open file have, as its fdinfo says. The line is left out if
 /// no BO has any.
 pub fn resident(device: &Device) -> Result<usize, Stop> {
+    fdinfo(device, "drm-resident-memory")
+}
+
+/// A number of bytes in the fdinfo of an open file, 0 if the line is left out.
+pub fn fdinfo(device: &Device, name: &str) -> Result<usize, Stop> {
     let fd = device.as_fd().as_raw_fd();
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
-    Ok(bytes_of(&text, "drm-resident-memory").unwrap_or(0))
+    Ok(bytes_of(&text, name).unwrap_or(0))
 }
 
 /// Nanoseconds that this thread has had a processor.

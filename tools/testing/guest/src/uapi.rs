@@ -76,6 +76,10 @@ uapi! {
     }
     /// Drops a handle.
     GemClose { handle: u32, pad: u32 }
+    /// Gives a BO a name that all clients know it by.
+    GemFlink { handle: u32, name: u32 }
+    /// Makes a handle of a name.
+    GemOpen { name: u32, handle: u32, size: u64 }
     /// Exports or imports a dma-buf.
     PrimeHandle { handle: u32, flags: u32, fd: i32 }
     /// Makes a buffer for a display.
@@ -178,6 +182,10 @@ pub const CREATE_USERPTR: u64 = panfrost::<CreateUserptr>(READ_WRITE, 0x50);
 pub const VERSION: u64 = drm::<Version>(READ_WRITE, 0x00);
 /// Takes a [`GemClose`].
 pub const GEM_CLOSE: u64 = drm::<GemClose>(WRITE, 0x09);
+/// Takes a [`GemFlink`]. Not on render nodes.
+pub const GEM_FLINK: u64 = drm::<GemFlink>(READ_WRITE, 0x0a);
+/// Takes a [`GemOpen`]. Not on render nodes.
+pub const GEM_OPEN: u64 = drm::<GemOpen>(READ_WRITE, 0x0b);
 /// Takes a [`PrimeHandle`].
 pub const PRIME_HANDLE_TO_FD: u64 = drm::<PrimeHandle>(READ_WRITE, 0x2d);
 /// Takes a [`PrimeHandle`].

@@ -2,9 +2,12 @@
 
 //! The tests, by subject.
 
+use std::env;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
 
 use crate::bo::Bo;
 use crate::chain::Chain;
@@ -37,6 +40,7 @@ mod nomem;
 mod picture;
 mod pressure;
 mod prime;
+mod private;
 mod reading;
 mod recovery;
 mod render;
@@ -67,6 +71,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         heap::live::TESTS,
         heap::short::TESTS,
         fences::TESTS,
+        private::TESTS,
         lifetime::TESTS,
         memory::TESTS,
         memory::evict::TESTS,
@@ -145,6 +150,19 @@ fn stays_pending(sync: &Syncobj) -> Result<bool, Stop> {
 /// Whether a sync file's fence stays unsignalled for a while.
 fn file_stays_pending(sync_file: BorrowedFd<'_>) -> Result<bool, Stop> {
     Ok(!sys::readable(sync_file, A_WHILE)?)
+}
+
+/// The seed of a test that does things at random, which is printed: `DRM_GPU_SEED`, or else a new
+/// one.
+fn seed() -> Result<u64, Stop> {
+    let seed = match env::var("DRM_GPU_SEED") {
+        Ok(text) => text.parse().map_err(Stop::fail)?,
+        Err(_) => SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(1, |now| now.as_micros() as u64 % 1_000_000),
+    };
+    println!("# DRM_GPU_SEED={seed}");
+    Ok(seed)
 }
 
 /// Numbers that look random and are the same in every run (splitmix64).

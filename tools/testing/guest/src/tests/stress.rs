@@ -9,8 +9,6 @@
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
-use std::time::SystemTime;
-use std::time::UNIX_EPOCH;
 
 use model::control::Opcode;
 use model::control::ANY_SLOT;
@@ -33,6 +31,7 @@ use crate::sys;
 use crate::sys::Errno;
 use crate::uapi;
 
+use super::seed;
 use super::works;
 use super::Random;
 
@@ -50,13 +49,7 @@ const CLIENTS: u64 = 32;
 const SHARED: usize = 64 << 10;
 
 fn stress(gpu: &Gpu) -> Outcome {
-    let seed = match std::env::var("DRM_GPU_SEED") {
-        Ok(text) => text.parse().map_err(Stop::fail)?,
-        Err(_) => SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(1, |now| now.as_micros() as u64 % 1_000_000),
-    };
-    println!("# DRM_GPU_SEED={seed}");
+    let seed = seed()?;
     let operations = if gpu.long { 500 } else { 20 };
     let board = Board::open()?;
     let owner = gpu.open()?;
