@@ -242,6 +242,15 @@ impl LastUse {
     }
 }
 
+/// Whether the resvs of the shared BOs that a job lists are locked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shared {
+    /// They are.
+    Locked,
+    /// They are not, or there are no such BOs.
+    Unlocked,
+}
+
 /// The jobs that a job has to wait for because of the private BOs that it lists.
 pub(crate) struct Before {
     /// Sorted by group and timeline, with the latest one of each.
@@ -300,7 +309,8 @@ impl Before {
     }
 }
 
-/// Looks at the private ones among the BOs that a job lists. Sleeps.
+/// Looks at the private ones among the BOs that a job lists. Returns [`None`] if one is shared,
+/// unless the `shared` ones are locked. Sleeps.
 ///
 /// The resv of the address space must be locked until the job's record has been
 /// [published](Prepared::publish), or the job was given up.
@@ -308,9 +318,9 @@ impl Before {
 /// `EALREADY`: a private BO is listed twice. `ENOMEM`.
 pub(crate) fn look<'a>(
     lock: &SpinLock<Uses>,
-    bos: impl Iterator<Item = &'a LastUse>,
-) -> Result<Before> {
-    let mut bos = bos.filter(|bo| bo.is_private());
+    mut bos: impl Iterator<Item = &'a LastUse>,
+    shared: Shared,
+) -> Result<Option<Before>> {
     let mut before = Before {
         jobs: KVec::new(),
         any: false,
@@ -334,6 +344,11 @@ pub(crate) fn look<'a>(
                 done = true;
                 break;
             };
+            match (bo.is_private(), shared) {
+                (true, _) => (),
+                (false, Shared::Locked) => continue,
+                (false, Shared::Unlocked) => return Ok(None),
+            }
             let state = bo.state.access_mut(&mut uses);
 
             before.any = true;
@@ -345,13 +360,10 @@ pub(crate) fn look<'a>(
                 continue;
             };
             // The first one that is the same, or free.
-            let place = known
-                .iter_mut()
-                .enumerate()
-                .find(|(_, known)| match known {
-                    Some(known) => known.are(users),
-                    None => true,
-                });
+            let place = known.iter_mut().enumerate().find(|(_, known)| match known {
+                Some(known) => known.are(users),
+                None => true,
+            });
 
             state.group = match place {
                 Some((group, Some(_))) => group,
@@ -376,7 +388,7 @@ pub(crate) fn look<'a>(
     for (group, users) in known.iter().flatten().enumerate() {
         before.add(group, users)?;
     }
-    Ok(before)
+    Ok(Some(before))
 }
 
 /// The record of a job that is about to be published.
@@ -399,7 +411,7 @@ impl Prepared {
         let Some(memory) = self.memory else {
             return;
         };
-        let record: Arc<_> = memory
+        let record: Arc<Record> = memory
             .write(Record {
                 fence: fence.into(),
                 before: self.before,

@@ -3,8 +3,8 @@
 //! The reservations that a submission locks, and its fence in them.
 //!
 //! That of the address space comes first, and is the only one if all BOs are
-//! [private](gem::private). Whether they are is decided with that lock held, under which a private
-//! BO stays private.
+//! [private](crate::gem::private). Whether they are is found out with that lock held, under which a
+//! private BO stays private.
 //!
 //! Process context.
 
@@ -37,12 +37,11 @@ use crate::gem::{
 /// The index of the address space among the locked objects. The BOs follow it.
 const VM_INDEX: usize = 0;
 
-/// The reservations of an address space and of the shared ones among some BOs, all locked. Dropping
-/// it releases them.
+/// The reservations that are locked. Dropping it releases them.
 pub(super) enum Locks<'a> {
-    /// All BOs are private.
+    /// That of the address space alone.
     Vm(ResvGuard<'a>),
-    /// Some BOs are shared.
+    /// Those of the shared BOs as well.
     All(Locked<'a>),
 }
 
@@ -52,18 +51,10 @@ impl<'a> Locks<'a> {
         Ok(Self::Vm(vm.resv().lock_interruptible()?))
     }
 
-    /// Locks the reservations of the address space and of all BOs that are shared, with `exec` if
-    /// there are any. Sleeps.
+    /// Locks the reservations of the address space and of all BOs that are shared. Sleeps.
     ///
     /// `EINTR`: a signal. `EALREADY`: a shared BO is listed twice. `ENOMEM`.
     pub(super) fn of_all(exec: Pin<&'a mut Exec>, vm: &'a Vm, bos: &Objects<Bo>) -> Result<Self> {
-        let locks = Self::of_vm(vm)?;
-
-        if bos.iter().all(|bo| bo.last_use().is_private()) {
-            return Ok(locks);
-        }
-        drop(locks);
-
         exec.lock_all(|pass| {
             pass.lock(vm.resv_object())?;
             // Nothing that was found out in an earlier pass counts: it has released the lock.
@@ -105,7 +96,9 @@ impl<'a> Locks<'a> {
 
 /// Room for a fence in each reservation of some [`Locks`].
 pub(super) enum Room<'a> {
+    /// In that of the address space alone.
     Vm(FenceSlot<'a>),
+    /// In those of the shared BOs as well.
     All(Reserved<'a, 1>),
 }
 

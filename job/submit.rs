@@ -10,11 +10,12 @@
 //! published, and the job is pushed. The fences of BOs that only this address space uses are not in
 //! a resv: see [`gem::private`].
 //!
-//! BOs of the address space that reclaim has evicted, listed or not, are brought back twice: first
-//! with only the address space locked, which nobody else waits for, and then, with everything
-//! locked, those that were evicted in between. So others that use the same BOs do not wait for the
-//! memory of this client. A purged BO is not an error: a job that uses it faults, as with the C
-//! driver. A BO whose content cannot be read from swap is an error for the jobs that list it.
+//! BOs of the address space that reclaim has evicted, listed or not, are brought back with only the
+//! address space locked, which nobody else waits for, before any shared BO is. With everything
+//! locked, only those come back that were evicted in between. So others that use the same BOs do
+//! not wait for the memory of this client. A purged BO is not an error: a job that uses it faults,
+//! as with the C driver. A BO whose content cannot be read from swap is an error for the jobs that
+//! list it.
 //!
 //! User memory is valid at the point of no return: its pages are faulted in before anything is
 //! locked, and if they have changed by then, everything is released and the submission starts over.
@@ -59,7 +60,10 @@ use crate::{
     device::Device,
     gem::{
         self,
-        private,
+        private::{
+            self,
+            Shared, //
+        },
         shortage::Attempts,
         Bo,
         Mapping,
@@ -324,27 +328,30 @@ fn try_submit(
         }
     };
 
-    if vm.misses_memory() {
-        let locks = Locks::of_vm(vm)?;
-
-        if let Some(failed) = restore(locks.vm()?)? {
-            *kept = Some(mem::take(&mut job.mappings));
-            return Ok(failed);
-        }
-    }
-
     stack_pin_init!(let exec = Exec::new(Flags::INTERRUPTIBLE, LOCKS_HINT));
-    let mut locks = Locks::of_all(exec, vm, bos)?;
+    let mut locks = Locks::of_vm(vm)?;
     // From here until the job's fence has signalled, everything that the job may use stays
     // resident.
     if let Some(failed) = restore(locks.vm()?)? {
         *kept = Some(mem::take(&mut job.mappings));
         return Ok(failed);
     }
+    let last_uses = || bos.iter().map(|bo| bo.last_use());
+    let before = match private::look(&drm.uses, last_uses(), Shared::Unlocked)? {
+        Some(before) => before,
+        None => {
+            // This releases the lock for a moment, in which anything may have gone again.
+            drop(locks);
+            locks = Locks::of_all(exec, vm, bos)?;
+            if let Some(failed) = restore(locks.vm()?)? {
+                *kept = Some(mem::take(&mut job.mappings));
+                return Ok(failed);
+            }
+            private::look(&drm.uses, last_uses(), Shared::Locked)?.ok_or(EINVAL)?
+        }
+    };
     Bo::touch(drm, bos.iter());
 
-    let last_uses = || bos.iter().map(|bo| bo.last_use());
-    let before = private::look(&drm.uses, last_uses())?;
     for fence in before.fences() {
         dependencies.add(fence)?;
     }

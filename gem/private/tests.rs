@@ -24,13 +24,18 @@ mod suite {
         FenceContext::new(c"kunit", c"private")
     }
 
+    /// Looks at `bos`, the shared ones of which are locked.
+    fn look_at(lock: &SpinLock<Uses>, bos: &[&LastUse]) -> Result<Before> {
+        look(lock, bos.iter().copied(), Shared::Locked)?.ok_or(EINVAL)
+    }
+
     /// Publishes a job.
     fn submit(
         lock: &SpinLock<Uses>,
         timeline: &FenceContext,
         bos: &[&LastUse],
     ) -> Result<ArmedFence> {
-        let prepared = look(lock, bos.iter().copied())?.prepare()?;
+        let prepared = look_at(lock, bos)?.prepare()?;
         let armed = FenceAlloc::new(GFP_KERNEL)?.arm(timeline);
 
         prepared.publish(lock, armed.fence(), bos.iter().copied());
@@ -39,7 +44,7 @@ mod suite {
 
     /// Returns whether the next job that lists `bos` waits for `jobs`, and for no others.
     fn waits_for(lock: &SpinLock<Uses>, bos: &[&LastUse], jobs: &[&ArmedFence]) -> Result<bool> {
-        let before = look(lock, bos.iter().copied())?;
+        let before = look_at(lock, bos)?;
         let has = |job: &ArmedFence| before.fences().any(|fence| ptr::eq(&**fence, job.fence()));
 
         Ok(before.fences().count() == jobs.len() && jobs.iter().all(|&job| has(job)))
@@ -127,7 +132,7 @@ mod suite {
         let bo = LastUse::new(&lock, false);
         let job = submit(&lock, &new_timeline(), &[&bo])?;
 
-        drop(look(&lock, [&bo].into_iter())?.prepare()?);
+        drop(look_at(&lock, &[&bo])?.prepare()?);
         assert!(waits_for(&lock, &[&bo], &[&job])?);
         Ok(())
     }
@@ -186,6 +191,9 @@ mod suite {
             assert!(moved.iter().any(|fence| ptr::eq(&**fence, job.fence())));
         }
 
+        for bos in [[&bo, &other], [&other, &bo]] {
+            assert!(look(&lock, bos.into_iter(), Shared::Unlocked)?.is_none());
+        }
         // From here on, jobs are none of our business.
         assert!(!bo.is_busy(&lock) && bo.users(&lock).is_none());
         let job = submit(&lock, &new_timeline(), &[&bo])?;
@@ -211,7 +219,7 @@ mod suite {
         for bo in &bos {
             jobs.push(submit(&lock, &new_timeline(), &[bo])?, GFP_KERNEL)?;
         }
-        let before = look(&lock, bos.iter())?;
+        let before = look(&lock, bos.iter(), Shared::Unlocked)?.ok_or(EINVAL)?;
         assert_eq!(before.fences().count(), BOS);
 
         // The job that lists all of them takes the place of the others.
@@ -224,7 +232,7 @@ mod suite {
                 false => BOS - GROUPS,
             };
 
-            assert_eq!(look(&lock, [bo].into_iter())?.fences().count(), earlier + 1);
+            assert_eq!(look_at(&lock, &[bo])?.fences().count(), earlier + 1);
         }
         for job in jobs {
             job.signal(Ok(()));
