@@ -47,7 +47,8 @@ use kernel::{
             Caching,
             Config, //
         },
-        BaseObject, //
+        BaseObject,
+        Objects, //
     },
     prelude::*,
     sync::{
@@ -174,6 +175,17 @@ pub(crate) fn create_user(
 /// Returns the mapping of `bo` in `vm`, if the file of `vm` has a handle.
 pub(crate) fn mapping(bo: &Bo, vm: &Arc<Vm>) -> Option<Arc<Mapping>> {
     bo.mapping(vm)
+}
+
+/// Returns the mappings of `bos` in `vm`, in the same order. Sleeps.
+///
+/// `EINVAL`: the last handle of a BO is being closed. `ENOMEM`.
+pub(crate) fn mappings(
+    drm: &Device,
+    bos: &Objects<Bo>,
+    vm: &Arc<Vm>,
+) -> Result<KVVec<Arc<Mapping>>> {
+    BoData::mappings(drm, bos, vm)
 }
 
 /// Records user space's advice about the content of `bo`. Returns whether the content is still

@@ -10,7 +10,10 @@
 //! one must not depend on the hardware. The statistics are read with a spinlock held, so they use
 //! atomics only.
 
-use core::ptr;
+use core::{
+    mem,
+    ptr, //
+};
 
 use kernel::{
     dma_buf::resv::Usage,
@@ -25,6 +28,7 @@ use kernel::{
             BaseObject,
             DriverFile,
             DriverObject,
+            Objects,
             ResvObject, //
         }, //
     },
@@ -38,6 +42,7 @@ use kernel::{
             Relaxed, //
         },
         Arc,
+        LockedBy,
         Mutex,
         MutexGuard,
         SetOnce, //
@@ -56,7 +61,11 @@ use super::{
     label::Label,
     mapping::Mapping,
     prime,
-    private::LastUse,
+    private::{
+        LastUse,
+        Uses,
+        BATCH, //
+    },
     userptr,
     Bo,
     Vm, //
@@ -128,6 +137,9 @@ pub(crate) struct BoData {
     /// Provides the resv of the first address space with a mapping, the only one whose jobs use the
     /// BO while it is private. Never set for a BO that is imported.
     home: SetOnce<ARef<ResvObject>>,
+    /// The mapping there, as long as it is in `state`. Submissions look it up here, for many BOs at
+    /// once. Changes with `state` locked as well.
+    home_mapping: LockedBy<Option<Arc<Mapping>>, Uses>,
     /// The number of the only address space that has a mapping, or 0 if there are several or none.
     /// Written with `state` locked.
     only_vm: Atomic<u64>,
@@ -236,14 +248,13 @@ impl BoData {
         if !bo.last_use.is_private() {
             return Ok(());
         }
-        match bo.home.as_ref() {
-            Some(home) if ptr::eq(&**home, vm.resv_object()) => Ok(()),
-            Some(_) => Self::share(bo),
+        if bo.home.as_ref().is_none() {
             // This is the first handle, so no other file can do the same.
-            None => {
-                bo.home.populate(vm.resv_object().into());
-                Ok(())
-            }
+            bo.home.populate(vm.resv_object().into());
+        }
+        match bo.is_at_home(vm) {
+            true => Ok(()),
+            false => Self::share(bo),
         }
     }
 
@@ -259,7 +270,7 @@ impl BoData {
 
     /// Sets or removes the label.
     pub(crate) fn set_label(&self, label: Option<Label>) {
-        let old = core::mem::replace(&mut *self.label.lock(), label);
+        let old = mem::replace(&mut *self.label.lock(), label);
 
         // Free the old label with the lock released.
         drop(old);
@@ -311,6 +322,42 @@ impl BoData {
         Some(entry.mapping.clone())
     }
 
+    /// Returns the mappings of BOs in `vm`, in the same order. Sleeps.
+    ///
+    /// `EINVAL`: the file of `vm` has no handle for one of them any more. `ENOMEM`.
+    pub(super) fn mappings(
+        drm: &Device,
+        bos: &Objects<Bo>,
+        vm: &Arc<Vm>,
+    ) -> Result<KVVec<Arc<Mapping>>> {
+        let mut bos = bos.iter();
+        // Charged to the client, like the rest of the job: the job keeps it for as long as its
+        // dependencies take to signal.
+        let mut mappings = KVVec::with_capacity(bos.len(), GFP_KERNEL_ACCOUNT)?;
+
+        loop {
+            let uses = drm.uses.lock();
+            let foreign = bos
+                .by_ref()
+                .take(BATCH)
+                .find(|bo| match bo.home_mapping.access(&uses) {
+                    // There is room for all of them.
+                    Some(mapping) if Arc::ptr_eq(mapping.vm(), vm) => {
+                        mappings.push_within_capacity(mapping.clone()).is_err()
+                    }
+                    _ => true,
+                });
+
+            drop(uses);
+
+            if let Some(bo) = foreign {
+                mappings.push(bo.mapping(vm).ok_or(EINVAL)?, GFP_KERNEL_ACCOUNT)?;
+            } else if bos.len() == 0 {
+                return Ok(mappings);
+            }
+        }
+    }
+
     /// Records the advice of the file of `vm` about the content. Returns whether the content is
     /// still there.
     ///
@@ -357,19 +404,29 @@ impl BoData {
         state
             .mappings
             .push_within_capacity(FileMapping {
-                mapping,
+                mapping: mapping.clone(),
                 handles: 1,
             })
             // The reservation above has made room.
             .map_err(|_| ENOMEM)?;
         bo.only_vm.store(state.only_vm(), Relaxed);
+        if bo.is_at_home(vm) {
+            *bo.home_mapping.access_mut(&mut bo.dev().uses.lock()) = Some(mapping);
+        }
         Ok(())
+    }
+
+    /// Returns whether the first mapping was in `vm`.
+    fn is_at_home(&self, vm: &Vm) -> bool {
+        self.home
+            .as_ref()
+            .is_some_and(|home| ptr::eq(&**home, vm.resv_object()))
     }
 
     /// Removes a handle of the file of `vm`. If it was the last one, returns the mapping, which the
     /// caller drops with no lock held. Sleeps.
-    fn remove_handle(&self, vm: &Arc<Vm>) -> Option<Arc<Mapping>> {
-        let mut state = self.state.lock();
+    fn remove_handle(bo: &Bo, vm: &Arc<Vm>) -> Option<Arc<Mapping>> {
+        let mut state = bo.state.lock();
         let index = state.mappings.iter().position(|entry| entry.is_in(vm))?;
         let entry = state.mappings.get_mut(index)?;
 
@@ -379,7 +436,11 @@ impl BoData {
         }
         let mapping = state.mappings.remove(index).ok()?.mapping;
 
-        self.only_vm.store(state.only_vm(), Relaxed);
+        bo.only_vm.store(state.only_vm(), Relaxed);
+        if bo.is_at_home(vm) {
+            // Not the last reference.
+            *bo.home_mapping.access_mut(&mut bo.dev().uses.lock()) = None;
+        }
         // Done with the lock held, which reclaim also takes: it can no longer find the mapping.
         mapping.close();
         Some(mapping)
@@ -403,6 +464,7 @@ impl DriverObject for BoData {
             user: args.user.as_ref().map(|user| user.resident.clone()),
             last_use: LastUse::new(&drm.uses, args.imported),
             home: SetOnce::new(),
+            home_mapping: LockedBy::new(&drm.uses, None),
             only_vm: Atomic::new(0),
             label <- new_mutex!(args.label, "drm_gpu::bo_label"),
             state <- new_mutex!(
@@ -421,7 +483,7 @@ impl DriverObject for BoData {
 
     fn close(bo: &Bo, file: &DriverFile<Self>) {
         let vm = file.inner().get_ref().vm();
-        let mapping = bo.remove_handle(vm);
+        let mapping = Self::remove_handle(bo, vm);
 
         // The lock is released: if this is the last reference, dropping it unmaps the BO. Otherwise
         // a job that has ended may still hold the mapping. User space has seen its fence signal,

@@ -29,7 +29,8 @@
 //! one of the two is always empty, and fences move only from the record to the resv.
 //!
 //! Lock: the spinlock of [`Uses`], one for each device, which is a leaf, taken in process context
-//! only. It is also waited for in reclaim, so nothing is allocated under it.
+//! only. It is also waited for in reclaim, so nothing is allocated under it. Code that goes through
+//! the list of a job takes it for [`BATCH`] BOs at a time.
 
 #[cfg(CONFIG_KUNIT = "y")]
 mod tests;
@@ -65,7 +66,7 @@ use kernel::{
 };
 
 /// The number of BOs that are looked at, or get a record, in one go with the lock held.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 
 /// The number of groups of BOs with different earlier jobs that are told apart in a job.
 const GROUPS: usize = 8;
@@ -79,7 +80,7 @@ const IDLE: Group = GROUPS;
 /// The group of the BOs for which there is no group of their own.
 const REST: Group = GROUPS + 1;
 
-/// The owner of all [`LastUse`]s of a device.
+/// The owner of all [`LastUse`]s of a device, and of the mappings that submissions look up.
 pub(crate) struct Uses {
     /// The number of times that a submission has [looked](look) at its BOs.
     looks: u64,

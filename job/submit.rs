@@ -106,20 +106,6 @@ pub(crate) struct Request<'a> {
     pub(crate) out_sync: Option<&'a SyncObj>,
 }
 
-/// Returns the mappings of BOs in the address space of the file.
-///
-/// `EINVAL`: the last handle of a BO is being closed. `ENOMEM`.
-fn look_up_mappings(bos: &Objects<Bo>, vm: &Arc<Vm>) -> Result<KVVec<Arc<Mapping>>> {
-    // Charged to the client, like the rest of the job: the job keeps it for as long as its
-    // dependencies take to signal.
-    let mut mappings = KVVec::with_capacity(bos.iter().len(), GFP_KERNEL_ACCOUNT)?;
-
-    for bo in bos.iter() {
-        mappings.push(gem::mapping(bo, vm).ok_or(EINVAL)?, GFP_KERNEL_ACCOUNT)?;
-    }
-    Ok(mappings)
-}
-
 /// A place for a job in a context, taken before anything is locked.
 pub(crate) struct Admission {
     context: Arc<context::Context>,
@@ -257,7 +243,7 @@ fn try_submit(
     }
     let mappings = match kept.take() {
         Some(mappings) => mappings,
-        None => look_up_mappings(bos, vm)?,
+        None => gem::mappings(drm, bos, vm)?,
     };
     if !attempts.has_turn() && !validate(drm, vm)? {
         *kept = Some(mappings);
