@@ -50,6 +50,7 @@ pub(super) const TESTS: &[Test] = &[
         .needs(&[Need::Board])
         .panfrost_fails("its dumps have no text"),
     Test::new("dump-circle", &["G2"], circle)
+        .needs(&[Need::Board])
         .panfrost_fails("its dumps do not say where a chain goes"),
     Test::new("dump-fault", &["B5", "G2"], fault).panfrost_fails(TIMEOUTS),
     Test::new("dump-bad-chain", &["G2"], bad_chain).panfrost_fails(TIMEOUTS),
@@ -81,7 +82,9 @@ pub(super) const TESTS: &[Test] = &[
 
 /// Has a chain hang that lists other BOs, and waits until its fence has signalled.
 fn hang_with(device: &Device, bos: &[&Bo]) -> Result<Chain, Stop> {
-    Board::open()?.order(Opcode::HangNextJob, &[1, 1])?;
+    // Its orders are withdrawn when this is dropped.
+    let board = Board::open()?;
+    board.order(Opcode::HangNextJob, &[1, 1])?;
     let mut chain = Chain::new(device, 4096)?;
     chain.null();
     submit(device, &chain, bos)?;
@@ -198,10 +201,13 @@ fn hang_text(gpu: &Gpu) -> Outcome {
     works(&device)
 }
 
-/// A chain that runs in a circle is walked once.
+/// A chain that runs in a circle is walked once. Whether the driver has seen it run so or not, this
+/// one does not stop softly.
 fn circle(gpu: &Gpu) -> Outcome {
     let dumps = Dumps::of(gpu)?;
     let device = gpu.open()?;
+    let board = Board::open()?;
+    board.order(Opcode::IgnoreSoftStop, &[1])?;
     let mut chain = Chain::new(&device, 4096)?;
     chain.endless();
     submit(&device, &chain, &[])?;
