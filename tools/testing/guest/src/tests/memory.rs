@@ -35,6 +35,7 @@ use super::target;
 use super::Random;
 
 pub(super) mod bounce;
+pub(super) mod closing;
 pub(super) mod evict;
 pub(super) mod limits;
 pub(super) mod waits;

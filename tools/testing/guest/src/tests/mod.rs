@@ -74,6 +74,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         private::TESTS,
         lifetime::TESTS,
         memory::TESTS,
+        memory::closing::TESTS,
         memory::evict::TESTS,
         memory::limits::TESTS,
         memory::waits::TESTS,
