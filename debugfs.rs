@@ -132,7 +132,13 @@ impl File<Driver> for Gems {
             ret = ret.and_then(|()| {
                 write!(f, "{:>7}  {:>7}", bo.creator(), info.handles)?;
                 write!(f, " {:>8} {:>7}", info.maps, info.pins)?;
-                write!(f, " {:>11} {:>11}  {:<8}", info.size, resident, state_name(state))?;
+                write!(
+                    f,
+                    " {:>11} {:>11}  {:<8}",
+                    info.size,
+                    resident,
+                    state_name(state)
+                )?;
                 // A question mark means that user space does not need the content.
                 f.write_str(if info.dont_need { " ?  " } else { "    " })?;
                 bo.write_label(f)?;

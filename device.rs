@@ -342,9 +342,7 @@ impl platform::Driver for PlatformDriver {
         let limit_ms = crate::module_parameters::job_limit_ms
             .value()
             .clamp(timeout_ms, 3_600_000);
-        let dump_mib = crate::module_parameters::dump_limit_mib
-            .value()
-            .min(1024);
+        let dump_mib = crate::module_parameters::dump_limit_mib.value().min(1024);
         // There are no files in sysfs that tell.
         dev_info!(
             dev,
@@ -470,8 +468,8 @@ fn power_up<'a>(pdev: &'a platform::Device<Core<'_>>, soc: Soc) -> Result<Gpu<'a
     Ok(Gpu(inner))
 }
 
-/// Resets a GPU that nobody uses yet and turns its cores on. If that fails, cuts its power, which no
-/// fence depends on, and tries once more.
+/// Resets a GPU that nobody uses yet, and turns its cores on. If that fails, cuts the power, which
+/// no fence depends on, and tries once more.
 fn bring_up(dev: &device::Device<Bound>, chip: &Family<'_>, supply: &Supply<'_>) -> Result {
     match chip.reset().and_then(|()| chip.power_on()) {
         // The device is gone.

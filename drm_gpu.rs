@@ -83,7 +83,8 @@ mod job;
 mod mmu;
 mod shrinker;
 
-/// Hardware: the [contract](hw::contract) of a family of GPUs, and the family that this driver is for.
+/// Hardware: the [contract](hw::contract) of a family of GPUs, and the family that this driver is
+/// for.
 mod hw {
     mod contract;
     pub(crate) mod dump;

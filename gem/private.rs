@@ -115,8 +115,7 @@ impl Record {
             .map(|earlier| &earlier.fence);
 
         // Fully qualified, as `PinInit` has a method `chain` as well.
-        Iterator::chain(iter::once(&self.fence), before)
-            .filter(|fence| !fence.is_marked_signaled())
+        Iterator::chain(iter::once(&self.fence), before).filter(|fence| !fence.is_marked_signaled())
     }
 }
 

@@ -184,7 +184,10 @@ mod suite {
         assert!(bo.is_private());
         assert!(waits_for(&lock, &[&bo], &[&a, &c])?);
 
-        bo.share(&lock, |fence| Ok(moved.push(ARef::from(fence), GFP_KERNEL)?))?;
+        bo.share(
+            &lock,
+            |fence| Ok(moved.push(ARef::from(fence), GFP_KERNEL)?),
+        )?;
         assert!(!bo.is_private());
         assert_eq!(moved.len(), 2);
         for job in [&a, &c] {

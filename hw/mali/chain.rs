@@ -217,7 +217,11 @@ mod tests {
     fn chains_are_walked() -> Result {
         let mut memory = [0; 256];
 
-        put(&mut memory, 0, [1, 0, 0, 0, 2 << 1 | 1 | 3 << 16, 0, 0x1040, 0]);
+        put(
+            &mut memory,
+            0,
+            [1, 0, 0, 0, 2 << 1 | 1 | 3 << 16, 0, 0x1040, 0],
+        );
         put(
             &mut memory,
             0x40,
@@ -243,7 +247,9 @@ mod tests {
             lines(0x9008, &memory)?.to_bytes() == b"0x9008 here, not aligned: not in the dump\n"
         );
         // The header is not there in full.
-        assert!(lines(0x10f0, &memory)?.to_bytes().ends_with(b"not in the dump\n"));
+        assert!(lines(0x10f0, &memory)?
+            .to_bytes()
+            .ends_with(b"not in the dump\n"));
 
         put(&mut memory, 0, [0, 0, 0, 0, 1 << 1, 0, 0x1040, 0]);
         put(&mut memory, 0x40, [0, 0, 0, 0, 1 << 1, 0, 0x1080, 0]);

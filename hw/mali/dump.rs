@@ -257,12 +257,14 @@ fn space_status(value: u32, f: &mut Formatter<'_>) -> fmt::Result {
 fn gpu_status(value: u32, f: &mut Formatter<'_>) -> fmt::Result {
     let status = GPU_STATUS::from_raw(value);
 
-    f.write_str(match (status.perfcnt_active(), status.cycle_count_active()) {
-        (false, false) => "no counters",
-        (false, true) => "cycle counter",
-        (true, false) => "performance counters",
-        (true, true) => "cycle and performance counters",
-    })
+    f.write_str(
+        match (status.perfcnt_active(), status.cycle_count_active()) {
+            (false, false) => "no counters",
+            (false, true) => "cycle counter",
+            (true, false) => "performance counters",
+            (true, true) => "cycle and performance counters",
+        },
+    )
 }
 
 fn gpu_fault(value: u32, f: &mut Formatter<'_>) -> fmt::Result {
@@ -379,7 +381,9 @@ mod tests {
         let mut has = |line: &[u8]| lines.any(|shown| shown == line);
 
         assert!(has(b"0x0140 SHADER_READY_LO      0x00000058"));
-        assert!(has(b"0x1824 JS_STATUS            0x00000058 DATA_INVALID_FAULT"));
+        assert!(has(
+            b"0x1824 JS_STATUS            0x00000058 DATA_INVALID_FAULT"
+        ));
         Ok(())
     }
 }

@@ -120,11 +120,7 @@ impl Source<'_> {
 
 /// Lists the memory of a job: the piece with the beginning of the chain first, then those with
 /// shaders, and small ones before large ones.
-fn sources<'a>(
-    gpu: &Gpu<'_>,
-    record: &Record,
-    memory: &'a JobMemory,
-) -> Result<KVVec<Source<'a>>> {
+fn sources<'a>(gpu: &Gpu<'_>, record: &Record, memory: &'a JobMemory) -> Result<KVVec<Source<'a>>> {
     let mut sources = KVVec::new();
 
     for mapping in &memory.mappings {

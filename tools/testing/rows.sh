@@ -299,7 +299,7 @@ igt_lane() {
 }
 
 # Tests that have the timer stop jobs: they count on the driver's own timeout.
-TIMED='recover- irq- stress unplug- pressure- share- desktop-'
+TIMED='recover- irq- stress unplug- pressure- share- desktop- dump-'
 
 # Tests that have a count, which --long makes large.
 LARGE='under-load fault-storm stress desktop-'

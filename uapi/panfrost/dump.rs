@@ -213,7 +213,11 @@ mod tests {
             size,
             ..Piece::default()
         };
-        let mut pieces = [piece(0x1000, 2 * PAGE_SIZE), piece(0x8000, 0), piece(0x9000, 100)];
+        let mut pieces = [
+            piece(0x1000, 2 * PAGE_SIZE),
+            piece(0x8000, 0),
+            piece(0x9000, 100),
+        ];
         let mut dump = Dump {
             chain: 0x1_0000_1040,
             product: 0x7212,

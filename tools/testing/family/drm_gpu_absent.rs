@@ -7,7 +7,11 @@
 //! this file beside `drm_gpu.rs`, which it resembles, and builds a module of it; `family-run` loads
 //! that in a guest.
 
-#![expect(dead_code, reason = "an interface without ioctls calls little of the core")]
+#![expect(
+    dead_code,
+    unused_imports,
+    reason = "an interface without ioctls calls little of the core"
+)]
 
 mod debugfs;
 mod device;
@@ -51,6 +55,10 @@ kernel::module_platform_driver! {
         },
         job_limit_ms: u32 {
             default: 10_000,
+            description: "As in drm_gpu",
+        },
+        dump_limit_mib: u32 {
+            default: 0,
             description: "As in drm_gpu",
         },
     },

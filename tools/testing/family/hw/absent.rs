@@ -74,11 +74,16 @@ kernel::of_device_table!(
     ]
 );
 
+/// The identity of a GPU, and the configuration of an address space.
+#[derive(Clone)]
+pub(crate) struct Unknown;
+
 /// A GPU of the family.
 pub(crate) struct Absent<'a>(PhantomData<&'a ()>);
 
 impl<'a> Chip<'a> for Absent<'a> {
     type Overrides = ();
+    type Identity = Unknown;
     type Error = Nothing;
 
     const OF_TABLE: of::IdTable<Soc<()>> = &OF_IDS;
@@ -90,6 +95,10 @@ impl<'a> Chip<'a> for Absent<'a> {
 
         dev_info!(dev, "no GPU of this family\n");
         Err(ENODEV)
+    }
+
+    fn identity(&self) -> &Unknown {
+        &Unknown
     }
 
     fn dma_bits(&self) -> u32 {
@@ -162,7 +171,7 @@ impl AccessFault for Nothing {
 }
 
 impl Walker for Gpu<'_> {
-    type Config = ();
+    type Config = Unknown;
     type Fault = Nothing;
 
     fn present(&self) -> u32 {
@@ -173,7 +182,7 @@ impl Walker for Gpu<'_> {
         false
     }
 
-    fn enable(&self, _nr: u8, _config: &()) -> Result {
+    fn enable(&self, _nr: u8, _config: &Unknown) -> Result {
         Err(ENODEV)
     }
 
@@ -215,7 +224,7 @@ impl Tables for Gpu<'_> {
         }
     }
 
-    fn config_of(&self, _root: TableRoot) -> Result {
+    fn config_of(&self, _root: TableRoot) -> Result<Unknown> {
         Err(EOVERFLOW)
     }
 }

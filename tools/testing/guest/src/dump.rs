@@ -178,7 +178,12 @@ impl Section<'_> {
 
 /// Little-endian words.
 fn words(bytes: &[u8]) -> Vec<u32> {
-    let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |all, &byte| all << 8 | u32::from(byte));
+    let word = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .rev()
+            .fold(0, |all, &byte| all << 8 | u32::from(byte))
+    };
     bytes.chunks_exact(4).map(word).collect()
 }
 
@@ -201,7 +206,10 @@ pub fn sections(bytes: &[u8]) -> Result<Vec<Section<'_>>, Stop> {
             check!(offset % HEADER == 0 && headers >= 3, "data at {offset:#x}");
         }
         // No gap but for alignment, and no overlap.
-        check!((end..end + 8).contains(&offset), "{n}: {offset:#x} after {end:#x}");
+        check!(
+            (end..end + 8).contains(&offset),
+            "{n}: {offset:#x} after {end:#x}"
+        );
         end = offset + size;
         let data = bytes.get(offset..end);
         sections.push(Section {
@@ -210,7 +218,11 @@ pub fn sections(bytes: &[u8]) -> Result<Vec<Section<'_>>, Stop> {
             data: data.ok_or_else(|| Stop::fail(format!("section {n} is cut off")))?,
         });
     }
-    check!(end == bytes.len(), "{} bytes behind the last section", bytes.len() - end);
+    check!(
+        end == bytes.len(),
+        "{} bytes behind the last section",
+        bytes.len() - end
+    );
     Ok(sections)
 }
 

@@ -66,7 +66,10 @@ mod suite {
         let mut mm = Mm::<u32>::new(0x100..0x1000)?;
         assert!(mm.find_at_or_below(u64::MAX).is_none());
 
-        for (id, range) in [0x200..0x300, 0x300..0x301, 0x800..0x1000].into_iter().enumerate() {
+        for (id, range) in [0x200..0x300, 0x300..0x301, 0x800..0x1000]
+            .into_iter()
+            .enumerate()
+        {
             let alloc = NodeAlloc::new(GFP_KERNEL)?;
             assert!(mm.insert_at(alloc, range, 0, |_| id as u32).is_ok());
         }

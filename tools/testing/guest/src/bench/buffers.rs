@@ -21,9 +21,11 @@ pub(super) const ROWS: &[Row] = &[
     total_row("total-create-4k", "CREATE_BO and GEM_CLOSE, 4 KiB", |gpu| {
         create_close(gpu, 4 << 10, 50)
     }),
-    total_row("total-create-64k", "CREATE_BO and GEM_CLOSE, 64 KiB", |gpu| {
-        create_close(gpu, 64 << 10, 50)
-    }),
+    total_row(
+        "total-create-64k",
+        "CREATE_BO and GEM_CLOSE, 64 KiB",
+        |gpu| create_close(gpu, 64 << 10, 50),
+    ),
     total_row("total-create-1m", "CREATE_BO and GEM_CLOSE, 1 MiB", |gpu| {
         create_close(gpu, 1 << 20, 10)
     }),
@@ -69,7 +71,11 @@ pub(super) const ROWS: &[Row] = &[
 ];
 
 /// A row about memory, whose clearing is no part of it.
-const fn total_row(name: &'static str, what: &'static str, run: fn(&Gpu) -> Result<u64, Stop>) -> Row {
+const fn total_row(
+    name: &'static str,
+    what: &'static str,
+    run: fn(&Gpu) -> Result<u64, Stop>,
+) -> Row {
     Row::new(name, what, Aim::HALF, run).ordinary()
 }
 

@@ -75,10 +75,7 @@ const ASLEEP: Duration = Duration::from_millis(200);
 const SAMPLES: usize = 5;
 
 /// Instructions from the beginning of something until the machine is quiet.
-fn until_quiet(
-    clearing: Clearing,
-    what: impl FnOnce() -> Result<(), Stop>,
-) -> Result<u64, Stop> {
+fn until_quiet(clearing: Clearing, what: impl FnOnce() -> Result<(), Stop>) -> Result<u64, Stop> {
     let before = Executed::now()?;
     marked(|| {
         what()?;

@@ -3,8 +3,8 @@
 //! Frames, with the ioctls that Mesa makes for one.
 //!
 //! The BOs of a frame's transient data are from a pool: taken (WAIT_BO without waiting, MADVISE)
-//! before they are filled, given back (MADVISE) once the frame has been submitted. A tiler chain and
-//! a fragment chain list all BOs. Then the program waits for the frame before.
+//! before they are filled, given back (MADVISE) once the frame has been submitted. A tiler chain
+//! and a fragment chain list all BOs. Then the program waits for the frame before.
 
 use model::control::Opcode;
 
@@ -72,15 +72,21 @@ pub(super) const ROWS: &[Row] = &[
     busy("frame-8-busy", "a frame of 8 BOs, the GPU is busy", |gpu| {
         frames(gpu, SMALL, true)
     }),
-    busy("frame-30-busy", "a frame of 30 BOs, the GPU is busy", |gpu| {
-        frames(gpu, USUAL, true)
-    }),
-    busy("frame-100-busy", "a frame of 100 BOs, the GPU is busy", |gpu| {
-        frames(gpu, LARGE, true)
-    }),
-    busy("frame-300-busy", "a frame of 300 BOs, the GPU is busy", |gpu| {
-        frames(gpu, HUGE, true)
-    }),
+    busy(
+        "frame-30-busy",
+        "a frame of 30 BOs, the GPU is busy",
+        |gpu| frames(gpu, USUAL, true),
+    ),
+    busy(
+        "frame-100-busy",
+        "a frame of 100 BOs, the GPU is busy",
+        |gpu| frames(gpu, LARGE, true),
+    ),
+    busy(
+        "frame-300-busy",
+        "a frame of 300 BOs, the GPU is busy",
+        |gpu| frames(gpu, HUGE, true),
+    ),
 ];
 
 /// Measures a row.
@@ -91,8 +97,8 @@ const fn idle(name: &'static str, what: &'static str, run: Run) -> Row {
     Row::new(name, what, Aim::HALF, run).ordinary()
 }
 
-/// The tiler chain of a frame ends when the program comes to wait for that frame, which it does once
-/// the next one is submitted. The driver hears of it while the program waits.
+/// The tiler chain of a frame ends when the program comes to wait for that frame, which it does
+/// once the next one is submitted. The driver hears of it while the program waits.
 const fn busy(name: &'static str, what: &'static str, run: Run) -> Row {
     Row::new(name, what, Aim::HALF, run)
 }

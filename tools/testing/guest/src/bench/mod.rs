@@ -8,8 +8,9 @@
 //!
 //! There are two kinds of rows. Those that use [`time`] are the time until a call returns. The
 //! program has real-time priority then, above interrupt threads and workers, so work that a driver
-//! leaves to them is not counted unless the call waits for it. Those that use [`total`] are all that
-//! is executed, by anybody, until the machine is quiet again. They need `profile.c`, which counts.
+//! leaves to them is not counted unless the call waits for it. Those that use [`total`] are all
+//! that is executed, by anybody, until the machine is quiet again. They need `profile.c`, which
+//! counts.
 //!
 //! A row is measured many times and the median is taken: ticks and other interrupts fall on some of
 //! the samples. The first samples, which warm caches of all kinds up, are not among them.

@@ -3,8 +3,8 @@
 //! Measures rows and prints `name<TAB>aim<TAB>base<TAB>unit<TAB>reason<TAB>what<TAB>number` for
 //! each: the aim in hundredths of C panfrost's, the row above which it is (or `-`), why it is not a
 //! half (or `-`), and `-` for a row that could not be measured. Arguments are parts of the names of
-//! the rows that are wanted; without them all are, but those that want a guest for themselves. After
-//! `--exact` they are whole names. After `--again`, which comes first, what is not counted in
+//! the rows that are wanted; without them all are, but those that want a guest for themselves.
+//! After `--exact` they are whole names. After `--again`, which comes first, what is not counted in
 //! instructions is left out: it is the same each time. Exit status: 0 if all could be measured.
 
 use std::process::ExitCode;
@@ -55,8 +55,7 @@ fn main() -> ExitCode {
             filter.iter().any(|text| row.name == text)
         } else {
             !row.alone
-                && (filter.is_empty()
-                    || filter.iter().any(|text| row.name.contains(text.as_str())))
+                && (filter.is_empty() || filter.iter().any(|text| row.name.contains(text.as_str())))
         }
     };
     let Some(node) = Node::all().into_iter().next() else {

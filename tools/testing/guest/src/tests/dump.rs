@@ -149,7 +149,10 @@ fn hang(gpu: &Gpu) -> Outcome {
     check_eq!(head.bos(), 2);
     check_eq!(head.data.len(), 31 * 8);
     check_eq!(register(&sections, JS_HEAD_LO)?, chain.head() as u32);
-    check_eq!(register(&sections, JS_HEAD_HI)?, (chain.head() >> 32) as u32);
+    check_eq!(
+        register(&sections, JS_HEAD_HI)?,
+        (chain.head() >> 32) as u32
+    );
     check_eq!(register(&sections, JS_STATUS)?, ACTIVE);
 
     let mut pages = 0;
@@ -164,7 +167,10 @@ fn hang(gpu: &Gpu) -> Outcome {
         let addresses = sections[1].words();
         for page in first..first + content.len() / 4096 {
             let address = u64::from(addresses[2 * page]) | u64::from(addresses[2 * page + 1]) << 32;
-            check!(address != 0 && address % 4096 == 0, "page {page} at {address:#x}");
+            check!(
+                address != 0 && address % 4096 == 0,
+                "page {page} at {address:#x}"
+            );
             pages += 1;
         }
     }
@@ -256,13 +262,13 @@ fn bad_chain(gpu: &Gpu) -> Outcome {
     let bytes = dumps.wait()?;
     let sections = sections(&bytes)?;
     let kinds: Vec<_> = sections.iter().map(|section| section.kind).collect();
-    check_eq!(
-        kinds,
-        [kind::REGISTERS, kind::PAGES, kind::END, kind::TEXT]
-    );
+    check_eq!(kinds, [kind::REGISTERS, kind::PAGES, kind::END, kind::TEXT]);
     check_eq!(sections[0].bos(), 0);
     let text = text(&sections)?;
-    check!(text.contains("0x800000000 (no BO): not in the dump"), "{text}");
+    check!(
+        text.contains("0x800000000 (no BO): not in the dump"),
+        "{text}"
+    );
     works(&device)
 }
 

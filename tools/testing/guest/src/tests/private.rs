@@ -40,8 +40,12 @@ use super::Random;
 use super::PATTERN64;
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("sync-implicit-past-cancelled", &["C1", "F7"], past_cancelled)
-        .needs(&[Need::Gate, Need::Minor(5)]),
+    Test::new(
+        "sync-implicit-past-cancelled",
+        &["C1", "F7"],
+        past_cancelled,
+    )
+    .needs(&[Need::Gate, Need::Minor(5)]),
     Test::new("sync-implicit-by-name", &["A1", "C1"], by_name).needs(&[Need::Gate]),
     Test::new("sync-implicit-mixed", &["A1", "C1", "C5"], mixed).needs(&[Need::Gate]),
     Test::new("sync-implicit-at-random", &["A1", "A2", "C1"], at_random)
@@ -329,14 +333,22 @@ fn active(gpu: &Gpu) -> Outcome {
     check_eq!(sums()?, (busy, 0));
     gate.open()?;
     bo.wait(PATIENCE)?;
-    check!(wait_for(PATIENCE, || Ok(sums()? == (0, 0)))?, "{:?}", sums()?);
+    check!(
+        wait_for(PATIENCE, || Ok(sums()? == (0, 0)))?,
+        "{:?}",
+        sums()?
+    );
     drop(dmabuf);
 
     let (last, _last_map) = target(&device, SIZE)?;
     chain.rearm();
     chain.run(&[&last])?;
     check!(last.madvise(uapi::MADV_DONTNEED)?);
-    check!(wait_for(PATIENCE, || Ok(sums()? == (0, SIZE)))?, "{:?}", sums()?);
+    check!(
+        wait_for(PATIENCE, || Ok(sums()? == (0, SIZE)))?,
+        "{:?}",
+        sums()?
+    );
     Ok(())
 }
 

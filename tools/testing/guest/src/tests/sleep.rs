@@ -43,7 +43,10 @@ fn refused(gpu: &Gpu) -> Outcome {
     let mut log = KernelLog::from_now();
     let errno = suspend().err().and_then(|e| e.raw_os_error());
     check_eq!(errno, Some(libc::EBUSY));
-    logged(&mut log, &["the system cannot sleep while this driver has the GPU"])?;
+    logged(
+        &mut log,
+        &["the system cannot sleep while this driver has the GPU"],
+    )?;
 
     works(&device)
 }

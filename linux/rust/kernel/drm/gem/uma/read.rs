@@ -38,12 +38,7 @@ unsafe fn copy_page(page: *mut bindings::page, out: &mut [u8]) -> u64 {
     // SAFETY: By the safety requirements, and `out` has room for `len` bytes, which are no more
     // than a page has. C copies, since the memory may change meanwhile.
     unsafe {
-        bindings::memcpy_from_page(
-            out.as_mut_ptr().cast(),
-            page,
-            0,
-            out.len().min(PAGE_SIZE),
-        );
+        bindings::memcpy_from_page(out.as_mut_ptr().cast(), page, 0, out.len().min(PAGE_SIZE));
         (bindings::page_to_pfn(page) as u64) << PAGE_SHIFT
     }
 }

@@ -222,9 +222,7 @@ mod suite {
             fences.push(last.clone(), GFP_KERNEL)?;
         }
         let ended = || {
-            let ended = fences
-                .iter()
-                .filter(|fence| fence.status() == failed(EIO));
+            let ended = fences.iter().filter(|fence| fence.status() == failed(EIO));
             ended.count()
         };
         bench.fake.log.lock().refuse = Some(StartError::Failed(EIO));
