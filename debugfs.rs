@@ -141,7 +141,7 @@ impl File<Driver> for Gems {
                 )?;
                 // A question mark means that user space does not need the content.
                 f.write_str(if info.dont_need { " ?  " } else { "    " })?;
-                bo.write_label(f)?;
+                bo.write_label(usize::MAX, f)?;
                 f.write_str("\n")
             });
         });

@@ -8,11 +8,14 @@
 //! afterwards, it leaves its mappings to the dump ([`Dumps::give`]) instead of dropping them. A
 //! worker that no fence depends on then copies the memory and publishes the dump ([`report`]).
 //! Until that is done, the mappings are kept like those of any job that has ended: reclaim may
-//! evict or purge their memory, and a dump says so.
+//! evict or purge the memory of BOs that have a handle, and a dump says so. Those whose last handle
+//! is closed meanwhile stay mapped until the dump is made, so that a client which gives up or is
+//! killed after a hang does not take the reason along.
 //!
 //! Triggers are: a job that did not stop softly in time, or whose chain runs in a circle; a job
 //! that faults, or whose address space does; and a reset that fails while a job runs. There is one
-//! dump at a time: nothing is begun while another dump is being made, or can still be read.
+//! dump at a time: nothing is begun while another dump is being made, or can still be read, nor for
+//! a while after a dump could not be made or published.
 //!
 //! Lock: a spinlock, which nests inside that of the queue and is a leaf.
 
@@ -64,6 +67,13 @@ use super::{
     Started, //
 };
 
+/// The time for which no dump is begun after one that could not be made.
+const FAILED_PAUSE: Delta = Delta::from_secs(1);
+
+/// The time for which no dump is begun after one that was dropped at once: dumps are disabled, or
+/// there still is one from before the driver was bound.
+const DROPPED_PAUSE: Delta = Delta::from_secs(30);
+
 /// The registers of the GPU.
 type Snapshot = <Gpu<'static> as Inspect>::Snapshot;
 
@@ -98,7 +108,9 @@ impl Why {
             Self::Hang => "hang: the job has run for too long and did not stop softly",
             Self::Circle => "hang: the job has run for too long, and its chain runs in a circle",
             Self::Fault => "fault: the job has failed",
-            Self::SpaceFault => "fault: an access in the address space of the job has failed",
+            Self::SpaceFault => {
+                "fault: an access by this job, or another of its address space, has failed"
+            }
             Self::Reset => "reset: the GPU could not be reset",
         }
     }
@@ -181,6 +193,8 @@ struct Inner {
     lost: bool,
     /// The dump that was published last.
     last: Option<Coredump>,
+    /// When there was to be a dump last, if there is none, and how long none is begun after that.
+    pause: Option<(Instant<Monotonic>, Delta)>,
 }
 
 /// The dumps of a device.
@@ -205,6 +219,7 @@ impl Dumps {
                         state: State::Idle,
                         lost: false,
                         last: None,
+                        pause: None,
                     },
                     "drm_gpu::job::dumps"
                 ),
@@ -218,6 +233,7 @@ impl Dumps {
         self.config.limit != 0
             && matches!(inner.state, State::Idle)
             && !inner.last.as_ref().is_some_and(Coredump::exists)
+            && inner.pause.is_none_or(|(at, pause)| at.elapsed() >= pause)
     }
 
     /// Begins the dump of a job in a slot, unless there is a dump already. `now` is the time of the
@@ -333,14 +349,21 @@ impl Dumps {
         }
     }
 
-    /// Ends the dump that was [taken](Self::take). `published` is the dump if there is one.
-    fn finish(&self, published: Option<Coredump>) {
+    /// Ends the dump that was [taken](Self::take). `published` is what [`report::publish`] has
+    /// returned.
+    fn finish(&self, published: Result<Coredump>) {
         let mut inner = self.inner.lock();
+        let pause = match published {
+            Ok(dump) => {
+                inner.last = Some(dump);
+                None
+            }
+            Err(EBUSY) => Some(DROPPED_PAUSE),
+            Err(_) => Some(FAILED_PAUSE),
+        };
 
         inner.state = State::Idle;
-        if published.is_some() {
-            inner.last = published;
-        }
+        inner.pause = pause.map(|pause| (Instant::now(), pause));
     }
 
     /// Drops what a dump has that is not published yet. The worker does not run any more. Sleeps.
@@ -378,6 +401,6 @@ impl Jobs {
         // Without the guard: this may drop the last reference to a BO, and freeing that can wait
         // for tasks that wait for the guard.
         drop(memory);
-        started.dumps.finish(published.flatten());
+        started.dumps.finish(published.unwrap_or(Err(ENODEV)));
     }
 }

@@ -114,7 +114,10 @@ impl Jobs {
 
                     running.job.faulted.store(true, Relaxed);
                     hit.get_or_insert_with(|| Subject::new(slot, running.job));
-                    started.dumps.begin(Why::SpaceFault, gpu, &running, now);
+                    // The job at fault is not known. It is most likely a current one.
+                    if position == Position::Current {
+                        started.dumps.begin(Why::SpaceFault, gpu, &running, now);
+                    }
                     loaded.stop(slot, position, Stop::Hard);
                 }
             }

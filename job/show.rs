@@ -3,6 +3,7 @@
 //! The jobs as debugfs shows them.
 
 use kernel::{
+    alloc::Flags,
     drm::job_queue::{
         Position,
         Whereabouts, //
@@ -49,9 +50,14 @@ impl From<Whereabouts<'_>> for At {
 }
 
 /// Prints the jobs that have not ended: where each is, whose it is, and the timeline of its fence.
-pub(super) fn show_jobs(started: &Started, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// Allocates memory with `flags`.
+pub(super) fn show_jobs(
+    started: &Started,
+    flags: Flags,
+    f: &mut fmt::Formatter<'_>,
+) -> fmt::Result {
     // A failure is shown as text and is not an error, since the reader can try again.
-    let Ok(mut jobs) = KVec::with_capacity(MAX_SHOWN, GFP_KERNEL) else {
+    let Ok(mut jobs) = KVec::with_capacity(MAX_SHOWN, flags) else {
         return writeln!(f, "no memory to list the jobs");
     };
     let count = started.queue.look(&mut jobs, |look| {
@@ -101,7 +107,7 @@ impl Jobs {
         writeln!(f, "interrupts lost or late: {lost}")?;
         writeln!(f, "second entries that were not free yet: {missed_entries}")?;
         match self.started() {
-            Ok(started) => show_jobs(started, f),
+            Ok(started) => show_jobs(started, GFP_KERNEL, f),
             Err(_) => Ok(()),
         }
     }

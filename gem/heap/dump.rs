@@ -16,15 +16,16 @@ impl Heap {
         first
     }
 
-    /// Copies a chunk. Calls `f` with the number and the physical address of each page. Returns
-    /// whether the chunk is mapped. Sleeps. Jobs for which the heap has to grow wait until that is
-    /// done.
+    /// Copies a chunk from its page `first` on. Calls `f` with the number, which is 0 for page
+    /// `first`, and the physical address of each page. Returns whether the chunk is mapped. Sleeps.
+    /// Jobs for which the heap has to grow wait until that is done, so `out` should be small.
     ///
-    /// Errors: `EINVAL` unless `out` has the size of a chunk.
+    /// Errors: `EINVAL` if `out` ends behind the chunk.
     pub(in super::super) fn read(
         &self,
         gpu: &Gpu<'_>,
         index: usize,
+        first: usize,
         out: &mut [u8],
         f: impl FnMut(usize, u64),
     ) -> Result<bool> {
@@ -33,6 +34,6 @@ impl Heap {
         if inner.is_stuck(index) {
             return Ok(false);
         }
-        inner.chunks.read(gpu.dev(), index, out, f)
+        inner.chunks.read(gpu.dev(), index, first, out, f)
     }
 }

@@ -15,6 +15,7 @@ use kernel::{
         self,
         Formatter, //
     },
+    page::PAGE_SIZE,
     prelude::*, //
 };
 
@@ -30,6 +31,9 @@ use crate::{
         object::BoData, //
     }, //
 };
+
+/// The number of bytes of a label that are shown at most.
+const LABEL: usize = 64;
 
 impl Mapping {
     /// Returns the number of bytes that the mapping has addresses for.
@@ -53,9 +57,10 @@ impl Mapping {
         (from == 0 && BoData::resident_size(&self.bo) != 0).then(|| (0, self.bo.size()))
     }
 
-    /// Copies the piece of memory at `offset`, which [`Self::next_piece`] has returned, to `out`.
-    /// Calls `f` with the number and the physical address of each page. Returns whether the memory
-    /// is still there.
+    /// Copies memory from `offset` on, which is a multiple of the page size, to `out`. All of it is
+    /// in one piece that [`Self::next_piece`] has returned. Calls `f` with the number, which is 0
+    /// for the page at `offset`, and the physical address of each page. Returns whether the memory
+    /// is still there. Locks are held until all is copied, so `out` should be small.
     pub(crate) fn read(
         &self,
         gpu: &Gpu<'_>,
@@ -64,15 +69,17 @@ impl Mapping {
         f: impl FnMut(usize, u64),
     ) -> Result<bool> {
         if let Some(heap) = self.heap() {
-            return heap.read(gpu, offset / CHUNK, out, f);
+            return heap.read(gpu, offset / CHUNK, offset % CHUNK / PAGE_SIZE, out, f);
         }
+        let first = offset / PAGE_SIZE;
+
         if self.bo.is_user() {
             return match &self.inner.lock().memory {
-                MappedMemory::User(memory) => memory.range()?.read(out, f),
+                MappedMemory::User(memory) => memory.range()?.read(first, out, f),
                 _ => Ok(false),
             };
         }
-        self.bo.read(gpu.dev(), out, f)
+        self.bo.read(gpu.dev(), first, out, f)
     }
 
     /// Writes what is known of the BO, in one line.
@@ -92,7 +99,7 @@ impl Mapping {
             }
         }
         write!(f, ", label \"")?;
-        self.bo.write_label(f)?;
+        self.bo.write_label(LABEL, f)?;
         writeln!(f, "\"")
     }
 }

@@ -16,8 +16,12 @@ use kernel::{
         Formatter,
         Write as _, //
     },
+    page::PAGE_SIZE,
     prelude::*,
-    sync::atomic::Acquire, //
+    sync::{
+        atomic::Acquire,
+        Arc, //
+    }, //
 };
 
 use crate::{
@@ -45,15 +49,23 @@ use crate::job::{
 /// The number of pieces of memory that a dump has at most.
 const MAX_PIECES: usize = 1024;
 
-/// The length of the text at most, in bytes.
-const MAX_TEXT: usize = 64 << 10;
+/// The length of the text at most, in bytes. Two chains and all jobs that are shown have room.
+const MAX_TEXT: usize = 192 << 10;
+
+/// The end of a text that was cut off.
+const CUT_OFF: &str = "\n(cut off)\n";
+
+/// The number of pages that are copied in one go: others wait for the locks that are held.
+const PART: usize = 64;
 
 /// Returns the allocation flags: a dump is not worth much effort, and its absence no warning.
 fn flags() -> Flags {
     GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN
 }
 
-/// Makes and publishes a dump. Returns [`None`] if that fails, or if unbind has begun.
+/// Makes and publishes a dump.
+///
+/// Errors: `EBUSY` if it was dropped at once, `ENODEV` if unbind has begun, `ENOMEM`, `EOVERFLOW`.
 pub(super) fn publish(
     jobs: &Jobs,
     started: &Started,
@@ -61,7 +73,7 @@ pub(super) fn publish(
     record: &Record,
     memory: &JobMemory,
     lost: bool,
-) -> Option<Coredump> {
+) -> Result<Coredump> {
     let make = |limit| {
         let report = Report {
             jobs,
@@ -74,29 +86,32 @@ pub(super) fn publish(
 
         report.make(limit)
     };
-    // If there is little memory, registers and text are better than nothing.
-    let data = match make(started.dumps.config.limit) {
-        Err(ENOMEM) => make(0),
-        result => result,
+    // If there is little memory, the chain, or just registers and text, are better than nothing.
+    let limit = started.dumps.config.limit;
+    let retry = |error, limit| match error {
+        ENOMEM => make(limit),
+        _ => Err(error),
     };
+    let data = make(limit)
+        .or_else(|error| retry(error, limit / 8))
+        .or_else(|error| retry(error, 0));
 
     match data.and_then(|data| Coredump::publish(gpu.dev(), data)) {
+        Ok(dump) if !dump.exists() => Err(EBUSY),
         Ok(dump) => {
-            if dump.exists() {
-                dev_notice!(
-                    gpu.dev(),
-                    "a device coredump was made: {}; {}\n",
-                    record.why.text(),
-                    record.subject
-                );
-            }
-            Some(dump)
+            dev_notice!(
+                gpu.dev(),
+                "a device coredump was made: {}; {}\n",
+                record.why.text(),
+                record.subject
+            );
+            Ok(dump)
         }
         Err(error) => {
             if error != ENODEV && gpu.log.allows() {
                 dev_notice!(gpu.dev(), "no device coredump: {:?}\n", error);
             }
-            None
+            Err(error)
         }
     }
 }
@@ -116,14 +131,41 @@ impl Source<'_> {
 
         start..start + self.size as u64
     }
+
+    /// If `address` is in the source, but that has more than `most` bytes, leaves only the pages
+    /// around the address: no more than half of `most`, so that there is room for other pieces.
+    fn narrow(&mut self, address: u64, most: usize) {
+        let down = |offset: usize| offset / PAGE_SIZE * PAGE_SIZE;
+        let size = down(most / 2);
+
+        if self.size > most && size != 0 && self.range().contains(&address) {
+            // Less than the size.
+            let at = (address - self.range().start) as usize;
+            // A chain is mostly written in ascending order.
+            let start = down(at).saturating_sub(down(size / 4));
+            let start = start.min(self.size - size);
+
+            self.offset += start;
+            self.size = size;
+        }
+    }
 }
 
 /// Lists the memory of a job: the piece with the beginning of the chain first, then those with
 /// shaders, and small ones before large ones.
 fn sources<'a>(gpu: &Gpu<'_>, record: &Record, memory: &'a JobMemory) -> Result<KVVec<Source<'a>>> {
     let mut sources = KVVec::new();
+    let has_chain = |mapping: &&Arc<Mapping>| {
+        let start = mapping.va();
 
-    for mapping in &memory.mappings {
+        (start..start + mapping.size()).contains(&record.chain)
+    };
+    let all = || memory.mappings.iter();
+
+    // There may be more pieces than are listed. Fully qualified, as `PinInit` has a method `chain`
+    // as well.
+    let rest = all().filter(|mapping| !has_chain(mapping));
+    for mapping in Iterator::chain(all().filter(has_chain), rest) {
         let mut from = 0;
 
         while sources.len() < MAX_PIECES {
@@ -173,7 +215,7 @@ impl Report<'_> {
     /// Errors: `ENODEV` if unbind has begun, `ENOMEM`, `EOVERFLOW`.
     fn make(&self, limit: usize) -> Result<VVec<u8>> {
         let format = &self.started.dumps.config.format;
-        let sources = sources(self.gpu, self.record, self.memory)?;
+        let mut sources = sources(self.gpu, self.record, self.memory)?;
         let mut registers = KVec::new();
         let mut pieces = KVVec::with_capacity(sources.len(), flags())?;
         let mut left = limit;
@@ -181,7 +223,8 @@ impl Report<'_> {
         for register in self.record.registers.registers() {
             registers.push(register, flags())?;
         }
-        for source in &sources {
+        for source in &mut sources {
+            source.narrow(self.record.chain, left);
             // What does not fit is left out, and smaller pieces may still fit.
             let size = match source.size <= left {
                 true => source.size,
@@ -218,19 +261,15 @@ impl Report<'_> {
         let (content, room) = file.split_at_mut_checked(end).ok_or(EOVERFLOW)?;
         let mut text = Text { room, len: 0 };
 
-        // Never fails: what does not fit is cut off.
-        let _ = text.write_fmt(fmt!(
-            "{}",
-            Description {
+        text.write(&Description {
+            report: self,
+            sources: &sources,
+            contents: Contents {
+                file: content,
+                pieces: &*dump.pieces,
                 report: self,
-                sources: &sources,
-                contents: Contents {
-                    file: content,
-                    pieces: &*dump.pieces,
-                    report: self,
-                },
-            }
-        ));
+            },
+        });
         dump.text = text.len;
         file.truncate(end + dump.text);
         (format.finish)(&dump, &mut file)?;
@@ -240,24 +279,32 @@ impl Report<'_> {
     /// Copies the content of a piece and the addresses of its pages to their places in the file.
     /// Errors: `ENODEV` if unbind has begun.
     fn copy(&self, source: &Source<'_>, piece: &mut Piece, file: &mut [u8]) -> Result {
-        if self.jobs.parked.load(Acquire) {
-            return Err(ENODEV);
-        }
-
         // The addresses are before the content.
         let (before, after) = file.split_at_mut_checked(piece.at).ok_or(EOVERFLOW)?;
         let out = after.get_mut(..piece.size).ok_or(EOVERFLOW)?;
-        let copied = source
-            .mapping
-            .read(self.gpu, source.offset, out, |number, address| {
-                let at = piece.pages_at + number * size_of::<u64>();
 
-                if let Some(entry) = before.get_mut(at..at + size_of::<u64>()) {
-                    entry.copy_from_slice(&address.to_ne_bytes());
-                }
-            });
+        for (index, out) in out.chunks_mut(PART * PAGE_SIZE).enumerate() {
+            if self.jobs.parked.load(Acquire) {
+                return Err(ENODEV);
+            }
 
-        piece.valid = copied == Ok(true);
+            let first = index * PART;
+            let offset = source.offset + first * PAGE_SIZE;
+            let copied = source
+                .mapping
+                .read(self.gpu, offset, out, |number, address| {
+                    let at = piece.pages_at + (first + number) * size_of::<u64>();
+
+                    if let Some(entry) = before.get_mut(at..at + size_of::<u64>()) {
+                        entry.copy_from_slice(&address.to_ne_bytes());
+                    }
+                });
+
+            piece.valid = copied == Ok(true);
+            if !piece.valid {
+                break;
+            }
+        }
         Ok(())
     }
 }
@@ -332,6 +379,17 @@ impl Display for Description<'_> {
 
         f.write_fmt(fmt!("\nregisters:\n{}", record.registers))?;
 
+        // What can be long comes last, as the text may be cut off.
+        writeln!(f, "\nchain:")?;
+        Gpu::show_chain(record.chain, contents, f)?;
+        if record.head != record.chain {
+            writeln!(f, "\nchain, from where it was started last:")?;
+            Gpu::show_chain(record.head, contents, f)?;
+        }
+
+        writeln!(f, "\njobs that had not ended when this was written:")?;
+        show_jobs(report.started, flags(), f)?;
+
         writeln!(f, "\nBOs that the job lists:")?;
         for mapping in &report.memory.mappings {
             let start = mapping.va();
@@ -347,19 +405,10 @@ impl Display for Description<'_> {
                 (0, _, _) => writeln!(f, "none, as there was none")?,
                 (size, 0, _) => writeln!(f, "none, as {size} bytes are too many")?,
                 (_, size, true) => writeln!(f, "{size} bytes")?,
-                (_, _, false) => writeln!(f, "none, as it has just gone")?,
+                (_, _, false) => writeln!(f, "none, as it has just gone or cannot be read")?,
             }
         }
-
-        writeln!(f, "\nchain:")?;
-        Gpu::show_chain(record.chain, contents, f)?;
-        if record.head != record.chain {
-            writeln!(f, "\nchain, from where it was started last:")?;
-            Gpu::show_chain(record.head, contents, f)?;
-        }
-
-        writeln!(f, "\njobs that had not ended when this was written:")?;
-        show_jobs(report.started, f)
+        Ok(())
     }
 }
 
@@ -369,16 +418,36 @@ struct Text<'a> {
     len: usize,
 }
 
-impl fmt::Write for Text<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = self.room.get_mut(self.len..).unwrap_or_default();
+impl Text<'_> {
+    /// Writes `what`, or the beginning of it and [`CUT_OFF`].
+    fn write(&mut self, what: &impl Display) {
+        if self.write_fmt(fmt!("{}", what)).is_err() {
+            self.append(CUT_OFF, 0);
+        }
+    }
+
+    /// Appends `text`, or the beginning of it, such that `spare` bytes stay free. Returns whether
+    /// all of it has fit.
+    fn append(&mut self, text: &str, spare: usize) -> bool {
+        let end = self.room.len().saturating_sub(spare);
+        let room = self.room.get_mut(self.len..end).unwrap_or_default();
         let len = text.len().min(room.len());
 
         for (to, from) in room.iter_mut().zip(text.bytes()) {
             *to = from;
         }
         self.len += len;
-        Ok(())
+        len == text.len()
+    }
+}
+
+impl fmt::Write for Text<'_> {
+    /// Fails where the text is cut off, so that nothing is formatted in vain.
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        match self.append(text, CUT_OFF.len()) {
+            true => Ok(()),
+            false => Err(fmt::Error),
+        }
     }
 }
 
@@ -388,19 +457,19 @@ mod tests {
 
     #[test]
     fn text_is_cut_off() -> Result {
-        let mut room = [b'.'; 8];
+        let mut room = [b'.'; 8 + CUT_OFF.len()];
         let mut text = Text {
             room: &mut room,
             len: 0,
         };
 
-        assert!(text.write_fmt(fmt!("{}-{}", 123, "45")).is_ok());
+        text.write(&"123-45");
         assert_eq!(text.len, 6);
-        assert!(text.write_fmt(fmt!("{}", "abc")).is_ok());
-        assert_eq!(text.len, 8);
-        assert!(text.write_str("more").is_ok());
-        assert_eq!(text.len, 8);
-        assert_eq!(&room, b"123-45ab");
+        text.write(&"abc");
+        assert_eq!(text.len, 8 + CUT_OFF.len());
+        assert!(text.write_str("more").is_err());
+        assert_eq!(text.len, 8 + CUT_OFF.len());
+        assert_eq!(&room, b"123-45ab\n(cut off)\n");
         Ok(())
     }
 }

@@ -8,8 +8,8 @@
 //! Readers of the C driver's dumps do not look there.
 //!
 //! Differences to the C driver: there is always a header for the addresses, since Mesa expects one;
-//! a heap is a piece for each 2 MiB that are present; and memory that is not there takes no room in
-//! the file.
+//! a heap is a piece for each 2 MiB that are present; and memory that was not there when the file
+//! was laid out takes no room in it.
 
 use core::mem::{
     offset_of,

@@ -59,13 +59,16 @@ pub struct Coredump(Arc<Atomic<bool>>);
 /// What C keeps for a dump.
 struct Content {
     data: VVec<u8>,
-    /// Whether the dump exists.
-    exists: Arc<Atomic<bool>>,
+    /// Dropped last, so that the memory is free once the dump does not exist any more.
+    _exists: Exists,
 }
 
-impl Drop for Content {
+/// Tells whether a dump exists, which it does until this is dropped.
+struct Exists(Arc<Atomic<bool>>);
+
+impl Drop for Exists {
     fn drop(&mut self) {
-        self.exists.store(false, Release);
+        self.0.store(false, Release);
     }
 }
 
@@ -81,7 +84,11 @@ impl Coredump {
     pub fn publish(dev: &Device<Bound>, data: VVec<u8>) -> Result<Self> {
         let exists = Arc::new(Atomic::new(true), GFP_KERNEL)?;
         let this = Self(exists.clone());
-        let content = KBox::new(Content { data, exists }, GFP_KERNEL)?;
+        let content = Content {
+            data,
+            _exists: Exists(exists),
+        };
+        let content = KBox::new(content, GFP_KERNEL)?;
         let len = content.data.len();
 
         // SAFETY: A bound device is registered, and C takes a reference to it. It takes over
@@ -103,12 +110,14 @@ impl Coredump {
     }
 
     /// Returns whether user space can still read the dump. Any context; the answer may be outdated,
-    /// except for `false`.
+    /// except for `false`. C removes its link in the device's folder in sysfs only after that.
     pub fn exists(&self) -> bool {
         self.0.load(Acquire)
     }
 
-    /// Removes the dump of `dev`, if there is one, and waits until nobody reads it any more.
+    /// Removes the dump of `dev`, if there is one, and waits until nobody reads it any more. Does
+    /// not wait for a dump that is already being removed, as user space has written to it or its
+    /// time is over.
     ///
     /// Sleeps. For devices whose dumps are of no use after they are gone; others do not need it.
     pub fn remove(dev: &Device<Bound>) {
@@ -208,7 +217,7 @@ mod tests {
         let content = KBox::new(
             Content {
                 data: data(b"0123456789")?,
-                exists: exists.clone(),
+                _exists: Exists(exists.clone()),
             },
             GFP_KERNEL,
         )?;

@@ -502,27 +502,28 @@ impl<T: Device> Range<T> {
         self.0.state.access_mut(&mut lists).list == RangeList::Valid
     }
 
-    /// Copies the content, if the device has the pages right now. Calls `f` with the number and the
-    /// physical address of each page. Returns whether the device has the pages.
+    /// Copies the content from page `from` on, if the device has the pages right now. Calls `f`
+    /// with the number, which is 0 for page `from`, and the physical address of each page. Returns
+    /// whether the device has the pages.
     ///
     /// For dumps of the device's state. Both it and the process may write meanwhile. Sleeps, and
-    /// delays changes of the memory until all is copied.
+    /// delays changes of the memory until all is copied: large ranges are read in parts.
     ///
     /// # Errors
     ///
-    /// `EINVAL` if `out` is larger than the range.
-    pub fn read(&self, out: &mut [u8], mut f: impl FnMut(usize, u64)) -> Result<bool> {
-        if out.len() > self.size() {
-            return Err(EINVAL);
-        }
-
+    /// `EINVAL` if `out` ends behind the range.
+    pub fn read(&self, from: usize, out: &mut [u8], mut f: impl FnMut(usize, u64)) -> Result<bool> {
         let mut lists = self.0.shared.lists.lock();
         let state = self.0.state.access_mut(&mut lists);
 
         if state.list != RangeList::Valid {
             return Ok(false);
         }
-        for (index, (part, &pfn)) in out.chunks_mut(PAGE_SIZE).zip(&*state.pfns).enumerate() {
+        let pfns = state.pfns.get(from..).unwrap_or_default();
+        if out.len() > pfns.len() << PAGE_SHIFT {
+            return Err(EINVAL);
+        }
+        for (index, (part, &pfn)) in out.chunks_mut(PAGE_SIZE).zip(pfns).enumerate() {
             // SAFETY: By the type invariants of `Node`, the page is not freed while the range is
             // valid, which needs our lock to end. `part` has no more bytes than a page, and C
             // copies, since the memory may change meanwhile.

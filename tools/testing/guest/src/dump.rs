@@ -60,7 +60,13 @@ impl Dumps {
             device: device.file_name().unwrap_or_default().to_owned(),
             rearm: gpu.node.driver == "panfrost",
         };
+        let was_there = this.folder().is_some();
         this.clear()?;
+        // If it was there when the driver was bound, another one may have been dropped, and the
+        // driver makes none for a while.
+        if was_there && !this.rearm {
+            gpu.node.unbind()?.give_back()?;
+        }
         Ok(this)
     }
 

@@ -250,21 +250,23 @@ mod suite {
         let mut copy = KVVec::from_elem(0xa5u8, 2 * PAGE_SIZE, GFP_KERNEL)?;
         let mut pages = 0;
 
-        assert!(!range.read(&mut copy, |_, _| ())?);
+        assert!(!range.read(0, &mut copy, |_, _| ())?);
         mirror.validate(PATIENCE)?;
-        assert!(range.read(&mut copy, |number, _| {
+        assert!(range.read(0, &mut copy, |number, _| {
             assert_eq!(number, pages);
             pages += 1;
         })?);
         assert_eq!(pages, 2);
         assert!(copy.iter().all(|&byte| byte == 0));
         copy.push(0, GFP_KERNEL)?;
-        assert_eq!(range.read(&mut copy, |_, _| ()), Err(EINVAL));
+        assert_eq!(range.read(0, &mut copy, |_, _| ()), Err(EINVAL));
         copy.truncate(1);
-        assert_eq!(range.read(&mut copy, |_, _| ()), Ok(true));
+        assert_eq!(range.read(0, &mut copy, |_, _| ()), Ok(true));
+        assert_eq!(range.read(1, &mut copy, |_, _| ()), Ok(true));
+        assert_eq!(range.read(2, &mut copy, |_, _| ()), Err(EINVAL));
 
         munmap(at, 2)?;
-        assert!(!range.read(&mut copy, |_, _| ())?);
+        assert!(!range.read(0, &mut copy, |_, _| ())?);
         Ok(())
     }
 

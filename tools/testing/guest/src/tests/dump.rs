@@ -19,6 +19,7 @@ use crate::check;
 use crate::check_eq;
 use crate::debugfs;
 use crate::device::Device;
+use crate::device::Job;
 use crate::dump::kind;
 use crate::dump::sections;
 use crate::dump::text;
@@ -71,6 +72,9 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("dump-limit", &["G2"], limit)
         .needs(&[Need::Board])
         .panfrost_fails(ALL),
+    Test::new("dump-of-many-bos", &["G2"], of_many_bos)
+        .needs(&[Need::Board])
+        .panfrost_fails("its dumps have no text"),
     Test::new("dump-slow-is-no-hang", &["C4", "G2"], slow)
         .needs(&[Need::Board])
         .panfrost_fails("slow jobs time out"),
@@ -78,17 +82,35 @@ pub(super) const TESTS: &[Test] = &[
         .needs(&[Need::Board])
         .not_on_panfrost("unbinding it under load is not known to be safe"),
     Test::new("dump-outlives-driver", &["C8", "G2"], outlives).needs(&[Need::Board]),
+    Test::new("dump-outlives-module", &["C8", "G2"], outlives_module)
+        .needs(&[Need::Board])
+        .not_on_panfrost("unloading it is not known to be safe"),
 ];
 
 /// Has a chain hang that lists other BOs, and waits until its fence has signalled.
 fn hang_with(device: &Device, bos: &[&Bo]) -> Result<Chain, Stop> {
+    let mut chain = Chain::new(device, 4096)?;
+    chain.null();
+    let mut all = vec![chain.bo()];
+    all.extend_from_slice(bos);
+    hang_at(device, chain.head(), &all)?;
+    Ok(chain)
+}
+
+/// Has a chain hang that begins there, and waits until its fence has signalled.
+fn hang_at(device: &Device, head: u64, bos: &[&Bo]) -> Outcome {
     // Its orders are withdrawn when this is dropped.
     let board = Board::open()?;
     board.order(Opcode::HangNextJob, &[1, 1])?;
-    let mut chain = Chain::new(device, 4096)?;
-    chain.null();
-    submit(device, &chain, bos)?;
-    Ok(chain)
+    let done = device.syncobj()?;
+    device.submit(Job {
+        head,
+        bos,
+        signal: Some(&done),
+        ..Default::default()
+    })?;
+    check!(sys::readable(done.fence()?.as_fd(), PATIENCE)?, "no end");
+    Ok(())
 }
 
 /// Submits a chain and waits until its fence has signalled.
@@ -252,7 +274,7 @@ fn bad_chain(gpu: &Gpu) -> Outcome {
     let dumps = Dumps::of(gpu)?;
     let device = gpu.open()?;
     let done = device.syncobj()?;
-    device.submit(crate::device::Job {
+    device.submit(Job {
         head: 0x8_0000_0000,
         signal: Some(&done),
         ..Default::default()
@@ -416,6 +438,21 @@ fn limit(gpu: &Gpu) -> Outcome {
         let section = of_bo(&sections, large.va())?;
         check_eq!((section.is_valid(), section.data.len()), (false, 0));
         check!(text(&sections)?.contains("2097152 bytes are too many"));
+
+        // Of a chain, there is at least the beginning.
+        dumps.clear()?;
+        let mut chain = Chain::new(&device, 4 << 20)?;
+        chain.null();
+        hang_at(&device, chain.head(), &[&small, chain.bo()])?;
+        let bytes = dumps.wait()?;
+        check!(bytes.len() < 2 << 20);
+        let sections = self::sections(&bytes)?;
+        let section = of_bo(&sections, chain.bo().va())?;
+        check!(section.is_valid());
+        check!(section.data == chain.map().bytes(0, 512 << 10));
+        check!(of_bo(&sections, small.va())?.is_valid());
+        let text = text(&sections)?;
+        check!(text.contains("NULL, index 0"), "{text}");
         dumps.clear()?;
     }
     let _reloaded = Reloaded::new(gpu, &["dump_limit_mib=0"])?;
@@ -423,6 +460,39 @@ fn limit(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     hang_with(&device, &[])?;
     dumps.none()?;
+    works(&device)
+}
+
+/// A job with more BOs than a dump has room for. The chain is there, although its BO is the last.
+fn of_many_bos(gpu: &Gpu) -> Outcome {
+    const COUNT: usize = 2000;
+    let dumps = Dumps::of(gpu)?;
+    let device = gpu.open()?;
+    let mut bos = Vec::new();
+    for _ in 0..COUNT {
+        let bo = device.create(4096, uapi::BO_NOEXEC)?;
+        bo.label(&"x".repeat(200))?;
+        bos.push(bo);
+    }
+    let mut chain = Chain::new(&device, 4096)?;
+    chain.null();
+    let mut all: Vec<_> = bos.iter().collect();
+    all.push(chain.bo());
+    hang_at(&device, chain.head(), &all)?;
+
+    let bytes = dumps.wait()?;
+    let sections = sections(&bytes)?;
+    check!(sections[0].bos() < COUNT as u64);
+    let section = of_bo(&sections, chain.bo().va())?;
+    check!(section.is_valid());
+    check!(section.data == chain.map().bytes(0, chain.bo().size()));
+    let text = text(&sections)?;
+    check!(text.contains("\nchain:\n"));
+    check!(text.contains("NULL, index 0"));
+    check!(text.contains("\njobs: "));
+    check!(text.contains("label \"xxx"));
+    check!(!text.contains(&"x".repeat(65)), "a label is not cut");
+    check!(text.ends_with("(cut off)\n"));
     works(&device)
 }
 
@@ -473,6 +543,22 @@ fn outlives(gpu: &Gpu) -> Outcome {
     let away = gpu.node.unbind()?;
     let again = dumps.wait();
     away.give_back()?;
+    check!(again? == bytes, "it has become another one");
+    works(&gpu.open()?)?;
+    dumps.clear()
+}
+
+/// Nor does the dump need the module.
+fn outlives_module(gpu: &Gpu) -> Outcome {
+    let dumps = Dumps::of(gpu)?;
+    {
+        let device = gpu.open()?;
+        hang_with(&device, &[])?;
+    }
+    let bytes = dumps.wait()?;
+    gpu.node.unload()?;
+    let again = dumps.wait();
+    gpu.node.load(&[])?;
     check!(again? == bytes, "it has become another one");
     works(&gpu.open()?)?;
     dumps.clear()

@@ -424,17 +424,27 @@ mod tests {
         let mut pages = 0;
 
         chunks.fill(dev, 1, Chunk::new(dev, GFP_KERNEL)?)?;
-        assert!(!chunks.read(dev, 0, &mut copy, |_, _| ())?);
+        assert!(!chunks.read(dev, 0, 0, &mut copy, |_, _| ())?);
         assert!(copy.iter().all(|&byte| byte == 0xa5));
-        assert!(chunks.read(dev, 1, &mut copy, |number, _| {
+        assert!(chunks.read(dev, 1, 0, &mut copy, |number, _| {
             assert_eq!(number, pages);
             pages += 1;
         })?);
         assert_eq!(pages, PAGES);
         assert!(copy.iter().all(|&byte| byte == 0));
 
-        copy.truncate(Chunk::SIZE - 1);
-        assert!(chunks.read(dev, 1, &mut copy, |_, _| ()).is_err());
+        // The last two pages, which may be in blocks of their own.
+        let (part, _) = copy.split_at_mut(2 * PAGE_SIZE);
+        part.fill(0xa5);
+        pages = 0;
+        assert!(chunks.read(dev, 1, PAGES - 2, part, |number, _| {
+            assert_eq!(number, pages);
+            pages += 1;
+        })?);
+        assert_eq!(pages, 2);
+        assert!(part.iter().all(|&byte| byte == 0));
+        assert!(chunks.read(dev, 1, PAGES - 1, part, |_, _| ()).is_err());
+        assert!(chunks.read(dev, 1, PAGES, part, |_, _| ()).is_err());
         Ok(())
     }
 

@@ -17,6 +17,31 @@ use crate::{
 };
 use core::ops::Range;
 
+/// Calls `f` with the address and the length of each part of a segment of `table` that is in
+/// `range`, which is in bytes from the beginning of the first segment.
+pub(super) fn for_each_part(
+    table: &SGTable,
+    range: Range<usize>,
+    mut f: impl FnMut(DmaAddress, usize),
+) {
+    let mut at = 0;
+
+    for entry in table.iter() {
+        // CAST: Lengths of memory segments fit.
+        let len = entry.dma_len() as usize;
+        let from = range.start.clamp(at, at + len) - at;
+        let to = range.end.clamp(at, at + len) - at;
+
+        if from != to {
+            f(entry.dma_address() + from as DmaAddress, to - from);
+        }
+        at += len;
+        if at >= range.end {
+            break;
+        }
+    }
+}
+
 impl Base {
     /// Writes back the CPU's cache lines of the bytes in `range`, and drops them if `invalidate`.
     ///
@@ -31,38 +56,26 @@ impl Base {
 
         // SAFETY: The table stays mapped as long as `backing` is locked and `dev` bound.
         let table = unsafe { SGTable::from_raw(sgt) };
-        let mut at = 0;
 
-        for entry in table.iter() {
-            // CAST: Lengths of memory segments fit.
-            let len = entry.dma_len() as usize;
-            let from = range.start.clamp(at, at + len) - at;
-            let to = range.end.clamp(at, at + len) - at;
-            at += len;
-
-            if from == to {
-                continue;
-            }
-            let address = entry.dma_address() + from as DmaAddress;
-
-            // SAFETY: The range is part of a segment that is mapped for `dev`, both directions.
+        for_each_part(table, range, |address, len| {
+            // SAFETY: This is part of a segment that is mapped for `dev`, both directions.
             unsafe {
                 bindings::dma_sync_single_for_device(
                     dev.as_raw(),
                     address,
-                    to - from,
+                    len,
                     DataDirection::ToDevice.into(),
                 );
                 if invalidate {
                     bindings::dma_sync_single_for_cpu(
                         dev.as_raw(),
                         address,
-                        to - from,
+                        len,
                         DataDirection::FromDevice.into(),
                     );
                 }
             }
-        }
+        });
     }
 
     /// Calls `f` with the table that is mapped for the device, if there is one and the device is

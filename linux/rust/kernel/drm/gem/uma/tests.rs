@@ -506,7 +506,7 @@ mod suite {
         let mut copy = KVVec::from_elem(0u8, 2 * PAGE_SIZE, GFP_KERNEL)?;
         let mut pages = 0;
 
-        assert_eq!(obj.read(dev, &mut copy, |_, _| ()), Ok(false));
+        assert_eq!(obj.read(dev, 0, &mut copy, |_, _| ()), Ok(false));
         assert!(!obj.is_resident());
 
         let vaddr = obj.base.vmap()?;
@@ -516,7 +516,7 @@ mod suite {
         }
         obj.base.vunmap();
 
-        let read = obj.read(dev, &mut copy, |number, _| {
+        let read = obj.read(dev, 0, &mut copy, |number, _| {
             assert_eq!(number, pages);
             pages += 1;
         });
@@ -528,11 +528,15 @@ mod suite {
             assert_eq!(byte, if written { 0xa5 } else { 0 });
         }
 
+        let (page, _) = copy.split_at_mut(PAGE_SIZE);
+        assert_eq!(obj.read(dev, 1, page, |_, _| ()), Ok(true));
+        assert_eq!((page[0], page[PAGE_SIZE - 1]), (0, 0xa5));
+        assert_eq!(obj.read(dev, 2, page, |_, _| ()), Err(EINVAL));
         copy.push(0, GFP_KERNEL)?;
-        assert_eq!(obj.read(dev, &mut copy, |_, _| ()), Err(EINVAL));
+        assert_eq!(obj.read(dev, 0, &mut copy, |_, _| ()), Err(EINVAL));
         obj.evict()?;
         copy.truncate(1);
-        assert_eq!(obj.read(dev, &mut copy, |_, _| ()), Ok(false));
+        assert_eq!(obj.read(dev, 0, &mut copy, |_, _| ()), Ok(false));
         Ok(())
     }
 
