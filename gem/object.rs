@@ -8,7 +8,7 @@
 //!
 //! Handles are opened and closed in process context. They may be closed after unplug, so closing
 //! one must not depend on the hardware. The statistics are read with a spinlock held, so they use
-//! atomics only.
+//! atomics, and the spinlock of [`private`](super::private), which is a leaf.
 
 use core::{
     mem,
@@ -35,6 +35,7 @@ use kernel::{
     fmt,
     new_mutex,
     prelude::*,
+    str::BStr,
     sync::{
         aref::ARef,
         atomic::{
@@ -216,7 +217,7 @@ impl BoData {
     /// waits for submissions there: do not call it with a lock held that other clients need.
     /// Sleeps.
     ///
-    /// `EINTR`: a signal. `ENOMEM`. The BO stays private then.
+    /// `ERESTARTSYS`: a signal. `ENOMEM`. The BO stays private then.
     pub(super) fn share(bo: &Bo) -> Result {
         const BO_INDEX: usize = 1;
 
@@ -226,18 +227,19 @@ impl BoData {
         };
 
         stack_pin_init!(let exec = Exec::new(exec::Flags::INTERRUPTIBLE, 2));
-        let mut locked = exec.lock_all(|pass| {
+        let locked = exec.lock_all(|pass| {
             pass.lock(&**home)?;
             pass.lock(bo)?;
             Ok(())
-        })?;
+        });
+        // Nothing has been done yet, so the ioctl can be restarted.
+        let mut locked = locked.map_err(|e| if e == EINTR { ERESTARTSYS } else { e })?;
 
         bo.last_use.share(&bo.dev().uses, |fence| {
             let mut slots = locked.reserve_fences::<1>()?.slots();
+            let [slot] = slots.nth(BO_INDEX).ok_or(EINVAL)?;
 
-            if let Some([slot]) = slots.nth(BO_INDEX) {
-                slot.add_fence(fence, Usage::Write);
-            }
+            slot.add_fence(fence, Usage::Write);
             Ok(())
         })
     }
@@ -306,10 +308,16 @@ impl BoData {
         }
     }
 
-    /// Writes the label, for debugging, or nothing if its lock is taken.
-    pub(crate) fn write_label(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Writes the label, for debugging, but no more than `most` bytes of it. Writes nothing if its
+    /// lock is taken.
+    pub(crate) fn write_label(&self, most: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.label.try_lock().as_deref() {
-            Some(Some(label)) => f.write_fmt(fmt!("{}", label.as_cstr())),
+            Some(Some(label)) => {
+                let bytes = label.as_cstr().to_bytes();
+                let shown = bytes.get(..most).unwrap_or(bytes);
+
+                f.write_fmt(fmt!("{}", BStr::from_bytes(shown)))
+            }
             Some(None) | None => Ok(()),
         }
     }
@@ -488,7 +496,8 @@ impl DriverObject for BoData {
         // The lock is released: if this is the last reference, dropping it unmaps the BO. Otherwise
         // a job that has ended may still hold the mapping. User space has seen its fence signal,
         // and can expect that the GPU no longer reaches the BO, so such jobs are dropped now. Other
-        // jobs are left to the worker, as dropping them can take long.
+        // jobs are left to the worker, as dropping them can take long. A job that has hung or
+        // failed leaves the mapping to a dump, which keeps it until it is made.
         if let Some(mapping) = mapping {
             let id = Arc::as_ptr(&mapping);
 

@@ -5,8 +5,8 @@
 //! A BO is *private* as long as a single address space has mapped it, it was not imported, and
 //! nobody has asked to export it. Only jobs of that address space list such a BO, and each of them
 //! is published with the resv of the address space locked. So that lock is all that a submission
-//! needs: it neither locks the resv of a private BO, nor does it add a fence there. That resv stays
-//! empty.
+//! needs: it neither locks the resv of a private BO, nor does it add a fence there. That resv has
+//! no fence, except some of those that the record has, if there was no memory to share the BO.
 //!
 //! Instead, the BO has a [`LastUse`], which refers to the [`Record`] of the last job that lists it.
 //! All BOs of a job share its record. The next job that lists the BO waits for the fence of that
@@ -26,7 +26,7 @@
 //! its resv ([`LastUse::share`]). It never becomes private again.
 //!
 //! The users of both kinds of BOs that take no resv look at the record first and at the resv then:
-//! one of the two is always empty, and fences move only from the record to the resv.
+//! fences move only from the record to the resv, and are in both for a moment.
 //!
 //! Lock: the spinlock of [`Uses`], one for each device, which is a leaf, taken in process context
 //! only. It is also waited for in reclaim, so nothing is allocated under it. Code that goes through
@@ -329,6 +329,8 @@ pub(crate) fn look<'a>(
     let mut this = 0;
     // By group.
     let mut known: [Option<Users>; GROUPS] = [const { None }; GROUPS];
+    // Of the BOs in no group of their own, whose jobs are added at once.
+    let mut last_rest: Option<Users> = None;
     let mut done = false;
 
     while !done {
@@ -372,6 +374,7 @@ pub(crate) fn look<'a>(
                     *free = Some(users.clone());
                     group
                 }
+                None if last_rest.as_ref().is_some_and(|last| last.are(users)) => REST,
                 None => {
                     rest = Some(users.clone());
                     state.group = REST;
@@ -383,6 +386,7 @@ pub(crate) fn look<'a>(
 
         if let Some(users) = rest {
             before.add(REST, &users)?;
+            last_rest = Some(users);
         }
     }
     for (group, users) in known.iter().flatten().enumerate() {
@@ -420,16 +424,17 @@ impl Prepared {
         let mut bos = bos.filter(|bo| bo.is_private());
 
         loop {
+            // Freeing a record takes time. These are dropped with the lock released.
+            let mut old = [const { None }; BATCH];
             let mut uses = lock.lock();
 
-            for _ in 0..BATCH {
+            for old in &mut old {
                 let Some(bo) = bos.next() else {
                     return;
                 };
                 let state = bo.state.access_mut(&mut uses);
 
-                // The last reference to a record may go here, which does not sleep either.
-                state.users = Some(Users {
+                *old = state.users.replace(Users {
                     record: record.clone(),
                     group: state.group,
                 });

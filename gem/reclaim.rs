@@ -148,14 +148,15 @@ pub(crate) fn busy_vm(bo: &Bo) -> Option<u64> {
 fn pending(bo: &Bo, means: Means) -> Option<ARef<Fence>> {
     // The lock keeps the mappings, and so their address spaces, alive.
     let state = bo.try_state()?;
-    let vms = state
+    let mut vms = state
         .mappings()
         .filter(|_| means == Means::Evict)
         .map(|mapping| mapping.vm().resv());
 
-    let fence = Iterator::chain(vms, [bo.resv()]).find_map(|resv| resv.pending(Usage::Bookkeep));
-
-    fence.or_else(|| bo.last_use().pending(&bo.dev().uses))
+    vms.find_map(|resv| resv.pending(Usage::Bookkeep))
+        // Fences may be moving from here to the resv of the BO.
+        .or_else(|| bo.last_use().pending(&bo.dev().uses))
+        .or_else(|| bo.resv().pending(Usage::Bookkeep))
 }
 
 /// Waits until `bo` is as idle as `means` requires, for up to `left` jiffies, and subtracts the

@@ -442,9 +442,9 @@ impl<M> Vm<M> {
     /// of BOs.
     ///
     /// The resv contains the fences of all jobs of the space, as `Usage::Bookkeep`: a job can reach
-    /// everything that is mapped, whether or not its submission lists it. So a BO is idle when its
-    /// own resv and those of all address spaces that map it are idle. While this one is locked, no
-    /// job of the space is published.
+    /// everything that is mapped, whether or not its submission lists it. So a BO is idle when no
+    /// job lists it and the resvs of all address spaces that map it are idle. While this one is
+    /// locked, no job of the space is published.
     pub(crate) fn resv_object(&self) -> &ResvObject {
         &self.resv
     }
