@@ -243,10 +243,10 @@ impl DeviceData {
     }
 
     /// Tells the job side that the last handle of `mapping`, in the address space `vm`, was closed,
-    /// so that jobs that have ended and still hold the mapping are retired: see
+    /// so that jobs that have ended hold it no longer: see
     /// [`retire_users()`](job::Jobs::retire_users).
     pub(crate) fn mapping_closed(drm: &Device, vm: &gem::Vm, mapping: *const gem::Mapping) {
-        drm.jobs.retire_users(drm, vm, mapping);
+        drm.jobs.retire_users(vm, mapping);
     }
 }
 
@@ -471,15 +471,16 @@ fn power_up<'a>(pdev: &'a platform::Device<Core<'_>>, soc: Soc) -> Result<Gpu<'a
 /// Resets a GPU that nobody uses yet, and turns its cores on. If that fails, cuts the power, which
 /// no fence depends on, and tries once more.
 fn bring_up(dev: &device::Device<Bound>, chip: &Family<'_>, supply: &Supply<'_>) -> Result {
-    match chip.reset().and_then(|()| chip.power_on()) {
+    let attempt = || chip.reset().and_then(|()| chip.power_on());
+    let error = match attempt() {
         // The device is gone.
-        Err(e) if e != ENODEV => (),
+        Err(e) if e != ENODEV => e,
         result => return result,
-    }
+    };
+
     dev_warn!(dev, "the GPU does not come up, cutting its power\n");
-    supply.cycle_power()?;
-    chip.clear_errors();
-    chip.power_on()
+    supply.cycle_power().map_err(|_| error)?;
+    attempt()
 }
 
 /// A registered threaded interrupt handler.

@@ -16,7 +16,8 @@
 //!
 //! 1. [`Jobs::retiring`] (mutex): held while ended jobs, and the references they hold, are dropped;
 //!    [`Jobs::retiring_turn`] (mutex) is held while waiting for it
-//! 2. dma_resv of the address space and of the BOs: held by a submission
+//! 2. dma_resv of the address space and of the shared BOs: held by a submission; the spinlock of
+//!    [`gem::private`] nests inside and is a leaf
 //! 3. [`Jobs::slots_lock`] (mutex): serialises reading how jobs ended with resetting and halting
 //!    the GPU; the mutex of the reset itself nests inside
 //! 4. the submission order of a context and slot (mutex in the queue): held from arming to pushing
@@ -185,11 +186,23 @@ pub(crate) struct Job {
 impl Job {
     /// Returns whether the job holds this mapping, which is one of `vm`.
     fn uses(&self, vm: &gem::Vm, mapping: *const gem::Mapping) -> bool {
-        ptr::eq(&*self.vm, vm)
-            && self
-                .mappings
-                .iter()
-                .any(|used| ptr::eq(Arc::as_ptr(used), mapping))
+        ptr::eq(&*self.vm, vm) && self.position(mapping).is_some()
+    }
+
+    fn position(&self, mapping: *const gem::Mapping) -> Option<usize> {
+        self.mappings
+            .iter()
+            .position(|used| ptr::eq(Arc::as_ptr(used), mapping))
+    }
+
+    /// Drops a mapping that the job, which has ended, may hold, unless it is for a dump. Sleeps.
+    fn release(&mut self, mapping: *const gem::Mapping) {
+        if self.dump.as_ref().is_some() {
+            return;
+        }
+        if let Some(index) = self.position(mapping) {
+            drop(self.mappings.remove(index));
+        }
     }
 
     /// Returns the error of the fence of a job that the driver ends.
@@ -401,7 +414,7 @@ impl Jobs {
         if let Ok(started) = self.started() {
             // A task that looks for the jobs of a mapping has the others out of the list meanwhile.
             let drop_retired = || {
-                let _retiring = self.retiring.lock();
+                let _retiring = self.lock_retiring();
 
                 drop(started.queue.take_retired());
             };

@@ -162,37 +162,30 @@ impl Jobs {
         }
     }
 
-    /// Drops those jobs of `vm` that have ended and hold a mapping, and no others.
+    /// Takes a mapping from those jobs of `vm` that have ended and hold it.
     ///
     /// A job whose fence had signalled before the call does not hold the mapping any more when this
-    /// returns. Sleeps. Neither this nor anybody who does the same meanwhile waits for more than
-    /// [`RETIRE_BATCH`] jobs of others at a time, or the part of one that has
-    /// [`RETIRE_MAPPINGS`]. The caller may hold no lock that dropping a job takes.
+    /// returns, although a dump of the job may, until it is made. Sleeps. Waits for no more than
+    /// [`RETIRE_BATCH`] jobs of others that are being dropped, or the part of one that has
+    /// [`RETIRE_MAPPINGS`]. The caller may hold no lock that dropping a mapping takes.
     ///
     /// `mapping` is only compared, never dereferenced, so it may dangle.
-    pub(crate) fn retire_users(&self, drm: &Device, vm: &gem::Vm, mapping: *const gem::Mapping) {
+    pub(crate) fn retire_users(&self, vm: &gem::Vm, mapping: *const gem::Mapping) {
         if let Ok(started) = self.started() {
-            loop {
-                let _retiring = self.lock_retiring();
-                let mut left = RETIRE_BATCH;
-                let retired = started.queue.take_retired_where(|job| {
-                    let takes = left != 0 && job.uses(vm, mapping);
+            let _retiring = self.lock_retiring();
+            let mut retired = started
+                .queue
+                .take_retired_where(|job| job.uses(vm, mapping));
 
-                    left -= usize::from(takes);
-                    takes
-                });
-
-                if retired.is_empty() {
-                    break;
-                }
-                self.drop_retired(drm, started, retired);
-            }
+            retired.for_each_mut(|job| job.release(mapping));
+            // The worker that drops them cannot have looked for them meanwhile.
+            started.queue.put_back_retired(retired);
         }
     }
 
     /// Locks [`Jobs::retiring`]. A task that does so again and again does not keep others from it:
     /// by itself, a mutex can go to the task that has just released it, any number of times.
-    fn lock_retiring(&self) -> MutexGuard<'_, ()> {
+    pub(super) fn lock_retiring(&self) -> MutexGuard<'_, ()> {
         let _turn = self.retiring_turn.lock();
 
         self.retiring.lock()
@@ -210,7 +203,8 @@ impl Jobs {
             }
         });
         retired.drop_while(|job| {
-            // A dump takes all mappings, and frees them in its own worker.
+            // A dump takes all mappings, and frees them in its own worker. Only if unbind has
+            // cleared the dump are all of them freed here.
             if job.dump.as_ref().is_some() {
                 return true;
             }

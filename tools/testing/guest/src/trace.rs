@@ -56,6 +56,8 @@ impl Trace {
                 .join(format!("test-{}", std::process::id())),
         );
         fs::create_dir(&this.0)?;
+        // For tens of thousands of events.
+        fs::write(this.0.join("buffer_size_kb"), "4096")?;
         for event in events {
             fs::write(this.0.join("events").join(event).join("enable"), "1")?;
         }

@@ -403,6 +403,20 @@ impl<K: Kind> Retired<K> {
         }
     }
 
+    /// Calls `f` for each job.
+    pub fn for_each_mut(&mut self, mut f: impl FnMut(&mut K::Job)) {
+        let mut rest = List::new();
+
+        while let Some(job) = self.0.pop_front() {
+            // The queue has no other reference to an ended job.
+            if let Some(mut job) = Arc::into_unique_or_drop(job.into_arc()) {
+                f(job.as_mut().project().payload);
+                rest.push_back(job.into());
+            }
+        }
+        self.0 = rest;
+    }
+
     /// Drops the jobs for which `f` returns `true`, the oldest first, up to the first one for which
     /// it returns `false`. May sleep.
     ///
@@ -483,7 +497,8 @@ impl<K: Kind> JobQueue<K> {
     /// Lets `f` report what the hardware has done, then starts the jobs that can be started.
     ///
     /// `f` runs with the queue's lock held, so that no job is started while it reads the hardware's
-    /// state. Process context, such as an interrupt thread; does not sleep.
+    /// state. Process context, such as an interrupt thread, but not a client's task: the jobs of
+    /// others can wait until this returns. Does not sleep.
     pub fn update<O: SlotOps<K> + ?Sized, R>(
         &self,
         ops: &O,

@@ -371,12 +371,28 @@ fn frees_nothing(gpu: &Gpu) -> Outcome {
 fn waits_for_none(gpu: &Gpu) -> Outcome {
     const BOS: usize = 10_000;
     const BUSY: usize = 4;
+    let mut before = 0;
+    // Some are freed at the same time, on another processor, without being waited for. On a busy
+    // host these can be many.
+    for _ in 0..3 {
+        before = freed_meanwhile(gpu, BOS, BUSY)?;
+        println!("# {before} of {BOS} were freed before {BUSY} BOs were closed");
+        if before < BOS / 2 {
+            return Ok(());
+        }
+    }
+    Err(Stop::fail(format!("{before} of {BOS}")))
+}
+
+/// Closes `busy` BOs of jobs that wait, while a job of another file is dropped that alone holds
+/// `count` BOs. Returns how many of these were freed by then.
+fn freed_meanwhile(gpu: &Gpu, count: usize, busy: usize) -> Result<usize, Stop> {
     let (other, device) = (gpu.open()?, gpu.open()?);
     let (gate, own_gate) = (Gate::new()?, Gate::new()?);
     let mut chain = Chain::new(&other, 4096)?;
     chain.null();
     let done = other.syncobj()?;
-    let bos: Vec<_> = (0..BOS)
+    let bos: Vec<_> = (0..count)
         .map(|_| other.create(4096, uapi::BO_NOEXEC))
         .collect::<Result<_, _>>()?;
     let list: Vec<_> = bos.iter().collect();
@@ -387,28 +403,26 @@ fn waits_for_none(gpu: &Gpu) -> Outcome {
     let mut own_chain = Chain::new(&device, 4096)?;
     own_chain.null();
     let (own_wait, own_done) = (own_gate.syncobj(&device)?, device.syncobj()?);
-    let mut busy = Vec::new();
-    for _ in 0..BUSY {
+    let mut closed = Vec::new();
+    for _ in 0..busy {
         let (bo, _) = target(&device, 4096)?;
         own_chain.submit(&[&bo], &[&own_wait], Some(&own_done))?;
-        busy.push(bo);
+        closed.push(bo);
     }
 
     let trace = Trace::of(&["dma/dma_unmap_sg"])?;
     gate.open()?;
     done.wait(PATIENCE)?;
-    for bo in busy {
+    for bo in closed {
         bo.close()?;
     }
     trace.mark()?;
-    let all = || Ok(trace.events()?.len() > BOS);
+    let all = || Ok(trace.events()?.len() > count);
     check!(memory::wait_for(10 * PATIENCE, all)?, "not all are freed");
     let events = trace.events()?;
     let before = events.iter().take_while(|event| event.name != MARK);
-    // Some are freed at the same time, on another processor, without being waited for.
     let before = before.count();
-    println!("# {before} of {BOS} were freed before {BUSY} BOs were closed");
-    check!(before < BOS / 2, "{before} of {BOS}");
     own_gate.open()?;
-    Ok(own_done.wait(PATIENCE)?)
+    own_done.wait(PATIENCE)?;
+    Ok(before)
 }

@@ -263,16 +263,17 @@ mod suite {
             job.id < 12
         });
         assert!(seen == 12 && bench.alive.load(Relaxed) == 4);
+        taken.for_each_mut(|job| job.id += 10);
         bench.queue.put_back_retired(taken);
 
-        // The one that was kept is as it was left.
+        // The one that was kept is as it was left, and so is the one behind it.
         seen = 0;
         let mut all = bench.queue.take_retired();
         all.drop_while(|job| {
             seen = seen * 100 + job.id;
             true
         });
-        assert!(seen == 12_030_405 && all.is_empty());
+        assert!(seen == 22_130_405 && all.is_empty());
         assert_eq!(bench.alive(), 0);
         Ok(())
     }
