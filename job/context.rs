@@ -248,13 +248,18 @@ impl Contexts {
 
 impl CancelJobs for Contexts {
     /// Closes the contexts. Another process that has inherited the file gets new ones in their
-    /// place, as after hangs.
+    /// place after a while, as after hangs. If it is just creating one, and may wait for memory
+    /// with the lock held, the rest of the contexts is left alone.
     fn cancel_jobs(&self) {
         for index in 0..MAX_CONTEXTS {
-            let context = match self.table.lock().0.get(index) {
+            let Some(table) = self.table.try_lock() else {
+                break;
+            };
+            let context = match table.0.get(index) {
                 Some(entry) => entry.as_ref().map(|entry| entry.context.clone()),
                 None => break,
             };
+            drop(table);
 
             // With the lock released.
             if let Some(context) = context {

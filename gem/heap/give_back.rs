@@ -60,10 +60,14 @@ impl Drop for Remains {
 
 impl HeapSet {
     /// Returns the number of pages in the chunks and the credit of the dead heaps that the control
-    /// group `of` pays for; [`None`] stands for all groups. Takes a spinlock.
+    /// group `of` pays for; [`None`] stands for all groups. Takes a spinlock, unless there are none
+    /// at all or all groups are asked for.
     pub(crate) fn pages(&self, of: Option<&MemCgroup>) -> usize {
-        self.payers
-            .pages(|payer| of.is_none_or(|of| of.pays_for(payer.as_deref())))
+        match (self.payers.all_pages(), of) {
+            (0, _) => 0,
+            (all, None) => all,
+            (_, Some(of)) => self.payers.pages(|payer| of.pays_for(payer.as_deref())),
+        }
     }
 
     /// Frees `nr` of the pages counted by [`Self::pages`], or as many as possible, rounded up to

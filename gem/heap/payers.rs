@@ -72,6 +72,8 @@ impl_list_item! {
 pub(super) struct Payers<G: Group> {
     #[pin]
     list: SpinLock<List<Payer<G>>>,
+    /// The number of pages that all of them together could give back.
+    pages: Atomic<usize>,
 }
 
 impl<G: Group> Payers<G> {
@@ -80,6 +82,7 @@ impl<G: Group> Payers<G> {
         Arc::pin_init(
             pin_init!(Self {
                 list <- new_spinlock!(List::new(), "drm_gpu::heap::payers"),
+                pages: Atomic::new(0),
             }),
             GFP_KERNEL,
         )
@@ -122,6 +125,11 @@ impl<G: Group> Payers<G> {
         })
     }
 
+    /// Returns the number of pages that all heaps could give back. Takes no lock.
+    pub(super) fn all_pages(&self) -> usize {
+        self.pages.load(Relaxed)
+    }
+
     /// Returns the number of pages that the heaps of some groups could give back.
     pub(super) fn pages(&self, is_asked: impl Fn(&G) -> bool) -> usize {
         let list = self.list.lock();
@@ -146,8 +154,9 @@ impl<G: Group> Account<G> {
     /// Updates the sum of the group when the contribution of the heap changes from `old` to `new`
     /// pages.
     pub(super) fn count(&self, old: usize, new: usize) {
-        // A negative difference wraps, and so does the sum.
+        // A negative difference wraps, and so do the sums.
         self.payer.pages.add(new.wrapping_sub(old), Relaxed);
+        self.payers.pages.add(new.wrapping_sub(old), Relaxed);
     }
 }
 
@@ -200,6 +209,7 @@ mod tests {
         a.count(512, 100);
         assert_eq!(sums(), [101, 1024]);
         assert_eq!(payers.pages(|_| true), 1125);
+        assert_eq!(payers.all_pages(), 1125);
         a.count(100, 0);
         c.count(1, 0);
         assert_eq!(sums(), [0, 1024]);

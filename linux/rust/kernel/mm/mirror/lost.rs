@@ -20,7 +20,8 @@ use core::mem;
 /// does.
 ///
 /// Dropping it releases the pages, which may sleep and takes the lock of the
-/// [`Mirror`](super::Mirror).
+/// [`Mirror`](super::Mirror). If the mirror has gone, the last one also undoes the DMA mappings,
+/// and takes the lock of [`Mirrors`](super::Mirrors); if it is never dropped, unbind does so.
 ///
 /// # Invariants
 ///

@@ -33,6 +33,9 @@ use crate::{
 };
 
 /// Returns whether the current task exits because it was killed.
+///
+/// Not every process that was killed is recognised: its memory may go with another task, or with a
+/// thread of the kernel's in the process.
 fn is_killed() -> bool {
     let task = kernel::current!().as_ptr();
 

@@ -37,6 +37,7 @@ use crate::harness::Test;
 use crate::memory::wait_for;
 use crate::sys;
 use crate::sys::Errno;
+use crate::tests::recovery::slow::Reloaded;
 
 use super::super::works;
 use super::super::PATTERN64;
@@ -89,8 +90,10 @@ fn exec(gpu: &Gpu) -> Outcome {
 /// A process that is killed does not wait for its jobs: neither for one that waits for an event of
 /// its own, nor for one that hangs.
 fn killed(gpu: &Gpu) -> Outcome {
-    // Half of the time for which a change of the memory waits.
-    const SOON: Duration = Duration::from_secs(5);
+    // Less than the time for which a change of the memory waits.
+    const SOON: Duration = Duration::from_secs(8);
+    // That does not end the job which hangs.
+    let _reloaded = Reloaded::new(gpu, &["job_timeout_ms=20000", "job_limit_ms=20000"])?;
     let board = Board::open()?;
     for hangs in [false, true] {
         let (mut told, mut tell) = pipe()?;
