@@ -32,8 +32,9 @@ lock_other() {
 begin() {
 	local dir from= there=
 	rm -rf "$own"/*
-	for dir in $(ls -dt "$1"-*); do
-		[ -e "$dir/owner" ] || continue
+	for dir in $(ls -dt "$1"-* 2>/dev/null || :); do
+		# One that was cut off early has an owner, and nothing to begin with.
+		[ -e "$dir/owner" ] && { [ -e "$dir/src.files" ] || [ -e "$dir/release" ]; } || continue
 		if ! gone "$dir"; then
 			there+=" $dir"
 		elif lock_other -n "$dir" && [ -e "$dir/owner" ]; then
@@ -62,7 +63,7 @@ begin() {
 remove_others() {
 	local dir n=0
 	# shellcheck disable=SC2086
-	for dir in $(ls -dt $2); do
+	for dir in $(ls -dt $2 2>/dev/null || :); do
 		n=$((n + 1))
 		[ $n -gt $OWN_KEPT ] || { [[ $dir = "$1"-* ]] && gone "$dir"; } || continue
 		lock_other -n "$dir" || continue
@@ -86,7 +87,10 @@ own() {
 		}
 	done
 	[ -e "$own/owner" ] || begin "$1" "$2"
-	echo "$TOP" >"$own/owner"
+	[ "$(cat "$own/owner" 2>/dev/null)" = "$TOP" ] || {
+		echo "$TOP" >"$own/owner.new"
+		mv "$own/owner.new" "$own/owner"
+	}
 	touch "$own"
 	remove_others "$1" "${3:-$1-*}"
 	exec 7<&-
@@ -109,7 +113,7 @@ own_tree() {
 	# to another, so they are made here.
 	if [ ! -e "$own/src" ] && [ -z "${KERNEL_SRC:-}" ]; then
 		rm -rf "$own/src.new"
-		! cp -al "$pristine" "$own/src.new" || mv "$own/src.new" "$own/src"
+		! cp -al "$pristine" "$own/src.new" 2>/dev/null || mv "$own/src.new" "$own/src"
 	fi
 	cd "$CACHE"
 	ENTER_BIND=$pristine enter "$TOP/tools/build/tree" inside "$src" "$pristine" ${KERNEL_SRC:+follow} >&2
@@ -119,7 +123,11 @@ own_tree() {
 # The objects keep their times, by which make tells those that are older than their sources.
 copy_tree() {
 	[ -e "$1/src.files" ] || return 0
-	cp -al "$1/src" "$1/src.files" "$2"
+	cp -al "$1/src" "$1/src.files" "$2" 2>/dev/null || {
+		# Where there are no hard links.
+		rm -rf "$2"/src*
+		cp -a --reflink=auto "$1/src" "$1/src.files" "$2"
+	}
 	[ ! -e "$1/${obj##*/}" ] || cp -a --reflink=auto "$1/${obj##*/}" "$2"
 }
 
@@ -153,6 +161,8 @@ move_target() {
 	[ -e "$target/release" ] || return 0
 	local new
 	new=$(mktemp -d "$target/checkout-XXXXXX")
-	find "$target" -mindepth 1 -maxdepth 1 ! -name 'checkout-*' -exec mv -t "$new" {} +
+	# The last one is what it is known by.
+	find "$target" -mindepth 1 -maxdepth 1 ! -name 'checkout-*' ! -name release -exec mv -t "$new" {} +
+	mv "$target/release" "$new"
 	echo none >"$new/owner"
 }

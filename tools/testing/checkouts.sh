@@ -36,7 +36,7 @@ toy_kernel() {
 		> cat $< >>$(cache)/built
 		> cp $< $@
 		> [ ! -d $(cache)/meet ] || { cp $< $$(mktemp $(cache)/meet/XXXXXX); \
-			timeout 30 sh -c 'until [ $$(ls $(cache)/meet | wc -l) = 2 ]; do sleep 0.1; done'; }
+			timeout 100 sh -c 'until [ $$(ls $(cache)/meet | wc -l) = 2 ]; do sleep 0.1; done'; }
 		allnoconfig:
 		> grep -v '=n$$' $(O)/fragment >$(O)/.config
 		rustavailable modules:
@@ -147,7 +147,7 @@ kernels_of_checkouts() {
 	ok builds d "$core" first 'driver of d' -- the-tree-of-a-gone-checkout-is-handed-on
 	ok test "$(stat -c %i "$(tree_of d)/src")" = "$inode" -- it-is-not-copied
 	ok test ! -e "$a" -- nor-left-behind
-	for c in e f; do
+	for c in e f g; do
 		toy_checkout "$c" second
 		try of "$c" kernel x86_64 release
 	done
