@@ -38,7 +38,6 @@ use crate::sys::Errno;
 use crate::uapi;
 
 use super::super::target;
-use super::super::works;
 use super::super::A_WHILE;
 use super::evict::MemoryGroup;
 use super::filled;

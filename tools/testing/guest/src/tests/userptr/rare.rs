@@ -97,7 +97,7 @@ fn killed(gpu: &Gpu) -> Outcome {
     let board = Board::open()?;
     for hangs in [false, true] {
         let (mut told, mut tell) = pipe()?;
-        // SAFETY: this process has one thread.
+        // SAFETY: this process has one thread, and the new one kills none but itself.
         let process = unsafe {
             Process::start(|| {
                 let device = gpu.open()?;
@@ -111,8 +111,7 @@ fn killed(gpu: &Gpu) -> Outcome {
                     check!(wait_for(PATIENCE, begun)?);
                 }
                 tell.write_all(b"x")?;
-                // SAFETY: ends the process.
-                unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+                libc::kill(libc::getpid(), libc::SIGKILL);
                 Err(Stop::fail("it lives"))
             })?
         };
