@@ -35,6 +35,7 @@ use crate::harness::Need;
 use crate::harness::Outcome;
 use crate::harness::Stop;
 use crate::harness::Test;
+use crate::memory::meminfo;
 use crate::memory::resident;
 use crate::memory::wait_for;
 use crate::swap::Swap;
@@ -250,11 +251,6 @@ impl MemoryGroup {
         Ok(fs::write(root.join("cgroup.procs"), "0")?)
     }
 
-    /// Removes the group, whose processes have all left.
-    pub(in super::super) fn remove(self) -> Outcome {
-        Ok(fs::remove_dir(&self.0)?)
-    }
-
     /// Limits it to so many bytes, or not any more.
     pub(in super::super) fn limit(&self, bytes: Option<usize>) -> Outcome {
         let bytes = bytes.map_or("max".into(), |bytes| bytes.to_string());
@@ -364,14 +360,14 @@ fn no_swap(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// Has the kernel write half of `bytes` that were evicted to swap, or more. That may take several
-/// attempts: it takes other memory of the group first, and pages that were just evicted may not be
-/// in its lists yet.
+/// Has the kernel write half of `bytes` that were evicted to swap, or more, and free the pages.
+/// That may take several attempts: it takes other memory of the group first, pages that were just
+/// evicted may not be in its lists yet, and those that are being written are freed later.
 fn swap_out(group: &MemoryGroup, swap: &Swap, bytes: usize) -> Outcome {
     let mut out = 0;
     let is_out = wait_for(PATIENCE, || {
         group.reclaim(bytes)?;
-        out = swap.used()?;
+        out = swap.used()?.saturating_sub(meminfo("SwapCached")?);
         Ok(out >= bytes / 2)
     })?;
     check!(is_out, "{out} bytes are in swap");

@@ -73,7 +73,6 @@ pub(in super::super) const TESTS: &[Test] = &[
         .panfrost_fails("its BOs never leave memory"),
     Test::new("limit-of-one-client", &["D7", "D9"], limit_of_one).panfrost_fails(NO_KNOB),
     Test::new("limit-of-shared-bo", &["D7", "D9"], limit_of_shared).panfrost_fails(NO_KNOB),
-    Test::new("limit-of-removed-group", &["D7", "D9"], limit_of_removed).panfrost_fails(NO_KNOB),
 ];
 
 /// The memory of BOs is that of a GPU, of the process that makes them, and goes with them.
@@ -427,43 +426,6 @@ fn limit_of_shared(gpu: &Gpu) -> Outcome {
     chain.run(&[&shared])?;
     check_eq!(chain.statuses(), [DONE]);
     check!(intact(&shared, 5)?);
-    Ok(())
-}
-
-/// Memory that a group has shared before it was removed is charged to the group that brings it
-/// back, which does not exceed its own limit by that.
-fn limit_of_removed(gpu: &Gpu) -> Outcome {
-    const SIZE: usize = 16 * MIB;
-    let _swap = Swap::on(64 * MIB)?;
-    let group = MemoryGroup::enter()?;
-    let client = gpu.open()?;
-    let bo = filled(&client, SIZE, 5)?;
-    let dmabuf = bo.export()?;
-    group.leave()?;
-    let device = gpu.open()?;
-    let shared = Bo::import(&device, dmabuf.as_fd(), SIZE)?;
-    bo.close()?;
-    drop(dmabuf);
-    let mut chain = Chain::new(&device, PAGE)?;
-    chain.null();
-    evict_all(gpu, &device)?;
-    group.reclaim(SIZE)?;
-    let used = group.current()?;
-    check!(used < SIZE / 4, "{used} bytes stay");
-    group.remove()?;
-
-    let group = MemoryGroup::enter()?;
-    let limit = group.current()? + SIZE / 4;
-    group.limit(Some(limit))?;
-    let result = chain.submit(&[&shared], &[], None);
-    let used = group.current()?;
-    check_eq!(result, Err(Errno(libc::ENOMEM)), "with {used} bytes");
-    check!(used <= limit, "{used} bytes, and the limit is {limit}");
-    group.limit(None)?;
-    chain.run(&[&shared])?;
-    check_eq!(chain.statuses(), [DONE]);
-    check!(intact(&shared, 5)?);
-    check!(group.current()? >= SIZE, "nobody pays for it");
     Ok(())
 }
 
