@@ -369,7 +369,7 @@ fn frees_nothing(gpu: &Gpu) -> Outcome {
 
 /// Nor does it mean having to wait until all of that is freed, even if a single job has held it.
 fn waits_for_none(gpu: &Gpu) -> Outcome {
-    const BOS: usize = 10_000;
+    const BOS: usize = 4_000;
     const BUSY: usize = 4;
     let mut before = 0;
     // Some are freed at the same time, on another processor, without being waited for. On a busy
