@@ -62,6 +62,8 @@ const BATCH: usize = 128;
 
 /// The files by which the kernel lets the driver's shrinker be called.
 struct Shrinker {
+    /// The number of the control group whose memory is asked for.
+    group: u32,
     count: File,
     scan: File,
 }
@@ -70,9 +72,10 @@ impl Shrinker {
     const DIR: &'static str = "/sys/kernel/debug/shrinker";
 
     fn open(gpu: &Gpu) -> Result<Self, Stop> {
-        let prefix = match gpu.node.driver.as_str() {
-            "panfrost" => "drm-panfrost-",
-            _ => "drm_gpu-",
+        // A shrinker that knows groups wants one: the root group has the number 1.
+        let (prefix, group) = match gpu.node.driver.as_str() {
+            "panfrost" => ("drm-panfrost-", 0),
+            _ => ("drm_gpu-", 1),
         };
         let dir = fs::read_dir(Self::DIR)?
             .flatten()
@@ -80,6 +83,7 @@ impl Shrinker {
             .ok_or_else(|| Stop::fail("no such shrinker"))?
             .path();
         Ok(Self {
+            group,
             count: File::open(dir.join("count"))?,
             scan: File::options().write(true).open(dir.join("scan"))?,
         })
@@ -97,7 +101,7 @@ impl Shrinker {
     /// Takes a batch of pages.
     fn scan(&self) -> std::io::Result<()> {
         // Group, node, pages. The file knows no positions.
-        (&self.scan).write_all(format!("0 0 {BATCH}").as_bytes())
+        (&self.scan).write_all(format!("{} 0 {BATCH}", self.group).as_bytes())
     }
 }
 
