@@ -197,6 +197,7 @@ mod lending;
 mod loaded;
 mod look;
 mod queue;
+mod retired;
 mod state;
 #[cfg(CONFIG_KUNIT = "y")]
 mod tests;
@@ -216,9 +217,9 @@ pub use self::look::{
 };
 pub use self::queue::{
     Expired,
-    JobQueue,
-    Retired, //
+    JobQueue, //
 };
+pub use self::retired::Retired;
 pub use self::turns::Share;
 
 /// The maximum number of slots of a queue.
