@@ -187,7 +187,7 @@ type Identity = <Family<'static> as Chip<'static>>::Identity;
 /// Data of the DRM device: the shared state, which can outlive the hardware.
 #[pin_data]
 pub(crate) struct DeviceData {
-    /// What is known of the GPU since probe, for those who do not need a bound device otherwise.
+    /// The identity of the GPU, for code that works without a bound device.
     pub(crate) identity: Identity,
     /// The assignment of the hardware's address spaces.
     #[pin]

@@ -151,7 +151,7 @@ module! {
         },
         dump_limit_mib: u32 {
             default: 16,
-            description: "Memory in MiB that a device coredump contains at most (0 to 1024; 0: no dumps)",
+            description: "Most MiB of memory in a device coredump (0 to 1024; 0: no dumps)",
         },
     },
 }

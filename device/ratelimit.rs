@@ -147,7 +147,7 @@ mod tests {
 
         assert!(allowed(&first) == 2);
         assert!(allowed(&second) == 1);
-        // What is rare goes on to be logged.
+        // A rare line is logged all the same.
         assert!(second.allows_alone());
         assert!(!second.allows());
         Ok(())

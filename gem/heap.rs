@@ -203,7 +203,7 @@ impl Inner {
 #[pin_data]
 pub(crate) struct Heap {
     drm: ARef<Device>,
-    /// That of the control group that is charged for the memory, if any.
+    /// The account with the control group that is charged for the memory, if any.
     account: Account<Option<ARef<ObjCgroup>>>,
     /// The largest number of chunks.
     len: usize,

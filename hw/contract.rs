@@ -89,7 +89,7 @@ pub(crate) trait Chip<'a>: Sized {
     /// Register settings for a particular system.
     type Overrides: Copy + 'static;
 
-    /// What is known of the GPU since probe and does not change.
+    /// Properties of the GPU that are read in probe and do not change.
     type Identity: Clone + Send + Sync;
 
     /// A fault that is reported neither by an address space nor by a job slot. Printed as a line of

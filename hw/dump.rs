@@ -24,7 +24,7 @@ pub(crate) trait Snapshot: Copy + Send + Display {
     fn registers(&self) -> impl Iterator<Item = (u32, u32)>;
 }
 
-/// What dumps contain about the hardware.
+/// The part of a dump that is about the hardware.
 pub(crate) trait Inspect: Runner {
     /// The values of registers.
     type Snapshot: Snapshot;

@@ -139,7 +139,7 @@ impl<G: Group> Payers<G> {
     }
 }
 
-/// What the payer of a heap knows of it.
+/// The account of a heap with the group that pays for it.
 pub(super) struct Account<G: Group> {
     payers: Arc<Payers<G>>,
     payer: Arc<Payer<G>>,

@@ -2,7 +2,7 @@
 
 //! The memory of a mapping, for dumps.
 //!
-//! What is not there is not brought in. Process context; everything here sleeps, and waits for the
+//! Missing memory is not brought in. Process context; everything here sleeps, and waits for the
 //! locks of the pages, a heap, or user memory, which are held while memory is brought in. So no
 //! fence may depend on the caller.
 

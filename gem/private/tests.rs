@@ -163,7 +163,7 @@ mod suite {
             submit(&lock, &new_timeline(), &[&bo, &other, &bo]).err(),
             Some(EALREADY)
         );
-        // That was another list.
+        // The look of the submission that has failed does not count for the next one.
         let job = submit(&lock, &new_timeline(), &[&bo, &other])?;
         assert!(waits_for(&lock, &[&bo], &[&job])?);
         Ok(())
