@@ -356,7 +356,7 @@ impl platform::Driver for PlatformDriver {
             limit: dump_mib as usize * SZ_1M,
         };
         drm.jobs
-            .start(gpu.depth(), timeout_ms.into(), limit_ms.into(), dumps)?;
+            .start(&gpu, timeout_ms.into(), limit_ms.into(), dumps)?;
         let jobs = ScopeGuard::new_with_data(drm.clone(), |drm| drm.jobs.stop());
 
         let irqs = irq::Irqs::new(&gpu, &drm)?;

@@ -49,6 +49,7 @@ mod submit;
 mod workers;
 
 use core::{
+    array,
     mem,
     ptr, //
 };
@@ -304,12 +305,11 @@ impl Jobs {
     /// Creates the queue. Called once, before there are interrupts and clients; a second call fails
     /// with `EBUSY`. May sleep.
     ///
-    /// `depth` is the number of chains that a slot can hold and tell apart, one or two.
-    /// `timeout_ms` is the time that a job may run in one turn, `limit_ms` that in all its turns
-    /// together.
+    /// `timeout_ms` is the time that a job may run in one turn, unless the family has another limit
+    /// for the slot; `limit_ms` is the time that a job may run in all its turns together.
     pub(crate) fn start(
         &self,
-        depth: usize,
+        gpu: &Gpu<'_>,
         timeout_ms: u64,
         limit_ms: u64,
         dumps: DumpConfig,
@@ -320,8 +320,13 @@ impl Jobs {
             Config {
                 driver: <Driver as drm::Driver>::INFO.name,
                 slots: <Gpu<'static> as Runner>::SLOTS,
-                two_deep: depth > 1,
-                timeout_ns: timeout_ms.saturating_mul(NSEC_PER_MSEC),
+                two_deep: gpu.depth() > 1,
+                timeouts_ns: array::from_fn(|index| {
+                    let slot = slots().nth(index)?;
+                    let ms = gpu.timeout_ms(slot, timeout_ms)?;
+
+                    Some(ms.saturating_mul(NSEC_PER_MSEC))
+                }),
                 grace_ns: (timeout_ms / 4)
                     .max(MIN_GRACE_MS)
                     .saturating_mul(NSEC_PER_MSEC),

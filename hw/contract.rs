@@ -421,6 +421,15 @@ pub(crate) trait Runner: Access {
     /// Returns the number of chains that a slot can hold and tell apart, one or two. Any context.
     fn depth(&self) -> usize;
 
+    /// Returns for how many milliseconds a chain may run in a slot in one turn before it is told to
+    /// stop. [`None`]: for as long as it takes. `job_timeout_ms` is the module parameter of that
+    /// name. Any context.
+    ///
+    /// The timer runs only while there is a job in a slot with a limit, or one that was told to
+    /// stop. Otherwise, reports that got lost are not found, and slots whose interrupt had to be
+    /// masked are not polled. So a slot without a limit must report every end by itself.
+    fn timeout_ms(&self, slot: QueueSlot, job_timeout_ms: u64) -> Option<u64>;
+
     /// Returns whether a hard stop can hide a failure after which the GPU must be reset. Any
     /// context.
     fn hides_failures(&self) -> bool;

@@ -4,11 +4,12 @@
 //!
 //! # Policy
 //!
-//! The mildest measure is tried first. A job that runs for longer than the module parameter
-//! `job_timeout_ms` is soft-stopped, which stops it between two jobs of its chain or between two
-//! pieces of one. A job that does stop is merely slow: it continues from there once others of its
-//! priority have had their turn. Once it has run for `job_limit_ms` in all it is ended, which is no
-//! hang. A job that has not stopped after a quarter of `job_timeout_ms` (but no less than
+//! The mildest measure is tried first. The family says for how long a job may run in a slot, if
+//! there is a limit; on Mali, it is the module parameter `job_timeout_ms`. After that the job is
+//! soft-stopped, which stops it between two jobs of its chain or between two pieces of one. A job
+//! that does stop is merely slow: it continues from there once others of its priority have had
+//! their turn. Once it has run for `job_limit_ms` in all it is ended, which is no hang. A job that
+//! has not stopped after a quarter of `job_timeout_ms` (but no less than
 //! [`MIN_GRACE_MS`](super::MIN_GRACE_MS)) has hung: it is hard-stopped, and after the same time
 //! again the GPU is reset. A job whose chain was seen to run in a circle has hung as well, although
 //! it stops. The fence of a job that is ended gets `ECANCELED`. Jobs in the other slots keep

@@ -313,6 +313,10 @@ impl Runner for Gpu<'_> {
         }
     }
 
+    fn timeout_ms(&self, _slot: QueueSlot, job_timeout_ms: u64) -> Option<u64> {
+        Some(job_timeout_ms)
+    }
+
     fn hides_failures(&self) -> bool {
         // A bus fault.
         self.chip.caps.issue(Issue::Ttrx3076)

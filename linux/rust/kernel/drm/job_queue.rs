@@ -103,7 +103,8 @@
 //!         SlotConfig,
 //!         SlotOps,
 //!         StartError,
-//!         Stop, //
+//!         Stop,
+//!         MAX_SLOTS, //
 //!     },
 //!     sync::aref::ARef, //
 //! };
@@ -149,7 +150,7 @@
 //!         driver: c"example",
 //!         slots: &SLOT_CONFIGS,
 //!         two_deep: false,
-//!         timeout_ns: 500_000_000,
+//!         timeouts_ns: [Some(500_000_000); MAX_SLOTS],
 //!         grace_ns: 50_000_000,
 //!         ladder: &[Stop::Hard],
 //!         patience_ns: 1_000_000_000,
@@ -410,9 +411,10 @@ pub struct Config {
     pub slots: &'static [SlotConfig],
     /// Whether the slots have a [`Position::Next`].
     pub two_deep: bool,
-    /// How long a job may run, in nanoseconds, before [`JobQueue::expire`] begins to stop it.
-    /// The time it waits is not counted.
-    pub timeout_ns: u64,
+    /// How long a job may run in each slot, in nanoseconds, before [`JobQueue::expire`] begins to
+    /// stop it. The time it waits is not counted. [`None`]: for as long as it takes; `expire` then
+    /// concerns itself with a job only if it was told to stop.
+    pub timeouts_ns: [Option<u64>; MAX_SLOTS],
     /// How long each attempt to stop a job may take, in nanoseconds, before the next step is taken.
     pub grace_ns: u64,
     /// The steps taken to stop an overdue job, in this order, before a reset is asked for.

@@ -252,6 +252,10 @@ impl Runner for Gpu<'_> {
         1
     }
 
+    fn timeout_ms(&self, _slot: QueueSlot, _job_timeout_ms: u64) -> Option<u64> {
+        None
+    }
+
     fn hides_failures(&self) -> bool {
         false
     }

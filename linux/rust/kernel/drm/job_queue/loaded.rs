@@ -64,8 +64,8 @@ pub(super) struct Loaded<K: Kind> {
     overdue: bool,
     /// When it began to run, as far as known; meaningful for the current job only.
     started: u64,
-    /// When it will be stopped; meaningful for the current job only.
-    deadline: u64,
+    /// When it will be stopped, if ever; meaningful for the current job only.
+    deadline: Option<u64>,
 }
 
 impl<K: Kind> Loaded<K> {
@@ -82,13 +82,13 @@ impl<K: Kind> Loaded<K> {
         }
     }
 
-    /// Returns how long it may run from now on. The time that it ran earlier in this turn is
-    /// deducted, but it gets at least the time that a stop may take.
-    fn time_left(&mut self, config: &Config) -> u64 {
-        config
-            .timeout_ns
-            .saturating_sub(self.job.inner().turn_ns)
-            .max(config.grace_ns)
+    /// Returns how long it may run from now on, or [`None`] if its slot has no limit. The time that
+    /// it ran earlier in this turn is deducted, but it gets at least the time that a stop may take.
+    fn time_left(&mut self, config: &Config) -> Option<u64> {
+        let timeout_ns = config.timeouts_ns[self.job.entity.home.index()]?;
+        let left_ns = timeout_ns.saturating_sub(self.job.inner().turn_ns);
+
+        Some(left_ns.max(config.grace_ns))
     }
 
     fn belongs_to(&self, entity: &Arc<Entity<K>>) -> bool {
@@ -142,9 +142,9 @@ impl<K: Kind> QueueState<K> {
                 // A job that is already being stopped gets only the time that a stop may take.
                 let time = match next.strikes {
                     0 => next.time_left(&shared.config),
-                    _ => shared.config.grace_ns,
+                    _ => Some(shared.config.grace_ns),
                 };
-                next.deadline = next.started.saturating_add(time);
+                next.deadline = time.map(|ns| next.started.saturating_add(ns));
                 loaded[0] = Some(next);
             }
         }
@@ -268,7 +268,7 @@ impl<K: Kind> QueueState<K> {
             // The next step is a reset.
             loaded.strikes = loaded.strikes.max(shared.ladder_len());
         }
-        loaded.deadline = ops.now().saturating_add(shared.config.grace_ns);
+        loaded.deadline = Some(ops.now().saturating_add(shared.config.grace_ns));
     }
 
     /// Returns the position where the slot can take a job.
@@ -317,10 +317,11 @@ impl<K: Kind> QueueState<K> {
                 jumped: chosen.jumped,
                 overdue: false,
                 started,
-                deadline: 0,
+                deadline: None,
                 job,
             };
-            loaded.deadline = started.saturating_add(loaded.time_left(&shared.config));
+            let time = loaded.time_left(&shared.config);
+            loaded.deadline = time.map(|ns| started.saturating_add(ns));
             match ops.start(&loaded.view(slot, position)) {
                 Ok(()) => {
                     self.line(slot, Standing::Ready(chosen.priority))
@@ -351,7 +352,7 @@ impl<K: Kind> QueueState<K> {
         }
         self.slots
             .iter()
-            .filter_map(|slot| Some(slot.loaded[0].as_ref()?.deadline))
+            .filter_map(|slot| slot.loaded[0].as_ref()?.deadline)
             .min()
     }
 
@@ -379,7 +380,7 @@ impl<K: Kind> QueueState<K> {
                 let Some(loaded) = &mut self.slots[slot.index()].loaded[0] else {
                     continue;
                 };
-                if loaded.deadline > now {
+                if loaded.deadline.is_none_or(|deadline| deadline > now) {
                     continue;
                 }
                 match shared.config.ladder.get(usize::from(loaded.strikes)) {
@@ -391,7 +392,7 @@ impl<K: Kind> QueueState<K> {
                 }
                 loaded.strikes = loaded.strikes.saturating_add(1);
                 loaded.overdue = true;
-                loaded.deadline = now.saturating_add(shared.config.grace_ns);
+                loaded.deadline = Some(now.saturating_add(shared.config.grace_ns));
             }
         }
         // This call has been made. The next one is asked for after the slots were filled.
@@ -501,8 +502,8 @@ impl<K: Kind, O: SlotOps<K> + ?Sized> LoadedJobs<'_, K, O> {
 
     /// Requeues the current job like [`requeue`](Self::requeue), but ends its turn: it goes behind
     /// all others of its priority that are ready for the slot now, whatever time they have used.
-    /// The strikes against it are forgotten, and in its next turn it may run for
-    /// [`Config::timeout_ns`](super::Config::timeout_ns) again.
+    /// The strikes against it are forgotten, and in its next turn it has all of the time of
+    /// [`Config::timeouts_ns`](super::Config::timeouts_ns) again.
     ///
     /// This is how a job that takes long, but stops when it is told to, shares the slot with
     /// others. The time that it has run is charged to its [`Share`](super::Share), and adds up in

@@ -199,6 +199,11 @@ struct Bench {
 
 impl Bench {
     fn new(two_deep: bool) -> Result<Self> {
+        Self::with_timeouts(two_deep, [Some(TIMEOUT); MAX_SLOTS])
+    }
+
+    /// Creates a bench whose slots have these time limits.
+    fn with_timeouts(two_deep: bool, timeouts_ns: [Option<u64>; MAX_SLOTS]) -> Result<Self> {
         let events = KVec::with_capacity(4096, GFP_KERNEL)?;
         let life = Arc::new((), GFP_KERNEL)?;
         Ok(Self {
@@ -207,7 +212,7 @@ impl Bench {
                     driver: c"test",
                     slots: &SLOT_CONFIGS,
                     two_deep,
-                    timeout_ns: TIMEOUT,
+                    timeouts_ns,
                     grace_ns: GRACE,
                     ladder: &LADDER,
                     patience_ns: PATIENCE,

@@ -219,6 +219,44 @@ mod suite {
     }
 
     #[test]
+    fn slot_without_a_limit() -> Result {
+        let bench = Bench::with_timeouts(true, [None, Some(TIMEOUT), None, None])?;
+        let context = bench.context(Priority::Medium)?;
+        let fence = bench.push(&context, 1)?;
+        bench.push(&context, 2)?;
+        bench.advance_clock(1000 * TIMEOUT);
+        let expired = bench.queue.expire(&*bench.fake);
+        assert!(!expired.reset && expired.stopped == 0);
+        // There is no reason to look at it.
+        assert_eq!(bench.queue.next_deadline(), None);
+        assert_eq!(bench.queue.kind().deadline.load(Relaxed), 0);
+        assert!(bench.ids(S0) == (Some(1), Some(2)));
+
+        // The other slot has a limit.
+        bench.push_after(&context, S1, 3, &[])?;
+        bench.advance_clock(TIMEOUT);
+        assert_eq!(bench.queue.expire(&*bench.fake).stopped, 1);
+        assert!(bench.ends_with(&[Event::Stop(3, Stop::Soft)]));
+        bench.end_in(S1, Ok(()));
+
+        // The next job has no limit either.
+        bench.end(Ok(()));
+        assert!(fence.status() == OK);
+        assert!(bench.ids(S0) == (Some(2), None));
+        assert_eq!(bench.queue.next_deadline(), None);
+        // A job that was told to stop has the time for that.
+        bench.queue.update(&*bench.fake, |loaded| {
+            loaded.stop(S0, Position::Current, Stop::Hard);
+        });
+        let now = bench.fake.log.lock().now;
+        assert_eq!(bench.queue.next_deadline(), Some(now + GRACE));
+        bench.advance_clock(GRACE);
+        assert!(bench.queue.expire(&*bench.fake).reset);
+        assert!(bench.is_sound());
+        Ok(())
+    }
+
+    #[test]
     fn stopped_while_next() -> Result {
         let (bench, context) = Bench::with_context(true)?;
         bench.push(&context, 1)?;
