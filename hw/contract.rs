@@ -430,6 +430,11 @@ pub(crate) trait Runner: Access {
     /// masked are not polled. So a slot without a limit must report every end by itself.
     fn timeout_ms(&self, slot: QueueSlot, job_timeout_ms: u64) -> Option<u64>;
 
+    /// Returns whether the current chain of a slot, whose time is up, has progressed since it began
+    /// or since this was last called for it. If so, it gets the time of the slot once more, but at
+    /// most three times in one turn.
+    fn progressed(&self, slot: QueueSlot) -> bool;
+
     /// Returns whether a hard stop can hide a failure after which the GPU must be reset. Any
     /// context.
     fn hides_failures(&self) -> bool;

@@ -213,6 +213,10 @@ impl job_queue::SlotOps<QueueOwner> for SlotAccess<'_, '_> {
         running.job.vm.as_put();
     }
 
+    fn progressed(&self, running: &Running<'_, QueueOwner>) -> bool {
+        !self.gpu.off_limits() && self.gpu.progressed(running.slot)
+    }
+
     fn stop(&self, running: &Running<'_, QueueOwner>, how: Stop) {
         // A reset, the loss of the GPU or unbind is about to take the jobs from the hardware.
         if self.gpu.off_limits() {

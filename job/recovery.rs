@@ -5,15 +5,16 @@
 //! # Policy
 //!
 //! The mildest measure is tried first. The family says for how long a job may run in a slot, if
-//! there is a limit; on Mali, it is the module parameter `job_timeout_ms`. After that the job is
-//! soft-stopped, which stops it between two jobs of its chain or between two pieces of one. A job
-//! that does stop is merely slow: it continues from there once others of its priority have had
-//! their turn. Once it has run for `job_limit_ms` in all it is ended, which is no hang. A job that
-//! has not stopped after a quarter of `job_timeout_ms` (but no less than
-//! [`MIN_GRACE_MS`](super::MIN_GRACE_MS)) has hung: it is hard-stopped, and after the same time
-//! again the GPU is reset. A job whose chain was seen to run in a circle has hung as well, although
-//! it stops. The fence of a job that is ended gets `ECANCELED`. Jobs in the other slots keep
-//! running until the reset.
+//! there is a limit; on Mali, it is the module parameter `job_timeout_ms`. If the family then finds
+//! that the job has progressed, the job may run for as long again, up to three times in one turn;
+//! on Mali, only a soft stop can show that. Otherwise the job is soft-stopped, which stops it
+//! between two jobs of its chain or between two pieces of one. A job that does stop is merely slow:
+//! it continues from there once others of its priority have had their turn. Once it has run for
+//! `job_limit_ms` in all it is ended, which is no hang. A job that has not stopped after a quarter
+//! of `job_timeout_ms` (but no less than [`MIN_GRACE_MS`](super::MIN_GRACE_MS)) has hung: it is
+//! hard-stopped, and after the same time again the GPU is reset. A job whose chain was seen to run
+//! in a circle has hung as well, although it stops. The fence of a job that is ended gets
+//! `ECANCELED`. Jobs in the other slots keep running until the reset.
 //!
 //! Before a reset, all running chains are soft-stopped, so that those that stop can continue where
 //! they were. A chain that does not stop starts over if none of its jobs is done yet; otherwise its

@@ -317,6 +317,12 @@ impl Runner for Gpu<'_> {
         Some(job_timeout_ms)
     }
 
+    fn progressed(&self, _slot: QueueSlot) -> bool {
+        // The registers do not show it, as a large fragment job is a single job. A chain that makes
+        // progress stops softly.
+        false
+    }
+
     fn hides_failures(&self) -> bool {
         // A bus fault.
         self.chip.caps.issue(Issue::Ttrx3076)

@@ -135,6 +135,11 @@
 //!     }
 //!
 //!     fn finish(&self, _running: &Running<'_, Ring>) {}
+//!
+//!     fn progressed(&self, _running: &Running<'_, Ring>) -> bool {
+//!         false
+//!     }
+//!
 //!     fn stop(&self, _running: &Running<'_, Ring>, _how: Stop) {}
 //!
 //!     fn withdraw(&self, _running: &Running<'_, Ring>) -> bool {
@@ -228,6 +233,9 @@ pub const MAX_SLOTS: usize = 4;
 
 /// The number of jobs that a slot's registers can hold.
 const MAX_DEPTH: usize = 2;
+
+/// The number of times in one turn that a job which progresses is given more time.
+const MAX_EXTENSIONS: u8 = 3;
 
 /// A hardware slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -365,6 +373,14 @@ pub trait SlotOps<K: Kind> {
     /// Releases everything that [`start`](Self::start) acquired. The job is no longer in the
     /// hardware.
     fn finish(&self, job: &Running<'_, K>);
+
+    /// Returns whether a job whose time is up has progressed since it began to run, or since this
+    /// was last called for it. If so, it gets the time of its slot once more.
+    ///
+    /// Only called for a job at [`Position::Current`] that was not told to stop, and at most three
+    /// times in one turn. After these it is overdue even if it progresses. Nor is it called for a
+    /// job that was stopped and resumed within its turn.
+    fn progressed(&self, job: &Running<'_, K>) -> bool;
 
     /// Asks the hardware to stop a job. Its end is reported like any other, by
     /// [`LoadedJobs::finish`] or [`LoadedJobs::requeue`].

@@ -256,6 +256,10 @@ impl Runner for Gpu<'_> {
         None
     }
 
+    fn progressed(&self, _slot: QueueSlot) -> bool {
+        false
+    }
+
     fn hides_failures(&self) -> bool {
         false
     }

@@ -28,7 +28,8 @@ use super::{
     StartError,
     Stop,
     Verdict,
-    MAX_DEPTH, //
+    MAX_DEPTH,
+    MAX_EXTENSIONS, //
 };
 use crate::{
     list::ListArc,
@@ -64,7 +65,9 @@ pub(super) struct Loaded<K: Kind> {
     overdue: bool,
     /// When it began to run, as far as known; meaningful for the current job only.
     started: u64,
-    /// When it will be stopped, if ever; meaningful for the current job only.
+    /// The number of times that it may still be given more time; zero once it was told to stop.
+    extensions: u8,
+    /// When its time is up, if ever; meaningful for the current job only.
     deadline: Option<u64>,
 }
 
@@ -268,6 +271,7 @@ impl<K: Kind> QueueState<K> {
             // The next step is a reset.
             loaded.strikes = loaded.strikes.max(shared.ladder_len());
         }
+        loaded.extensions = 0;
         loaded.deadline = Some(ops.now().saturating_add(shared.config.grace_ns));
     }
 
@@ -317,6 +321,12 @@ impl<K: Kind> QueueState<K> {
                 jumped: chosen.jumped,
                 overdue: false,
                 started,
+                // None for a job that is resumed within its turn, so that the turn ends. Such a job
+                // stops softly, and can go on in its next turn.
+                extensions: match job.inner().turn_ns {
+                    0 => MAX_EXTENSIONS,
+                    _ => 0,
+                },
                 deadline: None,
                 job,
             };
@@ -345,7 +355,7 @@ impl<K: Kind> QueueState<K> {
         }
     }
 
-    /// Returns the earliest time at which a job in the hardware is overdue.
+    /// Returns the earliest time at which the time of a job in the hardware is up.
     pub(super) fn deadline(&self) -> Option<u64> {
         if self.parked {
             return None;
@@ -366,7 +376,8 @@ impl<K: Kind> QueueState<K> {
         }
     }
 
-    /// Stops overdue jobs, each with the next step of the ladder.
+    /// Stops overdue jobs, each with the next step of the ladder. Those that have progressed get
+    /// more time instead.
     pub(super) fn expire<O: SlotOps<K> + ?Sized>(
         &mut self,
         shared: &Shared<K>,
@@ -383,6 +394,13 @@ impl<K: Kind> QueueState<K> {
                 if loaded.deadline.is_none_or(|deadline| deadline > now) {
                     continue;
                 }
+                if loaded.extensions > 0 && ops.progressed(&loaded.view(slot, Position::Current)) {
+                    let time = shared.config.timeouts_ns[slot.index()];
+
+                    loaded.extensions -= 1;
+                    loaded.deadline = time.map(|ns| now.saturating_add(ns));
+                    continue;
+                }
                 match shared.config.ladder.get(usize::from(loaded.strikes)) {
                     Some(&how) => {
                         ops.stop(&loaded.view(slot, Position::Current), how);
@@ -392,6 +410,7 @@ impl<K: Kind> QueueState<K> {
                 }
                 loaded.strikes = loaded.strikes.saturating_add(1);
                 loaded.overdue = true;
+                loaded.extensions = 0;
                 loaded.deadline = Some(now.saturating_add(shared.config.grace_ns));
             }
         }

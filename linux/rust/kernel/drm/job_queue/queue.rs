@@ -457,13 +457,15 @@ impl<K: Kind> JobQueue<K> {
         })
     }
 
-    /// Returns the earliest time at which a job is overdue, on the clock of [`SlotOps::now`].
+    /// Returns the earliest time at which the time of a job is up, on the clock of
+    /// [`SlotOps::now`].
     pub fn next_deadline(&self) -> Option<u64> {
         self.shared.state.lock().deadline()
     }
 
-    /// Stops the jobs that have run for too long. Each time that a job is found overdue, the next
-    /// step of [`Config::ladder`] is taken. Asks for the next call with [`Kind::arm_timer`].
+    /// Stops the jobs that have run for too long. A job whose time is up is overdue unless it has
+    /// [progressed](SlotOps::progressed). Each time that a job is found overdue, the next step of
+    /// [`Config::ladder`] is taken. Asks for the next call with [`Kind::arm_timer`].
     ///
     /// Process context; does not sleep.
     pub fn expire<O: SlotOps<K> + ?Sized>(&self, ops: &O) -> Expired {

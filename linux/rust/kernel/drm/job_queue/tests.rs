@@ -116,10 +116,14 @@ struct Log {
     refuse_job: (u32, StartError),
     /// The next job can be taken back.
     withdrawable: bool,
+    /// The id of the job that progresses.
+    progresses: Option<u32>,
+    /// The number of times that the queue has asked whether a job progresses.
+    asked: u32,
     /// The ids and flags of the jobs in each slot, in any order.
     loaded: [[Option<(u32, bool)>; MAX_DEPTH]; MAX_SLOTS],
-    /// Set if two jobs of a slot had the same flag, a position was filled twice, or a job left a
-    /// slot that it was not in.
+    /// Set if two jobs of a slot had the same flag, a position was filled twice, a job left a slot
+    /// that it was not in, or one was asked about that did not run or had been told to stop.
     broken: bool,
 }
 
@@ -166,6 +170,13 @@ impl SlotOps<Owner> for Fake {
             Some(entry) => *entry = None,
             None => log.broken = true,
         }
+    }
+
+    fn progressed(&self, job: &Running<'_, Owner>) -> bool {
+        let mut log = self.log.lock();
+        log.asked += 1;
+        log.broken |= job.position != Position::Current || job.strikes != 0;
+        log.progresses == Some(job.job.id)
     }
 
     fn stop(&self, job: &Running<'_, Owner>, how: Stop) {
@@ -238,6 +249,8 @@ impl Bench {
                         refuse: None,
                         refuse_job: (u32::MAX, StartError::Busy),
                         withdrawable: true,
+                        progresses: None,
+                        asked: 0,
                         loaded: [[None; MAX_DEPTH]; MAX_SLOTS],
                         broken: false,
                     }),

@@ -218,6 +218,132 @@ mod suite {
         Ok(())
     }
 
+    /// Calls [`JobQueue::expire`]. Returns whether no job was overdue, and the only job has all of
+    /// the time of its slot from now on.
+    fn extends(bench: &Bench) -> bool {
+        let none = Expired {
+            reset: false,
+            stopped: 0,
+        };
+        let expired = bench.queue.expire(&*bench.fake);
+        let deadline = bench.fake.log.lock().now + TIMEOUT;
+        expired == none
+            && bench.queue.next_deadline() == Some(deadline)
+            && bench.queue.kind().deadline.load(Relaxed) == deadline
+    }
+
+    #[test]
+    fn progress_extends_the_time_three_times() -> Result {
+        let (bench, context) = Bench::with_context(true)?;
+        bench.fake.log.lock().progresses = Some(1);
+        bench.push(&context, 1)?;
+        for asked in 1..=3 {
+            // Too early.
+            bench.advance_clock(TIMEOUT - 1);
+            bench.queue.expire(&*bench.fake);
+            assert_eq!(bench.fake.log.lock().asked, asked - 1);
+            bench.advance_clock(1);
+            assert!(extends(&bench));
+            assert_eq!(bench.fake.log.lock().asked, asked);
+        }
+        bench.advance_clock(TIMEOUT);
+        assert_eq!(bench.queue.expire(&*bench.fake).stopped, 1);
+        assert!(bench.ends_with(&[Event::Stop(1, Stop::Soft)]));
+        bench.advance_clock(GRACE);
+        assert_eq!(bench.queue.expire(&*bench.fake).stopped, 1);
+        assert!(bench.ends_with(&[Event::Stop(1, Stop::Hard)]));
+        bench.advance_clock(GRACE);
+        assert!(bench.queue.expire(&*bench.fake).reset);
+        assert_eq!(bench.fake.log.lock().asked, 3);
+        assert!(bench.is_sound());
+        Ok(())
+    }
+
+    #[test]
+    fn overdue_at_once_without_progress() -> Result {
+        let (bench, context) = Bench::with_context(true)?;
+        bench.push(&context, 1)?;
+        bench.push_after(&context, S1, 2, &[])?;
+        bench.fake.log.lock().progresses = Some(2);
+        bench.advance_clock(TIMEOUT);
+        assert_eq!(bench.queue.expire(&*bench.fake).stopped, 1);
+        assert!(bench.ends_with(&[Event::Stop(1, Stop::Soft)]));
+        assert_eq!(bench.fake.log.lock().asked, 2);
+        // It is not asked any more.
+        bench.fake.log.lock().progresses = Some(1);
+        bench.advance_clock(GRACE);
+        assert_eq!(bench.queue.expire(&*bench.fake).stopped, 1);
+        assert!(bench.ends_with(&[Event::Stop(1, Stop::Hard)]));
+        assert_eq!(bench.fake.log.lock().asked, 2);
+        assert!(bench.is_sound());
+        Ok(())
+    }
+
+    /// One extension does not lead to another if there is no progress since.
+    #[test]
+    fn overdue_when_progress_ends() -> Result {
+        let (bench, context) = Bench::with_context(true)?;
+        bench.push(&context, 1)?;
+        bench.fake.log.lock().progresses = Some(1);
+        bench.advance_clock(TIMEOUT);
+        assert!(extends(&bench));
+        bench.fake.log.lock().progresses = None;
+        bench.advance_clock(TIMEOUT);
+        assert_eq!(bench.queue.expire(&*bench.fake).stopped, 1);
+        assert_eq!(bench.fake.log.lock().asked, 2);
+        assert!(bench.ends_with(&[Event::Stop(1, Stop::Soft)]));
+        Ok(())
+    }
+
+    #[test]
+    fn extensions_are_for_one_turn() -> Result {
+        let (bench, context) = Bench::with_context(true)?;
+        bench.fake.log.lock().progresses = Some(1);
+        bench.push(&context, 1)?;
+        bench.advance_clock(TIMEOUT);
+        assert!(extends(&bench));
+        // Resumed at once, it goes on with the same turn.
+        bench
+            .queue
+            .update(&*bench.fake, |loaded| loaded.requeue(S0, Position::Current));
+        bench.advance_clock(GRACE);
+        assert_eq!(bench.queue.expire(&*bench.fake).stopped, 1);
+        assert!(bench.ends_with(&[Event::Stop(1, Stop::Soft)]));
+        assert_eq!(bench.fake.log.lock().asked, 1);
+        // In its next turn it gets three again.
+        bench
+            .queue
+            .update(&*bench.fake, |loaded| loaded.yield_turn(S0));
+        for _ in 0..3 {
+            bench.advance_clock(TIMEOUT);
+            assert!(extends(&bench));
+        }
+        bench.advance_clock(TIMEOUT);
+        assert_eq!(bench.queue.expire(&*bench.fake).stopped, 1);
+        // So it does when it starts from the beginning.
+        bench.queue.park();
+        bench.queue.restart(&*bench.fake, |_| Verdict::Requeue);
+        bench.advance_clock(TIMEOUT);
+        assert!(extends(&bench));
+        assert!(bench.is_sound());
+        Ok(())
+    }
+
+    /// A job that its owner has told to stop gets no more time for its progress.
+    #[test]
+    fn stop_by_the_owner_is_not_extended() -> Result {
+        let (bench, context) = Bench::with_context(true)?;
+        bench.fake.log.lock().progresses = Some(1);
+        bench.push(&context, 1)?;
+        bench.queue.update(&*bench.fake, |loaded| {
+            loaded.stop(S0, Position::Current, Stop::Soft);
+        });
+        bench.advance_clock(GRACE);
+        assert_eq!(bench.queue.expire(&*bench.fake).stopped, 1);
+        assert_eq!(bench.fake.log.lock().asked, 0);
+        Ok(())
+    }
+
     #[test]
     fn slot_without_a_limit() -> Result {
         let bench = Bench::with_timeouts(true, [None, Some(TIMEOUT), None, None])?;
@@ -238,6 +364,7 @@ mod suite {
         assert_eq!(bench.queue.expire(&*bench.fake).stopped, 1);
         assert!(bench.ends_with(&[Event::Stop(3, Stop::Soft)]));
         bench.end_in(S1, Ok(()));
+        assert_eq!(bench.fake.log.lock().asked, 1);
 
         // The next job has no limit either.
         bench.end(Ok(()));
