@@ -2,10 +2,10 @@
 
 //! One open file: an address space and job contexts.
 //!
-//! All BOs of a client are mapped in the address space of its file, and all of its jobs belong to
-//! one of the file's contexts. The address space and context 0 are created when the file is opened,
-//! which needs a bound GPU. Jobs that still run keep the address space and their FIFO in the job
-//! queue alive after the file is closed.
+//! All jobs of a client run in the address space of its file, and belong to one of the file's
+//! contexts. The address space and context 0 are created when the file is opened, which needs a
+//! bound GPU. Jobs that still run keep the address space and their FIFO in the job queue alive
+//! after the file is closed.
 //!
 //! When a file is closed, the DRM core calls `closing()`, closes all handles of BOs, and then drops
 //! the [`File`]. Dropping it cancels the jobs that wait, stops those that run, and releases the

@@ -2,10 +2,11 @@
 
 //! Buffer objects.
 //!
-//! A BO is memory that has a handle in each file that uses it, and an address in the address space
-//! of each of these files:
+//! A BO is memory that has a handle in each file that uses it, and an address in each address space
+//! that it is mapped in:
 //!
-//! - [`object`]: the BO itself, its handles, its flags.
+//! - [`object`]: the BO itself, its flags.
+//! - [`handles`]: the files that have handles for a BO, and their mappings.
 //! - [`backing`]: the states of its pages.
 //! - [`mod@mapping`]: a BO in an address space. Jobs hold these.
 //! - [`heap`]: memory that grows when the GPU touches it, and is given back when it is unused.
@@ -25,6 +26,7 @@
 //! the UAPI may sleep, and are called with no lock held.
 
 pub(crate) mod backing;
+mod handles;
 pub(crate) mod heap;
 pub(crate) mod label;
 pub(crate) mod mapping;
@@ -90,8 +92,8 @@ pub(crate) type Bo = uma::Object<BoData>;
 
 /// Creates a BO of `size` bytes, rounded up to pages, or for heaps to 2 MiB.
 ///
-/// The BO has neither memory nor an address yet. With the first handle it gets an address and,
-/// unless it is a heap, its memory.
+/// The BO has neither memory nor an address yet. When it is mapped, it gets an address and, unless
+/// it is a heap, its memory.
 ///
 /// Errors: `EINVAL` for a size of 0 or flags that exclude each other, `ENOMEM`.
 pub(crate) fn create(drm: &Device, gpu: &Gpu<'_>, size: u32, flags: Flags) -> Result<ARef<Bo>> {
@@ -172,14 +174,16 @@ pub(crate) fn create_user(
     )
 }
 
-/// Returns the mapping of `bo` in `vm`, if the file of `vm` has a handle.
+/// Returns the mapping of `bo` in `vm`, if there is one. There is none if the file of `vm` has no
+/// handle for the BO.
 pub(crate) fn mapping(bo: &Bo, vm: &Arc<Vm>) -> Option<Arc<Mapping>> {
     bo.mapping(vm)
 }
 
 /// Returns the mappings of `bos` in `vm`, in the same order. Sleeps.
 ///
-/// `EINVAL`: the last handle of a BO is being closed. `ENOMEM`.
+/// `EINVAL`: one of them is not mapped there, for instance because the file is closing the last
+/// handle. `ENOMEM`.
 pub(crate) fn mappings(
     drm: &Device,
     bos: &Objects<Bo>,

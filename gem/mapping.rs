@@ -2,11 +2,11 @@
 
 //! A BO in an address space.
 //!
-//! There is one [`Mapping`] for each pair of BO and address space, however many handles the file
-//! has for the BO. The handles hold it, through the list in the BO, and so does every job that uses
-//! the BO: closing the handle of a busy BO takes nothing away from the GPU. When the last reference
-//! is dropped, the pages are unmapped and the addresses are freed. That may sleep, so jobs must be
-//! dropped by a worker, not by an interrupt thread.
+//! There is at most one [`Mapping`] for each pair of BO and address space, however many
+//! [handles](super::handles) the file has for the BO. The handles hold it, through the list in the
+//! BO, and so does every job that uses the BO: closing the handle of a busy BO takes nothing away
+//! from the GPU. When the last reference is dropped, the pages are unmapped and the addresses are
+//! freed. That may sleep, so jobs must be dropped by a worker, not by an interrupt thread.
 //!
 //! A mapping holds the pages of its BO until reclaim takes them away ([`Mapping::evict`]). The
 //! mapping is then added to a list of its [`Vm`], and the next job of that address space brings the

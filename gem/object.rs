@@ -58,6 +58,7 @@ use super::{
         Advice,
         PageState, //
     },
+    handles::Handles,
     heap::Heap,
     label::Label,
     mapping::Mapping,
@@ -118,7 +119,7 @@ pub(crate) struct Args {
     pub(super) flags: Flags,
     pub(super) label: Option<Label>,
     pub(super) heap: Option<Arc<Heap>>,
-    /// User memory, to be mapped with the first handle.
+    /// User memory that is ready to be mapped.
     pub(super) user: Option<userptr::Prepared>,
     /// It belongs to another driver.
     pub(super) imported: bool,
@@ -135,8 +136,8 @@ pub(crate) struct BoData {
     user: Option<Arc<Atomic<bool>>>,
     /// The jobs that use the BO while it is private.
     last_use: LastUse,
-    /// Provides the resv of the first address space with a mapping, the only one whose jobs use the
-    /// BO while it is private. Never set for a BO that is imported.
+    /// Provides the resv of the address space of the first file with a handle, the only one whose
+    /// jobs use the BO while it is private. Never set for a BO that is imported.
     home: SetOnce<ARef<ResvObject>>,
     /// The mapping there, as long as it is in `state`. Submissions look it up here, for many BOs at
     /// once. Changes with `state` locked as well.
@@ -152,36 +153,25 @@ pub(crate) struct BoData {
 
 /// The data guarded by the lock of a BO.
 pub(super) struct BoState {
-    mappings: KVec<FileMapping>,
-    /// User memory, until the first handle maps it. There is never a second mapping.
+    handles: Handles<Arc<Mapping>>,
+    /// User memory, until it is mapped. There is never a second mapping.
     user: Option<userptr::Prepared>,
 }
 
 impl BoState {
     /// Returns the new value of [`BoData::only_vm`].
     fn only_vm(&self) -> u64 {
-        match self.mappings.as_slice() {
-            [only] => only.mapping.vm().id(),
-            _ => 0,
-        }
+        self.only_mapping().map_or(0, |only| only.vm().id())
     }
 
-    /// Returns the mappings: one for each address space whose file has a handle.
+    /// Returns the mappings: at most one for each file that has a handle.
     pub(super) fn mappings(&self) -> impl Iterator<Item = &Arc<Mapping>> {
-        self.mappings.iter().map(|entry| &entry.mapping)
+        self.handles.mappings()
     }
-}
 
-/// The mapping of a BO for a file, and how often the file has a handle.
-struct FileMapping {
-    mapping: Arc<Mapping>,
-    /// The number of handles, which is never 0.
-    handles: usize,
-}
-
-impl FileMapping {
-    fn is_in(&self, vm: &Arc<Vm>) -> bool {
-        Arc::ptr_eq(self.mapping.vm(), vm)
+    /// Returns the mapping if there is exactly one.
+    pub(super) fn only_mapping(&self) -> Option<&Arc<Mapping>> {
+        self.handles.only_mapping()
     }
 }
 
@@ -244,8 +234,9 @@ impl BoData {
         })
     }
 
-    /// Prepares the BO for a mapping in `vm`: one that had its first mapping elsewhere becomes
-    /// shared. Sleeps. For the errors, see [`Self::share`].
+    /// Prepares the BO for a handle of the file of `vm`: one that had its first handle elsewhere
+    /// becomes shared, so that it can be mapped in `vm` at any time. Sleeps. For the errors, see
+    /// [`Self::share`].
     fn settle_in(bo: &Bo, vm: &Vm) -> Result {
         if !bo.last_use.is_private() {
             return Ok(());
@@ -322,17 +313,16 @@ impl BoData {
         }
     }
 
-    /// Returns the mapping in `vm`, if the file of `vm` has a handle.
+    /// Returns the mapping in `vm`, if there is one.
     pub(crate) fn mapping(&self, vm: &Arc<Vm>) -> Option<Arc<Mapping>> {
         let state = self.state.lock();
-        let entry = state.mappings.iter().find(|entry| entry.is_in(vm))?;
 
-        Some(entry.mapping.clone())
+        state.handles.mapping(vm.id()).cloned()
     }
 
     /// Returns the mappings of BOs in `vm`, in the same order. Sleeps.
     ///
-    /// `EINVAL`: the file of `vm` has no handle for one of them any more. `ENOMEM`.
+    /// `EINVAL`: one of them is not mapped in `vm`. `ENOMEM`.
     pub(super) fn mappings(
         drm: &Device,
         bos: &Objects<Bo>,
@@ -381,42 +371,47 @@ impl BoData {
         }
 
         let state = bo.state.lock();
-        match state.mappings.as_slice() {
-            [only] if only.handles == 1 && only.is_in(vm) => Ok(bo.advise(false)),
-            _ => Err(EINVAL),
+        match state.handles.is_only_one(vm.id()) {
+            true => Ok(bo.advise(false)),
+            false => Err(EINVAL),
         }
     }
 
-    /// Adds a handle of the file of `vm`. The first one maps the BO into `vm`. Sleeps.
+    /// Adds a handle of the file of `vm`. The first one also maps the BO into `vm`. Sleeps.
     fn add_handle(bo: &Bo, vm: &Arc<Vm>) -> Result {
         Self::settle_in(bo, vm)?;
 
         let mut state = bo.state.lock();
 
-        if let Some(entry) = state.mappings.iter_mut().find(|entry| entry.is_in(vm)) {
-            entry.handles = entry.handles.checked_add(1).ok_or(EOVERFLOW)?;
+        state.handles.add(vm.id())?;
+        Self::map_in(bo, vm, &mut state).inspect_err(|_| {
+            // Without a mapping, as that has failed.
+            state.handles.remove(vm.id());
+        })
+    }
+
+    /// Maps the BO into `vm`, unless it is mapped there. The lock of `state` is held. Sleeps.
+    ///
+    /// `EINVAL`: the file of `vm` has no handle, or the BO is a heap or user memory of another
+    /// file. `ENODEV`: the device has gone, or the GPU has halted. `ENOSPC`: no addresses are left.
+    /// Other errors come from bringing the pages in, `ENOMEM` in particular.
+    fn map_in(bo: &Bo, vm: &Arc<Vm>, state: &mut BoState) -> Result {
+        let place = state.handles.mapping_mut(vm.id()).ok_or(EINVAL)?;
+
+        if place.is_some() {
             return Ok(());
         }
 
-        state.mappings.reserve(1, GFP_KERNEL_ACCOUNT)?;
-
         let mapping = match bo.is_user() {
-            // User memory is mapped in a single address space, and no other file can get a handle.
+            // User memory is mapped in a single address space, where it has its addresses.
             true => {
-                let user = state.user.take().filter(|user| user.is_in(vm));
+                let user = state.user.take_if(|user| user.is_in(vm));
 
                 Mapping::of_user(bo, user.ok_or(EINVAL)?)?
             }
             false => with_gpu(bo.dev(), |gpu| Mapping::new(bo, gpu, vm)).ok_or(ENODEV)??,
         };
-        state
-            .mappings
-            .push_within_capacity(FileMapping {
-                mapping: mapping.clone(),
-                handles: 1,
-            })
-            // The reservation above has made room.
-            .map_err(|_| ENOMEM)?;
+        *place = Some(mapping.clone());
         bo.only_vm.store(state.only_vm(), Relaxed);
         if bo.is_at_home(vm) {
             *bo.home_mapping.access_mut(&mut bo.dev().uses.lock()) = Some(mapping);
@@ -424,25 +419,18 @@ impl BoData {
         Ok(())
     }
 
-    /// Returns whether the first mapping was in `vm`.
+    /// Returns whether the file of `vm` had the first handle.
     fn is_at_home(&self, vm: &Vm) -> bool {
         self.home
             .as_ref()
             .is_some_and(|home| ptr::eq(&**home, vm.resv_object()))
     }
 
-    /// Removes a handle of the file of `vm`. If it was the last one, returns the mapping, which the
-    /// caller drops with no lock held. Sleeps.
+    /// Removes a handle of the file of `vm`. If it was the last one, returns the mapping, if there
+    /// is one, which the caller drops with no lock held. Sleeps.
     fn remove_handle(bo: &Bo, vm: &Arc<Vm>) -> Option<Arc<Mapping>> {
         let mut state = bo.state.lock();
-        let index = state.mappings.iter().position(|entry| entry.is_in(vm))?;
-        let entry = state.mappings.get_mut(index)?;
-
-        entry.handles = entry.handles.saturating_sub(1);
-        if entry.handles != 0 {
-            return None;
-        }
-        let mapping = state.mappings.remove(index).ok()?.mapping;
+        let mapping = state.handles.remove(vm.id())?;
 
         bo.only_vm.store(state.only_vm(), Relaxed);
         if bo.is_at_home(vm) {
@@ -477,7 +465,7 @@ impl DriverObject for BoData {
             label <- new_mutex!(args.label, "drm_gpu::bo_label"),
             state <- new_mutex!(
                 BoState {
-                    mappings: KVec::new(),
+                    handles: Handles::new(),
                     user: args.user,
                 },
                 "drm_gpu::bo"

@@ -2,11 +2,12 @@
 
 //! The jobs that use private BOs.
 //!
-//! A BO is *private* as long as a single address space has mapped it, it was not imported, and
-//! nobody has asked to export it. Only jobs of that address space list such a BO, and each of them
-//! is published with the resv of the address space locked. So that lock is all that a submission
-//! needs: it neither locks the resv of a private BO, nor does it add a fence there. That resv has
-//! no fence, except some of those that the record has, if there was no memory to share the BO.
+//! A BO is *private* as long as a single file has ever had a handle for it, it was not imported,
+//! and nobody has asked to export it. Only jobs of that file list such a BO, and each of them is
+//! published with the resv of the file's address space locked. So that lock is all that a
+//! submission needs: it neither locks the resv of a private BO, nor does it add a fence there. That
+//! resv has no fence, except some of those that the record has, if there was no memory to share the
+//! BO.
 //!
 //! Instead, the BO has a [`LastUse`], which refers to the [`Record`] of the last job that lists it.
 //! All BOs of a job share its record. The next job that lists the BO waits for the fence of that
@@ -167,8 +168,8 @@ struct State {
 
 /// The last use of a BO.
 pub(crate) struct LastUse {
-    /// Set with the lock held and, once the BO has a mapping, with the resv of the address space
-    /// locked as well.
+    /// Set with the lock held and, once a file has had a handle, with the resv of the file's
+    /// address space locked as well.
     shared: Atomic<bool>,
     state: LockedBy<State, Uses>,
 }

@@ -131,14 +131,11 @@ fn may_lose(bo: &Bo, mapping: &Mapping, means: Means) -> bool {
     }
 }
 
-/// Returns the number of the address space of `bo`, if there is only one and it has unfinished
-/// jobs.
+/// Returns the number of the address space that `bo` is mapped in, if there is only one and it has
+/// unfinished jobs.
 pub(crate) fn busy_vm(bo: &Bo) -> Option<u64> {
     let state = bo.try_state()?;
-    let mut mappings = state.mappings();
-    let (Some(only), None) = (mappings.next(), mappings.next()) else {
-        return None;
-    };
+    let only = state.only_mapping()?;
 
     (!only.vm().resv().test_signaled(Usage::Bookkeep)).then(|| only.vm().id())
 }

@@ -266,7 +266,7 @@ impl mirror::Device for Region {
     }
 }
 
-/// User memory and its addresses, for a BO that has no handle yet. The memory is dropped first.
+/// User memory and its addresses, for a BO that is not mapped yet. The memory is dropped first.
 pub(crate) struct Prepared {
     pub(super) memory: UserMemory,
     pub(super) node: VaNode<Residency>,

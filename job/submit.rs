@@ -142,7 +142,7 @@ impl Contexts {
 impl Admission {
     /// Queues a job.
     ///
-    /// `EINVAL`: the file is closing the handle of a BO. `EALREADY`: a BO is listed twice. `EINTR`
+    /// `EINVAL`: a BO is not mapped in the address space. `EALREADY`: a BO is listed twice. `EINTR`
     /// or `ERESTARTSYS`: a signal. `ENODEV`: the device has gone, is about to go, or is lost.
     ///
     /// `EIO`: the content of a BO could not be read from swap.
