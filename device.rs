@@ -216,6 +216,9 @@ pub(crate) struct DeviceData {
 }
 
 impl DeviceData {
+    /// See [`Personality::MAP_WITH_HANDLE`].
+    pub(crate) const MAP_WITH_HANDLE: bool = Interface::MAP_WITH_HANDLE;
+
     /// Creates the data of a device without clients. Sleeps.
     fn new(
         dev: &device::Device<Bound>,

@@ -3,8 +3,10 @@
 //! The files that have handles for a BO, and their mappings.
 //!
 //! A handle does not imply a mapping: it lets the file name the BO, while a mapping lets the file's
-//! jobs access it. The opposite does hold: a file has a mapping only as long as it has a handle. If
-//! jobs still use the BO when the last handle is closed, they hold the mapping themselves.
+//! jobs access it. The interface to user space decides whether both come together: see
+//! [`Personality::MAP_WITH_HANDLE`](crate::hw::Personality::MAP_WITH_HANDLE). The opposite does
+//! hold: a file has a mapping only as long as it has a handle. If jobs still use the BO when the
+//! last handle is closed, they hold the mapping themselves.
 //!
 //! A file is known by the number of its address space, which is never used for another.
 

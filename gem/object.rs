@@ -377,17 +377,21 @@ impl BoData {
         }
     }
 
-    /// Adds a handle of the file of `vm`. The first one also maps the BO into `vm`. Sleeps.
+    /// Adds a handle of the file of `vm`. The first one also maps the BO into `vm` if the interface
+    /// to user space has it so. Sleeps.
     fn add_handle(bo: &Bo, vm: &Arc<Vm>) -> Result {
         Self::settle_in(bo, vm)?;
 
         let mut state = bo.state.lock();
 
         state.handles.add(vm.id())?;
-        Self::map_in(bo, vm, &mut state).inspect_err(|_| {
-            // Without a mapping, as that has failed.
-            state.handles.remove(vm.id());
-        })
+        if DeviceData::MAP_WITH_HANDLE {
+            Self::map_in(bo, vm, &mut state).inspect_err(|_| {
+                // Without a mapping, as that has failed.
+                state.handles.remove(vm.id());
+            })?;
+        }
+        Ok(())
     }
 
     /// Maps the BO into `vm`, unless it is mapped there. The lock of `state` is held. Sleeps.

@@ -530,4 +530,11 @@ pub(crate) trait Personality {
 
     /// The layout of dumps.
     const DUMP: dump::DumpFormat;
+
+    /// Whether the first handle that a file gets for a BO, in whichever way, also maps the BO into
+    /// the file's address space. If that fails, the file does not get the handle.
+    ///
+    /// If not, a file can have handles without mappings. Such a BO has no address in the file's
+    /// address space, and a job that lists it is refused with `EINVAL`.
+    const MAP_WITH_HANDLE: bool;
 }

@@ -95,6 +95,10 @@ impl Personality for Panfrost {
     ];
 
     const DUMP: DumpFormat = dump::FORMAT;
+
+    // CREATE_BO returns the address, GET_BO_OFFSET expects one for each handle, and jobs may use
+    // BOs that they do not list.
+    const MAP_WITH_HANDLE: bool = true;
 }
 
 /// Returns whether a file may have contexts of high priority.

@@ -93,7 +93,7 @@ pub(super) fn create(
 
     let bo = gem::create(dev, gpu, args.size, decode_flags(args.flags)?)?;
 
-    // Creating the handle also maps the BO: each file that has a handle has a mapping.
+    // Creating the handle also maps the BO, as this interface has `MAP_WITH_HANDLE`.
     args.handle = bo.create_handle(file)?;
     args.offset = address(&bo, file)?;
     Ok(0)

@@ -35,4 +35,6 @@ impl Personality for Bare {
         place: |_| Err(EINVAL),
         finish: |_, _| Err(EINVAL),
     };
+
+    const MAP_WITH_HANDLE: bool = false;
 }
