@@ -121,7 +121,7 @@ impl File<Driver> for Gems {
         let mut totals = Totals::default();
         let mut ret = writeln!(
             f,
-            "creator  handles mappings  shared        size    resident  state       label"
+            "creator  handles mappings  shared        size    resident  state       metadata label"
         );
 
         let listed = Bo::for_each(dev, |info| {
@@ -141,6 +141,11 @@ impl File<Driver> for Gems {
                 )?;
                 // A question mark means that user space does not need the content.
                 f.write_str(if info.dont_need { " ?  " } else { "    " })?;
+                match bo.metadata_size() {
+                    Some(size) => write!(f, "{size:>8} ")?,
+                    // Locked.
+                    None => f.write_str("       - ")?,
+                }
                 bo.write_label(usize::MAX, f)?;
                 f.write_str("\n")
             });

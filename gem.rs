@@ -17,6 +17,7 @@
 //! - [`userptr`]: BOs made of the memory of a process.
 //! - [`prime`]: the rules for sharing BOs with other drivers.
 //! - [`label`]: names of BOs, for debugging.
+//! - [`metadata`]: data that user space keeps with a BO.
 //!
 //! [`uma`] manages the pages. They cannot be taken from a BO while one of its guards
 //! ([`uma::Pinned`]) exists; each mapping that has pages holds one.
@@ -30,6 +31,7 @@ mod handles;
 pub(crate) mod heap;
 pub(crate) mod label;
 pub(crate) mod mapping;
+pub(crate) mod metadata;
 pub(crate) mod object;
 mod prime;
 pub(crate) mod private;
@@ -63,6 +65,7 @@ use kernel::{
 pub(crate) use backing::Advice;
 pub(crate) use label::Label;
 pub(crate) use mapping::Mapping;
+pub(crate) use metadata::Metadata;
 pub(crate) use object::Flags;
 use object::{
     Args,

@@ -3,8 +3,9 @@
 //! The driver's part of a BO, and the callbacks of the DRM core.
 //!
 //! Locks: the mutex of [`BoState`] nests inside of the reservations, and all locks that are needed
-//! to bring pages in or to map them nest inside of it; the mutex of the label is a leaf. Mappings
-//! are dropped with no lock held, so removing one from the list and dropping it are separate steps.
+//! to bring pages in or to map them nest inside of it; the mutexes of the label and of the
+//! metadata are leaves. Mappings are dropped with no lock held, so removing one from the list and
+//! dropping it are separate steps.
 //!
 //! Handles are opened and closed in process context. They may be closed after unplug, so closing
 //! one must not depend on the hardware. The statistics are read with a spinlock held, so they use
@@ -62,6 +63,10 @@ use super::{
     heap::Heap,
     label::Label,
     mapping::Mapping,
+    metadata::{
+        self,
+        Metadata, //
+    },
     prime,
     private::{
         LastUse,
@@ -147,6 +152,8 @@ pub(crate) struct BoData {
     only_vm: Atomic<u64>,
     #[pin]
     label: Mutex<Option<Label>>,
+    #[pin]
+    metadata: Mutex<Metadata>,
     #[pin]
     state: Mutex<BoState>,
 }
@@ -267,6 +274,24 @@ impl BoData {
 
         // Free the old label with the lock released.
         drop(old);
+    }
+
+    /// Sets or removes the metadata.
+    pub(crate) fn set_metadata(&self, metadata: Metadata) {
+        let old = mem::replace(&mut *self.metadata.lock(), metadata);
+
+        // Free the old metadata with the lock released.
+        drop(old);
+    }
+
+    /// Copies the metadata to the start of `buf`, and returns the copy.
+    pub(crate) fn metadata<'a>(&self, buf: &'a mut [u8; metadata::MAX]) -> &'a [u8] {
+        self.metadata.lock().copy_to(buf)
+    }
+
+    /// Returns the size of the metadata, for debugging, or [`None`] if its lock is taken.
+    pub(crate) fn metadata_size(&self) -> Option<usize> {
+        self.metadata.try_lock().map(|metadata| metadata.size())
     }
 
     /// Returns the process that created or imported the BO, for debugging.
@@ -467,6 +492,7 @@ impl DriverObject for BoData {
             home_mapping: LockedBy::new(&drm.uses, None),
             only_vm: Atomic::new(0),
             label <- new_mutex!(args.label, "drm_gpu::bo_label"),
+            metadata <- new_mutex!(Metadata::none(), "drm_gpu::bo_metadata"),
             state <- new_mutex!(
                 BoState {
                     handles: Handles::new(),

@@ -71,6 +71,8 @@ kernel::declare_drm_ioctls! {
     // This driver's own ioctls, numbered far above those of panfrost.
     unguarded (DRM_GPU_CREATE_USERPTR, drm_gpu_create_userptr, ioctl::RENDER_ALLOW,
                bo::create_userptr),
+    unguarded (DRM_GPU_SET_METADATA, drm_gpu_bo_metadata, ioctl::RENDER_ALLOW, bo::set_metadata),
+    unguarded (DRM_GPU_GET_METADATA, drm_gpu_bo_metadata, ioctl::RENDER_ALLOW, bo::get_metadata),
 }
 
 /// The interface, for the DRM driver.

@@ -6,6 +6,8 @@
 //! closes the handle meanwhile, that reference may be the last one. Dropping it may sleep, so none
 //! of this may run in atomic context.
 
+use core::mem;
+
 use kernel::{
     dma_buf::Waited,
     drm::{
@@ -32,9 +34,11 @@ use crate::{
     file::File,
     gem::{
         self,
+        metadata,
         Advice,
         Bo,
-        Flags, //
+        Flags,
+        Metadata, //
     }, //
 };
 
@@ -211,6 +215,61 @@ pub(super) fn set_label(
     let label = gem::Label::from_user(args.label)?;
 
     bo.set_label(label);
+    Ok(0)
+}
+
+/// `DRM_IOCTL_DRM_GPU_SET_METADATA`: sets the metadata of a BO, or removes it if the size is 0.
+///
+/// `EINVAL`: flags are set, or padding is not zero. `ENOENT`: unknown handle. `EOVERFLOW`: more
+/// than 128 bytes. `EFAULT`, `ENOMEM`. After an error the BO has the metadata that it had before.
+///
+/// Runs unguarded, since another process may have to provide the pages that the metadata is read
+/// from.
+pub(super) fn set_metadata(
+    _dev: &Device<drm::Ioctl>,
+    args: &mut uapi::drm_gpu_bo_metadata,
+    file: &drm::File<File>,
+) -> Result<u32> {
+    if args.flags != 0 || args.pad != 0 {
+        return Err(EINVAL);
+    }
+
+    let bo = lookup(file, args.handle)?;
+    let metadata = Metadata::from_user(args.data, args.size)?;
+
+    bo.set_metadata(metadata);
+    Ok(0)
+}
+
+/// `DRM_IOCTL_DRM_GPU_GET_METADATA`: copies the metadata of a BO to user space, and returns its
+/// size. A pointer of 0 only queries the size.
+///
+/// `EINVAL`: flags are set, or padding is not zero. `ENOENT`: unknown handle. `ETOOSMALL`: there is
+/// more metadata than user space has room for; the size is returned. `EFAULT`.
+///
+/// Runs unguarded, like [`set_metadata`].
+pub(super) fn get_metadata(
+    _dev: &Device<drm::Ioctl>,
+    args: &mut uapi::drm_gpu_bo_metadata,
+    file: &drm::File<File>,
+) -> Result<u32> {
+    if args.flags != 0 || args.pad != 0 {
+        return Err(EINVAL);
+    }
+
+    let bo = lookup(file, args.handle)?;
+    let mut buf = [0; metadata::MAX];
+    let bytes = bo.metadata(&mut buf);
+    let size = u32::try_from(bytes.len())?;
+    let room = mem::replace(&mut args.size, size);
+
+    if args.data == 0 {
+        return Ok(0);
+    }
+    if room < size {
+        return Err(ETOOSMALL);
+    }
+    metadata::to_user(bytes, args.data)?;
     Ok(0)
 }
 

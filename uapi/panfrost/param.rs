@@ -24,7 +24,10 @@ use crate::{
         Gpu, //
     },
     file::File,
-    gem::userptr,
+    gem::{
+        metadata,
+        userptr, //
+    },
     hw::mali, //
 };
 
@@ -120,6 +123,7 @@ pub(super) fn get(
         DRM_GPU_PARAM_USERPTR if with_gpu(dev, userptr::supported).ok_or(ENODEV)? => {
             USERPTR_VERSION
         }
+        DRM_GPU_PARAM_METADATA => metadata::MAX as u64,
         param => {
             const TEXTURE: u32 = drm_panfrost_param_DRM_PANFROST_PARAM_TEXTURE_FEATURES0;
             const JS: u32 = drm_panfrost_param_DRM_PANFROST_PARAM_JS_FEATURES0;

@@ -30,7 +30,17 @@ extern "C" {
  */
 #define DRM_GPU_PARAM_USERPTR			0x10000000
 
+/**
+ * DRM_GPU_PARAM_METADATA - parameter of DRM_IOCTL_PANFROST_GET_PARAM
+ *
+ * The value is the largest size of the metadata of a BO in bytes. There are
+ * DRM_IOCTL_DRM_GPU_SET_METADATA and DRM_IOCTL_DRM_GPU_GET_METADATA.
+ */
+#define DRM_GPU_PARAM_METADATA			0x10000001
+
 #define DRM_DRM_GPU_CREATE_USERPTR		0x50
+#define DRM_DRM_GPU_SET_METADATA		0x51
+#define DRM_DRM_GPU_GET_METADATA		0x52
 
 /** DRM_GPU_USERPTR_READONLY - the GPU may read the memory, but not write it. */
 #define DRM_GPU_USERPTR_READONLY		(1 << 0)
@@ -61,12 +71,48 @@ struct drm_gpu_create_userptr {
 	__u64 offset;
 };
 
+/**
+ * struct drm_gpu_bo_metadata - set or get the metadata of a BO
+ *
+ * The kernel does not interpret metadata. It belongs to the BO: all files that
+ * have a handle for the BO, through a dma-buf for example, set and get the same.
+ */
+struct drm_gpu_bo_metadata {
+	/** @handle: GEM handle. */
+	__u32 handle;
+
+	/** @flags: Must be zero. */
+	__u32 flags;
+
+	/**
+	 * @data: Pointer to the metadata. If it is 0, DRM_IOCTL_DRM_GPU_GET_METADATA
+	 * copies nothing and only returns the size.
+	 */
+	__u64 data;
+
+	/**
+	 * @size: Number of bytes at @data. DRM_IOCTL_DRM_GPU_SET_METADATA removes the
+	 * metadata if it is 0, and fails with EOVERFLOW if it is larger than the value
+	 * of DRM_GPU_PARAM_METADATA. DRM_IOCTL_DRM_GPU_GET_METADATA returns the size of
+	 * the metadata here, also when it fails with ETOOSMALL because there are fewer
+	 * bytes at @data.
+	 */
+	__u32 size;
+
+	/** @pad: Must be zero. */
+	__u32 pad;
+};
+
 /*
  * These are enumerators instead of macros so that bindgen can evaluate them.
  */
 enum {
 	DRM_IOCTL_DRM_GPU_CREATE_USERPTR =
 		DRM_IOWR(DRM_COMMAND_BASE + DRM_DRM_GPU_CREATE_USERPTR, struct drm_gpu_create_userptr),
+	DRM_IOCTL_DRM_GPU_SET_METADATA =
+		DRM_IOW(DRM_COMMAND_BASE + DRM_DRM_GPU_SET_METADATA, struct drm_gpu_bo_metadata),
+	DRM_IOCTL_DRM_GPU_GET_METADATA =
+		DRM_IOWR(DRM_COMMAND_BASE + DRM_DRM_GPU_GET_METADATA, struct drm_gpu_bo_metadata),
 };
 
 #if defined(__cplusplus)

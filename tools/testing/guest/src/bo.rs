@@ -146,6 +146,44 @@ impl Bo {
         label_raw(&self.device, &mut arg)
     }
 
+    /// Keeps data with it, instead of those that it has.
+    pub fn set_metadata(&self, data: &[u8]) -> Result<()> {
+        let mut arg = uapi::BoMetadata {
+            handle: self.handle,
+            data: data.as_ptr() as u64,
+            size: data.len() as u32,
+            ..Default::default()
+        };
+        set_metadata_raw(&self.device, &mut arg)
+    }
+
+    /// The data that are kept with it.
+    pub fn metadata(&self) -> Result<Vec<u8>> {
+        let mut data = vec![0; self.metadata_size()?];
+        let mut arg = uapi::BoMetadata {
+            handle: self.handle,
+            data: data.as_mut_ptr() as u64,
+            size: data.len() as u32,
+            ..Default::default()
+        };
+        // SAFETY: there is room for so many bytes.
+        unsafe { get_metadata_raw(&self.device, &mut arg)? };
+        data.truncate(arg.size as usize);
+        Ok(data)
+    }
+
+    /// How many bytes these are.
+    pub fn metadata_size(&self) -> Result<usize> {
+        let mut arg = uapi::BoMetadata {
+            handle: self.handle,
+            size: 1,
+            ..Default::default()
+        };
+        // SAFETY: nothing is copied to a null pointer.
+        unsafe { get_metadata_raw(&self.device, &mut arg)? };
+        Ok(arg.size as usize)
+    }
+
     /// Names it for all clients. Its file is not that of a render node.
     pub fn name(&self) -> Result<u32> {
         let mut arg = uapi::GemFlink {
@@ -253,6 +291,22 @@ pub fn madvise(device: &Device, handle: u32, madv: u32) -> Result<bool> {
 pub fn label_raw(device: &Device, arg: &mut uapi::SetLabelBo) -> Result<()> {
     // SAFETY: the kernel reads through the pointer and refuses a bad one.
     unsafe { sys::ioctl(device.as_fd(), uapi::SET_LABEL_BO, arg) }
+}
+
+/// SET_METADATA with an argument of the caller's making.
+pub fn set_metadata_raw(device: &Device, arg: &mut uapi::BoMetadata) -> Result<()> {
+    // SAFETY: the kernel reads through the pointer and refuses a bad one.
+    unsafe { sys::ioctl(device.as_fd(), uapi::SET_METADATA, arg) }
+}
+
+/// GET_METADATA with an argument of the caller's making.
+///
+/// # Safety
+///
+/// The kernel may write as many bytes to `arg.data` as `arg.size` says, if it can.
+pub unsafe fn get_metadata_raw(device: &Device, arg: &mut uapi::BoMetadata) -> Result<()> {
+    // SAFETY: as the caller promises.
+    unsafe { sys::ioctl(device.as_fd(), uapi::GET_METADATA, arg) }
 }
 
 /// SYNC_BO of one part of a BO.

@@ -53,6 +53,7 @@ impl fmt::Display for Errno {
             libc::ECANCELED => "ECANCELED",
             libc::ETIME => "ETIME",
             libc::ETIMEDOUT => "ETIMEDOUT",
+            libc::EOVERFLOW => "EOVERFLOW",
             other => return write!(f, "errno {other}"),
         };
         f.write_str(name)

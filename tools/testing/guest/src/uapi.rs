@@ -61,6 +61,8 @@ uapi! {
     SyncOp { handle: u32, kind: u32, offset: u32, size: u32 }
     /// Makes a BO over memory of the caller.
     CreateUserptr { address: u64, size: u64, flags: u32, handle: u32, offset: u64 }
+    /// Keeps data with a BO, or asks for them.
+    BoMetadata { handle: u32, flags: u32, data: u64, size: u32, pad: u32 }
 
     /// Asks for the driver's name and version.
     Version {
@@ -177,6 +179,10 @@ pub const JM_CTX_DESTROY: u64 = panfrost::<JmCtxDestroy>(READ_WRITE, 11);
 pub const SYNC_BO: u64 = panfrost::<SyncBo>(READ_WRITE, 12);
 /// Takes a [`CreateUserptr`].
 pub const CREATE_USERPTR: u64 = panfrost::<CreateUserptr>(READ_WRITE, 0x50);
+/// Takes a [`BoMetadata`].
+pub const SET_METADATA: u64 = panfrost::<BoMetadata>(WRITE, 0x51);
+/// Takes a [`BoMetadata`].
+pub const GET_METADATA: u64 = panfrost::<BoMetadata>(READ_WRITE, 0x52);
 
 /// Takes a [`Version`].
 pub const VERSION: u64 = drm::<Version>(READ_WRITE, 0x00);
@@ -312,6 +318,8 @@ pub const PARAM_SELECTED_COHERENCY: u32 = 44;
 
 /// Version of the support for user memory, of drm_gpu only.
 pub const PARAM_USERPTR: u32 = 0x1000_0000;
+/// Most bytes of metadata that a BO can have, of drm_gpu only.
+pub const PARAM_METADATA: u32 = 0x1000_0001;
 
 /// Open with O_CLOEXEC.
 pub const PRIME_CLOEXEC: u32 = libc::O_CLOEXEC as u32;

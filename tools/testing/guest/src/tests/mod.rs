@@ -36,6 +36,7 @@ mod identity;
 mod irqs;
 mod lifetime;
 mod memory;
+mod metadata;
 mod nomem;
 mod picture;
 mod pressure;
@@ -62,6 +63,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         identity::TESTS,
         buffers::TESTS,
         prime::TESTS,
+        metadata::TESTS,
         submit::TESTS,
         reading::TESTS,
         errors::TESTS,

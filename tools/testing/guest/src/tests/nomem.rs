@@ -204,6 +204,9 @@ fn other(gpu: &Gpu) -> Outcome {
     each("madvise", || bo.madvise(uapi::MADV_WILLNEED), nothing)?;
     each("label", || bo.label("one"), nothing)?;
     each("label again", || bo.label("another, longer"), nothing)?;
+    each("set metadata", || bo.set_metadata(&[1; 128]), nothing)?;
+    each("set them again", || bo.set_metadata(&[2; 64]), nothing)?;
+    each("metadata", || bo.metadata_size(), nothing)?;
 
     let drop_context = |handle| Ok(device.destroy_context(handle)?);
     let first = device.create_context(1)?;

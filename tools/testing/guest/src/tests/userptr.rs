@@ -482,6 +482,8 @@ fn bad(gpu: &Gpu) -> Outcome {
     // What it is.
     check_eq!(bo::offset(&device, bo.handle())?, bo.va());
     bo.label("user memory")?;
+    bo.set_metadata(b"user memory")?;
+    check_eq!(bo.metadata()?, b"user memory");
     bo.wait(PATIENCE)?;
     check!(bo.va() != 0 && bo.va() % PAGE as u64 == 0);
     zero_all(&device, &[&bo], &[bo.va()])?;

@@ -67,6 +67,7 @@ pub(in super::super) const TESTS: &[Test] = &[
     Test::new("limit-counts-labels", &["A8", "D9"], labels)
         .needs(&[Need::Minor(4)])
         .panfrost_fails(NOT_CHARGED),
+    Test::new("limit-counts-metadata", &["A7", "D9"], metadata).panfrost_fails("it has none"),
     Test::new("limit-takes-given-up", &["D3", "D9"], takes_given_up)
         .panfrost_fails("nobody asks it for memory of one group"),
     Test::new("limit-takes-idle", &["D4", "D9"], takes_idle)
@@ -233,6 +234,23 @@ fn labels(gpu: &Gpu) -> Outcome {
     is_charged(&group, BOS * label.len() / 2, || {
         for bo in &bos {
             bo.label(&label)?;
+        }
+        Ok(bos)
+    })
+}
+
+/// Metadata are charged to the client that sets them.
+fn metadata(gpu: &Gpu) -> Outcome {
+    const BOS: usize = 2000;
+    let group = MemoryGroup::enter()?;
+    let device = gpu.open()?;
+    let metadata = vec![1; device.param(uapi::PARAM_METADATA)? as usize];
+    let bos: Vec<_> = (0..BOS)
+        .map(|_| device.create(PAGE, uapi::BO_NOEXEC))
+        .collect::<Result<_, _>>()?;
+    is_charged(&group, BOS * metadata.len() / 2, || {
+        for bo in &bos {
+            bo.set_metadata(&metadata)?;
         }
         Ok(bos)
     })
