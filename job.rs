@@ -62,7 +62,8 @@ use kernel::{
             JobQueue,
             QueueSlot,
             Stop, //
-        }, //
+        },
+        wedge::Recovery, //
     },
     new_mutex,
     prelude::*,
@@ -81,6 +82,7 @@ use kernel::{
 
 use crate::{
     device::{
+        Device,
         Driver,
         Gpu,
         Ratelimit, //
@@ -257,6 +259,8 @@ pub(crate) struct Jobs {
     parked: Atomic<bool>,
     /// The GPU is lost: no job is started until [`find`](Self::find) clears this.
     lost_gpu: Atomic<bool>,
+    /// User space has been told that the GPU stays lost. Used by [`find`](Self::find) only.
+    told_lost: Atomic<bool>,
     /// Number of times that a job was told to stop because it ran for too long. Wraps.
     overdue: Atomic<u32>,
     /// Number of those times that it was a hard stop. Wraps.
@@ -291,6 +295,7 @@ impl Jobs {
             retiring_turn <- new_mutex!((), "drm_gpu::job::retiring_turn"),
             parked: Atomic::new(false),
             lost_gpu: Atomic::new(false),
+            told_lost: Atomic::new(false),
             overdue: Atomic::new(0),
             hard_stops: Atomic::new(0),
             yielded: Atomic::new(0),
@@ -391,6 +396,23 @@ impl Jobs {
         let _slots = self.slots_lock.lock();
 
         f();
+    }
+
+    /// Tells user space that the GPU is wedged, once each time that it is lost: whatever the driver
+    /// can do has failed. Binding the driver again does a little more, since it turns the
+    /// regulators off as well. No bus can reset the GPU.
+    ///
+    /// The caller holds no lock that a fence depends on. Sleeps, and may wait for memory.
+    fn tell_lost(&self, drm: &Device) {
+        if self.told_lost.load(Relaxed) {
+            return;
+        }
+        let told = drm
+            .registration_guard()
+            .is_some_and(|drm| drm.wedged_event(Recovery::REBIND).is_ok());
+
+        // After an error, the next attempt to bring the GPU back calls this again.
+        self.told_lost.store(told, Relaxed);
     }
 
     /// Returns whether [`park_for_ever`](Self::park_for_ever) was called or the GPU is lost.

@@ -34,7 +34,7 @@
 //!
 //! If the reset fails, the [GPU is lost](crate::device): all jobs fail with `ENODEV`, and so do
 //! submissions until the GPU works again. A worker tries to bring it back at once, and then every
-//! [`FIND_MS`] milliseconds.
+//! [`FIND_MS`] milliseconds. If the first attempt fails, user space is told by a uevent.
 //!
 //! If an interrupt stays asserted although there is nothing to handle, it is masked and the GPU is
 //! reset. If that does not help, the timer polls the slots and the MMU while jobs run, until the
@@ -443,8 +443,8 @@ impl Jobs {
         }
     }
 
-    /// Tries to bring back a lost GPU. Accepts jobs again if that succeeds, queues another attempt
-    /// if not. Sleeps, and may wait for memory.
+    /// Tries to bring back a lost GPU. Accepts jobs again if that succeeds. If not, queues another
+    /// attempt, and tells user space. Sleeps, and may wait for memory.
     pub(super) fn find(&self, drm: &Device, gpu: &Gpu<'_>) {
         let Ok(started) = self.started() else {
             return;
@@ -459,7 +459,7 @@ impl Jobs {
             drop(slots);
             gpu.cycle_power();
         }
-        let _slots = self.slots_lock.lock();
+        let slots = self.slots_lock.lock();
 
         // Checked with the mutex held, under which unbind stops the GPU.
         if !is_lost() {
@@ -470,9 +470,12 @@ impl Jobs {
         started.workers.take_reset();
         if gpu.find(drm).is_err() {
             started.workers.queue_find(FIND_MS);
+            drop(slots);
+            self.tell_lost(drm);
             return;
         }
         dev_notice!(gpu.dev(), "the GPU works again\n");
+        self.told_lost.store(false, Relaxed);
         started.workers.count_reset();
         started.workers.queue_retire();
         self.lost_gpu.store(false, Release);

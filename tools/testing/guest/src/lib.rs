@@ -6,8 +6,9 @@
 //! [`bo`], [`sync`] and [`dmabuf`] what they are about, [`socket`] how processes pass them on,
 //! [`chain`] and [`pixels`] what a GPU is given to do and what must come of it, [`board`] the GPU
 //! model's other side, [`memory`] what it all takes, [`debugfs`] what the driver tells of that,
-//! [`trace`] what the kernel tells of each thread, [`failing`] allocations that fail, [`swap`] and
-//! [`disk`] where memory goes. [`harness`] runs what is in [`tests`]; [`bench`] measures.
+//! [`trace`] what the kernel tells of each thread, [`uevent`] what it tells of devices, [`failing`]
+//! allocations that fail, [`swap`] and [`disk`] where memory goes. [`harness`] runs what is in
+//! [`tests`]; [`bench`] measures.
 //!
 //! Single-threaded but for the tests that say otherwise. Handles close when they are dropped; a
 //! [`bo::Bo`] keeps its file open.
@@ -32,3 +33,4 @@ pub mod sys;
 pub mod tests;
 pub mod trace;
 pub mod uapi;
+pub mod uevent;

@@ -54,6 +54,7 @@ impl fmt::Display for Errno {
             libc::ETIME => "ETIME",
             libc::ETIMEDOUT => "ETIMEDOUT",
             libc::EOVERFLOW => "EOVERFLOW",
+            libc::ENOBUFS => "ENOBUFS",
             other => return write!(f, "errno {other}"),
         };
         f.write_str(name)

@@ -23,6 +23,7 @@ use crate::board::forget_turns;
 use crate::board::turns;
 use crate::board::Board;
 use crate::board::State;
+use crate::board::Turn;
 use crate::chain::Chain;
 use crate::chain::DONE;
 use crate::chain::PATIENCE;
@@ -45,6 +46,7 @@ use crate::tests::target;
 use crate::tests::tiler::heap;
 use crate::tests::works;
 use crate::uapi;
+use crate::uevent::Uevents;
 
 /// Nobody has asked for more of the peer.
 const WEDGE: &str = "a GPU that cannot be reset is used on";
@@ -89,6 +91,10 @@ pub(in crate::tests) const TESTS: &[Test] = &[
         .warns()
         .panfrost_fails(WEDGE),
     Test::new("recover-power-cycle-at-probe", &["G6", "J4"], at_probe)
+        .needs(&[Need::Board])
+        .warns()
+        .panfrost_fails(WEDGE),
+    Test::new("recover-wedged-uevent", &["C4", "J4"], wedged_uevent)
         .needs(&[Need::Board])
         .warns()
         .panfrost_fails(WEDGE),
@@ -336,6 +342,7 @@ fn power_cycle(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     let other = gpu.open()?;
     works(&other)?;
+    let mut uevents = Uevents::from_now()?;
     forget_turns()?;
     board.order(Opcode::IgnoreHardStop, &[1])?;
     board.order(Opcode::Wedge, &[1])?;
@@ -362,7 +369,64 @@ fn power_cycle(gpu: &Gpu) -> Outcome {
     let on = [last("domains", all)?, last("reset", 0)?, last("clock", 1)?];
     let order = [off, on].concat();
     check!(order.is_sorted(), "{order:?} of {turns:?}");
+    // It was not for user space to do anything.
+    check_eq!(uevents.wedged()?.len(), 0);
     works(&gpu.open()?)
+}
+
+/// Loses the GPU until the board's orders are cleared. Nobody has a file open afterwards.
+fn lose(gpu: &Gpu, board: &Board) -> Outcome {
+    const SHADER: u32 = 2;
+    let device = gpu.open()?;
+    let hung = nothing(&device)?;
+    board.order(Opcode::IgnoreHardStop, &[1])?;
+    board.order(Opcode::NeverUp, &[SHADER, 1])?;
+    hang_next(board)?;
+    check_eq!(end(&start(&device, 0, &hung)?)?, Err(Errno(libc::ENODEV)));
+    check_errno!(hung.submit(&[], &[], None), ENODEV);
+    Ok(())
+}
+
+/// When whatever the driver can do has failed, user space is told, once for each time that the GPU
+/// is lost. It can bind the driver again, and then the GPU works.
+fn wedged_uevent(gpu: &Gpu) -> Outcome {
+    not_the_peer(gpu)?;
+    let board = Board::open()?;
+    let mut uevents = Uevents::from_now()?;
+    let mut wedged = Vec::new();
+    for round in 1..=2 {
+        forget_turns()?;
+        lose(gpu, &board)?;
+        let told = || {
+            wedged.extend(uevents.wedged()?);
+            Ok(wedged.len() >= round)
+        };
+        check!(memory::wait_for(PATIENCE, told)?, "nobody is told");
+        // With the third cut of its power, two attempts have failed.
+        let tried = || {
+            let cuts = |turn: &&Turn| turn.what == "domains" && turn.new == 0;
+            Ok(turns()?.iter().filter(cuts).count() >= 3)
+        };
+        check!(
+            memory::wait_for(2 * PATIENCE, tried)?,
+            "it is not tried again"
+        );
+        wedged.extend(uevents.wedged()?);
+        check_eq!(wedged, vec!["rebind"; round]);
+        if round == 1 {
+            // The driver does not give up meanwhile.
+            board.order(Opcode::ClearAll, &[])?;
+            found(&gpu.open()?)?;
+            works(&gpu.open()?)?;
+        }
+    }
+    let away = gpu.node.unbind()?;
+    board.order(Opcode::ClearAll, &[])?;
+    away.give_back()?;
+    works(&gpu.open()?)?;
+    wedged.extend(uevents.wedged()?);
+    check_eq!(wedged.len(), 2);
+    Ok(())
 }
 
 /// A GPU that no command brings back when the driver comes, which cuts its power then.
