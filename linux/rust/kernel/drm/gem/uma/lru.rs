@@ -155,6 +155,35 @@ impl<'a> LruGuard<'a> {
         // SAFETY: By the safety requirements.
         unsafe { bindings::drm_gem_lru_move_tail_locked(list, obj) };
     }
+
+    /// Moves all objects in front of `node` to the end of their list, in the same order. Takes
+    /// constant time.
+    ///
+    /// # Safety
+    ///
+    /// `head` must be the head of a valid list whose lock this is; `node` must be in that list, or
+    /// the head, in which case nothing moves.
+    unsafe fn rotate(&self, head: *mut bindings::list_head, node: *mut bindings::list_head) {
+        if ptr::eq(node, head) {
+            return;
+        }
+        // The list is a ring, so its head is moved instead.
+        // SAFETY: By the safety requirements, these are the head and nodes of one list, which
+        // nobody else uses.
+        unsafe {
+            let (last, first) = ((*head).prev, (*head).next);
+
+            (*last).next = first;
+            (*first).prev = last;
+
+            let last = (*node).prev;
+
+            (*last).next = head;
+            (*head).prev = last;
+            (*head).next = node;
+            (*node).prev = head;
+        }
+    }
 }
 
 impl Drop for LruGuard<'_> {
@@ -236,18 +265,6 @@ pub(super) unsafe fn touch<'a>(
     }
 }
 
-/// Returns the first object in a list.
-///
-/// # Safety
-///
-/// The list must be valid, and its lock must be held.
-unsafe fn first(list: *mut bindings::drm_gem_lru) -> Option<*mut bindings::drm_gem_object> {
-    // SAFETY: By the safety requirements.
-    let (head, next) = unsafe { (&raw mut (*list).list, (*list).list.next) };
-
-    (next != head).then(|| object_of(next))
-}
-
 /// Returns the object that is linked by `node`.
 fn object_of(node: *mut bindings::list_head) -> *mut bindings::drm_gem_object {
     node.wrapping_byte_sub(offset_of!(bindings::drm_gem_object, lru_node))
@@ -276,7 +293,8 @@ pub struct Limit {
 /// those for which `skip` returns `false`. Stops when the numbers of pages that `f` returned add up
 /// to the target of `limit`, when `f` returns [`None`], or when as many objects were visited as
 /// `limit` permits. Each visited object is moved to the end of the list first, and is visited at
-/// most once unless others scan concurrently.
+/// most once unless others scan concurrently. Objects that are skipped are moved together with the
+/// next one for which `f` is called.
 ///
 /// `skip` is called with the lock held, and must neither wait for locks nor take references. `f` is
 /// called without the lock, with a reference to the object; in reclaim, it must not wait for locks
@@ -308,24 +326,30 @@ pub(super) unsafe fn scan(
         let list = group.list(lru);
         let all = scanned.seen.saturating_add(group.pages(lru));
 
-        while scanned.taken < limit.target && scanned.seen < all && limit.looks != 0 {
+        while scanned.taken < limit.target {
             // SAFETY: The list is valid and its lock held.
-            let Some(obj) = (unsafe { first(list) }) else {
+            let (head, mut node) = unsafe { (&raw mut (*list).list, (*list).list.next) };
+            let mut found = None;
+
+            while found.is_none() && node != head && scanned.seen < all && limit.looks != 0 {
+                let obj = object_of(node);
+
+                limit.looks -= 1;
+                // SAFETY: The lock is held. Objects are removed from the lists before they are
+                // freed; releasing one whose last reference was dropped waits for the lock.
+                unsafe {
+                    node = (*node).next;
+                    scanned.seen += (*obj).size >> PAGE_SHIFT;
+                    if !skip(obj) && bindings::kref_get_unless_zero(&raw mut (*obj).refcount) != 0 {
+                        found = Some(obj);
+                    }
+                }
+            }
+            // SAFETY: `node` is in the list, or its head.
+            unsafe { guard.rotate(head, node) };
+            let Some(obj) = found else {
                 break;
             };
-
-            limit.looks -= 1;
-            // SAFETY: Objects are removed from the lists before they are freed. The list is valid.
-            unsafe {
-                scanned.seen += (*obj).size >> PAGE_SHIFT;
-                guard.move_to(list, obj);
-            }
-            // SAFETY: As above. Releasing an object whose last reference was dropped waits for the
-            // lock.
-            if skip(obj) || unsafe { bindings::kref_get_unless_zero(&raw mut (*obj).refcount) } == 0
-            {
-                continue;
-            }
             drop(guard);
 
             let pages = f(obj);

@@ -385,16 +385,16 @@ mod suite {
             objects.push(obj, GFP_KERNEL)?;
         }
         let mut asked = KVec::new();
-        for expected in [(4, 0), (4, 2), (4, 0)] {
+        for expected in [(6, 2), (6, 0), (6, 0), (6, 0)] {
             let scanned = Object::<TestObject>::scan(
                 &drm,
                 None,
                 Lru::WillNeed,
                 Limit {
                     target: 100,
-                    looks: 2,
+                    looks: 3,
                 },
-                |data| data.tag == 3,
+                |data| matches!(data.tag, 0 | 1 | 3),
                 |obj| {
                     // Should there be no memory, the comparison below fails.
                     let _ = asked.push(obj.tag, GFP_KERNEL);
@@ -406,7 +406,8 @@ mod suite {
             );
             assert_eq!((scanned.seen, scanned.taken), expected);
         }
-        assert_eq!(asked.as_slice(), &[0, 1, 2, 4, 0]);
+        assert_eq!(asked.as_slice(), &[2, 4, 4]);
+        assert_eq!(tags(&drm, Lru::WillNeed)?.as_slice(), &[4, 0, 1, 3]);
         Ok(())
     }
 
