@@ -6,28 +6,28 @@
 //! and nobody has asked to export it. Only jobs of that file list such a BO, and each of them is
 //! published with the resv of the file's address space locked. So that lock is all that a
 //! submission needs: it neither locks the resv of a private BO, nor does it add a fence there. That
-//! resv has no fence, except some of those that the record has, if there was no memory to share the
-//! BO.
+//! resv has no fence, except some of those that the BO refers to, if there was no memory to share
+//! the BO.
 //!
-//! Instead, the BO has a [`LastUse`], which refers to the [`Record`] of the last job that lists it.
-//! All BOs of a job share its record. The next job that lists the BO waits for the fence of that
-//! job. As each job waits for the one before, no other fence would be needed, if there were no
-//! jobs that are cancelled: the fence of such a job signals although jobs before it in other
-//! contexts still use the BO. Hence a record also has the fences of the earlier jobs that were not
-//! done when the job was published, the latest of each timeline. Whoever waits for the BO waits for
-//! all of them.
+//! Instead, the BO has a [`LastUse`], with the fence of the last job that lists it. The next job
+//! that lists the BO waits for that fence. As each job waits for the one before, no other fence
+//! would be needed, if there were no jobs that are cancelled: the fence of such a job signals
+//! although jobs before it in other contexts still use the BO. Hence the BO also refers to the
+//! [`Record`] of the job: the fences of the earlier jobs that were not done when the job was
+//! published, the latest of each timeline. Users that wait for the BO wait for all of them.
 //!
-//! The BOs of a job can have different earlier jobs. They form *groups* with the same ones, and the
-//! record has the fences of each group. There are few, as BOs that are used together have a common
-//! past: new ones and those of the job before, for instance. If there are more than
-//! [`GROUPS`], the rest of the BOs is treated as one group with all of their fences. So some of
-//! them may have to wait for more than they need if a job is cancelled.
+//! The BOs of a job share its record, but can have different earlier jobs. They form *groups* with
+//! the same ones, and the record has the fences of each group. There are few, as BOs that are used
+//! together have a common past: new ones and those of the job before, for instance. If there are
+//! more than [`GROUPS`], the rest of the BOs is treated as one group with all of their fences. So
+//! some of them may have to wait for more than they need if a job is cancelled. A BO without
+//! earlier jobs does not refer to the record, which can be large.
 //!
 //! When a private BO is about to be used by anybody else, it becomes *shared*: its fences move to
 //! its resv ([`LastUse::share`]). It never becomes private again.
 //!
-//! The users of both kinds of BOs that take no resv look at the record first and at the resv then:
-//! fences move only from the record to the resv, and are in both for a moment.
+//! The users of both kinds of BOs that take no resv look at the [`LastUse`] first and at the resv
+//! then: fences move only from the former to the latter, and are in both for a moment.
 //!
 //! Lock: the spinlock of [`Uses`], one for each device, which is a leaf, taken in process context
 //! only. It is also waited for in reclaim, so nothing is allocated under it. Code that goes through
@@ -38,10 +38,8 @@ mod tests;
 
 use core::{
     iter,
-    mem::{
-        self,
-        MaybeUninit, //
-    }, //
+    mem,
+    ptr, //
 };
 
 use kernel::{
@@ -56,17 +54,17 @@ use kernel::{
         atomic::{
             Acquire,
             Atomic,
+            Relaxed,
             Release, //
         },
         Arc,
         LockedBy,
-        SpinLock,
-        UniqueArc, //
+        SpinLock, //
     },
     time::Jiffies, //
 };
 
-/// The number of BOs that are looked at, or get a record, in one go with the lock held.
+/// The number of BOs that are looked at, or get a fence, in one go with the lock held.
 pub(super) const BATCH: usize = 64;
 
 /// The number of groups of BOs with different earlier jobs that are told apart in a job.
@@ -94,36 +92,23 @@ impl Uses {
     }
 }
 
-/// A job that lists private BOs, and the earlier jobs that it waits for because of these.
-struct Record {
-    fence: ARef<Fence>,
-    before: KVec<Earlier>,
-}
-
 /// The fence of an earlier job that lists the BOs of a group.
 struct Earlier {
     group: Group,
     fence: ARef<Fence>,
 }
 
-impl Record {
-    /// Returns the fences of the BOs of a group that have not signalled.
-    fn pending(&self, group: Group) -> impl Iterator<Item = &ARef<Fence>> {
-        let before = self
-            .before
-            .iter()
-            .filter(move |earlier| earlier.group == group)
-            .map(|earlier| &earlier.fence);
-
-        // Fully qualified, as `PinInit` has a method `chain` as well.
-        Iterator::chain(iter::once(&self.fence), before).filter(|fence| !fence.is_marked_signaled())
-    }
-}
+/// The earlier jobs that a job waits for because of the private BOs that it lists. Sorted by group
+/// and timeline, with the latest one of each.
+struct Record(KVec<Earlier>);
 
 /// The jobs that have used a private BO.
 #[derive(Clone)]
 pub(crate) struct Users {
-    record: Arc<Record>,
+    /// The fence of the last one.
+    fence: ARef<Fence>,
+    /// The jobs before it. [`None`] if there are none, as for all BOs of the group [`IDLE`].
+    record: Option<Arc<Record>>,
     /// The group of the BO.
     group: Group,
 }
@@ -131,7 +116,16 @@ pub(crate) struct Users {
 impl Users {
     /// Returns the fences of the jobs that are not done.
     fn pending(&self) -> impl Iterator<Item = &ARef<Fence>> {
-        self.record.pending(self.group)
+        let group = self.group;
+        let earlier = self.record.as_ref().map(|record| record.0.as_slice());
+        let before = earlier
+            .unwrap_or_default()
+            .iter()
+            .filter(move |earlier| earlier.group == group)
+            .map(|earlier| &earlier.fence);
+
+        // Fully qualified, as `PinInit` has a method `chain` as well.
+        Iterator::chain(iter::once(&self.fence), before).filter(|fence| !fence.is_marked_signaled())
     }
 
     /// Returns whether all jobs are done.
@@ -141,7 +135,7 @@ impl Users {
 
     /// Returns whether both are the same.
     fn are(&self, other: &Self) -> bool {
-        self.group == other.group && Arc::ptr_eq(&self.record, &other.record)
+        self.group == other.group && ptr::eq(&*self.fence, &*other.fence)
     }
 
     /// Waits for all jobs, for `left` jiffies at most. Sleeps. `ERESTARTSYS`: a signal.
@@ -254,7 +248,7 @@ pub(crate) enum Shared {
 
 /// The jobs that a job has to wait for because of the private BOs that it lists.
 pub(crate) struct Before {
-    /// Sorted by group and timeline, with the latest one of each.
+    /// See [`Record`].
     jobs: KVec<Earlier>,
     /// Whether any of the BOs is private.
     any: bool,
@@ -296,16 +290,16 @@ impl Before {
         Ok(())
     }
 
-    /// Allocates the record of the job. Sleeps.
+    /// Allocates the record of the job, if it has to wait for others. Sleeps.
     pub(crate) fn prepare(self) -> Result<Prepared> {
-        let memory = match self.any {
-            true => Some(UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?),
-            false => None,
+        let record = match self.jobs.is_empty() {
+            true => None,
+            false => Some(Arc::new(Record(self.jobs), GFP_KERNEL_ACCOUNT)?),
         };
 
         Ok(Prepared {
-            memory,
-            before: self.jobs,
+            any: self.any,
+            record,
         })
     }
 }
@@ -313,7 +307,7 @@ impl Before {
 /// Looks at the private ones among the BOs that a job lists. Returns [`None`] if one is shared,
 /// unless the `shared` ones are locked. Sleeps.
 ///
-/// The resv of the address space must be locked until the job's record has been
+/// The resv of the address space must be locked until the job has been
 /// [published](Prepared::publish), or the job was given up.
 ///
 /// `EALREADY`: a private BO is listed twice. `ENOMEM`.
@@ -396,11 +390,12 @@ pub(crate) fn look<'a>(
     Ok(Some(before))
 }
 
-/// The record of a job that is about to be published.
+/// A job that is about to be published as the last user of the private BOs that it lists.
 pub(crate) struct Prepared {
-    /// [`None`] if the job lists no private BO.
-    memory: Option<UniqueArc<MaybeUninit<Record>>>,
-    before: KVec<Earlier>,
+    /// Whether the job lists a private BO.
+    any: bool,
+    /// [`None`] if it waits for no other job because of these.
+    record: Option<Arc<Record>>,
 }
 
 impl Prepared {
@@ -413,15 +408,9 @@ impl Prepared {
         fence: &Fence,
         bos: impl Iterator<Item = &'a LastUse>,
     ) {
-        let Some(memory) = self.memory else {
+        if !self.any {
             return;
-        };
-        let record: Arc<Record> = memory
-            .write(Record {
-                fence: fence.into(),
-                before: self.before,
-            })
-            .into();
+        }
         let mut bos = bos.filter(|bo| bo.is_private());
 
         loop {
@@ -434,10 +423,15 @@ impl Prepared {
                     return;
                 };
                 let state = bo.state.access_mut(&mut uses);
+                let group = state.group;
 
                 *old = state.users.replace(Users {
-                    record: record.clone(),
-                    group: state.group,
+                    fence: fence.into(),
+                    record: match group {
+                        IDLE => None,
+                        _ => self.record.clone(),
+                    },
+                    group,
                 });
             }
         }

@@ -127,6 +127,28 @@ mod suite {
     }
 
     #[test]
+    fn only_bos_with_earlier_jobs_keep_a_record() -> Result {
+        let lock = new_lock()?;
+        let bos = [(); 2].map(|()| LastUse::new(&lock, false));
+        let [used, fresh] = &bos;
+        let has_record =
+            |bo: &LastUse| Ok::<_, Error>(bo.users(&lock).ok_or(EINVAL)?.record.is_some());
+
+        let first = submit(&lock, &new_timeline(), &[used])?;
+        assert!(!has_record(used)?);
+        let second = submit(&lock, &new_timeline(), &[used, fresh])?;
+        assert!(has_record(used)?);
+        assert!(!has_record(fresh)?);
+
+        first.signal(Ok(()));
+        second.signal(Ok(()));
+        let third = submit(&lock, &new_timeline(), &[used, fresh])?;
+        assert!(!has_record(used)? && !has_record(fresh)?);
+        assert!(waits_for(&lock, &[used, fresh], &[&third])?);
+        Ok(())
+    }
+
+    #[test]
     fn a_failed_attempt_changes_nothing() -> Result {
         let lock = new_lock()?;
         let bo = LastUse::new(&lock, false);
