@@ -76,6 +76,7 @@ use crate::{
         reclaim::{
             self,
             at_own_limit,
+            Busy,
             Means, //
         },
         Bo, //
@@ -185,8 +186,8 @@ fn take(drm: &Device, of: Option<&MemCgroup>, means: Means, missing: usize) -> S
     let Some(lru) = list(of, means) else {
         return Scanned::default();
     };
-    // The last address space that was found busy. BOs that are mapped in no other are skipped.
-    let busy = Cell::new(None);
+    // The last reason why BOs could not be reclaimed. Others with the same reason are skipped.
+    let busy: Cell<Option<Busy>> = Cell::new(None);
 
     let limit = Limit {
         target: missing,
@@ -201,14 +202,15 @@ fn take(drm: &Device, of: Option<&MemCgroup>, means: Means, missing: usize) -> S
         of,
         lru,
         limit,
-        |bo| busy.get().is_some_and(|vm| bo.is_only_in(vm)),
+        |bo| busy.get().is_some_and(|busy| busy.applies_to(bo)),
         |bo| {
             // A BO that cannot be reclaimed now is passed over.
             let pages = reclaim::reclaim(bo, means).unwrap_or(0);
 
-            // Content that was given up can be purged even if the address space is busy.
-            if pages == 0 && means == Means::Evict {
-                busy.set(reclaim::busy_vm(bo));
+            // A BO that is busy for a reason of its own, as shared ones are, does not make the scan
+            // forget the reason of the others.
+            if pages == 0 {
+                busy.set(Busy::of(bo, means).or(busy.get()));
             }
             Some(pages)
         },

@@ -165,6 +165,9 @@ pub(crate) struct LastUse {
     /// Set with the lock held and, once a file has had a handle, with the resv of the file's
     /// address space locked as well.
     shared: Atomic<bool>,
+    /// The number of the last job that lists the BO while it is private: that of its last [`look`].
+    /// 0 if there is none. Written with the lock held.
+    job: Atomic<u64>,
     state: LockedBy<State, Uses>,
 }
 
@@ -180,6 +183,7 @@ impl LastUse {
 
         Self {
             shared: Atomic::new(shared),
+            job: Atomic::new(0),
             state: LockedBy::new(lock, state),
         }
     }
@@ -196,6 +200,21 @@ impl LastUse {
         let users = self.state.access(&uses).users.as_ref();
 
         users.is_some_and(|users| !users.are_done())
+    }
+
+    /// Returns the number of the last job that lists the private BO, if the fence of that job has
+    /// not signalled. Takes only a spinlock.
+    pub(crate) fn unfinished_job(&self, lock: &SpinLock<Uses>) -> Option<u64> {
+        let uses = lock.lock();
+        let users = self.state.access(&uses).users.as_ref()?;
+
+        (!users.fence.is_marked_signaled()).then(|| self.job.load(Relaxed))
+    }
+
+    /// Returns whether the job with this number, which is not 0, is the last one that lists the
+    /// private BO. Takes no lock, so the answer may be outdated.
+    pub(crate) fn is_last_job(&self, job: u64) -> bool {
+        self.job.load(Relaxed) == job
     }
 
     /// Returns the jobs that have used the private BO so far.
@@ -230,6 +249,7 @@ impl LastUse {
             let mut uses = lock.lock();
 
             self.shared.store(true, Release);
+            self.job.store(0, Relaxed);
             self.state.access_mut(&mut uses).users.take()
         };
         drop(old);
@@ -425,6 +445,7 @@ impl Prepared {
                 let state = bo.state.access_mut(&mut uses);
                 let group = state.group;
 
+                bo.job.store(state.look, Relaxed);
                 *old = state.users.replace(Users {
                     fence: fence.into(),
                     record: match group {

@@ -131,9 +131,42 @@ fn may_lose(bo: &Bo, mapping: &Mapping, means: Means) -> bool {
     }
 }
 
+/// A reason why pages cannot be taken, which many BOs have in common.
+#[derive(Clone, Copy)]
+pub(crate) enum Busy {
+    /// The job with this number, which lists them as private BOs, is unfinished.
+    Job(u64),
+    /// The address space with this number, the only one that maps them, has unfinished jobs.
+    Vm(u64),
+}
+
+impl Busy {
+    /// Returns such a reason why `means` cannot take the pages of `bo` now, if there is one.
+    pub(crate) fn of(bo: &Bo, means: Means) -> Option<Self> {
+        match means {
+            // Content that was given up can be purged even if the address space is busy.
+            Means::Purge => {
+                let job = bo.last_use().unfinished_job(&bo.dev().uses);
+
+                job.map(Self::Job)
+            }
+            Means::Evict => busy_vm(bo).map(Self::Vm),
+        }
+    }
+
+    /// Returns whether it is a reason for another BO, too. Takes no lock, so the answer may be
+    /// outdated.
+    pub(crate) fn applies_to(self, bo: &BoData) -> bool {
+        match self {
+            Self::Job(job) => bo.last_use().is_last_job(job),
+            Self::Vm(vm) => bo.is_only_in(vm),
+        }
+    }
+}
+
 /// Returns the number of the address space that `bo` is mapped in, if there is only one and it has
 /// unfinished jobs.
-pub(crate) fn busy_vm(bo: &Bo) -> Option<u64> {
+fn busy_vm(bo: &Bo) -> Option<u64> {
     let state = bo.try_state()?;
     let only = state.only_mapping()?;
 

@@ -149,6 +149,35 @@ mod suite {
     }
 
     #[test]
+    fn the_last_job_has_a_number() -> Result {
+        let lock = new_lock()?;
+        let bos = [(); 3].map(|()| LastUse::new(&lock, false));
+        let [first, second, unused] = &bos;
+
+        assert!(first.unfinished_job(&lock).is_none());
+        let a = submit(&lock, &new_timeline(), &[first, second])?;
+        let number = first.unfinished_job(&lock).ok_or(EINVAL)?;
+        assert!(first.is_last_job(number) && second.is_last_job(number));
+        assert!(!unused.is_last_job(number));
+
+        // An attempt that fails has a number, too, but does not use the BO.
+        drop(look_at(&lock, &[second])?.prepare()?);
+        assert!(second.is_last_job(number));
+
+        let b = submit(&lock, &new_timeline(), &[second])?;
+        assert!(first.is_last_job(number) && !second.is_last_job(number));
+
+        // Cancelled, but the BO is still busy with the job before, which other BOs need not be.
+        b.signal(Err(ECANCELED));
+        assert!(second.unfinished_job(&lock).is_none() && second.is_busy(&lock));
+
+        first.share(&lock, |_| Ok(()))?;
+        assert!(!first.is_last_job(number) && first.unfinished_job(&lock).is_none());
+        a.signal(Ok(()));
+        Ok(())
+    }
+
+    #[test]
     fn a_failed_attempt_changes_nothing() -> Result {
         let lock = new_lock()?;
         let bo = LastUse::new(&lock, false);

@@ -159,14 +159,16 @@ fn purge_busy_client(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     let gate = Gate::new()?;
     let (listed, map) = target(&device, 64 * KIB)?;
+    let first = filled(&device, 64 * KIB, 16)?;
     let cache = (0..16)
         .map(|n| filled(&device, 64 * KIB, n))
         .collect::<Result<Vec<_>, _>>()?;
     let mut chain = Chain::new(&device, PAGE)?;
     chain.zero(listed.va());
     let done = device.syncobj()?;
-    chain.submit(&[&listed], &[&gate.syncobj(&device)?], Some(&done))?;
-    for bo in cache.iter().chain([&listed]) {
+    chain.submit(&[&first, &listed], &[&gate.syncobj(&device)?], Some(&done))?;
+    // The cache is between BOs that are busy.
+    for bo in [&first].into_iter().chain(&cache).chain([&listed]) {
         check!(bo.madvise(uapi::MADV_DONTNEED)?);
     }
     shrink_all()?;
@@ -175,10 +177,13 @@ fn purge_busy_client(gpu: &Gpu) -> Outcome {
         kept += usize::from(bo.madvise(uapi::MADV_WILLNEED)?);
     }
     check_eq!(kept, 0, "BOs that no job lists");
-    check!(
-        listed.madvise(uapi::MADV_WILLNEED)?,
-        "purged under a job that lists it"
-    );
+    for bo in [&first, &listed] {
+        check!(
+            bo.madvise(uapi::MADV_WILLNEED)?,
+            "purged under a job that lists it"
+        );
+    }
+    check!(intact(&first, 16)?);
     gate.open()?;
     done.wait(PATIENCE)?;
     check_eq!(chain.statuses(), [DONE]);
