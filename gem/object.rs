@@ -22,7 +22,8 @@ use kernel::{
         self,
         exec::{
             self,
-            Exec, //
+            Exec,
+            Locked, //
         },
         gem::{
             uma,
@@ -71,6 +72,7 @@ use super::{
     private::{
         LastUse,
         Uses,
+        VmLocked,
         BATCH, //
     },
     userptr,
@@ -182,6 +184,11 @@ impl BoState {
     }
 }
 
+/// The resvs of the home of a BO and of the BO itself are locked.
+struct HomeLocked<'a>(Locked<'a>);
+
+impl VmLocked for HomeLocked<'_> {}
+
 impl BoData {
     /// Returns the flags that the BO was created with.
     pub(crate) fn flags(&self) -> Flags {
@@ -230,15 +237,17 @@ impl BoData {
             Ok(())
         });
         // Nothing has been done yet, so the ioctl can be restarted.
-        let mut locked = locked.map_err(|e| if e == EINTR { ERESTARTSYS } else { e })?;
+        let locked = locked.map_err(|e| if e == EINTR { ERESTARTSYS } else { e })?;
+        let mut locks = HomeLocked(locked);
 
-        bo.last_use.share(&bo.dev().uses, |fence| {
-            let mut slots = locked.reserve_fences::<1>()?.slots();
-            let [slot] = slots.nth(BO_INDEX).ok_or(EINVAL)?;
+        bo.last_use
+            .share(&bo.dev().uses, &mut locks, |locks, fence| {
+                let mut slots = locks.0.reserve_fences::<1>()?.slots();
+                let [slot] = slots.nth(BO_INDEX).ok_or(EINVAL)?;
 
-            slot.add_fence(fence, Usage::Write);
-            Ok(())
-        })
+                slot.add_fence(fence, Usage::Write);
+                Ok(())
+            })
     }
 
     /// Prepares the BO for a handle of the file of `vm`: one that had its first handle elsewhere

@@ -92,6 +92,14 @@ impl Uses {
     }
 }
 
+/// A proof that the resv of the address space that has mapped some private BOs is locked, for as
+/// long as it is borrowed. So no job that lists these BOs is published meanwhile, and they do not
+/// become shared.
+///
+/// A [`ResvLocked`](kernel::dma_buf::resv::ResvLocked) would not do, as no fence can be added to
+/// the resv while it exists.
+pub(crate) trait VmLocked {}
+
 /// The fence of an earlier job that lists the BOs of a group.
 struct Earlier {
     group: Group,
@@ -233,16 +241,17 @@ impl LastUse {
     /// Makes the BO a shared one, after `add` has added all fences that are pending to its resv.
     /// If `add` fails, the BO stays private.
     ///
-    /// The caller has locked the resv of the address space and that of the BO, in this order, so
-    /// that no job that lists the BO is published meanwhile.
-    pub(crate) fn share(
+    /// `add` gets `locks` as well: that of the address space and that of the BO, taken in this
+    /// order.
+    pub(crate) fn share<L: VmLocked>(
         &self,
         lock: &SpinLock<Uses>,
-        mut add: impl FnMut(&Fence) -> Result,
+        locks: &mut L,
+        mut add: impl FnMut(&mut L, &Fence) -> Result,
     ) -> Result {
         if let Some(users) = self.users(lock) {
             for fence in users.pending() {
-                add(fence)?;
+                add(locks, fence)?;
             }
         }
         let old = {
@@ -327,12 +336,13 @@ impl Before {
 /// Looks at the private ones among the BOs that a job lists. Returns [`None`] if one is shared,
 /// unless the `shared` ones are locked. Sleeps.
 ///
-/// The resv of the address space must be locked until the job has been
-/// [published](Prepared::publish), or the job was given up.
+/// The resv of the address space must stay locked until the job has been
+/// [published](Prepared::publish), or was given up.
 ///
 /// `EALREADY`: a private BO is listed twice. `ENOMEM`.
 pub(crate) fn look<'a>(
     lock: &SpinLock<Uses>,
+    _vm: &impl VmLocked,
     mut bos: impl Iterator<Item = &'a LastUse>,
     shared: Shared,
 ) -> Result<Option<Before>> {
@@ -425,6 +435,7 @@ impl Prepared {
     pub(crate) fn publish<'a>(
         self,
         lock: &SpinLock<Uses>,
+        _vm: &impl VmLocked,
         fence: &Fence,
         bos: impl Iterator<Item = &'a LastUse>,
     ) {

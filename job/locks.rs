@@ -30,6 +30,7 @@ use kernel::{
 };
 
 use crate::gem::{
+    private::VmLocked,
     Bo,
     Vm, //
 };
@@ -44,6 +45,8 @@ pub(super) enum Locks<'a> {
     /// Those of the shared BOs as well.
     All(Locked<'a>),
 }
+
+impl VmLocked for Locks<'_> {}
 
 impl<'a> Locks<'a> {
     /// Locks the reservation of the address space alone. Sleeps. `EINTR`: a signal.
@@ -101,6 +104,9 @@ pub(super) enum Room<'a> {
     /// In those of the shared BOs as well.
     All(Reserved<'a, 1>),
 }
+
+// The locks are borrowed.
+impl VmLocked for Room<'_> {}
 
 impl Room<'_> {
     /// Adds the fence of a job. Does not allocate, sleep or fail.

@@ -323,7 +323,7 @@ fn try_submit(
         return Ok(failed);
     }
     let last_uses = || bos.iter().map(|bo| bo.last_use());
-    let before = match private::look(&drm.uses, last_uses(), Shared::Unlocked)? {
+    let before = match private::look(&drm.uses, &locks, last_uses(), Shared::Unlocked)? {
         Some(before) => before,
         None => {
             // This releases the lock for a moment, in which anything may have gone again.
@@ -333,7 +333,7 @@ fn try_submit(
                 *kept = Some(mem::take(&mut job.mappings));
                 return Ok(failed);
             }
-            private::look(&drm.uses, last_uses(), Shared::Locked)?.ok_or(EINVAL)?
+            private::look(&drm.uses, &locks, last_uses(), Shared::Locked)?.ok_or(EINVAL)?
         }
     };
     Bo::touch(drm, bos.iter());
@@ -375,8 +375,8 @@ fn try_submit(
 
     // The point of no return.
     let armed = prepared.arm();
+    record.publish(&drm.uses, &room, armed.fence(), last_uses());
     room.add_fence(armed.fence());
-    record.publish(&drm.uses, armed.fence(), last_uses());
     drop(valid);
     if let Some(out_sync) = request.out_sync {
         out_sync.replace_fence(Some(armed.fence()));

@@ -24,9 +24,14 @@ mod suite {
         FenceContext::new(c"kunit", c"private")
     }
 
+    /// Stands for the locks of an address space, which no other task uses here.
+    struct OwnVm;
+
+    impl VmLocked for OwnVm {}
+
     /// Looks at `bos`, the shared ones of which are locked.
     fn look_at(lock: &SpinLock<Uses>, bos: &[&LastUse]) -> Result<Before> {
-        look(lock, bos.iter().copied(), Shared::Locked)?.ok_or(EINVAL)
+        look(lock, &OwnVm, bos.iter().copied(), Shared::Locked)?.ok_or(EINVAL)
     }
 
     /// Publishes a job.
@@ -38,7 +43,7 @@ mod suite {
         let prepared = look_at(lock, bos)?.prepare()?;
         let armed = FenceAlloc::new(GFP_KERNEL)?.arm(timeline);
 
-        prepared.publish(lock, armed.fence(), bos.iter().copied());
+        prepared.publish(lock, &OwnVm, armed.fence(), bos.iter().copied());
         Ok(armed)
     }
 
@@ -171,7 +176,7 @@ mod suite {
         b.signal(Err(ECANCELED));
         assert!(second.unfinished_job(&lock).is_none() && second.is_busy(&lock));
 
-        first.share(&lock, |_| Ok(()))?;
+        first.share(&lock, &mut OwnVm, |_, _| Ok(()))?;
         assert!(!first.is_last_job(number) && first.unfinished_job(&lock).is_none());
         a.signal(Ok(()));
         Ok(())
@@ -231,14 +236,13 @@ mod suite {
 
         b.signal(Err(ECANCELED));
         // Without room in its resv, the BO stays what it is.
-        assert_eq!(bo.share(&lock, |_| Err(ENOMEM)), Err(ENOMEM));
+        assert_eq!(bo.share(&lock, &mut OwnVm, |_, _| Err(ENOMEM)), Err(ENOMEM));
         assert!(bo.is_private());
         assert!(waits_for(&lock, &[&bo], &[&a, &c])?);
 
-        bo.share(
-            &lock,
-            |fence| Ok(moved.push(ARef::from(fence), GFP_KERNEL)?),
-        )?;
+        bo.share(&lock, &mut OwnVm, |_, fence| {
+            Ok(moved.push(ARef::from(fence), GFP_KERNEL)?)
+        })?;
         assert!(!bo.is_private());
         assert_eq!(moved.len(), 2);
         for job in [&a, &c] {
@@ -246,14 +250,14 @@ mod suite {
         }
 
         for bos in [[&bo, &other], [&other, &bo]] {
-            assert!(look(&lock, bos.into_iter(), Shared::Unlocked)?.is_none());
+            assert!(look(&lock, &OwnVm, bos.into_iter(), Shared::Unlocked)?.is_none());
         }
         // From here on, jobs are none of our business.
         assert!(!bo.is_busy(&lock) && bo.users(&lock).is_none());
         let job = submit(&lock, &new_timeline(), &[&bo])?;
         assert!(waits_for(&lock, &[&bo], &[])?);
         assert!(waits_for(&lock, &[&bo, &other], &[])?);
-        bo.share(&lock, |_| Err(EINVAL))?;
+        bo.share(&lock, &mut OwnVm, |_, _| Err(EINVAL))?;
         drop(job);
         Ok(())
     }
@@ -273,12 +277,14 @@ mod suite {
         for bo in &bos {
             jobs.push(submit(&lock, &new_timeline(), &[bo])?, GFP_KERNEL)?;
         }
-        let before = look(&lock, bos.iter(), Shared::Unlocked)?.ok_or(EINVAL)?;
+        let before = look(&lock, &OwnVm, bos.iter(), Shared::Unlocked)?.ok_or(EINVAL)?;
         assert_eq!(before.fences().count(), BOS);
 
         // The job that lists all of them takes the place of the others.
         let armed = FenceAlloc::new(GFP_KERNEL)?.arm(&timeline);
-        before.prepare()?.publish(&lock, armed.fence(), bos.iter());
+        before
+            .prepare()?
+            .publish(&lock, &OwnVm, armed.fence(), bos.iter());
         for (index, bo) in bos.iter().enumerate() {
             let earlier = match index < GROUPS {
                 true => 1,
