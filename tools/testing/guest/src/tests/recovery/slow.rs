@@ -54,7 +54,8 @@ pub(in crate::tests) const TESTS: &[Test] = &[
 
 /// A chain of so many jobs in the vertex-tiler slot.
 fn chain_of(device: &Device, jobs: usize) -> Result<Chain, Stop> {
-    let mut chain = Chain::new(device, 16 << 10)?;
+    // The most that a job takes there.
+    let mut chain = Chain::new(device, (jobs * 128).next_multiple_of(4096))?;
     for _ in 0..jobs {
         chain.null();
     }
@@ -63,47 +64,56 @@ fn chain_of(device: &Device, jobs: usize) -> Result<Chain, Stop> {
 
 /// Chains that take longer than a job may run, of jobs that do not, are done to their end. Another
 /// file has its turn before them, and their context is none the worse.
+///
+/// Each chain is slow until the other file has had its turn, so it takes that long however late the
+/// timer is.
 fn slow_chain(gpu: &Gpu) -> Outcome {
-    const CHAINS: usize = 4;
-    const JOBS: usize = 8;
+    // More than there are hangs that close a context.
+    const CHAINS: u32 = 4;
+    // Half a minute, if the jobs stay slow.
+    const JOBS: usize = 3000;
+    let _reloaded = Reloaded::new(gpu, &["job_timeout_ms=1000", "job_limit_ms=120000"])?;
     let board = Board::open()?;
     let device = gpu.open()?;
     let other = gpu.open()?;
     let told = Told::from_now(&board);
-    board.order(Opcode::SlowJobs, &[100_000])?;
-    let mut slow = Vec::new();
-    for _ in 0..CHAINS {
-        let chain = chain_of(&device, JOBS)?;
-        let fence = start(&device, 0, &chain)?;
-        slow.push((chain, fence));
+    for n in 1..=CHAINS {
+        board.order(Opcode::SlowJobs, &[10_000])?;
+        let slow = chain_of(&device, JOBS)?;
+        let fence = start(&device, 0, &slow)?;
+        let begun = || Ok(slow.statuses().first() == Some(&DONE));
+        check!(
+            memory::wait_for(PATIENCE, begun)?,
+            "chain {n} does not begin"
+        );
+        let short = nothing(&other)?;
+        check_eq!(end(&start(&other, 0, &short)?)?, Ok(()), "beside chain {n}");
+        check_eq!(fence_status(fence.as_fd())?, None, "chain {n}");
+        let [soft, _, _] = told.counts();
+        check!(soft >= n, "{soft} soft stops, and {n} chains");
+        board.order(Opcode::SlowJobs, &[0])?;
+        check_eq!(end(&fence)?, Ok(()), "chain {n}");
+        check!(slow.statuses() == [DONE; JOBS], "chain {n} is not done");
     }
-    let short = nothing(&other)?;
-    check_eq!(end(&start(&other, 0, &short)?)?, Ok(()));
-    let (_, last) = &slow[CHAINS - 1];
-    check_eq!(fence_status(last.as_fd())?, None);
-    for (chain, fence) in &slow {
-        check_eq!(end(fence)?, Ok(()));
-        check_eq!(chain.statuses(), [DONE; JOBS]);
-    }
-    let [soft, hard, resets] = told.counts();
-    check!(soft as usize >= CHAINS, "{soft} soft stops");
+    let [_, hard, resets] = told.counts();
     check_eq!([hard, resets], [0, 0]);
-    board.order(Opcode::SlowJobs, &[0])?;
     works(&device)
 }
 
 /// Even so, it does not run for ever.
 fn slow_chain_limit(gpu: &Gpu) -> Outcome {
+    // A minute and a half, of which it may have ten seconds.
+    const JOBS: usize = 300;
     let board = Board::open()?;
     let device = gpu.open()?;
     let told = Told::from_now(&board);
     board.order(Opcode::SlowJobs, &[300_000])?;
-    let chain = chain_of(&device, 60)?;
+    let chain = chain_of(&device, JOBS)?;
     let fence = start(&device, 0, &chain)?;
     check_eq!(end(&fence)?, Err(Errno(libc::ECANCELED)));
     let statuses = chain.statuses();
     check_eq!(statuses[0], DONE);
-    check_eq!(statuses[59], NOT_STARTED);
+    check_eq!(statuses[JOBS - 1], NOT_STARTED);
     let [_, hard, resets] = told.counts();
     check_eq!([hard, resets], [0, 0]);
     board.order(Opcode::SlowJobs, &[0])?;
@@ -137,7 +147,8 @@ impl Drop for Reloaded<'_> {
 fn slow_chain_is_no_hang(gpu: &Gpu) -> Outcome {
     // As many as would close it, if they were hangs.
     const CHAINS: usize = 3;
-    const JOBS: usize = 40;
+    // Far more than fit into the limit.
+    const JOBS: usize = 400;
     let _reloaded = Reloaded::new(gpu, &["job_timeout_ms=1000", "job_limit_ms=1000"])?;
     let board = Board::open()?;
     let device = gpu.open()?;
