@@ -28,6 +28,7 @@ use crate::memory;
 use crate::sync::fence_status;
 use crate::uapi;
 
+use super::recovery::slow::Reloaded;
 use super::tiler::heap;
 use super::works;
 
@@ -281,6 +282,8 @@ fn twice(gpu: &Gpu) -> Outcome {
 /// the next one notices.
 fn empty_slot(gpu: &Gpu) -> Outcome {
     let spurious = || debugfs::jobs(gpu, "spurious interrupts");
+    // However late this is, the timer does not end the job that runs.
+    let _reloaded = Reloaded::new(gpu, &["job_timeout_ms=20000", "job_limit_ms=20000"])?;
     let board = Board::open()?;
     let device = gpu.open()?;
     let done_bit = |slot: u32| 1 << slot;

@@ -349,15 +349,6 @@ fn queue(
     Ok(queued)
 }
 
-/// How many chains are done.
-fn count_done(queued: &[(Chain, OwnedFd)]) -> Result<usize, Stop> {
-    let mut done = 0;
-    for (_, fence) in queued {
-        done += usize::from(fence_status(fence.as_fd())?.is_some());
-    }
-    Ok(done)
-}
-
 fn wait_for(fence: &OwnedFd) -> Outcome {
     check!(
         sys::readable(fence.as_fd(), PATIENCE)?,
@@ -367,9 +358,23 @@ fn wait_for(fence: &OwnedFd) -> Outcome {
     Ok(())
 }
 
+/// How many of these chains were done before the fence of another had signalled, however late this
+/// is looked at. Waits for all of them.
+fn count_before(queued: &[(Chain, OwnedFd)], end: &OwnedFd) -> Result<usize, Stop> {
+    wait_for(end)?;
+    let end = signalled_at(end.as_fd())?;
+    let mut before = 0;
+    for (_, fence) in queued {
+        wait_for(fence)?;
+        before += usize::from(signalled_at(fence.as_fd())? < end);
+    }
+    Ok(before)
+}
+
 /// Of two files, one has jobs that take eight times as long. Each gets half of the time, so that
 /// the other one has eight times as many jobs done.
 fn used_time(gpu: &Gpu) -> Outcome {
+    const LONG: usize = 5;
     let board = Board::open()?;
     board.order(Opcode::SlowJobs, &[5_000])?;
     let (long, short) = (gpu.open()?, gpu.open()?);
@@ -377,14 +382,13 @@ fn used_time(gpu: &Gpu) -> Outcome {
     let of_long = queue(&long, 0, &gate.syncobj(&long)?, 8, 8)?;
     let of_short = queue(&short, 0, &gate.syncobj(&short)?, 80, 1)?;
     gate.open()?;
-    wait_for(&of_long[5].1)?;
-    let (done_long, done_short) = (count_done(&of_long)?, count_done(&of_short)?);
+    let before = count_before(&of_short, &of_long[LONG].1)?;
     // In turns, it would be as many as of the others.
     check!(
-        done_short >= 3 * done_long,
-        "{done_short} short ones and {done_long} long ones"
+        before >= 3 * LONG,
+        "{before} short ones and {LONG} long ones before another long one"
     );
-    for (_, fence) in of_long.iter().chain(&of_short) {
+    for (_, fence) in &of_long {
         wait_for(fence)?;
     }
     Ok(())
@@ -402,19 +406,25 @@ fn fresh_files(gpu: &Gpu) -> Outcome {
     works(&device)?;
     board.order(Opcode::SlowJobs, &[20_000])?;
     let (flooded, over) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let flood = || -> Outcome {
+    // When its jobs have ended.
+    let flood = || -> Result<Vec<Option<u64>>, Stop> {
+        let mut ends = Vec::new();
         while !over.load(Relaxed) && flooded.load(Relaxed) < ENOUGH {
             let fresh = gpu.open()?;
             let mut chain = Chain::new(&fresh, 4096)?;
             chain.null();
-            chain.run(&[])?;
+            let done = fresh.syncobj()?;
+            chain.submit(&[], &[], Some(&done))?;
+            let fence = done.fence()?;
+            wait_for(&fence)?;
+            ends.push(signalled_at(fence.as_fd())?);
             flooded.fetch_add(1, Relaxed);
         }
-        Ok(())
+        Ok(ends)
     };
-    let (jobs, meanwhile) = thread::scope(|scope| {
+    let (jobs, meanwhile) = thread::scope(|scope| -> Result<(usize, usize), Stop> {
         let flooders: Vec<_> = (0..FLOODERS).map(|_| scope.spawn(flood)).collect();
-        let steady = || -> Result<(usize, usize), Stop> {
+        let steady = || -> Result<(Option<u64>, Vec<Option<u64>>), Stop> {
             while flooded.load(Relaxed) < 2 * FLOODERS {
                 check!(!flooders.iter().all(|flooder| flooder.is_finished()));
                 thread::sleep(Duration::from_millis(1));
@@ -427,17 +437,28 @@ fn fresh_files(gpu: &Gpu) -> Outcome {
                 chain.submit(&[], &[], Some(&done))?;
                 queued.push((chain, done.fence()?));
             }
-            let (done, before) = (count_done(&queued)?, flooded.load(Relaxed));
-            wait_for(&queued[JOBS - 1].1)?;
-            Ok((JOBS - done, flooded.load(Relaxed) - before))
+            let all_queued = Some(sys::now_ns() as u64);
+            let mut ends = Vec::new();
+            for (_, fence) in &queued {
+                wait_for(fence)?;
+                ends.push(signalled_at(fence.as_fd())?);
+            }
+            Ok((all_queued, ends))
         };
         let steady = steady();
         over.store(true, Relaxed);
+        let mut of_flood = Vec::new();
         for flooder in flooders {
             let ended = flooder.join();
-            ended.map_err(|_| Stop::fail("a flooder has panicked"))??;
+            of_flood.extend(ended.map_err(|_| Stop::fail("a flooder has panicked"))??);
         }
-        steady
+        let (all_queued, ends) = steady?;
+        let last = ends.iter().copied().max().flatten();
+        let jobs = ends.iter().filter(|&&end| end > all_queued);
+        let fresh = of_flood
+            .iter()
+            .filter(|&&end| end > all_queued && end < last);
+        Ok((jobs.count(), fresh.count()))
     })?;
     println!("# {jobs} jobs of one file, {meanwhile} of fresh ones meanwhile");
     check!(
@@ -458,13 +479,9 @@ fn priorities(gpu: &Gpu) -> Outcome {
     let of_low = queue(&device, low, &wait, 10, 1)?;
     let of_usual = queue(&device, 0, &wait, 20, 1)?;
     gate.open()?;
-    wait_for(&of_usual[19].1)?;
     // Those that were in the hardware before the others' fence was seen.
-    let done = count_done(&of_low)?;
-    check!(done <= 5, "{done} chains of low priority are done");
-    for (_, fence) in &of_low {
-        wait_for(fence)?;
-    }
+    let before = count_before(&of_low, &of_usual[19].1)?;
+    check!(before <= 5, "{before} chains of low priority came before");
     Ok(())
 }
 
@@ -496,18 +513,9 @@ fn compositor(gpu: &Gpu) -> Outcome {
 
     let done = done.fence()?;
     gate.open()?;
-    wait_for(&done)?;
-    for (_, fence) in &flood {
-        wait_for(fence)?;
-    }
+    let before = count_before(&flood, &done)?;
     check_eq!(drawing.statuses(), [DONE]);
     check_eq!(frame.statuses(), [DONE]);
-    // In the order of the signals, however late this is looked at.
-    let shown = signalled_at(done.as_fd())?;
-    let mut before = 0;
-    for (_, fence) in &flood {
-        before += usize::from(signalled_at(fence.as_fd())? < shown);
-    }
     check!(
         before <= 10,
         "{before} of {FLOOD} jobs came before the frame"
@@ -537,16 +545,8 @@ fn deadline(gpu: &Gpu, hurry: impl FnOnce(&Syncobj) -> Outcome) -> Outcome {
     gate.open()?;
 
     let done = done.fence()?;
-    wait_for(&done)?;
-    for (_, fence) in &others {
-        wait_for(fence)?;
-    }
+    let before = count_before(&others, &done)?;
     check_eq!(chain.statuses(), [DONE]);
-    let ended = signalled_at(done.as_fd())?;
-    let mut before = 0;
-    for (_, fence) in &others {
-        before += usize::from(signalled_at(fence.as_fd())? < ended);
-    }
     check!(
         before <= FILES / 2,
         "{before} of {FILES} jobs came before it"
