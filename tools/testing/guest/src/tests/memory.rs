@@ -38,6 +38,7 @@ pub(super) mod bounce;
 pub(super) mod closing;
 pub(super) mod evict;
 pub(super) mod limits;
+pub(super) mod removed;
 pub(super) mod waits;
 
 /// Why C panfrost cannot pass what asks its debugfs for reclaim.

@@ -79,6 +79,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         memory::closing::TESTS,
         memory::evict::TESTS,
         memory::limits::TESTS,
+        memory::removed::TESTS,
         memory::waits::TESTS,
         memory::bounce::TESTS,
         spaces::TESTS,

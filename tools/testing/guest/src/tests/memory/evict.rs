@@ -189,12 +189,15 @@ fn swapped(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
+/// Where the control groups are.
+const GROUPS: &str = "/tmp/cgroup";
+
 /// A control group for this process, by which its memory can be asked for.
-pub(in super::super) struct MemoryGroup(PathBuf);
+pub(in super::super) struct MemoryGroup(pub(super) PathBuf);
 
 impl MemoryGroup {
     pub(in super::super) fn enter() -> Result<Self, Stop> {
-        let root = Path::new("/tmp/cgroup");
+        let root = Path::new(GROUPS);
         fs::create_dir_all(root)?;
         if !root.join("cgroup.procs").exists() {
             // SAFETY: three strings that end, and no data.
@@ -238,7 +241,8 @@ impl MemoryGroup {
         Ok(self.stat("active_file")? + self.stat("inactive_file")?)
     }
 
-    fn stat(&self, name: &str) -> Result<usize, Stop> {
+    /// A number of `memory.stat`.
+    pub(super) fn stat(&self, name: &str) -> Result<usize, Stop> {
         let text = fs::read_to_string(self.0.join("memory.stat"))?;
         text.lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
@@ -247,8 +251,7 @@ impl MemoryGroup {
 
     /// Leaves the group, which keeps what it has paid for.
     pub(in super::super) fn leave(&self) -> Outcome {
-        let root = self.0.parent().unwrap_or(&self.0);
-        Ok(fs::write(root.join("cgroup.procs"), "0")?)
+        Ok(fs::write(Path::new(GROUPS).join("cgroup.procs"), "0")?)
     }
 
     /// Limits it to so many bytes, or not any more.

@@ -47,7 +47,7 @@ use super::NO_KNOB;
 use super::PAGE;
 
 /// Why C panfrost does not limit a client that has many of something.
-const NOT_CHARGED: &str = "what it allocates for a client is charged to nobody";
+pub(super) const NOT_CHARGED: &str = "what it allocates for a client is charged to nobody";
 
 pub(in super::super) const TESTS: &[Test] = &[
     Test::new("memory-is-accounted", &["D9"], accounted)
@@ -457,7 +457,7 @@ pub(super) fn keep_own_memory() -> Outcome {
 }
 
 /// Evicts all BOs of an open file.
-fn evict_all(gpu: &Gpu, device: &Device) -> Outcome {
+pub(super) fn evict_all(gpu: &Gpu, device: &Device) -> Outcome {
     let gone = wait_for(PATIENCE, || {
         shrink(gpu, ALL)?;
         Ok(resident(device)? == 0)
