@@ -375,13 +375,16 @@ family_lane() {
 	tap_rows "$RESULTS/$name/share/tap" "$name: "
 }
 
-# mesa_lane LOGS DRIVER GPU VM-ARGUMENT...: Debian's Mesa in the arm64 guest.
+# mesa_lane LOGS DRIVER GPU VM-ARGUMENT...: Debian's Mesa in the arm64 guest, and a test of our own
+# that needs arm64, on a GPU that can use user memory.
 mesa_lane() {
-	local name=$1 driver=$2 gpu=$3
+	local name=$1 driver=$2 gpu=$3 own=
 	shift 3
 	[ "$driver" != panfrost ] || local SPLATS_ALLOWED=1
+	[ "$driver:$gpu" != drm_gpu:g57 ] || own=userptr-tagged
+	# shellcheck disable=SC2086
 	vm_row "$name" "Mesa on $driver, $gpu" --arch arm64 --driver "$driver" --gpu "$gpu" "$@" -- \
-		mesa-run "$gpu" /mnt/share
+		mesa-run "$gpu" /mnt/share $own
 	tap_rows "$RESULTS/$name/share/tap" "$name: "
 }
 

@@ -204,12 +204,21 @@ fn sync(gpu: &Gpu) -> Outcome {
 fn tagged(gpu: &Gpu) -> Outcome {
     const PR_SET_TAGGED_ADDR_CTRL: i32 = 55;
     const PR_TAGGED_ADDR_ENABLE: libc::c_ulong = 1;
+    const UNUSED: libc::c_ulong = 0;
 
     if !cfg!(target_arch = "aarch64") {
         return Err(Stop::Skip("pointers have no tags".into()));
     }
     // SAFETY: no pointers.
-    let ret = unsafe { libc::prctl(PR_SET_TAGGED_ADDR_CTRL, PR_TAGGED_ADDR_ENABLE, 0, 0, 0) };
+    let ret = unsafe {
+        libc::prctl(
+            PR_SET_TAGGED_ADDR_CTRL,
+            PR_TAGGED_ADDR_ENABLE,
+            UNUSED,
+            UNUSED,
+            UNUSED,
+        )
+    };
     if let Err(errno) = done(ret) {
         return Err(Stop::Skip(format!("no tagged addresses: {errno}")));
     }
