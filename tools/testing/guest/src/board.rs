@@ -269,6 +269,16 @@ pub fn registers() -> Result<Mapping> {
     Mapping::new(file.as_fd(), 0, 0x1000)
 }
 
+/// The physical address of the registers of the GPU.
+pub fn registers_address() -> Result<u64> {
+    let device = Board::pci_device().ok_or(Errno(libc::ENODEV))?;
+    let text = fs::read_to_string(device.join("resource"))?;
+    let start = text.split_whitespace().next();
+    start
+        .and_then(|start| u64::from_str_radix(start.strip_prefix("0x")?, 16).ok())
+        .ok_or(Errno(libc::EPROTO))
+}
+
 /// A switch was turned, or a rule broken by what follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Turn {

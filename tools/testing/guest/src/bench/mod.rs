@@ -25,6 +25,7 @@ mod buffers;
 mod count;
 mod frames;
 mod jobs;
+mod latency;
 mod reclaim;
 mod sizes;
 mod tables;
@@ -94,6 +95,8 @@ pub enum Priority {
     First,
     /// As any program: an interrupt thread preempts it, so jobs that take no time end at once.
     Ordinary,
+    /// After all else: whatever is woken preempts it at once, workers included.
+    Last,
 }
 
 /// The row of the cheapest ioctl: what entering the kernel and the DRM core cost.
@@ -111,7 +114,8 @@ pub struct Row {
     pub unit: Unit,
     /// With which priority the program runs.
     pub priority: Priority,
-    /// Whether it is only measured when it is named: it has to be the first in a guest.
+    /// Whether it is only measured when it is named: it has to be the first in a guest, or wants
+    /// more of the plugin than the others.
     pub alone: bool,
     /// Measures it.
     pub run: fn(&Gpu) -> Result<u64, Stop>,
@@ -147,7 +151,13 @@ impl Row {
         self
     }
 
-    /// The same row, as the first in a guest.
+    /// The same row, of a program that lets everybody go first.
+    const fn last(mut self) -> Self {
+        self.priority = Priority::Last;
+        self
+    }
+
+    /// The same row, in a guest without others.
     const fn alone(mut self) -> Self {
         self.alone = true;
         self
@@ -159,6 +169,7 @@ pub fn all() -> impl Iterator<Item = &'static Row> {
     [
         frames::ROWS,
         jobs::ROWS,
+        latency::ROWS,
         buffers::ROWS,
         tables::ROWS,
         reclaim::ROWS,

@@ -17,11 +17,12 @@ use guest::bench::BASE;
 use guest::device::Node;
 use guest::harness::Gpu;
 
-/// Has the program run before all else, interrupt threads included, or as any other.
+/// Has the program run before all else, interrupt threads included, as any other, or after them.
 fn run_as(priority: Priority) {
     let (policy, priority) = match priority {
         Priority::First => (libc::SCHED_FIFO, 60),
         Priority::Ordinary => (libc::SCHED_OTHER, 0),
+        Priority::Last => (libc::SCHED_IDLE, 0),
     };
     let param = libc::sched_param {
         sched_priority: priority,
