@@ -104,7 +104,7 @@ fn ioctl(gpu: &Gpu) -> Result<u64, Stop> {
 }
 
 /// Everything that a submit needs, made beforehand.
-struct Submit {
+pub(super) struct Submit {
     device: Device,
     chain: Chain,
     _others: Vec<Bo>,
@@ -114,7 +114,11 @@ struct Submit {
 
 impl Submit {
     fn new(gpu: &Gpu, bos: usize) -> Result<Self, Stop> {
-        let device = gpu.open()?;
+        Self::of(gpu.open()?, bos)
+    }
+
+    /// The same in a file that is there.
+    pub(super) fn of(device: Device, bos: usize) -> Result<Self, Stop> {
         let mut chain = Chain::new(&device, 4096)?;
         chain.null();
         let others = (1..bos)
@@ -143,18 +147,21 @@ impl Submit {
             ..Default::default()
         }
     }
+
+    /// How long the ioctl takes. Waits until the job has run.
+    pub(super) fn sample(&self) -> Result<u64, Stop> {
+        self.chain.rearm();
+        let mut arg = self.arg();
+        let (ns, ()) = time(|| self.device.submit_raw(&mut arg))?;
+        self.done.wait(PATIENCE)?;
+        check_eq!(self.chain.statuses(), [DONE]);
+        Ok(ns)
+    }
 }
 
 fn submit(gpu: &Gpu, bos: usize) -> Result<u64, Stop> {
     let submit = Submit::new(gpu, bos)?;
-    median(SAMPLES, || {
-        submit.chain.rearm();
-        let mut arg = submit.arg();
-        let (ns, ()) = time(|| submit.device.submit_raw(&mut arg))?;
-        submit.done.wait(PATIENCE)?;
-        check_eq!(submit.chain.statuses(), [DONE]);
-        Ok(ns)
-    })
+    median(SAMPLES, || submit.sample())
 }
 
 fn per_bo(gpu: &Gpu) -> Result<u64, Stop> {

@@ -24,6 +24,7 @@ use crate::sys;
 mod buffers;
 mod count;
 mod frames;
+pub mod growth;
 mod jobs;
 mod latency;
 mod reclaim;
@@ -183,7 +184,12 @@ pub fn all() -> impl Iterator<Item = &'static Row> {
 const WARM_UP: usize = 3;
 
 /// The median of `count` samples.
-fn median(count: usize, mut sample: impl FnMut() -> Result<u64, Stop>) -> Result<u64, Stop> {
+fn median(count: usize, sample: impl FnMut() -> Result<u64, Stop>) -> Result<u64, Stop> {
+    Ok(samples(count, sample)?[count / 2])
+}
+
+/// So many samples, in the order of their size.
+fn samples(count: usize, mut sample: impl FnMut() -> Result<u64, Stop>) -> Result<Vec<u64>, Stop> {
     for _ in 0..WARM_UP {
         sample()?;
     }
@@ -191,7 +197,7 @@ fn median(count: usize, mut sample: impl FnMut() -> Result<u64, Stop>) -> Result
         .map(|_| sample())
         .collect::<Result<Vec<_>, _>>()?;
     samples.sort_unstable();
-    Ok(samples[count / 2])
+    Ok(samples)
 }
 
 /// How long something takes.

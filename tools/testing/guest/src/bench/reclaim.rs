@@ -61,7 +61,7 @@ const MANY: usize = 10_000;
 const BATCH: usize = 128;
 
 /// The files by which the kernel lets the driver's shrinker be called.
-struct Shrinker {
+pub(super) struct Shrinker {
     /// The number of the control group whose memory is asked for.
     group: u32,
     count: File,
@@ -71,7 +71,7 @@ struct Shrinker {
 impl Shrinker {
     const DIR: &'static str = "/sys/kernel/debug/shrinker";
 
-    fn open(gpu: &Gpu) -> Result<Self, Stop> {
+    pub(super) fn open(gpu: &Gpu) -> Result<Self, Stop> {
         // A shrinker that knows groups wants one: the root group has the number 1.
         let (prefix, group) = match gpu.node.driver.as_str() {
             "panfrost" => ("drm-panfrost-", 0),
@@ -90,7 +90,7 @@ impl Shrinker {
     }
 
     /// How many pages could be had. 0 if the file says nothing.
-    fn count(&self) -> std::io::Result<usize> {
+    pub(super) fn count(&self) -> std::io::Result<usize> {
         let mut text = [0; 64];
         let len = self.count.read_at(&mut text, 0)?;
         let text = String::from_utf8_lossy(&text[..len]);
@@ -99,14 +99,14 @@ impl Shrinker {
     }
 
     /// Takes a batch of pages.
-    fn scan(&self) -> std::io::Result<()> {
+    pub(super) fn scan(&self) -> std::io::Result<()> {
         // Group, node, pages. The file knows no positions.
         (&self.scan).write_all(format!("{} 0 {BATCH}", self.group).as_bytes())
     }
 }
 
 /// BOs of a page each that were used and given up.
-fn given_up(device: &Device, count: usize) -> Result<Vec<Bo>, Stop> {
+pub(super) fn given_up(device: &Device, count: usize) -> Result<Vec<Bo>, Stop> {
     let mut bos = Vec::new();
     for _ in 0..count {
         let bo = device.create(4096, uapi::BO_NOEXEC)?;

@@ -6,10 +6,14 @@
 //! the rows that are wanted; without them all are, but those that want a guest for themselves.
 //! After `--exact` they are whole names. After `--again`, which comes first, what is not counted in
 //! instructions is left out: it is the same each time. Exit status: 0 if all could be measured.
+//!
+//! With `--growth` alone measures how costs grow, and prints
+//! `over<TAB>what<TAB>count<TAB>lowest<TAB>median<TAB>highest` for each.
 
 use std::process::ExitCode;
 
 use guest::bench;
+use guest::bench::growth;
 use guest::bench::Priority;
 use guest::bench::Row;
 use guest::bench::Unit;
@@ -41,6 +45,31 @@ fn column(text: &str) -> &str {
     }
 }
 
+/// Measures how costs grow.
+fn print_growth(gpu: &Gpu) -> ExitCode {
+    let mut status = ExitCode::SUCCESS;
+    run_as(Priority::First);
+    for things in growth::ALL {
+        for &count in things.counts {
+            let costs = (things.run)(gpu, count).unwrap_or_else(|stop| {
+                eprintln!("guest-bench: {count} {}: {stop:?}", things.over);
+                status = ExitCode::FAILURE;
+                Vec::new()
+            });
+            for growth::Cost { what, samples } in costs {
+                if let (Some(lowest), Some(highest)) = (samples.first(), samples.last()) {
+                    let median = samples[samples.len() / 2];
+                    println!(
+                        "{}\t{what}\t{count}\t{lowest}\t{median}\t{highest}",
+                        things.over
+                    );
+                }
+            }
+        }
+    }
+    status
+}
+
 fn main() -> ExitCode {
     let mut filter: Vec<String> = std::env::args().skip(1).collect();
     let again = filter.first().is_some_and(|text| text == "--again");
@@ -64,6 +93,9 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let gpu = Gpu { node, long: false };
+    if filter == ["--growth"] {
+        return print_growth(&gpu);
+    }
     let mut status = ExitCode::SUCCESS;
     for row in bench::all() {
         if !wanted(row) || again && row.unit != Unit::Instructions {
