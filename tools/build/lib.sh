@@ -88,11 +88,12 @@ BUILD_ROOT=$CACHE/root-$(key "$BUILD_SUITE" "$BUILD_SUITES_EXTRA" \
 
 # enter COMMAND...: runs it in the build root, in this directory. The checkout
 # and the cache have the same paths inside, and so have the folders in ENTER_BIND,
-# one a line. The folder ENTER_OWN is mounted over the one that it is in. What it
-# starts ends with it, and it ends with its caller. With ENTER_EXEC=exec it takes the
-# place of the shell that calls it.
+# one a line. The folder ENTER_OWN is mounted at ENTER_AT. What it starts ends with it,
+# and it ends with its caller. With ENTER_EXEC=exec it takes the place of the shell that
+# calls it.
 enter() {
-	${ENTER_EXEC:-} env ENTER_BIND="${ENTER_BIND:-}" ENTER_OWN="${ENTER_OWN:-}" setpriv --pdeathsig KILL \
+	${ENTER_EXEC:-} env ENTER_BIND="${ENTER_BIND:-}" ENTER_OWN="${ENTER_OWN:-}" ENTER_AT="${ENTER_AT:-}" \
+		setpriv --pdeathsig KILL \
 		unshare --mount --propagation slave --pid --fork --kill-child=KILL \
 		"$TOP/tools/build/enter" "$BUILD_ROOT" "$TOP" "$CACHE" "$PWD" "$@"
 }

@@ -4,9 +4,9 @@
 # one for each configuration, and cargo's target folder. So checkouts with different content
 # build side by side. Sourced, after lib.sh.
 #
-# In the build root such a folder is mounted over the one that it is in (ENTER_OWN in `enter`),
-# so that all checkouts have the same paths there. ccache finds what another one has compiled,
-# and a new folder begins with what another one has built.
+# In the build root such a folder is mounted over a folder of the cache (ENTER_OWN and ENTER_AT in
+# `enter`), so that all checkouts have the same paths there. ccache finds what another one has
+# compiled, and a new folder begins with what another one has built.
 #
 # The file `owner` names the checkout. A folder without it is not complete. The time of a folder
 # is that of its last use. The lock is on the folder itself: it is held, on descriptor 8, by a
@@ -94,21 +94,24 @@ own() {
 	touch "$own"
 	remove_others "$1" "${3:-$1-*}"
 	exec 7<&-
-	export ENTER_OWN=$own
+	export ENTER_OWN=$own ENTER_AT=${own%/*}
 }
 
 # own_tree CONFIG: takes this checkout's tree for that configuration and brings it up to date.
 # In the build root the kernel is $src and the folder that it is built in $obj.
 own_tree() {
-	local pristine trees old
+	local pristine trees at old
 	"$TOP/tools/build/root" >/dev/null
 	pristine=$("$TOP/tools/build/kernel-source")
 	trees=$CACHE/tree-$(key "$pristine" "$BUILD_ROOT")
-	src=$trees/src obj=$trees/obj-$1
+	# Trees of a KERNEL_SRC have the paths of those of the released kernel, for ccache.
+	at=$CACHE/tree-$(key "$CACHE/linux-$KERNEL_SERIES-source/src" "$BUILD_ROOT")
+	src=$at/src obj=$at/obj-$1
 	for old in "$CACHE"/tree-*/src; do
 		[ ! -e "$old" ] || locked staged split_tree "$(dirname "$old")"
 	done
 	own "$trees/$1" copy_tree "$CACHE/tree-*/$1-*"
+	ENTER_AT=$at
 	# The released kernel is not written to either. No link goes from one mount of the build root
 	# to another, so they are made here.
 	if [ ! -e "$own/src" ] && [ -z "${KERNEL_SRC:-}" ]; then

@@ -28,6 +28,7 @@ toy_kernel() {
 		> mkdir -p $(O)/arch/x86/boot
 		> cat $^ >$(O)/arch/x86/boot/bzImage
 		> touch $(O)/vmlinux
+		> echo $(O) >$(cache)/place
 		$(O)/core: init/core
 		> date +%N >$@
 		$(O)/first: init/first
@@ -96,7 +97,7 @@ build_at_once() {
 }
 
 kernels_of_checkouts() {
-	local core a b c shared pristine inode
+	local core a b c shared pristine inode place
 	toys=$(mktemp -d)
 	toy_kernel
 	pristine=$toys/cache/linux-$KERNEL_SERIES-source/src
@@ -160,12 +161,14 @@ kernels_of_checkouts() {
 	echo 'driver of d, again' >"$toys/d/drm_gpu.rs"
 	ok builds d "$core" first 'driver of d, again' -- a-tree-that-is-not-complete-begins-again
 
+	place=$(cat "$toys/cache/place")
 	cp -r "$pristine" "$toys/linux"
 	echo second >"$toys/linux/init/first"
 	kernel_src=$toys/linux
 	try of f kernel x86_64 release
 	core=$(head -n 1 "$(tail -n 1 <<<"$out")/image")
 	ok builds f "$core" second 'driver of f' -- a-kernel-of-ones-own-is-built
+	ok grep -qx "$place" "$toys/cache/place" -- at-the-same-place-in-the-build-root
 	echo third >"$toys/linux/init/first"
 	ok builds e "$core" third 'driver of e' -- another-checkout-begins-with-its-objects
 	kernel_src=
