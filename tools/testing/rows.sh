@@ -148,6 +148,7 @@ ktap_rows() {
 		# The place of a failure, without the folder of the build, and its text.
 		/^ +# .*: (ASSERTION|EXPECTATION) FAILED at / {
 			sub(/^ +# .* FAILED at /, ""); sub(/^.*drivers\/gpu\/drm\/drm_gpu\//, "")
+			sub(/^\/.*\/rust\/kernel\//, "rust/kernel/")
 			text = text $0 ": "; failed = 1; next
 		}
 		failed && /^ +[A-Z]/ { sub(/^ +/, ""); text = text $0 ", "; next }
