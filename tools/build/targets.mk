@@ -46,10 +46,10 @@ vm:
 	@tools/testing/vm
 
 tree:
-	@tools/build/tree $(abspath $(or $(DIR),$(error make tree DIR=/path/to/new)))
+	@tools/build/tree "$(or $(DIR),$(error make tree DIR=/path/to/new))"
 
 tree-back:
-	@tools/build/series back $(abspath $(or $(DIR),$(error make tree-back DIR=/path/of/the/tree)))
+	@tools/build/series back "$(or $(DIR),$(error make tree-back DIR=/path/of/the/tree))"
 
 kernel:
 	@tools/build/kernel x86_64 release
