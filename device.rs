@@ -483,7 +483,8 @@ fn bring_up(dev: &device::Device<Bound>, chip: &Family<'_>, supply: &Supply<'_>)
 
     dev_warn!(dev, "the GPU does not come up, cutting its power\n");
     supply.cycle_power().map_err(|_| error)?;
-    attempt()
+    // Cores that were on their way up must not lose their power.
+    attempt().inspect_err(|_| chip.power_off())
 }
 
 /// A registered threaded interrupt handler.

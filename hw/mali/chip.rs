@@ -124,8 +124,11 @@ impl<'a> Chip<'a> for Mali<'a> {
     }
 
     fn power_off(&self) {
-        // An error has been logged.
-        let _ = power::off(self.dev, &self.io, &self.id);
+        // A reset turns off the cores that the command does not, such as those that are stuck on
+        // the way up. Errors have been logged.
+        if power::off(self.dev, &self.io, &self.id).is_err_and(|e| e != ENODEV) {
+            let _ = self.reset();
+        }
     }
 
     fn restart_counters(&self) {

@@ -163,7 +163,7 @@ pub enum Away {
 
 impl Away {
     /// Gives it back to the driver. It gets the same node if nobody has the old one open.
-    pub fn give_back(self) -> Result<()> {
+    pub fn give_back(&self) -> Result<()> {
         Ok(match self {
             Self::Unbound { device, driver } => {
                 fs::write(driver.join("bind"), device.as_encoded_bytes())?

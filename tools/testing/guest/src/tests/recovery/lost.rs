@@ -421,6 +421,8 @@ fn wedged_uevent(gpu: &Gpu) -> Outcome {
         }
     }
     let away = gpu.node.unbind()?;
+    // As long as the cores do not come up, this fails. Nothing is left on then.
+    check_errno!(away.give_back(), ETIMEDOUT);
     board.order(Opcode::ClearAll, &[])?;
     away.give_back()?;
     works(&gpu.open()?)?;
