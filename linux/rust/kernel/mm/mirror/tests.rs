@@ -168,12 +168,13 @@ fn munmap(address: usize, pages: usize) -> Result {
     to_result(unsafe { bindings::vm_munmap(address, pages << PAGE_SHIFT) })
 }
 
-/// Returns whether a page that is not freed is dirty.
+/// Returns the number of references to a page that is not freed.
 fn references(page: *mut bindings::page) -> i32 {
     // SAFETY: The caller says that it is a page.
     unsafe { (&raw const (*page)._refcount.counter).read_volatile() }
 }
 
+/// Returns whether a page that is not freed is dirty.
 fn is_dirty(page: *mut bindings::page) -> bool {
     // SAFETY: The caller says that it is a page.
     let flags = unsafe { (*page).flags.f };
