@@ -450,8 +450,6 @@ fn power_up<'a>(pdev: &'a platform::Device<Core<'_>>, soc: Soc) -> Result<Gpu<'a
     // SAFETY: As above.
     unsafe { pdev.dma_set_max_seg_size(u32::MAX) };
 
-    bring_up(dev, &chip, &supply)?;
-
     let inner = Arc::pin_init(
         try_pin_init!(GpuInner {
             coherent,
@@ -468,6 +466,8 @@ fn power_up<'a>(pdev: &'a platform::Device<Core<'_>>, soc: Soc) -> Result<Gpu<'a
         }? Error),
         GFP_KERNEL,
     )?;
+    // From here on, an error has the cores turned off before they lose their power.
+    bring_up(dev, &inner.chip, &inner.supply)?;
     Ok(Gpu(inner))
 }
 
@@ -482,9 +482,11 @@ fn bring_up(dev: &device::Device<Bound>, chip: &Family<'_>, supply: &Supply<'_>)
     };
 
     dev_warn!(dev, "the GPU does not come up, cutting its power\n");
+    if !supply.has_reset_line() {
+        chip.power_off();
+    }
     supply.cycle_power().map_err(|_| error)?;
-    // Cores that were on their way up must not lose their power.
-    attempt().inspect_err(|_| chip.power_off())
+    attempt()
 }
 
 /// A registered threaded interrupt handler.

@@ -259,8 +259,9 @@ pub(crate) struct Jobs {
     parked: Atomic<bool>,
     /// The GPU is lost: no job is started until [`find`](Self::find) clears this.
     lost_gpu: Atomic<bool>,
-    /// User space has been told that the GPU stays lost. Used by [`find`](Self::find) only.
-    told_lost: Atomic<bool>,
+    /// Number of attempts in a row to bring back a lost GPU that have failed. Used by
+    /// [`find`](Self::find) only.
+    failed_finds: Atomic<u32>,
     /// Number of times that a job was told to stop because it ran for too long. Wraps.
     overdue: Atomic<u32>,
     /// Number of those times that it was a hard stop. Wraps.
@@ -295,7 +296,7 @@ impl Jobs {
             retiring_turn <- new_mutex!((), "drm_gpu::job::retiring_turn"),
             parked: Atomic::new(false),
             lost_gpu: Atomic::new(false),
-            told_lost: Atomic::new(false),
+            failed_finds: Atomic::new(0),
             overdue: Atomic::new(0),
             hard_stops: Atomic::new(0),
             yielded: Atomic::new(0),
@@ -398,21 +399,20 @@ impl Jobs {
         f();
     }
 
-    /// Tells user space that the GPU is wedged, once each time that it is lost: whatever the driver
-    /// can do has failed. Binding the driver again does a little more, since it turns the
-    /// regulators off as well. No bus can reset the GPU.
+    /// Tells user space that the GPU is wedged: the driver has tried in vain whatever it can.
+    /// Binding it again does a little more, since it turns the regulators off as well. No bus can
+    /// reset the GPU.
     ///
     /// The caller holds no lock that a fence depends on. Sleeps, and may wait for memory.
-    fn tell_lost(&self, drm: &Device) {
-        if self.told_lost.load(Relaxed) {
+    fn tell_given_up(&self, drm: &Device) {
+        // Without the guard, it is being unbound, as the event would ask for.
+        let Some(drm) = drm.registration_guard() else {
             return;
-        }
-        let told = drm
-            .registration_guard()
-            .is_some_and(|drm| drm.wedged_event(Recovery::REBIND).is_ok());
+        };
 
-        // After an error, the next attempt to bring the GPU back calls this again.
-        self.told_lost.store(told, Relaxed);
+        if let Err(e) = drm.wedged_event(Recovery::REBIND) {
+            dev_err!(drm.as_ref(), "user space cannot be told: {:?}\n", e);
+        }
     }
 
     /// Returns whether [`park_for_ever`](Self::park_for_ever) was called or the GPU is lost.

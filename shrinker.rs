@@ -208,10 +208,11 @@ fn take(drm: &Device, of: Option<&MemCgroup>, means: Means, missing: usize) -> S
             let pages = reclaim::reclaim(bo, means).unwrap_or(0);
 
             // A BO that is busy for a reason of its own, as shared ones are, does not make the scan
-            // forget the reason of the others.
-            if pages == 0 {
-                busy.set(Busy::of(bo, means).or(busy.get()));
-            }
+            // forget the reason of the others. Taking pages takes time, after which it may be gone.
+            busy.set(match pages {
+                0 => Busy::of(bo, means).or(busy.get()),
+                _ => None,
+            });
             Some(pages)
         },
     )

@@ -156,6 +156,9 @@ impl GpuInner<'_> {
     pub(crate) fn cycle_power(&self) {
         // Waits for code, such as an interrupt handler, that has not seen `lost` or `stopped` yet.
         synchronize_rcu();
+        if !self.supply.has_reset_line() && !self.supply.is_held() {
+            self.chip.power_off();
+        }
         // An error has been logged, and the supply is held then; the next attempt starts from
         // there.
         let _ = self.supply.cycle_power();

@@ -193,6 +193,11 @@ impl<'a> Supply<'a> {
         })
     }
 
+    /// Returns whether the GPU has a reset line.
+    pub(super) fn has_reset_line(&self) -> bool {
+        self.reset.1.is_present()
+    }
+
     /// Holds the GPU in reset. Returns whether it is known to have stopped. Sleeps.
     pub(super) fn force_reset(&self) -> bool {
         let Released(dev, reset) = &self.reset;
@@ -238,7 +243,8 @@ impl<'a> Supply<'a> {
         let Released(dev, reset) = &self.reset;
 
         self.held.store(true, Release);
-        // This also turns off cores that are still on, before they lose their power.
+        // If there is a line, this also turns off cores that are still on. Otherwise the caller has
+        // done that.
         named(dev, fmt!("reset line"), reset.assert())?;
         self.clocks.stop();
         let cycled = pm_domain::cycle(dev, self.domains.as_ref());

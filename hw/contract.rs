@@ -148,8 +148,8 @@ pub(crate) trait Chip<'a>: Sized {
     /// which. `ENODEV`: the device is gone.
     fn power_on(&self) -> Result;
 
-    /// Turns all cores off, by a reset if they do not power down when told to. They lose their
-    /// clock and supply next, even after errors, which are logged. The interrupts are masked.
+    /// Turns all cores off, by a reset if some stay on their way up or down. They lose their clock
+    /// and supply next, even after errors, which are logged. The interrupts are masked.
     fn power_off(&self);
 
     /// Starts the counters that have users again, after a reset. Does not sleep. May take a lock of

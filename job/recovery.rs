@@ -34,7 +34,8 @@
 //!
 //! If the reset fails, the [GPU is lost](crate::device): all jobs fail with `ENODEV`, and so do
 //! submissions until the GPU works again. A worker tries to bring it back at once, and then every
-//! [`FIND_MS`] milliseconds. If the first attempt fails, user space is told by a uevent.
+//! [`FIND_MS`] milliseconds. After [`FIND_ATTEMPTS`], it gives the GPU up and tells user space by a
+//! uevent. Only binding the driver again helps then.
 //!
 //! If an interrupt stays asserted although there is nothing to handle, it is masked and the GPU is
 //! reset. If that does not help, the timer polls the slots and the MMU while jobs run, until the
@@ -122,6 +123,9 @@ const RETIRE_MAPPINGS: usize = 256;
 
 /// The time between two attempts to bring back a lost GPU, in milliseconds.
 const FIND_MS: u32 = 2000;
+
+/// The number of attempts after which a lost GPU is given up.
+const FIND_ATTEMPTS: u32 = 5;
 
 /// The time after which a raised job interrupt that has not been handled is late, in milliseconds.
 const LATE_MS: i64 = 2;
@@ -444,7 +448,7 @@ impl Jobs {
     }
 
     /// Tries to bring back a lost GPU. Accepts jobs again if that succeeds. If not, queues another
-    /// attempt, and tells user space. Sleeps, and may wait for memory.
+    /// attempt, or gives the GPU up. Sleeps, and may wait for memory.
     pub(super) fn find(&self, drm: &Device, gpu: &Gpu<'_>) {
         let Ok(started) = self.started() else {
             return;
@@ -468,14 +472,27 @@ impl Jobs {
         started.workers.poll(false);
         // Requests made so far are served by the reset that this makes.
         started.workers.take_reset();
-        if gpu.find(drm).is_err() {
-            started.workers.queue_find(FIND_MS);
+        if let Err(e) = gpu.find(drm) {
+            // A GPU that has left the bus cannot be bound again, but may come back by itself. One
+            // that may still access memory is not what user space expects after the uevent.
+            let can_rebind = e != ENODEV && !drm.address_spaces.is_abandoned();
+            let attempts = self.failed_finds.load(Relaxed).saturating_add(1);
+
+            self.failed_finds.store(attempts, Relaxed);
+            if attempts < FIND_ATTEMPTS || !can_rebind {
+                started.workers.queue_find(FIND_MS);
+                return;
+            }
             drop(slots);
-            self.tell_lost(drm);
+            dev_err!(
+                gpu.dev(),
+                "the GPU is given up until the driver is bound again\n"
+            );
+            self.tell_given_up(drm);
             return;
         }
         dev_notice!(gpu.dev(), "the GPU works again\n");
-        self.told_lost.store(false, Relaxed);
+        self.failed_finds.store(0, Relaxed);
         started.workers.count_reset();
         started.workers.queue_retire();
         self.lost_gpu.store(false, Release);

@@ -29,8 +29,10 @@ impl Recovery {
 impl<T: drm::Driver> drm::Device<T, drm::Registered> {
     /// Tells user space that the device is wedged, and how it may bring the device back.
     ///
-    /// The driver has signalled all fences of the device before, and refuses new work. Sleeps and
-    /// may wait for memory, so no fence may depend on the caller. Errors: `ENOMEM`.
+    /// The driver has signalled all fences of the device before, and has made sure that the device
+    /// does not access memory. It refuses new work, and leaves the device alone until user space
+    /// has done its part. Sleeps and may wait for memory, so no fence may depend on the caller.
+    /// Errors: `ENOMEM`.
     pub fn wedged_event(&self, method: Recovery) -> Result {
         // SAFETY:
         // - `self.as_raw()` is a valid device. It has a primary minor, as no driver in Rust sets

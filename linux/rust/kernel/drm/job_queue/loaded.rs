@@ -65,6 +65,8 @@ pub(super) struct Loaded<K: Kind> {
     overdue: bool,
     /// When it began to run, as far as known; meaningful for the current job only.
     started: u64,
+    /// Whether it was told to stop.
+    stopping: bool,
     /// The number of times that it may still be given more time; zero once it was told to stop.
     extensions: u8,
     /// When its time is up, if ever; meaningful for the current job only.
@@ -143,9 +145,9 @@ impl<K: Kind> QueueState<K> {
             if let Some(mut next) = loaded[1].take() {
                 next.started = ops.now();
                 // A job that is already being stopped gets only the time that a stop may take.
-                let time = match next.strikes {
-                    0 => next.time_left(&shared.config),
-                    _ => Some(shared.config.grace_ns),
+                let time = match next.stopping {
+                    false => next.time_left(&shared.config),
+                    true => Some(shared.config.grace_ns),
                 };
                 next.deadline = time.map(|ns| next.started.saturating_add(ns));
                 loaded[0] = Some(next);
@@ -271,6 +273,7 @@ impl<K: Kind> QueueState<K> {
             // The next step is a reset.
             loaded.strikes = loaded.strikes.max(shared.ladder_len());
         }
+        loaded.stopping = true;
         loaded.extensions = 0;
         loaded.deadline = Some(ops.now().saturating_add(shared.config.grace_ns));
     }
@@ -321,6 +324,7 @@ impl<K: Kind> QueueState<K> {
                 jumped: chosen.jumped,
                 overdue: false,
                 started,
+                stopping: false,
                 // None for a job that is resumed within its turn, so that the turn ends. Such a job
                 // stops softly, and can go on in its next turn.
                 extensions: match job.inner().turn_ns {

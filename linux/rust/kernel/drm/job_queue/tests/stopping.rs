@@ -384,6 +384,25 @@ mod suite {
     }
 
     #[test]
+    fn soft_stop_while_next_is_followed_up() -> Result {
+        let bench = Bench::with_timeouts(true, [None, None, None, None])?;
+        let context = bench.context(Priority::Medium)?;
+        bench.push(&context, 1)?;
+        bench.push(&context, 2)?;
+        bench.queue.update(&*bench.fake, |loaded| {
+            loaded.stop(S0, Position::Next, Stop::Soft);
+        });
+        assert_eq!(bench.queue.next_deadline(), None);
+
+        bench.advance_clock(TIMEOUT);
+        bench.end(Ok(()));
+        assert!(bench.ids(S0) == (Some(2), None));
+        let now = bench.fake.log.lock().now;
+        assert_eq!(bench.queue.next_deadline(), Some(now + GRACE));
+        Ok(())
+    }
+
+    #[test]
     fn stopped_while_next() -> Result {
         let (bench, context) = Bench::with_context(true)?;
         bench.push(&context, 1)?;

@@ -115,6 +115,12 @@ pub(in crate::tests) const TESTS: &[Test] = &[
 /// Its heaps are not in this sum, and do not shrink.
 const KEPT: &str = "it does not count the memory of heaps";
 
+/// The unit of the shader cores in an order.
+const SHADER: u32 = 2;
+
+/// Between two attempts of the driver to bring back a lost GPU.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(2);
+
 /// Bytes by which heaps grow.
 const CHUNK: usize = 2 << 20;
 
@@ -239,7 +245,6 @@ fn slow_power_once(gpu: &Gpu) -> Outcome {
 /// A core does not come up after a reset, nor with the reset line or another power cycle. The GPU
 /// is lost until it does, and goes on then.
 fn core_never_up(gpu: &Gpu) -> Outcome {
-    const SHADER: u32 = 2;
     not_the_peer(gpu)?;
     let board = Board::open()?;
     let device = gpu.open()?;
@@ -257,7 +262,6 @@ fn core_never_up(gpu: &Gpu) -> Outcome {
 
 /// A core does not go down when the driver leaves. It leaves all the same, and comes back.
 fn core_never_down(gpu: &Gpu) -> Outcome {
-    const SHADER: u32 = 2;
     let board = Board::open()?;
     works(&gpu.open()?)?;
     board.order(Opcode::NeverDown, &[SHADER, 1])?;
@@ -376,7 +380,6 @@ fn power_cycle(gpu: &Gpu) -> Outcome {
 
 /// Loses the GPU until the board's orders are cleared. Nobody has a file open afterwards.
 fn lose(gpu: &Gpu, board: &Board) -> Outcome {
-    const SHADER: u32 = 2;
     let device = gpu.open()?;
     let hung = nothing(&device)?;
     board.order(Opcode::IgnoreHardStop, &[1])?;
@@ -387,39 +390,35 @@ fn lose(gpu: &Gpu, board: &Board) -> Outcome {
     Ok(())
 }
 
-/// When whatever the driver can do has failed, user space is told, once for each time that the GPU
-/// is lost. It can bind the driver again, and then the GPU works.
+/// When whatever the driver can do has failed, it gives the GPU up and user space is told, once. It
+/// can bind the driver again, and then the GPU works.
 fn wedged_uevent(gpu: &Gpu) -> Outcome {
+    const ATTEMPTS: usize = 5;
     not_the_peer(gpu)?;
     let board = Board::open()?;
     let mut uevents = Uevents::from_now()?;
     let mut wedged = Vec::new();
-    for round in 1..=2 {
-        forget_turns()?;
-        lose(gpu, &board)?;
-        let told = || {
-            wedged.extend(uevents.wedged()?);
-            Ok(wedged.len() >= round)
-        };
-        check!(memory::wait_for(PATIENCE, told)?, "nobody is told");
-        // With the third cut of its power, two attempts have failed.
-        let tried = || {
-            let cuts = |turn: &&Turn| turn.what == "domains" && turn.new == 0;
-            Ok(turns()?.iter().filter(cuts).count() >= 3)
-        };
-        check!(
-            memory::wait_for(2 * PATIENCE, tried)?,
-            "it is not tried again"
-        );
+    forget_turns()?;
+    lose(gpu, &board)?;
+    let told = || {
         wedged.extend(uevents.wedged()?);
-        check_eq!(wedged, vec!["rebind"; round]);
-        if round == 1 {
-            // The driver does not give up meanwhile.
-            board.order(Opcode::ClearAll, &[])?;
-            found(&gpu.open()?)?;
-            works(&gpu.open()?)?;
-        }
-    }
+        Ok(!wedged.is_empty())
+    };
+    check!(memory::wait_for(2 * PATIENCE, told)?, "nobody is told");
+    // Each attempt begins with a cut of the power.
+    let cuts = || -> Result<usize, Stop> {
+        let is_cut = |turn: &&Turn| turn.what == "domains" && turn.new == 0;
+        Ok(turns()?.iter().filter(is_cut).count())
+    };
+    check_eq!(cuts()?, ATTEMPTS);
+
+    // It is left alone from now on, even if it would work.
+    board.order(Opcode::ClearAll, &[])?;
+    thread::sleep(2 * BETWEEN_ATTEMPTS);
+    check_eq!(cuts()?, ATTEMPTS);
+    check_errno!(gpu.open()?.create(4096, uapi::BO_NOEXEC).map(drop), ENODEV);
+
+    board.order(Opcode::NeverUp, &[SHADER, 1])?;
     let away = gpu.node.unbind()?;
     // As long as the cores do not come up, this fails. Nothing is left on then.
     check_errno!(away.give_back(), ETIMEDOUT);
@@ -427,7 +426,7 @@ fn wedged_uevent(gpu: &Gpu) -> Outcome {
     away.give_back()?;
     works(&gpu.open()?)?;
     wedged.extend(uevents.wedged()?);
-    check_eq!(wedged.len(), 2);
+    check_eq!(wedged, ["rebind"]);
     Ok(())
 }
 
