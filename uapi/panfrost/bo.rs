@@ -244,7 +244,7 @@ pub(super) fn set_metadata(
 /// `DRM_IOCTL_DRM_GPU_GET_METADATA`: copies the metadata of a BO to user space, and returns its
 /// size. A pointer of 0 only queries the size.
 ///
-/// `EINVAL`: flags are set, or padding is not zero. `ENOENT`: unknown handle. `ETOOSMALL`: there is
+/// `EINVAL`: flags are set, or padding is not zero. `ENOENT`: unknown handle. `ENOSPC`: there is
 /// more metadata than user space has room for; the size is returned. `EFAULT`.
 ///
 /// Runs unguarded, like [`set_metadata`].
@@ -267,7 +267,7 @@ pub(super) fn get_metadata(
         return Ok(0);
     }
     if room < size {
-        return Err(ETOOSMALL);
+        return Err(ENOSPC);
     }
     metadata::to_user(bytes, args.data)?;
     Ok(0)

@@ -94,7 +94,7 @@ struct drm_gpu_bo_metadata {
 	 * @size: Number of bytes at @data. DRM_IOCTL_DRM_GPU_SET_METADATA removes the
 	 * metadata if it is 0, and fails with EOVERFLOW if it is larger than the value
 	 * of DRM_GPU_PARAM_METADATA. DRM_IOCTL_DRM_GPU_GET_METADATA returns the size of
-	 * the metadata here, also when it fails with ETOOSMALL because there are fewer
+	 * the metadata here, also when it fails with ENOSPC because there are fewer
 	 * bytes at @data.
 	 */
 	__u32 size;
