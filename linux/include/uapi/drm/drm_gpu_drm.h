@@ -76,6 +76,8 @@ struct drm_gpu_create_userptr {
  *
  * The kernel does not interpret metadata. It belongs to the BO: all files that
  * have a handle for the BO, through a dma-buf for example, set and get the same.
+ * A dma-buf of another driver is different: each file that imports it has a BO of
+ * its own for it, with metadata of its own.
  */
 struct drm_gpu_bo_metadata {
 	/** @handle: GEM handle. */
