@@ -68,7 +68,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("share-used-time", &["C2"], used_time)
         .needs(&[Need::Board, Need::Gate])
         .panfrost_fails("jobs count, not the time that they take"),
-    Test::new("share-fresh-files", &["C2"], fresh_files).needs(&[Need::Board]),
+    Test::new("share-fresh-files", &["C2"], fresh_files).needs(&[Need::Board, Need::Gate]),
     Test::new("share-priorities", &["C2"], priorities).needs(&[
         Need::Board,
         Need::Gate,
@@ -395,21 +395,21 @@ fn used_time(gpu: &Gpu) -> Outcome {
 }
 
 /// A flood of new files, each with one job, does not starve a file that has used the GPU before:
-/// at most three jobs of the flood end for each job of that file, once these have been queued.
+/// at most three jobs of the flood end for each job of that file, from when a gate lets these run.
 fn fresh_files(gpu: &Gpu) -> Outcome {
     const JOBS: usize = 20;
     const FLOODERS: usize = 8;
-    // Ends the flood even if the other file starves.
-    const ENOUGH: usize = 12 * JOBS;
     let board = Board::open()?;
     let device = gpu.open()?;
     works(&device)?;
     board.order(Opcode::SlowJobs, &[20_000])?;
+    let gate = Gate::new()?;
+    let steady = queue(&device, 0, &gate.syncobj(&device)?, JOBS, 1)?;
     let (flooded, over) = (AtomicUsize::new(0), AtomicBool::new(false));
     // When its jobs have ended.
     let flood = || -> Result<Vec<Option<u64>>, Stop> {
         let mut ends = Vec::new();
-        while !over.load(Relaxed) && flooded.load(Relaxed) < ENOUGH {
+        while !over.load(Relaxed) {
             let fresh = gpu.open()?;
             let mut chain = Chain::new(&fresh, 4096)?;
             chain.null();
@@ -422,48 +422,37 @@ fn fresh_files(gpu: &Gpu) -> Outcome {
         }
         Ok(ends)
     };
-    let (jobs, meanwhile) = thread::scope(|scope| -> Result<(usize, usize), Stop> {
+    let meanwhile = thread::scope(|scope| -> Result<usize, Stop> {
         let flooders: Vec<_> = (0..FLOODERS).map(|_| scope.spawn(flood)).collect();
-        let steady = || -> Result<(Option<u64>, Vec<Option<u64>>), Stop> {
+        // When the last of the other file's jobs has ended.
+        let run = || -> Result<Option<u64>, Stop> {
             while flooded.load(Relaxed) < 2 * FLOODERS {
                 check!(!flooders.iter().all(|flooder| flooder.is_finished()));
                 thread::sleep(Duration::from_millis(1));
             }
-            let mut queued = Vec::new();
-            for _ in 0..JOBS {
-                let mut chain = Chain::new(&device, 4096)?;
-                chain.null();
-                let done = device.syncobj()?;
-                chain.submit(&[], &[], Some(&done))?;
-                queued.push((chain, done.fence()?));
-            }
-            let all_queued = Some(sys::now_ns() as u64);
-            let mut ends = Vec::new();
-            for (_, fence) in &queued {
+            gate.open()?;
+            let mut last: Option<u64> = None;
+            for (_, fence) in &steady {
                 wait_for(fence)?;
-                ends.push(signalled_at(fence.as_fd())?);
+                last = last.max(signalled_at(fence.as_fd())?);
             }
-            Ok((all_queued, ends))
+            Ok(last)
         };
-        let steady = steady();
+        let last = run();
         over.store(true, Relaxed);
         let mut of_flood = Vec::new();
         for flooder in flooders {
             let ended = flooder.join();
             of_flood.extend(ended.map_err(|_| Stop::fail("a flooder has panicked"))??);
         }
-        let (all_queued, ends) = steady?;
-        let last = ends.iter().copied().max().flatten();
-        let jobs = ends.iter().filter(|&&end| end > all_queued);
-        let fresh = of_flood
-            .iter()
-            .filter(|&&end| end > all_queued && end < last);
-        Ok((jobs.count(), fresh.count()))
+        let (opened, last) = (signalled_at(gate.fence())?, last?);
+        let fresh = of_flood.iter().filter(|&&end| end > opened && end < last);
+        Ok(fresh.count())
     })?;
-    println!("# {jobs} jobs of one file, {meanwhile} of fresh ones meanwhile");
+    println!("# {JOBS} jobs of one file, {meanwhile} of fresh ones meanwhile");
     check!(
-        meanwhile <= 3 * jobs + FLOODERS,
-        "{meanwhile} jobs of fresh files came before {jobs} others"
+        meanwhile <= 3 * JOBS + FLOODERS,
+        "{meanwhile} jobs of fresh files came before {JOBS} others"
     );
     works(&device)
 }
