@@ -56,7 +56,7 @@ use core::ptr;
 /// ```
 pub struct Coredump(Arc<Atomic<bool>>);
 
-/// What C keeps for a dump.
+/// The data that C keeps for a dump.
 struct Content {
     data: VVec<u8>,
     /// Dropped last, so that the memory is free once the dump does not exist any more.

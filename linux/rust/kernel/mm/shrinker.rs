@@ -7,7 +7,7 @@
 //!
 //! C header: [`include/linux/shrinker.h`](srctree/include/linux/shrinker.h)
 //!
-//! # What a shrinker may do
+//! # Rules for shrinkers
 //!
 //! A shrinker is called by tasks that allocate memory, with all the locks that they hold. It must
 //! not wait for a lock under which memory is allocated; use `try_lock` instead. It must not

@@ -8,7 +8,7 @@
 //! and puts itself on the list of its [`Deadlines`], from which the signaller takes it when it next
 //! makes a decision. The signaller is not notified.
 //!
-//! # Who owns what
+//! # Ownership
 //!
 //! A fence on the list has one reference that belongs to the list. A fence has no reference to the
 //! list: its [`ArmedFence`](super::ArmedFence) has. A deadline that is set while the fence signals

@@ -10,7 +10,7 @@
 //! The node belongs to a [`FenceWatch`], which can be started on one fence after another without
 //! allocating, in a signalling section for instance.
 //!
-//! # Who owns a node
+//! # Ownership of nodes
 //!
 //! The [`FenceWatch`] has one reference from its creation to its end, and one more is lent to the
 //! fence by [`FenceWatch::start`]. The callback moves the lent reference into the list, and

@@ -51,7 +51,7 @@ impl<K: Kind> Retired<K> {
     /// Drops the jobs for which `f` returns `true`, the oldest first, up to the first one for which
     /// it returns `false`. May sleep.
     ///
-    /// `f` may drop parts of a job that it keeps. What is left can be
+    /// `f` may drop parts of a job that it keeps. The rest can be
     /// [put back](super::JobQueue::put_back_retired).
     pub fn drop_while(&mut self, mut f: impl FnMut(&mut K::Job) -> bool) {
         while let Some(job) = self.0.pop_front() {

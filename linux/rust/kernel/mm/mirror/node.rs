@@ -107,8 +107,8 @@ pub(super) struct Lists<T: Device> {
     pub(super) abandoned: List<Node<T>>,
     /// The number of [`LostPages`].
     pub(super) kept: usize,
-    /// What was the mirror's, as long as there are [`LostPages`] that have outlived it. They also
-    /// keep this alive, so that it is never dropped by itself.
+    /// The remains of the mirror, as long as there are [`LostPages`] that have outlived it. They
+    /// also keep this alive, so that it is never dropped by itself.
     pub(super) teardown: Option<DevresItem<Teardown<T>>>,
 }
 

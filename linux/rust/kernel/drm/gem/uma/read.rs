@@ -2,10 +2,10 @@
 
 //! Reading the content of buffers, for dumps of the device's state.
 //!
-//! What is copied is what the device sees, except for objects whose CPU mappings are cached: of
-//! these, it is what the CPU sees. Reading is no reason to write back or drop cache lines that user
-//! space is about to use. The device and user space may write meanwhile, so a copy can be a mixture
-//! of old and new content.
+//! A copy has the content that the device sees, except for objects whose CPU mappings are cached:
+//! of these, it has what the CPU sees. Reading is no reason to write back or drop cache lines that
+//! user space is about to use. The device and user space may write meanwhile, so a copy can be a
+//! mixture of old and new content.
 
 use super::{
     chunk::{

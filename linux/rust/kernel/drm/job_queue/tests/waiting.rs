@@ -166,7 +166,7 @@ mod suite {
         bench.fake.log.lock().loaded[slot.index()].map(|loaded| Some(loaded?.0))
     }
 
-    /// Whoever reports the end of a job also starts the job that waits for it.
+    /// The caller that reports the end of a job also starts the job that waits for it.
     #[test]
     fn no_worker_between_jobs() -> Result {
         let (bench, context) = Bench::with_context(true)?;
