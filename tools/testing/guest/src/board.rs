@@ -41,7 +41,7 @@ const OF_MODEL: [(&str, Stat); 3] = [
 const LATE_STORE: &str = "R9-late-store";
 const STALE_WALK: &str = "R10-stale-walk";
 
-/// The control BAR. What was ordered is undone on drop.
+/// The control BAR. Orders are undone on drop.
 pub struct Board {
     regs: Mapping,
 }

@@ -38,7 +38,7 @@ pub fn shrink(gpu: &Gpu, pages: usize) -> Result<usize, Stop> {
         .map_err(|_| Stop::fail(format!("{first:?} is no number of pages")))
 }
 
-/// What reclaim has taken since the driver was bound, in pages.
+/// The memory that reclaim has taken since the driver was bound, in pages.
 #[derive(Clone, Copy, Debug)]
 pub struct Taken {
     /// With its content, which had been given up.
@@ -56,7 +56,7 @@ impl Taken {
     }
 }
 
-/// What reclaim has taken so far.
+/// Returns how much memory reclaim has taken so far.
 pub fn taken(gpu: &Gpu) -> Result<Taken, Stop> {
     let text = fs::read_to_string(file(gpu, "shrink"))?;
     let of = |what: &str| -> Result<usize, Stop> {

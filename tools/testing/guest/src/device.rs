@@ -229,9 +229,9 @@ pub struct Job<'a> {
     pub context: u32,
     /// The BOs to synchronise with.
     pub bos: &'a [&'a Bo],
-    /// What to wait for.
+    /// The syncobjs to wait for.
     pub wait: &'a [&'a Syncobj],
-    /// What to put the job's fence into.
+    /// The syncobj to put the job's fence into.
     pub signal: Option<&'a Syncobj>,
 }
 

@@ -69,7 +69,7 @@ impl Failing {
 
     /// Calls with the n-th allocation failing, counted from 1; returns whether there were so many.
     pub fn nth<T>(&self, n: u32, call: impl FnOnce() -> T) -> io::Result<(T, bool)> {
-        // What is needed between the two is on the stack and has been touched.
+        // All memory that is needed between the two is on the stack and has been touched.
         let mut left = [0; 16];
         let text = n.to_string();
         self.nth.write_at(text.as_bytes(), 0)?;

@@ -76,7 +76,7 @@ impl From<String> for Stop {
     }
 }
 
-/// What a test returns.
+/// The result of a test.
 pub type Outcome = Result<(), Stop>;
 
 /// Returns a value in one line, with its numbers in hexadecimal.
@@ -140,7 +140,7 @@ macro_rules! check_errno {
     };
 }
 
-/// What a test cannot do without.
+/// A requirement of a test, without which it is skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     /// This minor version of the interface.
@@ -179,9 +179,9 @@ pub struct Test {
     pub name: &'static str,
     /// The rows of the feature list that it shows something of.
     pub features: &'static [&'static str],
-    /// What it cannot do without.
+    /// Its requirements.
     pub needs: &'static [Need],
-    /// What is known of C panfrost.
+    /// Where C panfrost is expected not to pass it.
     pub peer: Peer,
     /// The driver may say that its hardware misbehaves.
     pub warns: bool,
@@ -215,8 +215,8 @@ impl Test {
         self
     }
 
-    /// The same test, in which the hardware misbehaves and the driver may say so. Whoever reads the
-    /// kernel's log finds marks around it.
+    /// The same test, in which the hardware misbehaves and the driver may say so. There are
+    /// marks around it in the kernel's log.
     pub const fn warns(mut self) -> Self {
         self.warns = true;
         self
@@ -310,7 +310,7 @@ impl Gpu {
     }
 }
 
-/// What the kernel prints when something is wrong with it.
+/// Parts of the lines that the kernel prints when something is wrong with it.
 const SPLATS: &[&str] = &[
     "WARNING: ",
     "BUG: ",

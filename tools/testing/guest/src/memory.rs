@@ -31,8 +31,9 @@ pub fn meminfo(name: &str) -> Result<usize, Stop> {
     bytes_of(&text, name).ok_or_else(|| Stop::fail(format!("no {name} in meminfo")))
 }
 
-/// Bytes that anybody could have. What was freed and waits on a processor's own list counts: that
-/// can be tens of MiB, goes back only when that processor is awake, and is left out by the kernel.
+/// Bytes that anybody could have. Those that were freed and wait on a processor's own list count:
+/// they can be tens of MiB, go back only when that processor is awake, and are left out by the
+/// kernel.
 pub fn available() -> Result<usize, Stop> {
     let zones = fs::read_to_string("/proc/zoneinfo")?;
     Ok(meminfo("MemAvailable")? + 4096 * listed(&zones))
@@ -59,7 +60,7 @@ pub fn vmstat(name: &str) -> Result<usize, Stop> {
 /// How many objects the caches of `kmalloc()` have: fences, jobs, BOs and whatever else the kernel
 /// has allocated. [`None`] if the kernel does not say so (`CONFIG_SLUB_DEBUG`). Root only.
 pub fn allocations() -> Result<Option<usize>, Stop> {
-    // What each processor keeps, and KASAN, would count as well.
+    // The objects that each processor and KASAN keep would count as well.
     for cache in fs::read_dir("/sys/kernel/slab").into_iter().flatten() {
         fs::write(cache?.path().join("shrink"), "1")?;
     }

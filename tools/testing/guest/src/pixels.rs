@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What cleared memory has to look like, worked out apart from the model that clears it.
+//! The content that cleared memory must have, worked out apart from the model that clears it.
 //!
 //! A clear colour is given as the GPU's tile buffer holds it: channels R, G, B, A from the lowest
 //! bit up, some with fraction bits below, which are dropped on the way to memory.

@@ -31,7 +31,7 @@ impl Swap {
         if !fs::exists(SYSFS)? {
             return Err(Stop::Skip("no zram".into()));
         }
-        // What an earlier test has left that was killed.
+        // An earlier test that was killed may have left it on.
         let _ = off(Path::new(DEVICE));
         fs::write(format!("{SYSFS}/reset"), "1")?;
         fs::write(format!("{SYSFS}/disksize"), size.to_string())?;

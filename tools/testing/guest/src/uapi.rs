@@ -129,7 +129,7 @@ uapi! {
         sync_fence_info: u64,
     }
 
-    /// What a sync file tells of one of its fences.
+    /// The state of one of the fences of a sync file.
     SyncFenceInfo {
         object: [u8; 32],
         driver: [u8; 32],

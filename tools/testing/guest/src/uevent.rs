@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the kernel tells whoever looks after devices, such as udev.
+//! Uevents: messages of the kernel to programs that look after devices, such as udev.
 
 use std::mem;
 use std::os::fd::AsRawFd;
@@ -11,7 +11,7 @@ use std::ptr;
 use crate::sys::Errno;
 use crate::sys::Result;
 
-/// The group of those to whom the kernel tells it.
+/// The group of those to whom the kernel sends them.
 const FROM_KERNEL: u32 = 1;
 
 /// Bytes that a uevent has at most, and some more.

@@ -31,7 +31,7 @@ use super::WARM_UP;
 
 /// Something that there is more and more of.
 pub struct Growth {
-    /// What that is.
+    /// Its name.
     pub over: &'static str,
     /// How many there are.
     pub counts: &'static [usize],
@@ -39,9 +39,9 @@ pub struct Growth {
     pub run: fn(&Gpu, usize) -> Result<Vec<Cost>, Stop>,
 }
 
-/// What something costs, in instructions.
+/// The cost of something, in instructions.
 pub struct Cost {
-    /// What it is.
+    /// Its name.
     pub what: &'static str,
     /// Samples, in the order of their size. There is at least one.
     pub samples: Vec<u64>,

@@ -264,7 +264,7 @@ fn close_stalled(gpu: &Gpu) -> Result<u64, Stop> {
             bo_handle_count: 2,
             ..submit.arg()
         })?;
-        // What the sample before has left to workers is not this one's.
+        // Work that the sample before has left to workers must not count for this one.
         thread::sleep(Duration::from_millis(5));
         let (ns, ()) = time(|| bo.close())?;
         if submit.done.signalled()? {

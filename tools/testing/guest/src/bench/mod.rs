@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What things cost, as a rule in instructions.
+//! The costs of things, as a rule in instructions.
 //!
 //! Under `vm --icount --cpus 1` a nanosecond of the guest's clock is an instruction and the GPU
 //! answers at once, so what is measured is the path through the kernel, and numbers of two drivers
@@ -31,7 +31,7 @@ mod reclaim;
 mod sizes;
 mod tables;
 
-/// What a row should come to, compared with C panfrost.
+/// The aim of a row, compared with C panfrost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Aim {
     /// The most that it may be, in hundredths of C panfrost's.
@@ -67,7 +67,7 @@ impl Aim {
     }
 }
 
-/// What a row counts.
+/// The unit of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// Executed by the guest, or nanoseconds of its clock.
@@ -109,9 +109,9 @@ pub struct Row {
     pub name: &'static str,
     /// For whoever reads the table.
     pub what: &'static str,
-    /// What it should come to.
+    /// Its aim.
     pub aim: Aim,
-    /// What is counted.
+    /// Its unit.
     pub unit: Unit,
     /// With which priority the program runs.
     pub priority: Priority,

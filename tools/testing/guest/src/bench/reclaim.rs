@@ -57,7 +57,7 @@ pub(super) const ROWS: &[Row] = &[
 /// BOs that have been given up.
 const MANY: usize = 10_000;
 
-/// What memory management asks for at a time.
+/// The number of pages that memory management asks for at a time.
 const BATCH: usize = 128;
 
 /// The files by which the kernel lets the driver's shrinker be called.

@@ -90,7 +90,7 @@ fn accesses_of(
     Ok(now().wrapping_sub(start).into())
 }
 
-/// What measures a call.
+/// A function that measures a call.
 type Measure = fn(&Board, &mut dyn FnMut() -> crate::sys::Result<()>) -> Result<u64, Stop>;
 
 /// A job that faults on a heap, less the same job when it does not. `listed`: its submit knows of

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Runs a command while there is hardly any memory: all but so many MiB is taken and locked, and
-//! what becomes free meanwhile is taken, too. What others cannot keep goes to swap.
+//! what becomes free meanwhile is taken, too. Memory that others cannot keep goes to swap.
 //!
 //! Prints what reclaim has taken from the GPU's buffers, and how many processes were killed. Exit
 //! status: that of the command; 1 if one was killed; 2 if it cannot be tried. Root only.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What surrounds the GPU on a board (clock, supply, reset line, power domains) is used in the
-//! order and within the limits that boards have.
+//! The surroundings of the GPU on a board (clock, supply, reset line, power domains) are used in
+//! the order and within the limits that boards have.
 
 use std::thread;
 use std::time::Duration;
@@ -240,7 +240,7 @@ fn rules_count(gpu: &Gpu) -> Outcome {
         outcome = break_in_turn(&found);
         all_off(&found)?;
     }
-    // What the last driver has left is found when the next one comes.
+    // Switches that the last driver has left on are found when the next one comes.
     board::turn("prepared", 1)?;
     let given_back = counts(Some("R8-left-on"), || away.give_back());
     outcome?;
@@ -303,7 +303,7 @@ fn break_in_turn(found: &State) -> Outcome {
     )
 }
 
-/// This rule is broken once by what is done, or none is. What was broken is forgiven.
+/// This rule is broken once by what is done, or none is. Broken rules are forgiven.
 fn counts(rule: Option<&str>, run: impl FnOnce() -> sys::Result<()>) -> Outcome {
     let before = Rules::now()?;
     run()?;

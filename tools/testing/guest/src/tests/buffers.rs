@@ -251,7 +251,7 @@ fn executable(gpu: &Gpu) -> Outcome {
         );
         check!(start % (4 * GIB) != 0 && end % (4 * GIB) != 0);
         bos.push(bo);
-        // What lies between makes the next one's place less convenient.
+        // A BO in between makes the next one's place less convenient.
         bos.push(device.create((n % 5 + 1) * 4096, uapi::BO_NOEXEC)?);
     }
     Ok(())
@@ -290,7 +290,7 @@ fn madvise_bad(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// What several files use, one of them cannot give up.
+/// A BO that several files use cannot be given up by one of them.
 fn madvise_shared(gpu: &Gpu) -> Outcome {
     let first = gpu.open()?;
     let second = gpu.open()?;

@@ -4,8 +4,8 @@
 //!
 //! Each is what Mesa makes of an application: a heap of 128 MiB that is mostly empty, pictures that
 //! are shown again later, a buffer that the CPU writes, and a cache of BOs that are given up in the
-//! moment in which the last job that uses them is submitted. What is needed of all of that together
-//! is more than there is: it goes to swap and comes back all the time.
+//! moment in which the last job that uses them is submitted. All of them together need more memory
+//! than there is: content goes to swap and comes back all the time.
 //!
 //! No pixel and no byte may be wrong, no job may end badly, no call may fail, and nobody may be
 //! killed: all that is missing can be had from somebody.
@@ -55,7 +55,7 @@ const PAGE: usize = 4096;
 /// Clients.
 const CLIENTS: usize = 16;
 
-/// What all of them have in BOs.
+/// The size of the BOs of all of them.
 const TOTAL: usize = 4096 * MIB;
 
 /// More memory than this is no pressure. Debug kernels need more for themselves.
@@ -83,7 +83,7 @@ const FRAMES_LONG: usize = 10;
 /// The buffer that the CPU writes.
 const BOOK: usize = 4 * MIB;
 
-/// All pictures of a client. What is not needed is in its cache.
+/// All pictures of a client. Those that are not needed are in its cache.
 const PICTURES: usize = (TOTAL / CLIENTS - HEAP - BOOK) / MIB;
 
 /// A buffer in which each page says which it is, and jobs have crossed out some.

@@ -268,7 +268,7 @@ fn desktop(
     Ok(figures)
 }
 
-/// What the driver tells of its objects and jobs: nothing of C panfrost's.
+/// The size of all objects and the number of jobs, which C panfrost does not tell.
 fn objects(gpu: &Gpu) -> Option<(usize, u32)> {
     Some((
         debugfs::sum(gpu, "total").ok()?,
@@ -304,7 +304,7 @@ fn leaves_nothing(
     Ok(figures)
 }
 
-/// What has to be true of any desktop.
+/// Checks what has to be true of any desktop.
 fn judge(figures: &Figures, size: Size, oldest: Duration) -> Outcome {
     let frames = 4 * size.lives * size.frames;
     check_eq!(figures.lost(), 0, "frames were lost");

@@ -421,7 +421,7 @@ fn private_memory(size: usize) -> Result<Mapping, Stop> {
     Ok(Mapping::new(file.as_fd(), 0, size)?)
 }
 
-/// What is too large is left out, and dumps can be turned off.
+/// Content that is too large is left out, and dumps can be turned off.
 fn limit(gpu: &Gpu) -> Outcome {
     {
         let _reloaded = Reloaded::new(gpu, &["dump_limit_mib=1"])?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who waits for whom: syncobjs, the BOs' own fences, sync files, WAIT_BO.
+//! Waiting for each other: syncobjs, the BOs' own fences, sync files, WAIT_BO.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -190,7 +190,7 @@ fn signalled(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// What is waited for is taken before it is replaced.
+/// The fence to wait for is taken before it is replaced.
 fn same(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     let gate = Gate::new()?;
@@ -289,7 +289,7 @@ fn across_files(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// What shares no BO and is on another slot does not wait.
+/// A job that shares no BO and is on another slot does not wait.
 fn other_bo(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     let (bo, _map) = target(&device, 4096)?;

@@ -84,7 +84,7 @@ fn clear_small(at: u64) -> Frame {
     clear_frame(&FORMATS[0], &SMALL, at, words)
 }
 
-/// What panvk asks for: no multiple of a page.
+/// The size that panvk asks for, which is no multiple of a page.
 fn odd_size(gpu: &Gpu) -> Outcome {
     const SIZE: usize = 144_000_000;
     let device = gpu.open()?;
@@ -168,7 +168,7 @@ fn many_files(gpu: &Gpu) -> Outcome {
     files(gpu, 12, 60_000)
 }
 
-/// What a heap has grown by is in the fdinfo of the file.
+/// The memory that a heap has grown by is in the fdinfo of the file.
 fn accounted(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     let before = memory::resident(&device)?;
@@ -294,7 +294,7 @@ fn reclaimed(gpu: &Gpu) -> Outcome {
     batch.check()
 }
 
-/// What debugfs says of a heap, of which there is one with its address and size.
+/// The line of debugfs for a heap, of which there is one with its address and size.
 fn line(gpu: &Gpu, heap: &Bo) -> Result<String, Stop> {
     let wanted = [format!("{:#x}", heap.va()), heap.size().to_string()];
     let mut found = None;

@@ -181,7 +181,7 @@ fn reused(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// Whoever has seen the fence may close at once, and the address is free.
+/// A client that has seen the fence may close at once, and the address is free.
 fn after_fence(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     for round in 0..50 {

@@ -115,7 +115,7 @@ fn pressure(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// What was given up and is wanted again in time stays.
+/// Content that was given up and is wanted again in time stays.
 fn wanted_again(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     let bo = filled(&device, 256 * KIB, 7)?;
@@ -129,7 +129,7 @@ fn wanted_again(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// What a job still needs is not purged; afterwards it is.
+/// A BO that a job still needs is not purged; afterwards it is.
 fn purge_busy(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     let gate = Gate::new()?;
@@ -263,7 +263,7 @@ fn signal_of<T>(f: impl FnOnce() -> T) -> Result<i32, Stop> {
     }
 }
 
-/// What was given up first goes first, and no more than is asked for, in whole BOs.
+/// BOs are purged whole, in the order in which they were given up, until enough pages are free.
 fn oldest_first(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     let bos = (0..6)
@@ -335,7 +335,7 @@ fn parallel(gpu: &Gpu) -> Outcome {
     })
 }
 
-/// What is shown is there and adds up; nonsense is refused.
+/// The figures are there and add up; nonsense is refused.
 fn debugfs(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     let (total, in_memory) = (sum(gpu, "total")?, sum(gpu, "resident")?);

@@ -184,7 +184,8 @@ fn too_small(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// What cannot be read leaves the old metadata, and what cannot be written does no harm.
+/// A pointer that cannot be read leaves the old metadata, and one that cannot be written does no
+/// harm.
 fn bad_pointer(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     let bo = small(&device)?;

@@ -111,7 +111,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
     .flatten()
 }
 
-/// What memory that a job shall change is filled with.
+/// The byte that fills memory which a job shall change.
 const PATTERN: u8 = 0xa5;
 
 /// [`PATTERN`], eight times.

@@ -2,8 +2,8 @@
 
 //! Every allocation of every ioctl fails once: ENOMEM, and nothing has happened.
 //!
-//! What is lost on the way shows in kmemleak's report at the end of the run; what would be lost to
-//! the client (handles, addresses) is checked here.
+//! Memory that is lost on the way shows in kmemleak's report at the end of the run; losses of the
+//! client (handles, addresses) are checked here.
 
 use std::os::fd::AsFd;
 use std::time::Duration;

@@ -171,7 +171,7 @@ impl Submitter {
         self.result.recv_timeout(A_WHILE).is_err()
     }
 
-    /// What the call returns.
+    /// Waits for the call and returns its result.
     fn finish(self) -> Result<Result<(), Errno>, Stop> {
         let result = self.result.recv_timeout(PATIENCE);
         let result = result.map_err(|_| Stop::fail("the submit does not return"))?;
@@ -478,9 +478,9 @@ fn priorities(gpu: &Gpu) -> Outcome {
 const FLOOD: usize = 60;
 
 /// A compositor of high priority waits for what a client of low priority draws, by implicit sync,
-/// while another file keeps the slot busy at the usual priority. What is in the slot already comes
-/// before each of the two, and so do a few that get there before the queue has seen what is ready;
-/// not all the others.
+/// while another file keeps the slot busy at the usual priority. Jobs that are in the slot already
+/// come before each of the two, and so do a few that get there before the queue has seen what is
+/// ready; not all the others.
 fn compositor(gpu: &Gpu) -> Outcome {
     let board = Board::open()?;
     board.order(Opcode::SlowJobs, &[10_000])?;
@@ -513,8 +513,8 @@ fn compositor(gpu: &Gpu) -> Outcome {
 }
 
 /// A job has to wait for those of many other files, unless somebody would like it to end soon, who
-/// says so by `hurry`. What is in the slot by then comes before it, and a few that get there before
-/// the queue has seen all that is ready; not all the others.
+/// says so by `hurry`. Jobs that are in the slot by then come before it, and a few that get there
+/// before the queue has seen all that is ready; not all the others.
 fn deadline(gpu: &Gpu, hurry: impl FnOnce(&Syncobj) -> Outcome) -> Outcome {
     const FILES: usize = 12;
     let board = Board::open()?;

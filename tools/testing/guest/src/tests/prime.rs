@@ -194,7 +194,7 @@ fn foreign(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// Who exported a BO cannot give up its content for all who may have the dma-buf.
+/// The file that exported a BO cannot give up its content for all who may have the dma-buf.
 fn purge_exported(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     let bo = filled(&device, 64 * KIB, 9)?;
@@ -206,8 +206,8 @@ fn purge_exported(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// What several files have leaves memory, as does what a CPU maps through the dma-buf; and all of
-/// them see the same when it is back.
+/// A BO of several files leaves memory, also if a CPU maps it through the dma-buf; and all of them
+/// see the same when it is back.
 fn evict_shared(gpu: &Gpu) -> Outcome {
     let swap = Swap::on(64 * MIB)?;
     let group = MemoryGroup::enter()?;
@@ -235,7 +235,7 @@ fn evict_shared(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// What another driver is attached to stays where it is, until that has let go.
+/// A BO that another driver is attached to stays where it is, until that driver has let go.
 fn evict_attached(gpu: &Gpu) -> Outcome {
     let _swap = Swap::on(64 * MIB)?;
     let device = gpu.open()?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the GPU reads of ordinary BOs: jobs of the GPU model's own copy it, add it up or fetch it
-//! as code.
+//! The GPU reads ordinary BOs: jobs of the GPU model's own copy their content, add it up or fetch
+//! it as code.
 //!
 //! Every other job only reads descriptors. On a real GPU these tests are skipped.
 
@@ -89,7 +89,7 @@ fn check_read(device: &Device, source: &Bo, expected: &[u8]) -> Outcome {
     Ok(())
 }
 
-/// What the CPU writes before a submit is what the job reads, each time anew.
+/// A job reads what the CPU has written before the submit, each time anew.
 fn cpu_writes(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     let size = 3 * MIB + 5 * PAGE;
@@ -122,8 +122,8 @@ fn cpu_writes(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// What one job writes the next one reads: in the same chain, if it waits, and in another slot,
-/// which waits for the BO's fence.
+/// A job reads what the one before it has written: in the same chain, if it waits, and in another
+/// slot, which waits for the BO's fence.
 fn job_writes(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     let source = filled(&device, 64 * KIB, 3)?;
@@ -158,7 +158,7 @@ fn job_writes(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// What was evicted and comes back for a job is what it was.
+/// Content that was evicted and comes back for a job is the same as before.
 fn evicted(gpu: &Gpu) -> Outcome {
     let _swap = Swap::on(64 * MIB)?;
     let device = gpu.open()?;
@@ -225,7 +225,7 @@ fn foreign(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// What the process writes to its memory, the job reads: also where the pages have been replaced.
+/// A job reads what the process has written to its memory, also where pages have been replaced.
 fn user_memory(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     let size = 300 * KIB;

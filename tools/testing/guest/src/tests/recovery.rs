@@ -84,7 +84,7 @@ pub(super) const TESTS: &[Test] = &[
         .panfrost_fails("behind so many bad jobs, a good one waits for too long"),
 ];
 
-/// What the GPU was told to do, since a moment.
+/// Counts what the GPU was told to do, since a moment.
 struct Told<'b> {
     board: &'b Board,
     before: [u32; 3],
@@ -203,7 +203,7 @@ fn soft_stop(gpu: &Gpu) -> Outcome {
     let told = Told::from_now(&board);
     let innocent = Innocent::new(gpu, &board)?;
     let chain = endless(&device)?;
-    // What is behind it in the slot has to wait, and is no worse off.
+    // The job behind it in the slot has to wait, and is no worse off.
     let next = nothing(&device)?;
     let fences = [start(&device, 0, &chain)?, start(&device, 0, &next)?];
     check_eq!(end(&fences[0])?, Err(Errno(libc::ECANCELED)));
@@ -261,8 +261,8 @@ fn soft_stop_ignored(gpu: &Gpu) -> Outcome {
     works(&device)
 }
 
-/// If nothing else helps, the GPU is reset. What runs in other slots is stopped first, and goes on
-/// where it was: a chain that is not stopped fails, once one of its jobs is done.
+/// If nothing else helps, the GPU is reset. Chains in other slots are stopped first, and go on
+/// where they were: a chain that is not stopped fails, once one of its jobs is done.
 fn reset(gpu: &Gpu) -> Outcome {
     // Four seconds in all, in which hardly ever a chain is at its first job.
     const JOBS: usize = 24;
@@ -286,7 +286,8 @@ fn reset(gpu: &Gpu) -> Outcome {
     works(&device)
 }
 
-/// What cannot be stopped begins anew if it is at its first job, which its client does not notice.
+/// A chain that cannot be stopped begins anew if it is at its first job, which its client does not
+/// notice.
 ///
 /// A job that ends between the driver's last look and the reset would be one that the hardware
 /// refuses. So that none does, jobs take longer from the hard stop on, which comes an eighth of a

@@ -36,7 +36,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("render-not-written", &["I2"], not_written),
 ];
 
-/// What must stay as it is between surfaces.
+/// The bytes between surfaces, which must stay as they are.
 const GUARD: usize = 4096;
 
 /// The arrangements in memory that a GPU has.

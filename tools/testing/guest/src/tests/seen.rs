@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What can be seen of jobs: the kernel's log, and `jobs` in debugfs.
+//! The traces of jobs in the kernel's log, and `jobs` in debugfs.
 
 use std::fs;
 use std::os::fd::AsFd;

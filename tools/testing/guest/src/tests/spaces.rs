@@ -125,7 +125,7 @@ fn chain_fault(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// What has been closed cannot be reached any more: the mapping is gone from the GPU's caches, too.
+/// A closed BO cannot be reached any more: the mapping is gone from the GPU's caches, too.
 fn closed_bo(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     for _ in 0..5 {
@@ -355,8 +355,8 @@ fn next_job(gpu: &Gpu) -> Outcome {
     works(&device)
 }
 
-/// The file whose job has faulted goes before anybody has looked at that. Whoever has its address
-/// space of the hardware then has nothing to do with it.
+/// The file whose job has faulted goes before anybody has looked at that. The next file that has
+/// its address space of the hardware has nothing to do with it.
 fn last_owner(gpu: &Gpu) -> Outcome {
     const MMU: u32 = 1;
     let board = Board::open()?;
@@ -373,7 +373,7 @@ fn last_owner(gpu: &Gpu) -> Outcome {
         let fence = done.fence()?;
         drop((chain, done, device));
         check!(sys::readable(fence.as_fd(), PATIENCE)?);
-        // What the job had goes a moment later.
+        // The job's references go a moment later.
         thread::sleep(A_WHILE);
 
         let device = gpu.open()?;

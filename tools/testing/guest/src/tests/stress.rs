@@ -59,7 +59,7 @@ fn stress(gpu: &Gpu) -> Outcome {
         bo.map()?.fill(0);
         shared.push(bo.export()?);
     }
-    // What is made once and kept is there before it is measured.
+    // Objects that are made once and kept exist before anything is measured.
     clients(gpu, &board, &shared, seed, 4, 10)?;
     let before = memory::Held::settled()?;
     clients(gpu, &board, &shared, seed + 1, CLIENTS, operations)?;
@@ -138,8 +138,8 @@ impl<'a> Client<'a> {
         })
     }
 
-    /// What a client with hung jobs, buffers that were given up, the same buffer twice and syncobjs
-    /// without a fence has to expect. Everything else is wrong.
+    /// Accepts the errors that a client with hung jobs, buffers that were given up, the same buffer
+    /// twice and syncobjs without a fence has to expect. Everything else is wrong.
     fn forgive(&self, errno: Errno, at: &str) -> Outcome {
         match errno.0 {
             libc::ECANCELED
@@ -193,7 +193,7 @@ impl<'a> Client<'a> {
                 let advice = self.random.below(2) as u32;
                 self.bos[bo].madvise(advice)?;
             }
-            // Whoever is next.
+            // The next job may be of any client.
             380..382 => self.board.order(Opcode::HangNextJob, &[ANY_SLOT, 1])?,
             382..390 => self.board.order(Opcode::Release, &[])?,
             390..395 => self.chains.clear(),

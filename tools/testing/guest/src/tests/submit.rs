@@ -264,7 +264,7 @@ fn bad_job(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// What comes before a bad job is done, what depends on it is not.
+/// Jobs before a bad one are done, those that depend on it are not.
 fn bad_middle(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     let (bo, map) = target(&device, 4096)?;

@@ -149,7 +149,7 @@ impl Batch {
         })
     }
 
-    /// What it draws to.
+    /// The BO that it draws to.
     pub(crate) fn color(&self) -> &Bo {
         &self.color
     }

@@ -75,7 +75,7 @@ pub(super) const LAST: &[Test] = &[Test::new("unplug-runs-on", &["C8"], runs_on)
     .warns()
     .not_on_panfrost(PEER)];
 
-/// What a client still has when the device goes.
+/// The things that a client still has when the device goes.
 struct Leftovers {
     device: Device,
     bo: Bo,

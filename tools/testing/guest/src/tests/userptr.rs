@@ -375,7 +375,7 @@ fn read_only(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// What may only be read can be read, even from memory that the process itself cannot write.
+/// The GPU can read a read-only BO, even over memory that the process itself cannot write.
 fn read_only_source(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     let arch = device.arch()?;
@@ -416,7 +416,7 @@ fn close(gpu: &Gpu) -> Outcome {
     check_eq!(job.chain.statuses(), [DONE]);
     check_eq!(job.memory.get64(0), 0);
 
-    // Whoever drops the job takes the BO along, soon.
+    // The BO goes with the job, which is dropped soon.
     let deadline = Instant::now() + PATIENCE;
     loop {
         job.memory.fill();
@@ -472,14 +472,14 @@ fn bad(gpu: &Gpu) -> Outcome {
     create(at, PAGE, uapi::USERPTR_READONLY)?;
     memory.protect(RW)?;
 
-    // What it is not: sharable, mappable, dispensable.
+    // It is not sharable, mappable or dispensable.
     let bo = memory.bo(&device, 0)?;
     check_errno!(bo.export(), EINVAL);
     check_errno!(bo::mmap_offset(&device, bo.handle()), EINVAL);
     for advice in [uapi::MADV_DONTNEED, uapi::MADV_WILLNEED] {
         check_errno!(bo.madvise(advice), EINVAL);
     }
-    // What it is.
+    // Otherwise it is a BO like others.
     check_eq!(bo::offset(&device, bo.handle())?, bo.va());
     bo.label("user memory")?;
     bo.set_metadata(b"user memory")?;

@@ -147,7 +147,7 @@ impl Window {
     }
 }
 
-/// What a frame was drawn with, until it has been shown.
+/// The things that a frame was drawn with, until it has been shown.
 struct Frame {
     batch: Batch,
     context: u32,

@@ -52,7 +52,7 @@ const SCREEN: Layout = Layout {
 /// How long it waits for something to happen before it looks again.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What is on the screen where no window is.
+/// The colour of the screen where no window is.
 const BACKGROUND: u128 = 0x11;
 
 /// A frame of a client that is to be shown.

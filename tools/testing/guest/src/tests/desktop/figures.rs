@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the processes of a desktop count together.
+//! The figures that the processes of a desktop count together.
 
 use std::mem;
 use std::ptr;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What clients and the compositor say to each other: the part of Wayland that matters to a driver.
+//! The messages of clients and the compositor: the part of Wayland that matters to a driver.
 
 use crate::socket::SIZE;
 

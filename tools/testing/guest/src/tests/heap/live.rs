@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whose heap it is: which jobs keep its content and end it, and who pays for its memory.
+//! The owners of a heap: the jobs that keep its content and end it, and who pays for its memory.
 
 use std::thread;
 
@@ -135,7 +135,7 @@ fn two_contexts(gpu: &Gpu) -> Outcome {
     batch.check()
 }
 
-/// What nobody draws any more is dead: that of a context that was destroyed.
+/// Content that nobody draws any more is dead: that of a context that was destroyed.
 fn context_goes(gpu: &Gpu) -> Outcome {
     let (device, heap, batch) = heavy(gpu)?;
     let context = device.create_context(uapi::PRIORITY_MEDIUM)?;
@@ -243,7 +243,7 @@ fn limited(gpu: &Gpu) -> Outcome {
     group.limit(Some(LIMIT))?;
     let device = gpu.open()?;
     let heap = heap(&device, SIZE)?;
-    // What the process itself needs from here on is not to be in its way, nor to have it killed.
+    // From here on, the process's own memory shall not be in its way, nor have it killed.
     group.leave()?;
     let available = memory::available()?;
     let gpu_has = memory::meminfo("GPUActive")?;

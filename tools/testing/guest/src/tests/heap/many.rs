@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a client has much of does not hold up whoever takes the driver from the GPU.
+//! Clients with many things do not hold up a task that takes the driver from the GPU.
 
 use std::time::Duration;
 use std::time::Instant;

@@ -337,7 +337,7 @@ fn given_up(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// What only a mapping of the CPU is left of holds no memory for ever.
+/// A BO of which only a mapping of the CPU is left holds no memory for ever.
 fn closed(gpu: &Gpu) -> Outcome {
     let _swap = Swap::on(64 * MIB)?;
     let device = gpu.open()?;

@@ -114,8 +114,8 @@ fn makes_room(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// What the driver keeps of jobs that wait is charged to the client that has them wait: for each of
-/// the BOs that a job lists, a pointer at least.
+/// The memory that the driver keeps for jobs that wait is charged to the client that has them wait:
+/// for each of the BOs that a job lists, a pointer at least.
 fn queued_jobs(gpu: &Gpu) -> Outcome {
     const BOS: usize = 256;
     const JOBS: usize = 512;

@@ -124,7 +124,7 @@ const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(2);
 /// Bytes by which heaps grow.
 const CHUNK: usize = 2 << 20;
 
-/// What is left of the peer afterwards would be of no use to the tests that follow.
+/// The peer would be left in a state that is of no use to the tests that follow.
 fn not_the_peer(gpu: &Gpu) -> Outcome {
     match gpu.node.driver.as_str() {
         "panfrost" => Err(Stop::Skip(WEDGE.into())),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What changes user memory under the GPU, and what the GPU has then.
+//! Changes of user memory under the GPU, and what the GPU has then.
 
 use std::fs;
 use std::ptr;
@@ -141,7 +141,7 @@ fn munmap(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// What has moved away is out of the GPU's reach.
+/// Memory that has moved away is out of the GPU's reach.
 fn mremap(gpu: &Gpu) -> Outcome {
     let device = gpu.open()?;
     let memory = Memory::anonymous(8 * PAGE)?;

@@ -45,8 +45,8 @@ pub(in super::super) const TESTS: &[Test] = &[
     Test::new("userptr-file-unmapped", &["E1"], file_unmapped).needs(USERPTR),
 ];
 
-/// What the CPU writes while the GPU has the memory is there after any change, or the GPU does not
-/// get it.
+/// Bytes that the CPU writes while the GPU has the memory are there after any change, or the GPU
+/// does not get the memory.
 fn cpu_writes_stay(gpu: &Gpu) -> Outcome {
     if gpu.node.driver == "panfrost" {
         return Err(Stop::Skip("no such UAPI".into()));
@@ -312,8 +312,8 @@ fn file_synced(gpu: &Gpu) -> Outcome {
     check_disk(&disk, 3)
 }
 
-/// What the GPU has written last reaches the file although the memory goes first, with the BO or
-/// before it.
+/// The last bytes that the GPU has written reach the file although the memory goes first, with the
+/// BO or before it.
 fn file_unmapped(gpu: &Gpu) -> Outcome {
     for bo_first in [true, false] {
         let disk = Disk::new()?;

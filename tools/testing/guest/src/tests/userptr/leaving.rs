@@ -45,9 +45,9 @@ pub(in super::super) const TESTS: &[Test] = &[
     Test::new("userptr-unload", &["C8", "E1"], unload).needs(USERPTR_GATE),
 ];
 
-/// What a job has the last reference to.
+/// The label of a BO that a job has the last reference to.
 const OF_A_JOB: &str = "goes with its job";
-/// What another client has.
+/// The label of a BO of another client.
 const OF_OTHERS: &str = "of another client";
 
 /// A change of all of the memory.

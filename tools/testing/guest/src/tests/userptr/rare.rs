@@ -123,7 +123,7 @@ fn killed(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// What the other program does with the file and the handle that it finds.
+/// Run by the other program, with the file and the handle that it finds.
 pub fn after_exec(fd: i32, handle: u32) -> Outcome {
     // SAFETY: whoever started this has left it open for us.
     let device = Device::from(unsafe { OwnedFd::from_raw_fd(fd) });
@@ -182,7 +182,7 @@ fn no_memory_to_create(gpu: &Gpu) -> Outcome {
     let failing = Failing::new()?;
     let mut failures = 0;
     for n in 1..1000 {
-        // What the process has not touched is brought in.
+        // Pages that the process has not touched are brought in.
         memory.advise(libc::MADV_DONTNEED)?;
         let (result, failed) = failing.nth(n, || memory.bo(&device, 0))?;
         match result {
