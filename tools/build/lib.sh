@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 #
-# What the build scripts share: where things live, content keys, progress,
+# The parts that the build scripts share: where things live, content keys, progress,
 # and entering the build root. Sourced, never run.
 
 set -euo pipefail
@@ -88,9 +88,9 @@ BUILD_ROOT=$CACHE/root-$(key "$BUILD_SUITE" "$BUILD_SUITES_EXTRA" \
 
 # enter COMMAND...: runs it in the build root, in this directory. The checkout
 # and the cache have the same paths inside, and so have the folders in ENTER_BIND,
-# one a line. The folder ENTER_OWN is mounted at ENTER_AT. What it starts ends with it,
-# and it ends with its caller. With ENTER_EXEC=exec it takes the place of the shell that
-# calls it.
+# one a line. The folder ENTER_OWN is mounted at ENTER_AT. All processes that COMMAND
+# starts end with it, and it ends with its caller. With ENTER_EXEC=exec it takes the
+# place of the shell that calls it.
 enter() {
 	${ENTER_EXEC:-} env ENTER_BIND="${ENTER_BIND:-}" ENTER_OWN="${ENTER_OWN:-}" ENTER_AT="${ENTER_AT:-}" \
 		setpriv --pdeathsig KILL \

@@ -65,7 +65,7 @@ rules_row() {
 	fi
 }
 
-# What a kernel says when something is wrong with it or with one of its drivers, or when
+# The messages of a kernel if something is wrong with it or with one of its drivers, or if
 # it has stopped looking.
 SPLATS='WARNING: |BUG: |Oops|KASAN|UBSAN|INFO: (task|possible|rcu|trying)|possible (recursive|circular)|suspicious RCU|DMA-API: .*(device driver|cpu touching|[Ee]xceeded|out of memory|disabl)|kmemleak: .*disabled|general protection|Kernel panic|Call trace:|Call Trace:|unregister_netdevice|refcount_t'
 
@@ -89,7 +89,7 @@ clean_row() {
 	else
 		found+="no log with levels"
 	fi
-	# What kmemleak knew before the driver was loaded is in the log, not in this.
+	# Leaks that kmemleak knew before the driver was loaded are in the log, not in this.
 	[ ! -s "$dir/kmemleak" ] || found+=$(head -n 20 "$dir/kmemleak")
 	[ "$(cat "$dir/dma-errors" 2>/dev/null || echo 0)" = 0 ] ||
 		found+="the DMA debugging has found $(cat "$dir/dma-errors") errors"
@@ -214,8 +214,9 @@ igt_of() {
 }
 
 # igt_rules LOGS DRIVER RESULTS...: a row fails for each subtest that broke a rule of the board.
-# What C panfrost moves of the model's counts of memory is recorded, and that it has cut the power
-# because the caches took longer to go than it waits: a millisecond, which is short on a busy host.
+# For C panfrost, two things are only recorded: changes of the model's counts of memory, and that it
+# has cut the power because the caches took longer to go than it waits: a millisecond, which is
+# short on a busy host.
 igt_rules() {
 	local dir=$RESULTS/$1 driver=$2 f test what late=
 	shift 2
@@ -247,7 +248,7 @@ igt_lane() {
 		local SPLATS_ALLOWED=1
 		last=$CLOSED_BUSY
 	fi
-	# What C panfrost has no part in; much of it is long on a debug kernel.
+	# Tests that C panfrost has no part in; many of them are long on a debug kernel.
 	case "$driver $*" in
 	panfrost*) ;;
 	# Two tests of DRM itself take minutes there, and so does unplugging, which our own do, too.
@@ -286,7 +287,7 @@ igt_lane() {
 		;;
 	esac
 	while IFS=$'\t' read -r test result; do
-		# What C panfrost logs above its level does not fail its row.
+		# Messages of C panfrost that are above its level do not fail its row.
 		[ "$driver:$result" != panfrost:dmesg-warn ] || result=pass
 		expected=$(expected_of "$test" "$TOP/tools/testing/lists/igt-expected-$driver")
 		case $result:$expected in

@@ -3,10 +3,10 @@
  * The virtual board: makes of the PCI function that the GPU model is a device
  * of the kind that an SoC has, so that drivers written for those run on it.
  *
- * The GPU's registers are BAR 0 and its three interrupts are MSI-X vectors. What
- * surrounds a GPU on an SoC (clock, supply, reset line, power domain) is a set
- * of switches in the control BAR, and the model answers nothing while one of
- * them is in the wrong position. This module offers them through the kernel's
+ * The GPU's registers are BAR 0 and its three interrupts are MSI-X vectors. The
+ * surroundings of a GPU on an SoC (clock, supply, reset line, power domain) are
+ * a set of switches in the control BAR, and the model answers nothing while one
+ * of them is in the wrong position. This module offers them through the kernel's
  * frameworks, describes all in the device tree, and adds the platform device.
  *
  * The providers have no owner on purpose. Their one consumer is the platform
@@ -29,7 +29,7 @@
 #define VGPU_BAR_REGS	0
 #define VGPU_BAR_CTL	4
 
-/* What MMU_FEATURES says of every GPU that the model can be. */
+/* Bits of a physical address, as in MMU_FEATURES of every GPU that the model can be. */
 #define VGPU_PA_BITS	40
 
 const struct vgpu_rate vgpu_rates[VGPU_NUM_RATES] = {

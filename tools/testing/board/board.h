@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the parts of the virtual board share.
+ * The declarations that the parts of the virtual board share.
  */
 #ifndef VGPU_BOARD_H
 #define VGPU_BOARD_H
@@ -75,7 +75,7 @@ enum vgpu_node {
 /* As many as a GPU of MediaTek's has on the boards that are known here. */
 #define VGPU_MAX_DOMAINS 3
 
-/* What can be switched, see vgpu_set(). */
+/* The switches, see vgpu_set(). */
 enum vgpu_switch {
 	VGPU_DOMAINS,		/* bitmap of the power domains that are on */
 	VGPU_SUPPLY,		/* 1: on */

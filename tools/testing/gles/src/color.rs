@@ -18,7 +18,7 @@ use glow::HasContext;
 use crate::context::Framebuffer;
 use crate::picture::Picture;
 
-/// What was looked at.
+/// The numbers of things that were looked at.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Checked {
     /// Clears.

@@ -85,7 +85,7 @@ impl Drop for Gles {
     }
 }
 
-/// What holds the pixels of an attachment.
+/// The object that holds the pixels of an attachment.
 #[derive(Clone, Copy)]
 enum Storage {
     Renderbuffer(glow::Renderbuffer),

@@ -27,7 +27,7 @@ pub struct Format {
     stencil: bool,
 }
 
-/// What GLES 3 can render to.
+/// The formats that GLES 3 can render to.
 pub const FORMATS: &[Format] = &[
     Format {
         name: "DEPTH16",
