@@ -29,10 +29,10 @@
 //! to the chunks: they are *stuck*, and are kept until a later flush succeeds. A heap that is
 //! closed with stuck chunks is kept until the next reset.
 //!
-//! # Who pays
+//! # Accounting
 //!
-//! The control group of the task that has created the heap: see [`pay`]. Content that is never
-//! drawn stays live, and stays charged.
+//! The memory is charged to the control group of the task that has created the heap: see [`pay`].
+//! Content that is never drawn stays live, and stays charged.
 //!
 //! # Parts
 //!

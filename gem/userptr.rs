@@ -106,8 +106,8 @@ const CHANGE_MS: u32 = 10_000;
 /// `ENOMEM`.
 const PATIENCE: Delta = Delta::from_secs(10);
 
-/// The same for a client at the limit of its control group. What it brings in takes away the rest,
-/// and if that goes on for long, the OOM killer may come before the error.
+/// The same for a client at the limit of its control group. Each page that it brings in takes away
+/// another one, and if that goes on for long, the OOM killer may come before the error.
 const PATIENCE_AT_LIMIT: Delta = Delta::from_secs(2);
 
 /// Returns how long validation keeps trying for the current task.

@@ -225,7 +225,7 @@ impl Report<'_> {
         }
         for source in &mut sources {
             source.narrow(self.record.chain, left);
-            // What does not fit is left out, and smaller pieces may still fit.
+            // A piece that does not fit is left out, and smaller ones may still fit.
             let size = match source.size <= left {
                 true => source.size,
                 false => 0,
@@ -379,7 +379,7 @@ impl Display for Description<'_> {
 
         f.write_fmt(fmt!("\nregisters:\n{}", record.registers))?;
 
-        // What can be long comes last, as the text may be cut off.
+        // The long parts come last, as the text may be cut off.
         writeln!(f, "\nchain:")?;
         Gpu::show_chain(record.chain, contents, f)?;
         if record.head != record.chain {

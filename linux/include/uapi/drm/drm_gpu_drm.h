@@ -9,7 +9,7 @@ extern "C" {
 #endif
 
 /*
- * What drm_gpu adds to the interface of panfrost.
+ * Additions of drm_gpu to the interface of panfrost.
  *
  * drm_gpu has the driver name and the interface of panfrost, see
  * panfrost_drm.h. Numbers of ioctls and parameters in there belong to that
