@@ -124,7 +124,7 @@ impl Gpu {
         if before.powered() && !board.powered() {
             self.forget(true);
         }
-        if !board.supplied() {
+        if before.supplied() && !board.supplied() {
             self.orders.wedged = false;
         }
         if before.runs() != board.runs() {

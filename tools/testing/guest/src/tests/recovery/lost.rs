@@ -436,8 +436,14 @@ fn at_probe(gpu: &Gpu) -> Outcome {
     let board = Board::open()?;
     works(&gpu.open()?)?;
     let away = gpu.node.unbind()?;
+    // The power goes a little later than the driver, and only a cut after the order helps.
+    let is_off = || Ok(State::now()?.number("domains")? == 0);
+    check!(memory::wait_for(PATIENCE, is_off)?, "the power stays on");
+    forget_turns()?;
     board.order(Opcode::Wedge, &[1])?;
     away.give_back()?;
+    let is_cut = |turn: &&Turn| turn.what == "domains" && turn.new == 0;
+    check_eq!(turns()?.iter().filter(is_cut).count(), 1);
     works(&gpu.open()?)
 }
 
