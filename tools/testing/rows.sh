@@ -288,7 +288,10 @@ igt_lane() {
 	esac
 	while IFS=$'\t' read -r test result; do
 		# Messages of C panfrost that are above its level do not fail its row.
-		[ "$driver:$result" != panfrost:dmesg-warn ] || result=pass
+		case $driver:$result in
+		panfrost:dmesg-warn) result=pass ;;
+		panfrost:dmesg-fail) result=fail ;;
+		esac
 		expected=$(expected_of "$test" "$TOP/tools/testing/lists/igt-expected-$driver")
 		case $result:$expected in
 		pass:) row pass "IGT $driver $test" ;;
