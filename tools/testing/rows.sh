@@ -304,7 +304,7 @@ igt_lane() {
 }
 
 # Tests that have the timer stop jobs: they count on the driver's own timeout.
-TIMED='recover- irq- stress unplug- pressure- share- desktop- dump-'
+TIMED='recover- irq- stress unplug- pressure- share- desktop- dump- log-limit-'
 
 # Tests that have a count, which --long makes large.
 LARGE='under-load fault-storm stress desktop-'
