@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0 OR MIT
 
 //! The queue's entry points. Each takes the lock, does its work, fills the slots, and then delivers
 //! the jobs that have ended: it signals their fences without the lock.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0 OR MIT
 
 //! DMA mappings of buffers, which are undone on unbind or when their owner drops them, whichever
 //! comes first.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0 OR MIT
 
 //! Tests of delivery: fences signal in order, on whichever CPUs jobs end, and none waits for a
 //! client's task.
