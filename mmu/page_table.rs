@@ -51,7 +51,11 @@ use kernel::{
     types::CovariantForLt, //
 };
 
-use super::va;
+use super::va::{
+    self,
+    BLOCK,
+    PAGE, //
+};
 use crate::{
     device::{
         Device as DrmDevice,
@@ -143,9 +147,6 @@ impl PageTables {
         })
     }
 }
-
-/// Size of a block.
-const BLOCK: u64 = SZ_2M as u64;
 
 /// Range that one table of block entries covers.
 const GIB: u64 = SZ_1G as u64;
@@ -550,8 +551,6 @@ fn wide(addr: impl Into<u64>) -> u64 {
 /// the table code does not cross from one table into the next. `addr` is the bitwise OR of the
 /// virtual and the physical address.
 fn step(addr: u64, len: u64) -> (usize, usize) {
-    const PAGE: u64 = SZ_4K as u64;
-
     let to_block = addr.wrapping_neg() % BLOCK;
     // The counts are bounded by 512.
     if to_block == 0 && len >= BLOCK {

@@ -22,8 +22,10 @@ use kernel::{
     }, //
 };
 
-const PAGE: u64 = SZ_4K as u64;
-const BLOCK: u64 = SZ_2M as u64;
+/// Size of a page.
+pub(super) const PAGE: u64 = SZ_4K as u64;
+/// Size of a block.
+pub(super) const BLOCK: u64 = SZ_2M as u64;
 const WINDOW: u64 = SZ_16M as u64;
 const GIB_4: u64 = 1 << 32;
 

@@ -16,8 +16,7 @@ use super::{
         read,
         status_of,
         Slot,
-        ALL_SLOTS,
-        NR_SLOTS, //
+        ALL_SLOTS, //
     },
     regs::job::*,
     status::{

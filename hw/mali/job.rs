@@ -51,8 +51,6 @@ use crate::{
     }, //
 };
 
-/// Number of job slots that the driver uses.
-pub(super) const NR_SLOTS: usize = 3;
 const _: () = assert!(NR_SLOTS <= MAX_SLOTS);
 
 /// A job slot.

@@ -46,7 +46,6 @@ use super::{
 use crate::{
     device::Gpu,
     hw::{
-        self,
         AccessFault,
         Flush,
         TableFormat,
@@ -55,8 +54,6 @@ use crate::{
         Walker, //
     }, //
 };
-
-const _: () = assert!(MAX_AS <= hw::MAX_AS);
 
 /// Time between two reads of the status of a command.
 const POLL: Delta = Delta::from_micros(5);

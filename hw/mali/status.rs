@@ -113,7 +113,7 @@ pub(super) fn may_lack_tiles(caps: &Caps, slot: Slot) -> bool {
 #[kunit_tests(drm_gpu_hw_status)]
 mod tests {
     use super::*;
-    use crate::hw::mali::job::NR_SLOTS;
+    use crate::hw::mali::regs::job::NR_SLOTS;
 
     #[test]
     fn ends() {

@@ -10,8 +10,8 @@ use kernel::register;
 
 use crate::hw::mali::Exception;
 
-/// Number of job slots whose registers are declared here.
-const NR_SLOTS: usize = 3;
+/// Number of job slots whose registers are declared here, which the driver uses.
+pub(crate) const NR_SLOTS: usize = 3;
 /// Distance between the registers of two slots, in bytes.
 const STRIDE: usize = 0x80;
 

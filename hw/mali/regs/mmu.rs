@@ -8,11 +8,11 @@ use kernel::{
     register, //
 };
 
-use crate::hw::mali::Exception;
+use crate::hw::{
+    mali::Exception,
+    MAX_AS, //
+};
 
-/// Number of address spaces in the register layout.
-/// [`AS_PRESENT`](struct@super::gpu::AS_PRESENT) tells which exist.
-pub(crate) const MAX_AS: usize = 16;
 /// Distance between the registers of two address spaces, in bytes.
 const STRIDE: usize = 0x40;
 
