@@ -30,10 +30,7 @@ use kernel::{
         Enabled,
         Regulator, //
     },
-    reset::{
-        ResetArray,
-        Usage, //
-    },
+    reset::ResetArray,
     str::CString,
     sync::atomic::{
         Acquire,
@@ -146,7 +143,7 @@ impl<'a> Supply<'a> {
         check_domains(dev, soc)?;
         // A single domain is attached and turned on by the driver core.
         let domains = if soc.domains.len() > 1 {
-            let list = DomainList::attach(dev, soc.domains, pm_domain::Power::FollowFromOn);
+            let list = DomainList::attach(dev, soc.domains);
             let list = named(dev, fmt!("power domains"), list)?;
 
             // A kernel without power management attaches none.
@@ -165,7 +162,7 @@ impl<'a> Supply<'a> {
             regulators.push(regulator, GFP_KERNEL)?;
         }
 
-        let reset = ResetArray::get_optional(dev, Usage::Exclusive);
+        let reset = ResetArray::get_optional_exclusive(dev);
         let reset = named(dev, fmt!("reset line"), reset)?;
         named(dev, fmt!("reset line"), reset.deassert())?;
         let reset = Released(dev, reset);

@@ -24,20 +24,11 @@ use core::{
     slice, //
 };
 
-/// When the power domains of a [`DomainList`] are on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Power {
-    /// While the device is runtime resumed.
-    Follow,
-    /// Like [`Follow`](Self::Follow), and also from the attachment on: for a device that is
-    /// considered active when it is probed.
-    FollowFromOn,
-}
-
 /// The power domains to which a device has been attached.
 ///
-/// Each domain is linked to the device, so that it is powered whenever the device is. Dropping the
-/// list removes the links and detaches the device.
+/// Each domain is linked to the device, so that it is powered whenever the device is. That begins
+/// with the attachment, as the device is considered active when it is probed. Dropping the list
+/// removes the links and detaches the device.
 ///
 /// # Invariants
 ///
@@ -63,7 +54,7 @@ impl<'a> DomainList<'a> {
     /// already attached the device to a single domain. May sleep.
     ///
     /// A device that does not come from a device tree gets an empty list.
-    pub fn attach(dev: &'a Device<Bound>, names: &[&CStr], power: Power) -> Result<Self> {
+    pub fn attach(dev: &'a Device<Bound>, names: &[&CStr]) -> Result<Self> {
         let mut ptrs = KVec::with_capacity(names.len(), GFP_KERNEL)?;
         for name in names {
             ptrs.push(name.as_char_ptr(), GFP_KERNEL)?;
@@ -72,10 +63,7 @@ impl<'a> DomainList<'a> {
         let data = bindings::dev_pm_domain_attach_data {
             pd_names: ptrs.as_ptr(),
             num_pd_names: names.len().try_into()?,
-            pd_flags: match power {
-                Power::Follow => 0,
-                Power::FollowFromOn => bindings::PD_FLAG_DEV_LINK_ON,
-            },
+            pd_flags: bindings::PD_FLAG_DEV_LINK_ON,
         };
         let mut list = ptr::null_mut();
 
@@ -197,7 +185,7 @@ mod tests {
     #[test]
     fn device_without_domains() -> Result {
         let faux = faux::Registration::new(c"rust_pm_domain_kunit", None)?;
-        let list = DomainList::attach(faux.as_ref().as_ref(), &[c"core0"], Power::Follow)?;
+        let list = DomainList::attach(faux.as_ref().as_ref(), &[c"core0"])?;
 
         assert!(list.is_empty());
 

@@ -19,22 +19,10 @@ use crate::{
     prelude::*, //
 };
 
-/// How the reset lines of a device are used.
-///
-/// Either kind can be required or optional.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Usage {
-    /// The lines belong to this device alone, which may thus assert them at any time.
-    Exclusive,
-    /// The lines may be shared among several devices. They are asserted while *all* users ask for
-    /// it, hence a call of [`ResetArray::assert`] must be preceded by one of
-    /// [`ResetArray::deassert`].
-    Shared,
-}
-
 /// All reset lines of a device as one.
 ///
-/// Suitable for devices whose lines are always changed together, in any order.
+/// Suitable for devices whose lines are always changed together, in any order, and belong to that
+/// device alone.
 ///
 /// # Invariants
 ///
@@ -50,14 +38,11 @@ pub enum Usage {
 ///         Device, //
 ///     },
 ///     prelude::*,
-///     reset::{
-///         ResetArray,
-///         Usage, //
-///     }, //
+///     reset::ResetArray, //
 /// };
 ///
 /// fn power_on(dev: &Device<Bound>) -> Result<ResetArray> {
-///     let reset = ResetArray::get_optional(dev, Usage::Exclusive)?;
+///     let reset = ResetArray::get_optional_exclusive(dev)?;
 ///     reset.deassert()?;
 ///     Ok(reset)
 /// }
@@ -72,53 +57,29 @@ unsafe impl Send for ResetArray {}
 unsafe impl Sync for ResetArray {}
 
 impl ResetArray {
-    /// Gets the reset lines of `dev`.
-    ///
-    /// Returns [`ENOENT`] if the firmware describes none, [`EPROBE_DEFER`] if a controller is not
-    /// available yet, and [`EBUSY`] if a line is already in exclusive use.
-    pub fn get(dev: &Device<Bound>, usage: Usage) -> Result<Self> {
-        let flags = match usage {
-            Usage::Exclusive => bindings::reset_control_flags_RESET_CONTROL_EXCLUSIVE,
-            Usage::Shared => bindings::reset_control_flags_RESET_CONTROL_SHARED,
-        };
-
-        Self::get_with_flags(dev, flags)?.ok_or(ENOENT)
-    }
-
     /// Gets the reset lines of `dev`, if there are any.
     ///
-    /// Without a line all methods of the returned value succeed and do nothing. Errors are those of
-    /// [`ResetArray::get`] except [`ENOENT`].
-    pub fn get_optional(dev: &Device<Bound>, usage: Usage) -> Result<Self> {
-        let flags = match usage {
-            Usage::Exclusive => bindings::reset_control_flags_RESET_CONTROL_OPTIONAL_EXCLUSIVE,
-            Usage::Shared => bindings::reset_control_flags_RESET_CONTROL_OPTIONAL_SHARED,
-        };
-
-        // INVARIANT: A null pointer stands for no line.
-        Ok(Self::get_with_flags(dev, flags)?.unwrap_or(Self(core::ptr::null_mut())))
-    }
-
-    fn get_with_flags(
-        dev: &Device<Bound>,
-        flags: bindings::reset_control_flags,
-    ) -> Result<Option<Self>> {
+    /// Without a line all methods of the returned value succeed and do nothing. Returns
+    /// [`EPROBE_DEFER`] if a controller is not available yet, and [`EBUSY`] if a line is already in
+    /// use.
+    pub fn get_optional_exclusive(dev: &Device<Bound>) -> Result<Self> {
         // Without a firmware node, no reset line is described.
         let Some(fwnode) = dev.fwnode() else {
-            return Ok(None);
+            // INVARIANT: A null pointer stands for no line.
+            return Ok(Self(core::ptr::null_mut()));
         };
 
         // SAFETY: `fwnode` is valid for the duration of this call.
         let ptr = from_err_ptr(unsafe {
-            bindings::fwnode_reset_control_array_get(fwnode.as_raw(), flags)
+            bindings::fwnode_reset_control_array_get(
+                fwnode.as_raw(),
+                bindings::reset_control_flags_RESET_CONTROL_OPTIONAL_EXCLUSIVE,
+            )
         })?;
 
-        if ptr.is_null() {
-            Ok(None)
-        } else {
-            // INVARIANT: The pointer is valid and comes with a reference, which `Self` now owns.
-            Ok(Some(Self(ptr)))
-        }
+        // INVARIANT: The pointer is null if there is no line. Otherwise it is valid and comes with
+        // a reference, which `Self` now owns.
+        Ok(Self(ptr))
     }
 
     /// Returns whether there is any reset line.
@@ -127,7 +88,7 @@ impl ResetArray {
         !self.0.is_null()
     }
 
-    /// Asserts all lines: the device is held in reset, if no other device shares them.
+    /// Asserts all lines: the device is held in reset.
     ///
     /// May sleep.
     pub fn assert(&self) -> Result {
@@ -164,9 +125,7 @@ mod tests {
         let faux = faux::Registration::new(c"rust_reset_kunit", None)?;
         let dev: &Device<Bound> = faux.as_ref().as_ref();
 
-        assert_eq!(ResetArray::get(dev, Usage::Exclusive).err(), Some(ENOENT));
-
-        let reset = ResetArray::get_optional(dev, Usage::Shared)?;
+        let reset = ResetArray::get_optional_exclusive(dev)?;
         assert!(!reset.is_present());
         assert_eq!(reset.deassert(), Ok(()));
         assert_eq!(reset.assert(), Ok(()));
