@@ -36,7 +36,6 @@ mod tests;
 
 pub use self::placement::{
     AnyColor,
-    Mode,
     Placement,
     Policy, //
 };
@@ -153,20 +152,6 @@ impl<T> Removed<T> {
     pub fn range(&self) -> Range<u64> {
         self.0.range()
     }
-
-    /// Returns the data, and frees the memory of the node.
-    #[inline]
-    pub fn into_data(self) -> T {
-        let this = core::mem::ManuallyDrop::new(self);
-
-        // SAFETY: `this` is neither used any more nor dropped, so the box is moved out of it
-        // exactly once.
-        let node = unsafe { core::ptr::read(&this.0) };
-
-        // SAFETY: By the type invariants the data is initialised; dropping the box does not touch
-        // it.
-        unsafe { node.data.assume_init_read() }
-    }
 }
 
 impl<T> Deref for Removed<T> {
@@ -190,8 +175,9 @@ impl<T> Drop for Removed<T> {
 /// It owns its nodes: each is inserted as a [`NodeAlloc`] and removed as a [`Removed`]. Nodes that
 /// are left when the allocator is dropped are dropped, too.
 ///
-/// Finding nodes by address, removing one, and looking for a hole in [`Mode::Best`] take
-/// logarithmic time, as long as the first hole is not ruled out by alignment, range or policy.
+/// A node is placed at the lower end of the smallest hole in which it fits. Finding nodes by
+/// address, removing one, and looking for a hole take logarithmic time, as long as the first hole
+/// is not ruled out by alignment, range or policy.
 ///
 /// # Invariants
 ///
@@ -262,7 +248,6 @@ impl<T> Drop for Removed<T> {
 pub struct Mm<T, P: Policy = AnyColor> {
     // The `drm_mm` must not move, the `Mm` may.
     mm: KBox<Opaque<bindings::drm_mm>>,
-    range: Range<u64>,
     _nodes: PhantomData<(T, P)>,
 }
 
@@ -295,7 +280,6 @@ impl<T, P: Policy> Mm<T, P> {
         // INVARIANT: `mm` was just initialised; there is no node in it.
         Ok(Self {
             mm,
-            range,
             _nodes: PhantomData,
         })
     }
@@ -364,55 +348,13 @@ impl<T, P: Policy> Mm<T, P> {
                 place.color,
                 place.range.start,
                 place.range.end,
-                place.mode.as_raw(),
+                bindings::drm_mm_insert_mode_DRM_MM_INSERT_BEST,
             )
         });
 
         match ret {
             // INVARIANT: `drm_mm` has not touched the node.
             Err(err) => Err((err, alloc)),
-            // SAFETY: The node was just inserted.
-            Ok(()) => Ok(unsafe { self.inserted(alloc.0, init) }),
-        }
-    }
-
-    /// Inserts a node at `range`, with the data that `init` returns.
-    ///
-    /// Returns [`ENOSPC`], with the memory of the node, if the range is empty, or if any part of it
-    /// is in use, outside the allocator's range, or not permitted for this color.
-    pub fn insert_at(
-        &mut self,
-        alloc: NodeAlloc<T>,
-        range: Range<u64>,
-        color: usize,
-        init: impl FnOnce(Range<u64>) -> T,
-    ) -> Result<&Node<T>, (Error, NodeAlloc<T>)> {
-        if range.is_empty() || range.start < self.range.start || range.end > self.range.end {
-            return Err((ENOSPC, alloc));
-        }
-
-        let node = alloc.0.node.get();
-
-        // SAFETY: We have exclusive access to the node.
-        unsafe {
-            (*node).start = range.start;
-            (*node).size = range.end - range.start;
-            (*node).color = color;
-        }
-
-        // SAFETY: `self.mm` is initialised, and the node is zeroed but for what was just set.
-        match to_result(unsafe { bindings::drm_mm_reserve_node(self.mm.get(), node) }) {
-            Err(err) => {
-                // INVARIANT: All of the node is zero again: `drm_mm` has not touched it.
-                // SAFETY: We have exclusive access to the node.
-                unsafe {
-                    (*node).start = 0;
-                    (*node).size = 0;
-                    (*node).color = 0;
-                }
-
-                Err((err, alloc))
-            }
             // SAFETY: The node was just inserted.
             Ok(()) => Ok(unsafe { self.inserted(alloc.0, init) }),
         }
@@ -495,7 +437,7 @@ impl<T, P: Policy> Mm<T, P> {
     }
 
     /// Removes the lowest node.
-    pub fn pop_first(&mut self) -> Option<Removed<T>> {
+    fn pop_first(&mut self) -> Option<Removed<T>> {
         let node = self.next(self.head())?;
 
         // SAFETY: This is a node of `self`.

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! The requirements for placing a node: size, alignment, range, color, and the choice of a hole.
+//! The requirements for placing a node: size, alignment, range and color.
 
-use crate::bindings;
 use core::ops::Range;
 
 /// Restricts where in a hole a node may be placed.
@@ -48,28 +47,6 @@ impl Policy for AnyColor {
     }
 }
 
-/// Which of the holes that are large enough is chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// The smallest hole; the node is placed at its lower end.
-    #[default]
-    Best,
-    /// The lowest hole; the node is placed at its lower end.
-    Low,
-    /// The highest hole; the node is placed at its upper end.
-    High,
-}
-
-impl Mode {
-    pub(super) fn as_raw(self) -> bindings::drm_mm_insert_mode {
-        match self {
-            Self::Best => bindings::drm_mm_insert_mode_DRM_MM_INSERT_BEST,
-            Self::Low => bindings::drm_mm_insert_mode_DRM_MM_INSERT_LOW,
-            Self::High => bindings::drm_mm_insert_mode_DRM_MM_INSERT_HIGH,
-        }
-    }
-}
-
 /// The requirements of a new node.
 ///
 /// All numbers are in the unit of the allocator's range, such as bytes or pages.
@@ -79,7 +56,6 @@ pub struct Placement {
     pub(super) align: u64,
     pub(super) color: usize,
     pub(super) range: Range<u64>,
-    pub(super) mode: Mode,
 }
 
 impl Placement {
@@ -91,7 +67,6 @@ impl Placement {
             align: 0,
             color: 0,
             range: 0..u64::MAX,
-            mode: Mode::Best,
         }
     }
 
@@ -114,13 +89,6 @@ impl Placement {
     pub const fn range(mut self, start: u64, end: u64) -> Self {
         self.range.start = start;
         self.range.end = end;
-        self
-    }
-
-    /// Sets how the hole is chosen, which is [`Mode::Best`] otherwise.
-    #[inline]
-    pub const fn mode(mut self, mode: Mode) -> Self {
-        self.mode = mode;
         self
     }
 }

@@ -15,6 +15,12 @@ mod suite {
             .map_err(|(err, _)| err)
     }
 
+    /// Inserts a node that fills `range`.
+    fn insert_at(mm: &mut Mm<u32>, range: Range<u64>, data: u32) -> Result<u64> {
+        let place = Placement::new(range.end - range.start).range(range.start, range.end);
+        insert(mm, &place, data)
+    }
+
     #[test]
     fn refuses_empty_ranges() {
         assert_eq!(Mm::<()>::new(5..5).err(), Some(EINVAL));
@@ -55,7 +61,7 @@ mod suite {
 
         // Removed ranges can be allocated again.
         assert_eq!(insert(&mut mm, &Placement::new(32), 4)?, 24);
-        assert_eq!(mm.pop_first().map(Removed::into_data), Some(1));
+        assert_eq!(mm.pop_first().map(|node| *node), Some(1));
         assert!(!mm.is_empty());
 
         Ok(())
@@ -70,8 +76,7 @@ mod suite {
             .into_iter()
             .enumerate()
         {
-            let alloc = NodeAlloc::new(GFP_KERNEL)?;
-            assert!(mm.insert_at(alloc, range, 0, |_| id as u32).is_ok());
+            insert_at(&mut mm, range, id as u32)?;
         }
         // Fully qualified, as `PinInit` has a method `chain` as well.
         for address in Iterator::chain(0..0x1100, [u64::MAX]) {
@@ -110,50 +115,11 @@ mod suite {
     }
 
     #[test]
-    fn fixed_places() -> Result {
-        let mut mm = Mm::<u32>::new(0x1000..0x2000)?;
-        let mut at = |range| {
-            mm.insert_at(NodeAlloc::new(GFP_KERNEL)?, range, 0, |_| 0)
-                .map(|_| ())
-                .map_err(|(err, _)| err)
-        };
-
-        assert_eq!(at(0x1100..0x1200), Ok(()));
-        assert_eq!(at(0x1200..0x1201), Ok(()));
-        assert_eq!(at(0x11ff..0x1200), Err(ENOSPC));
-        assert_eq!(at(0x1000..0x1101), Err(ENOSPC));
-        assert_eq!(at(0x1f00..0x2001), Err(ENOSPC));
-        assert_eq!(at(0..0x1001), Err(ENOSPC));
-        assert_eq!(at(0x1300..0x1300), Err(ENOSPC));
-        assert_eq!(at(0x1f00..0x2000), Ok(()));
-        assert_eq!(at(0x1000..0x1100), Ok(()));
-
-        Ok(())
-    }
-
-    #[test]
-    fn modes() -> Result {
-        let mut mm = Mm::<u32>::new(0..0x1000)?;
-        for range in [0x100..0x200, 0x300..0x400, 0x480..0x500] {
-            let alloc = NodeAlloc::new(GFP_KERNEL)?;
-            assert!(mm.insert_at(alloc, range, 0, |_| 0).is_ok());
-        }
-
-        let place = Placement::new(0x40);
-        assert_eq!(insert(&mut mm, &place, 0)?, 0x400);
-        assert_eq!(insert(&mut mm, &place.clone().mode(Mode::Low), 0)?, 0);
-        assert_eq!(insert(&mut mm, &place.mode(Mode::High), 0)?, 0xfc0);
-
-        Ok(())
-    }
-
-    #[test]
     fn iteration() -> Result {
         let mut mm = Mm::<u32>::new(0..100)?;
         for i in 0u32..10 {
             let start = u64::from(i) * 10;
-            let alloc = NodeAlloc::new(GFP_KERNEL)?;
-            assert!(mm.insert_at(alloc, start..start + 5, 0, |_| i).is_ok());
+            insert_at(&mut mm, start..start + 5, i)?;
         }
 
         assert!(mm.iter().map(|node| **node).eq(0..10));
@@ -206,9 +172,9 @@ mod suite {
         }
 
         drop(mm.pop_first());
-        let data = mm.pop_first().map(Removed::into_data);
+        let removed = mm.pop_first();
         drop(mm);
-        drop(data);
+        drop(removed);
 
         // All clones are gone, else this would fail.
         assert!(Arc::into_unique_or_drop(witness).is_some());
