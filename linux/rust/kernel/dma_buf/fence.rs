@@ -389,12 +389,6 @@ impl Fence {
         self.0.get()
     }
 
-    /// Returns a fence that has already signalled.
-    pub fn stub() -> ARef<Self> {
-        // SAFETY: The function returns a reference to a fence that always exists.
-        unsafe { ARef::from_raw(NonNull::new_unchecked(bindings::dma_fence_get_stub()).cast()) }
-    }
-
     /// Returns whether the fence is marked as signalled. Later accesses are ordered after the
     /// check.
     ///

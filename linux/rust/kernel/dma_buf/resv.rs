@@ -230,15 +230,9 @@ impl<'a> ResvLocked<'a> {
         }
     }
 
-    /// Returns the resv that is locked.
-    #[inline]
-    pub fn resv(&self) -> &'a Resv {
-        self.resv
-    }
-
     /// Returns whether `resv` is the one that is locked.
-    #[inline]
-    pub fn covers(&self, resv: &Resv) -> bool {
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(crate) fn covers(&self, resv: &Resv) -> bool {
         ptr::eq(self.resv, resv)
     }
 

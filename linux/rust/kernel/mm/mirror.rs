@@ -496,7 +496,8 @@ impl<T: Device> Range<T> {
     }
 
     /// Returns whether the device has the pages right now.
-    pub fn is_valid(&self) -> bool {
+    #[cfg(CONFIG_KUNIT = "y")]
+    fn is_valid(&self) -> bool {
         let mut lists = self.0.shared.lists.lock();
 
         self.0.state.access_mut(&mut lists).list == RangeList::Valid

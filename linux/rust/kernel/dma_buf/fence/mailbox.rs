@@ -458,7 +458,10 @@ mod tests {
         let mailbox = mailbox()?;
         let mut watch = FenceWatch::new(mailbox.clone(), (), GFP_KERNEL)?;
 
-        assert!(!watch.start(&Fence::stub())?);
+        let armed = arm()?;
+        let fence = ARef::from(armed.fence());
+        armed.signal(Ok(()));
+        assert!(!watch.start(&fence)?);
         assert!(mailbox.is_empty());
         assert!(!watch.stop());
         assert_eq!(kicks(&mailbox), 0);

@@ -181,7 +181,8 @@ impl Place {
         Ok(place)
     }
 
-    /// Implements [`Context::try_admit`](super::Context::try_admit).
+    /// Takes a place without waiting, and even if the account is closed.
+    #[cfg(CONFIG_KUNIT = "y")]
     pub(super) fn try_new(account: &Arc<Account>) -> Option<Self> {
         account.try_take().then(|| Self(account.clone()))
     }

@@ -333,7 +333,8 @@ impl<K: Kind> Context<K> {
 
     /// Takes a place like [`admit`](Self::admit), but without waiting, and even if the context is
     /// closed.
-    pub fn try_admit(&self) -> Option<Place> {
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(super) fn try_admit(&self) -> Option<Place> {
         Place::try_new(&self.account)
     }
 

@@ -457,12 +457,6 @@ impl<K: Kind> JobQueue<K> {
         })
     }
 
-    /// Returns the earliest time at which the time of a job is up, on the clock of
-    /// [`SlotOps::now`].
-    pub fn next_deadline(&self) -> Option<u64> {
-        self.shared.state.lock().deadline()
-    }
-
     /// Stops the jobs that have run for too long. A job whose time is up is overdue unless it has
     /// [progressed](SlotOps::progressed). Each time that a job is found overdue, the next step of
     /// [`Config::ladder`] is taken. Asks for the next call with [`Kind::arm_timer`].
@@ -513,16 +507,6 @@ impl<K: Kind> JobQueue<K> {
     /// failed stay failed.
     pub fn revive(&self) {
         self.shared.state.lock().revive();
-    }
-
-    /// Returns whether [`kill`](Self::kill) was called and not reverted since.
-    pub fn is_dead(&self) -> bool {
-        self.shared.state.lock().is_dead()
-    }
-
-    /// Returns whether no job waits or runs.
-    pub fn is_idle(&self) -> bool {
-        self.shared.state.lock().is_idle()
     }
 
     /// Takes the jobs that have ended since the last call. Called in response to [`Kind::retire`].

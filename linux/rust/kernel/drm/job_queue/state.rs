@@ -117,6 +117,8 @@ impl<K: Kind> QueueState<K> {
         self.dead.is_some()
     }
 
+    /// Returns whether no job waits or runs.
+    #[cfg(CONFIG_KUNIT = "y")]
     pub(super) fn is_idle(&self) -> bool {
         self.busy.is_empty() && !self.has_loaded()
     }

@@ -40,6 +40,24 @@ mod stopping;
 mod turns;
 mod waiting;
 
+impl<K: Kind> JobQueue<K> {
+    /// Returns the earliest time at which the time of a job is up, on the clock of
+    /// [`SlotOps::now`].
+    fn next_deadline(&self) -> Option<u64> {
+        self.shared.state.lock().deadline()
+    }
+
+    /// Returns whether [`kill`](Self::kill) was called and not reverted since.
+    fn is_dead(&self) -> bool {
+        self.shared.state.lock().is_dead()
+    }
+
+    /// Returns whether no job waits or runs.
+    fn is_idle(&self) -> bool {
+        self.shared.state.lock().is_idle()
+    }
+}
+
 const S0: QueueSlot = QueueSlot(0);
 const S1: QueueSlot = QueueSlot(1);
 

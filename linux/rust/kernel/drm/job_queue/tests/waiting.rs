@@ -83,7 +83,10 @@ mod suite {
         let mut dependencies = Dependencies::new();
         dependencies.add(second.fence())?;
         dependencies.add(first.fence())?;
-        dependencies.add(&Fence::stub())?;
+        let done = foreign()?;
+        let signaled = ARef::from(done.fence());
+        done.signal(Ok(()));
+        dependencies.add(&signaled)?;
         assert_eq!(dependencies.len(), 1);
         assert!(dependencies
             .fences
