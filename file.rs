@@ -53,7 +53,7 @@ impl File {
 impl drm::file::DriverFile for File {
     type Driver = Driver;
 
-    fn open(device: &Device<drm::Ioctl>, _client: &drm::file::Client) -> Result<Pin<KBox<Self>>> {
+    fn open(device: &Device<drm::Ioctl>) -> Result<Pin<KBox<Self>>> {
         let guard = device.registration_guard().ok_or(ENODEV)?;
         let contexts = Arc::pin_init(job::Contexts::new(device)?, GFP_KERNEL_ACCOUNT)?;
         let vm = guard.registration_data_with(|gpu| gem::new_vm(device, gpu, contexts.clone()))?;

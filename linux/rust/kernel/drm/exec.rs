@@ -91,7 +91,6 @@ use crate::{
 };
 use core::{
     marker::PhantomData,
-    ops::BitOr,
     ptr, //
 };
 
@@ -105,17 +104,6 @@ pub struct Flags(u32);
 impl Flags {
     /// Waiting for a lock is interrupted by signals.
     pub const INTERRUPTIBLE: Self = Self(bindings::DRM_EXEC_INTERRUPTIBLE_WAIT);
-
-    /// Locking an object twice is not an error. Without this flag it fails with [`EALREADY`].
-    pub const IGNORE_DUPLICATES: Self = Self(bindings::DRM_EXEC_IGNORE_DUPLICATES);
-}
-
-impl BitOr for Flags {
-    type Output = Self;
-
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
 }
 
 /// Locks many GEM objects.
@@ -233,28 +221,22 @@ pub struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Locks `obj`.
-    ///
-    /// Returns `true` if this has locked another [`Resv`], which gets the next index in [`Locked`].
-    /// Returns `false` if the [`Resv`] was already locked in this pass, through this object or
-    /// another one that shares it.
+    /// Locks the [`Resv`] of `obj`. It gets the next index in [`Locked`].
     ///
     /// # Errors
     ///
     /// - [`EDEADLK`]: everything has to be released and locked again. The closure should return;
     ///   further calls in this pass fail with this error, too.
-    /// - [`EALREADY`]: the [`Resv`] was locked before in this pass, and the flags do not have
-    ///   [`Flags::IGNORE_DUPLICATES`].
+    /// - [`EALREADY`]: the [`Resv`] was locked before in this pass, through this object or another
+    ///   one that shares it.
     /// - [`EINTR`]: a signal was delivered to the task, and the flags have
     ///   [`Flags::INTERRUPTIBLE`].
     /// - [`ENOMEM`].
-    pub fn lock<O: IntoGEMObject>(&mut self, obj: &O) -> Result<bool> {
+    pub fn lock<O: IntoGEMObject>(&mut self, obj: &O) -> Result {
         if self.contended {
             return Err(EDEADLK);
         }
         let obj = obj.as_raw();
-        // SAFETY: By the type invariants.
-        let before = unsafe { (*self.exec).num_objects };
 
         // SAFETY: By the type invariants; the object is valid. There is no contended object left to
         // wait for: `lock_all` waited for that of the last pass, and this pass has none yet.
@@ -264,22 +246,17 @@ impl Pass<'_> {
         }
         if ret == EALREADY.to_errno() && self.keep_prelocked(obj)? {
             // It was locked before, but not in this pass.
-            return Ok(true);
+            return Ok(());
         }
-        to_result(ret)?;
-
-        // SAFETY: By the type invariants.
-        if unsafe { (*self.exec).num_objects } != before {
-            return Ok(true);
-        }
-        self.keep_prelocked(obj)
+        to_result(ret)
     }
 
-    /// Makes sure that a duplicate stays locked.
+    /// Makes sure that `obj` stays locked if it is a duplicate of the object that the last pass
+    /// contended for. Returns whether it is.
     ///
-    /// The object that the last pass contended for is locked already, but the C side releases it in
-    /// the end if it was not locked in this pass. That would unlock the resv of another object that
-    /// shares it, and that was a duplicate for this reason only.
+    /// That object is locked already, but the C side releases it in the end if it was not locked in
+    /// this pass. That would unlock the resv of another object that shares it, and that was a
+    /// duplicate for this reason only.
     fn keep_prelocked(&mut self, obj: *mut bindings::drm_gem_object) -> Result<bool> {
         // SAFETY: By the type invariants.
         let prelocked = unsafe { (*self.exec).prelocked };

@@ -106,8 +106,8 @@ mod suite {
         );
         stack_pin_init!(let exec = Exec::new(Flags::INTERRUPTIBLE, 2));
         let locked = exec.as_mut().lock_all(|pass| {
-            assert!(pass.lock(&*a)?);
-            assert!(pass.lock(&*b)?);
+            pass.lock(&*a)?;
+            pass.lock(&*b)?;
             Ok(())
         })?;
         assert_eq!(locked.len(), 2);
@@ -132,7 +132,7 @@ mod suite {
         assert!(!is_locked(&b));
 
         // Once more with the same one.
-        let locked = exec.lock_all(|pass| pass.lock(&*c).map(|_| ()))?;
+        let locked = exec.lock_all(|pass| pass.lock(&*c))?;
         assert_eq!(locked.len(), 1);
         assert!(locked.of(&*a).is_none());
         assert!(locked.of(&*c).is_some());
@@ -160,13 +160,10 @@ mod suite {
         let object = TestObject::new(None)?;
         {
             stack_pin_init!(let exec = Exec::new(Flags::default(), 1));
-            core::mem::forget(
-                exec.as_mut()
-                    .lock_all(|pass| pass.lock(&*object).map(|_| ()))?,
-            );
+            core::mem::forget(exec.as_mut().lock_all(|pass| pass.lock(&*object))?);
             assert!(is_locked(&object));
             // Starts over.
-            core::mem::forget(exec.lock_all(|pass| pass.lock(&*object).map(|_| ()))?);
+            core::mem::forget(exec.lock_all(|pass| pass.lock(&*object))?);
             assert!(is_locked(&object));
         }
         assert!(!is_locked(&object));
@@ -195,20 +192,10 @@ mod suite {
             stack_pin_init!(let exec = Exec::new(Flags::INTERRUPTIBLE, 2));
             let ret = exec.lock_all(|pass| {
                 pass.lock(&*a)?;
-                pass.lock(&**second).map(|_| ())
+                pass.lock(&**second)
             });
             assert_eq!(ret.err(), Some(EALREADY));
             assert!(!is_locked(&a));
-
-            let flags = Flags::INTERRUPTIBLE | Flags::IGNORE_DUPLICATES;
-            stack_pin_init!(let exec = Exec::new(flags, 2));
-            let locked = exec.lock_all(|pass| {
-                assert!(pass.lock(&*a)?);
-                assert!(!pass.lock(&**second)?);
-                Ok(())
-            })?;
-            assert_eq!(locked.len(), 1);
-            assert!(locked.of(&**second).is_some());
         }
         Ok(())
     }
@@ -259,7 +246,7 @@ mod suite {
         let object = TestObject::new(None)?;
         let armed = [arm()?, arm()?, arm()?, arm()?, arm()?];
         stack_pin_init!(let exec = Exec::new(Flags::default(), 1));
-        let mut locked = exec.lock_all(|pass| pass.lock(&*object).map(|_| ()))?;
+        let mut locked = exec.lock_all(|pass| pass.lock(&*object))?;
         for slots in locked.reserve_fences::<5>()?.slots() {
             for (slot, armed) in slots.into_iter().zip(&armed) {
                 slot.add_fence(armed.fence(), Usage::Read);
@@ -282,13 +269,13 @@ mod suite {
     fn contention() -> Result {
         let (a, b) = (TestObject::new(None)?, TestObject::new(None)?);
         stack_pin_init!(let older = Exec::new(Flags::default(), 1));
-        let mut older = Some(older.lock_all(|pass| pass.lock(&*b).map(|_| ()))?);
+        let mut older = Some(older.lock_all(|pass| pass.lock(&*b))?);
 
         stack_pin_init!(let exec = Exec::new(Flags::default(), 2));
         let mut passes = 0;
         let locked = exec.lock_all(|pass| {
             passes += 1;
-            assert!(pass.lock(&*a)?);
+            pass.lock(&*a)?;
             let ret = pass.lock(&*b);
             if passes == 1 {
                 assert_eq!(ret, Err(EDEADLK));
@@ -298,7 +285,7 @@ mod suite {
                 // Not even the error has to be returned.
                 return Ok(());
             }
-            assert_eq!(ret, Ok(true));
+            assert_eq!(ret, Ok(()));
             Ok(())
         })?;
         assert_eq!(passes, 2);
@@ -312,15 +299,14 @@ mod suite {
     /// the older context releases it. `second` is the second pass; `look` inspects the result.
     #[cfg(not(CONFIG_PROVE_LOCKING))]
     fn after_contention(
-        flags: Flags,
         [a, b]: [&TestObject; 2],
         second: impl Fn(&mut Pass<'_>) -> Result,
         look: impl FnOnce(Locked<'_>),
     ) -> Result {
         stack_pin_init!(let older = Exec::new(Flags::default(), 1));
-        let mut older = Some(older.lock_all(|pass| pass.lock(b).map(|_| ()))?);
+        let mut older = Some(older.lock_all(|pass| pass.lock(b))?);
 
-        stack_pin_init!(let exec = Exec::new(flags, 2));
+        stack_pin_init!(let exec = Exec::new(Flags::default(), 2));
         let mut passes = 0;
         let locked = exec.lock_all(|pass| {
             passes += 1;
@@ -330,7 +316,7 @@ mod suite {
             pass.lock(a)?;
             let ret = pass.lock(b);
             drop(older.take());
-            ret.map(|_| ())
+            ret
         })?;
         assert_eq!(passes, 2);
         look(locked);
@@ -345,12 +331,8 @@ mod suite {
     fn contention_then_shared() -> Result {
         let (a, b) = (TestObject::new(None)?, TestObject::new(None)?);
         let shared = TestObject::new(Some(&b))?;
-        let second = |pass: &mut Pass<'_>| {
-            assert!(pass.lock(&*shared)?);
-            assert!(!pass.lock(&*b)?);
-            Ok(())
-        };
-        after_contention(Flags::IGNORE_DUPLICATES, [&a, &b], second, |locked| {
+        let second = |pass: &mut Pass<'_>| pass.lock(&*shared);
+        after_contention([&a, &b], second, |locked| {
             assert_eq!(locked.len(), 1);
             assert!(locked.of(&*shared).is_some());
             assert!(is_locked(&b));
@@ -367,12 +349,12 @@ mod suite {
         let shared = TestObject::new(Some(&b))?;
         let second = |pass: &mut Pass<'_>| {
             pass.lock(&*a)?;
-            assert!(pass.lock(&*shared)?);
+            pass.lock(&*shared)?;
             assert_eq!(pass.lock(&*shared), Err(EALREADY));
             assert_eq!(pass.lock(&*b), Err(EALREADY));
             Ok(())
         };
-        after_contention(Flags::default(), [&a, &b], second, |locked| {
+        after_contention([&a, &b], second, |locked| {
             assert_eq!(locked.len(), 2);
             assert!(locked.get(1).is_some_and(|l| l.covers(b.resv())));
         })

@@ -31,10 +31,7 @@ struct TestObject {
 impl drm::file::DriverFile for TestFile {
     type Driver = TestDriver;
 
-    fn open(
-        _dev: &drm::Device<TestDriver, drm::Ioctl>,
-        _client: &drm::file::Client,
-    ) -> Result<Pin<KBox<Self>>> {
+    fn open(_dev: &drm::Device<TestDriver, drm::Ioctl>) -> Result<Pin<KBox<Self>>> {
         Ok(KBox::new(Self, GFP_KERNEL)?.into())
     }
 }
