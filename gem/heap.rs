@@ -548,8 +548,8 @@ impl Heap {
             return Err(e.error);
         }
         inner.state = state;
-        inner.high.see(inner.chunks.filled());
-        inner.waits.served(index);
+        inner.high.record(inner.chunks.filled());
+        inner.waits.end_for(index);
         self.note_wait(inner);
         Ok(())
     }

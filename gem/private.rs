@@ -158,8 +158,8 @@ impl Users {
     }
 }
 
-/// The state of a [`LastUse`].
-struct State {
+/// The last users of a BO, and the last look at it. The lock of [`Uses`] protects them.
+struct LastUsers {
     /// The last [`look`] at the BO.
     look: u64,
     /// The group of the BO in the job that has looked.
@@ -176,14 +176,14 @@ pub(crate) struct LastUse {
     /// The number of the last job that lists the BO while it is private: that of its last [`look`].
     /// 0 if there is none. Written with the lock held.
     job: Atomic<u64>,
-    state: LockedBy<State, Uses>,
+    last: LockedBy<LastUsers, Uses>,
 }
 
 impl LastUse {
     /// Creates the last use of a BO that no job has used yet. `lock` is that of the device, and all
     /// functions expect the same one.
     pub(crate) fn new(lock: &SpinLock<Uses>, shared: bool) -> Self {
-        let state = State {
+        let last = LastUsers {
             look: 0,
             group: IDLE,
             users: None,
@@ -192,7 +192,7 @@ impl LastUse {
         Self {
             shared: Atomic::new(shared),
             job: Atomic::new(0),
-            state: LockedBy::new(lock, state),
+            last: LockedBy::new(lock, last),
         }
     }
 
@@ -205,7 +205,7 @@ impl LastUse {
     /// Returns whether a job that lists the private BO is unfinished. Takes only a spinlock.
     pub(crate) fn is_busy(&self, lock: &SpinLock<Uses>) -> bool {
         let uses = lock.lock();
-        let users = self.state.access(&uses).users.as_ref();
+        let users = self.last.access(&uses).users.as_ref();
 
         users.is_some_and(|users| !users.are_done())
     }
@@ -214,7 +214,7 @@ impl LastUse {
     /// not signalled. Takes only a spinlock.
     pub(crate) fn unfinished_job(&self, lock: &SpinLock<Uses>) -> Option<u64> {
         let uses = lock.lock();
-        let users = self.state.access(&uses).users.as_ref()?;
+        let users = self.last.access(&uses).users.as_ref()?;
 
         (!users.fence.is_marked_signaled()).then(|| self.job.load(Relaxed))
     }
@@ -227,13 +227,13 @@ impl LastUse {
 
     /// Returns the jobs that have used the private BO so far.
     pub(crate) fn users(&self, lock: &SpinLock<Uses>) -> Option<Users> {
-        self.state.access(&lock.lock()).users.clone()
+        self.last.access(&lock.lock()).users.clone()
     }
 
     /// Returns a fence of the private BO that has not signalled.
     pub(crate) fn pending(&self, lock: &SpinLock<Uses>) -> Option<ARef<Fence>> {
         let uses = lock.lock();
-        let fence = self.state.access(&uses).users.as_ref()?.pending().next()?;
+        let fence = self.last.access(&uses).users.as_ref()?.pending().next()?;
 
         Some(fence.clone())
     }
@@ -259,7 +259,7 @@ impl LastUse {
 
             self.shared.store(true, Release);
             self.job.store(0, Relaxed);
-            self.state.access_mut(&mut uses).users.take()
+            self.last.access_mut(&mut uses).users.take()
         };
         drop(old);
         Ok(())
@@ -376,33 +376,33 @@ pub(crate) fn look<'a>(
                 (false, Shared::Locked) => continue,
                 (false, Shared::Unlocked) => return Ok(None),
             }
-            let state = bo.state.access_mut(&mut uses);
+            let last = bo.last.access_mut(&mut uses);
 
             before.any = true;
-            if mem::replace(&mut state.look, this) == this {
+            if mem::replace(&mut last.look, this) == this {
                 return Err(EALREADY);
             }
-            let Some(users) = &state.users else {
-                state.group = IDLE;
+            let Some(users) = &last.users else {
+                last.group = IDLE;
                 continue;
             };
             // The first one that is the same, or free.
-            let place = known.iter_mut().enumerate().find(|(_, known)| match known {
+            let found = known.iter_mut().enumerate().find(|(_, known)| match known {
                 Some(known) => known.are(users),
                 None => true,
             });
 
-            state.group = match place {
+            last.group = match found {
                 Some((group, Some(_))) => group,
                 _ if users.are_done() => IDLE,
                 Some((group, free)) => {
                     *free = Some(users.clone());
                     group
                 }
-                None if last_rest.as_ref().is_some_and(|last| last.are(users)) => REST,
+                None if last_rest.as_ref().is_some_and(|rest| rest.are(users)) => REST,
                 None => {
                     rest = Some(users.clone());
-                    state.group = REST;
+                    last.group = REST;
                     break;
                 }
             };
@@ -453,11 +453,11 @@ impl Prepared {
                 let Some(bo) = bos.next() else {
                     return;
                 };
-                let state = bo.state.access_mut(&mut uses);
-                let group = state.group;
+                let last = bo.last.access_mut(&mut uses);
+                let group = last.group;
 
-                bo.job.store(state.look, Relaxed);
-                *old = state.users.replace(Users {
+                bo.job.store(last.look, Relaxed);
+                *old = last.users.replace(Users {
                     fence: fence.into(),
                     record: match group {
                         IDLE => None,

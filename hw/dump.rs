@@ -43,8 +43,8 @@ pub(crate) trait Memory {
     /// Copies memory from `address` on. Returns false if not all of it is in the dump.
     fn read(&self, address: u64, out: &mut [u8]) -> bool;
 
-    /// Writes in which BO an address is.
-    fn show_place(&self, address: u64, f: &mut Formatter<'_>) -> fmt::Result;
+    /// Writes the BO that contains an address, and the offset in it.
+    fn show_bo(&self, address: u64, f: &mut Formatter<'_>) -> fmt::Result;
 }
 
 /// A dump that is being laid out.
@@ -70,19 +70,19 @@ pub(crate) struct Piece {
     pub(crate) size: usize,
     /// The content is there. Set when it was copied.
     pub(crate) valid: bool,
-    /// Where the content is in the file. Set by [`DumpFormat::place`].
+    /// Where the content is in the file. Set by [`DumpFormat::lay_out`].
     pub(crate) at: usize,
     /// Where the physical addresses of the pages are in the file, 64 bits each. Set by
-    /// [`DumpFormat::place`].
+    /// [`DumpFormat::lay_out`].
     pub(crate) pages_at: usize,
 }
 
 /// The layout of dumps. Part of the interface to user space.
 #[derive(Clone, Copy)]
 pub(crate) struct DumpFormat {
-    /// Decides what is where in the file. Returns the size of all but the text. `EOVERFLOW`.
-    pub(crate) place: fn(&mut Dump<'_>) -> Result<usize>,
+    /// Decides where in the file each part is. Returns the size of all but the text. `EOVERFLOW`.
+    pub(crate) lay_out: fn(&mut Dump<'_>) -> Result<usize>,
     /// Writes everything into the file but the content of pieces, their pages, and the text. The
-    /// file has the size that [`Self::place`] has returned, and the text.
+    /// file has the size that [`Self::lay_out`] has returned, and the text.
     pub(crate) finish: fn(&Dump<'_>, &mut [u8]) -> Result,
 }

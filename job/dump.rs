@@ -174,21 +174,32 @@ pub(super) struct JobMemory {
     pub(super) vm: Arc<gem::Vm>,
 }
 
-/// The dump that is being made.
-enum State {
-    /// None. Left by [`Dumps::begin`].
+/// How far the dump is that is being made.
+///
+/// [`Dumps::clear`] goes back to [`Idle`](Self::Idle) from any stage, once the worker does not run
+/// any more.
+enum Stage {
+    /// There is no dump. Left for [`Begun`](Self::Begun) when a job is marked.
     Idle,
-    /// The job is marked, and has not been dropped yet. Left by [`Dumps::give`].
+    /// The job is marked, and has not been dropped yet. The registers of the record are as they
+    /// were when it was made; the memory is still that of the job.
+    ///
+    /// Left for [`Ready`](Self::Ready) by [`Dumps::give`].
     Begun(Record),
-    /// The worker is, or will be, queued. Left by it.
+    /// The job has been dropped and has left its mappings, which are kept; the content of the BOs
+    /// may have been evicted or purged. The worker is queued, or will be.
+    ///
+    /// Left for [`Making`](Self::Making) by the worker ([`Dumps::take`]).
     Ready(Record, JobMemory),
-    /// The worker makes it.
-    Made,
+    /// The worker has the record and the mappings, and makes the dump from them.
+    ///
+    /// Left for [`Idle`](Self::Idle) by [`Dumps::finish`], whether the dump was published or not.
+    Making,
 }
 
 /// The data guarded by the lock of [`Dumps`].
 struct Inner {
-    state: State,
+    stage: Stage,
     /// The reset after that in which the record was made has failed.
     lost: bool,
     /// The dump that was published last.
@@ -201,7 +212,7 @@ struct Inner {
 #[pin_data]
 pub(super) struct Dumps {
     config: Config,
-    /// The state is [`State::Ready`]. Read without the lock.
+    /// The stage is [`Stage::Ready`]. Read without the lock.
     ready: Atomic<bool>,
     #[pin]
     inner: SpinLock<Inner>,
@@ -216,7 +227,7 @@ impl Dumps {
                 ready: Atomic::new(false),
                 inner <- new_spinlock!(
                     Inner {
-                        state: State::Idle,
+                        stage: Stage::Idle,
                         lost: false,
                         last: None,
                         pause: None,
@@ -231,7 +242,7 @@ impl Dumps {
     /// Returns whether a dump may be begun.
     fn is_wanted(&self, inner: &Inner) -> bool {
         self.config.limit != 0
-            && matches!(inner.state, State::Idle)
+            && matches!(inner.stage, Stage::Idle)
             && !inner.last.as_ref().is_some_and(Coredump::exists)
             && inner.pause.is_none_or(|(at, pause)| at.elapsed() >= pause)
     }
@@ -287,7 +298,7 @@ impl Dumps {
                 self.adopt(&mut inner, running, record);
             }
         }
-        inner.lost = !matches!(inner.state, State::Idle);
+        inner.lost = !matches!(inner.stage, Stage::Idle);
     }
 
     /// Marks the job, so that it leaves its memory to the dump.
@@ -299,7 +310,7 @@ impl Dumps {
     ) {
         // Fails if the job was marked before; then its memory was asked for once and is not again.
         if running.job.dump.populate(self.clone()) {
-            inner.state = State::Begun(record);
+            inner.stage = Stage::Begun(record);
             inner.lost = false;
         }
     }
@@ -310,14 +321,14 @@ impl Dumps {
         let refused = {
             let mut inner = self.inner.lock();
 
-            match mem::replace(&mut inner.state, State::Idle) {
-                State::Begun(record) => {
-                    inner.state = State::Ready(record, memory);
+            match mem::replace(&mut inner.stage, Stage::Idle) {
+                Stage::Begun(record) => {
+                    inner.stage = Stage::Ready(record, memory);
                     self.ready.store(true, Relaxed);
                     None
                 }
                 other => {
-                    inner.state = other;
+                    inner.stage = other;
                     Some(memory)
                 }
             }
@@ -337,13 +348,13 @@ impl Dumps {
     fn take(&self) -> Option<(Record, JobMemory, bool)> {
         let mut inner = self.inner.lock();
 
-        match mem::replace(&mut inner.state, State::Made) {
-            State::Ready(record, memory) => {
+        match mem::replace(&mut inner.stage, Stage::Making) {
+            Stage::Ready(record, memory) => {
                 self.ready.store(false, Relaxed);
                 Some((record, memory, inner.lost))
             }
             other => {
-                inner.state = other;
+                inner.stage = other;
                 None
             }
         }
@@ -362,13 +373,13 @@ impl Dumps {
             Err(_) => Some(FAILED_PAUSE),
         };
 
-        inner.state = State::Idle;
+        inner.stage = Stage::Idle;
         inner.pause = pause.map(|pause| (Instant::now(), pause));
     }
 
     /// Drops what a dump has that is not published yet. The worker does not run any more. Sleeps.
     pub(super) fn clear(&self) {
-        let old = mem::replace(&mut self.inner.lock().state, State::Idle);
+        let old = mem::replace(&mut self.inner.lock().stage, Stage::Idle);
 
         self.ready.store(false, Relaxed);
         // With the lock released.

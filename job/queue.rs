@@ -72,7 +72,7 @@ pub(crate) struct SlotAccess<'a, 'g> {
     gpu: &'a Gpu<'g>,
     jobs: &'a Jobs,
     workers: &'a Arc<Workers>,
-    /// The last stop in each slot, if [`Self::noting_stops`] asked for it.
+    /// The last stop in each slot, if [`Self::recording_stops`] asked for it.
     stops: Option<Stops>,
 }
 
@@ -101,7 +101,7 @@ impl<'a, 'g> SlotAccess<'a, 'g> {
 
     /// Records stops from now on, for [`Self::into_stops`]: they are those of jobs that have run
     /// for too long. Begins a dump with a hard stop.
-    pub(super) fn noting_stops(self) -> Self {
+    pub(super) fn recording_stops(self) -> Self {
         Self {
             stops: Some([const { Cell::new(None) }; MAX_SLOTS]),
             ..self
@@ -117,7 +117,7 @@ impl<'a, 'g> SlotAccess<'a, 'g> {
     }
 
     /// Records a stop for the log, unless it is a soft stop of a job that has had a turn before.
-    fn note(&self, how: Stop, running: &Running<'_, QueueOwner>) {
+    fn record_stop(&self, how: Stop, running: &Running<'_, QueueOwner>) {
         if how == Stop::Soft && running.ran_ns != 0 {
             return;
         }
@@ -222,7 +222,7 @@ impl job_queue::SlotOps<QueueOwner> for SlotAccess<'_, '_> {
         if self.gpu.off_limits() {
             return;
         }
-        self.note(how, running);
+        self.record_stop(how, running);
         if let (Stop::Hard, Some(_), Ok(started)) = (how, &self.stops, self.jobs.started()) {
             let now = self.workers.now();
 

@@ -324,7 +324,7 @@ impl Jobs {
             events = self.handle_events(started, gpu);
             let unreported = self.handle_unreported(started, gpu);
             self.lost.add(unreported.max(late.into()), Relaxed);
-            let access = self.access(started, gpu).noting_stops();
+            let access = self.access(started, gpu).recording_stops();
             let expired = started.queue.expire(&access);
 
             if expired.reset || events.reset {

@@ -72,8 +72,8 @@ const DUMP: u64 = 6;
 /// The time between two looks of the timer while it polls, in nanoseconds.
 const POLL_NS: u64 = 20 * NSEC_PER_MSEC;
 
-/// The device that the workers work for.
-enum Owner {
+/// The device that the workers work for, if they are attached to one.
+enum Attachment {
     /// Nothing was submitted yet, so items do nothing. Left with the first [`Workers::attach`], or
     /// with [`Workers::detach`].
     None,
@@ -102,8 +102,8 @@ pub(super) struct Workers {
     /// Runs all of the items but `retire` and `dump`.
     queue: OwnedQueue,
     #[pin]
-    owner: SpinLock<Owner>,
-    /// `owner` is not [`Owner::None`].
+    attachment: SpinLock<Attachment>,
+    /// `attachment` is not [`Attachment::None`].
     attached: Atomic<bool>,
     /// Set for good by [`Workers::detach`]: requests to queue an item are ignored.
     detached: Atomic<bool>,
@@ -149,7 +149,7 @@ impl Workers {
                 find <- new_delayed_work!("drm_gpu::job::find"),
                 dump <- new_work!("drm_gpu::job::dump"),
                 queue,
-                owner <- new_spinlock!(Owner::None, "drm_gpu::job::owner"),
+                attachment <- new_spinlock!(Attachment::None, "drm_gpu::job::attachment"),
                 attached: Atomic::new(false),
                 detached: Atomic::new(false),
                 reset_wanted: Atomic::new(false),
@@ -164,9 +164,9 @@ impl Workers {
     /// Tells the workers which device they work for. Only the first call has an effect.
     pub(super) fn attach(&self, drm: &Device) {
         if !self.attached.load(Acquire) {
-            let mut owner = self.owner.lock();
-            if let Owner::None = *owner {
-                *owner = Owner::Device(drm.into());
+            let mut attachment = self.attachment.lock();
+            if let Attachment::None = *attachment {
+                *attachment = Attachment::Device(drm.into());
             }
             self.attached.store(true, Release);
         }
@@ -176,9 +176,9 @@ impl Workers {
     /// ignored.
     pub(super) fn detach(&self) {
         self.detached.store(true, Release);
-        let owner = core::mem::replace(&mut *self.owner.lock(), Owner::Detached);
+        let attachment = core::mem::replace(&mut *self.attachment.lock(), Attachment::Detached);
         self.attached.store(true, Release);
-        drop(owner);
+        drop(attachment);
     }
 
     /// Cancels all items and waits for those that run. Sleeps.
@@ -198,9 +198,9 @@ impl Workers {
     }
 
     fn device(&self) -> Option<ARef<Device>> {
-        match &*self.owner.lock() {
-            Owner::Device(drm) => Some(drm.clone()),
-            Owner::None | Owner::Detached => None,
+        match &*self.attachment.lock() {
+            Attachment::Device(drm) => Some(drm.clone()),
+            Attachment::None | Attachment::Detached => None,
         }
     }
 

@@ -148,8 +148,8 @@ impl<S: Space> AddressSpaces<S> {
     }
 
     /// See [`Vm::as_get`](super::Vm::as_get).
-    pub(super) fn get(&self, hw: &impl Walker<Config = S::Config>, space: &Arc<S>) -> Result<u8> {
-        if hw.halted() {
+    pub(super) fn get(&self, gpu: &impl Walker<Config = S::Config>, space: &Arc<S>) -> Result<u8> {
+        if gpu.halted() {
             return Err(ENODEV);
         }
 
@@ -169,15 +169,15 @@ impl<S: Space> AddressSpaces<S> {
                 return Err(ETIMEDOUT);
             }
             if was != AsState::Live {
-                hw.clear_faults(nr);
-                entry.note(hw.enable(nr, space.config()))?;
+                gpu.clear_faults(nr);
+                entry.note_timeout(gpu.enable(nr, space.config()))?;
                 entry.state = AsState::Live;
             }
             entry.jobs += 1;
             entry.stamp = stamp;
             entry.closed = false;
             if was == AsState::Faulty {
-                hw.unmask_faults(table.faulty());
+                gpu.unmask_faults(table.faulty());
             }
             return Ok(nr);
         }
@@ -189,8 +189,8 @@ impl<S: Space> AddressSpaces<S> {
             .flatten()
             .any(|e| e.jobs == 0 && e.stuck);
         let none = if stuck { ETIMEDOUT } else { EBUSY };
-        let (nr, place) = table.choose(hw.present()).ok_or(none)?;
-        let old = place.take();
+        let (nr, chosen) = table.choose(gpu.present()).ok_or(none)?;
+        let old = chosen.take();
         let was_faulty = old.as_ref().is_some_and(|e| e.state == AsState::Faulty);
         let mut entry = AsEntry {
             space: space.clone(),
@@ -202,8 +202,8 @@ impl<S: Space> AddressSpaces<S> {
         };
 
         // A pending fault belongs to the previous owner.
-        hw.clear_faults(nr);
-        let result = entry.note(hw.enable(nr, space.config()));
+        gpu.clear_faults(nr);
+        let result = entry.note_timeout(gpu.enable(nr, space.config()));
         if result.is_err() {
             // The hardware may use either table. The entry keeps the new one alive; the old space
             // has no AS any more.
@@ -213,9 +213,9 @@ impl<S: Space> AddressSpaces<S> {
                 self.orphans.keep_shared(old.space);
             }
         }
-        *place = Some(entry);
+        *chosen = Some(entry);
         if was_faulty {
-            hw.unmask_faults(table.faulty());
+            gpu.unmask_faults(table.faulty());
         }
         result.map(|()| nr)
     }
@@ -236,27 +236,29 @@ impl<S: Space> AddressSpaces<S> {
 
     /// Removes a space that is being destroyed from its AS. After an error the hardware may still
     /// use its table.
-    pub(super) fn release(&self, hw: &impl Walker, space: &S) -> Result {
+    pub(super) fn release(&self, gpu: &impl Walker, space: &S) -> Result {
         self.check()?;
 
         let mut table = self.table.lock();
-        let Some((nr, place)) = table.find_place(space) else {
+        let Some((nr, entry)) = table.find_entry(space) else {
             return Ok(());
         };
-        let entry = place.take();
+        let entry = entry.take();
         let state = entry.as_ref().map(|e| e.state);
         let stuck = entry.as_ref().is_some_and(|e| e.stuck);
         let result = match state {
-            _ if stuck && !hw.stopped() => Err(ETIMEDOUT),
-            Some(AsState::Live | AsState::Unknown) if !hw.stopped() => unless_gone(hw.disable(nr)),
+            _ if stuck && !gpu.stopped() => Err(ETIMEDOUT),
+            Some(AsState::Live | AsState::Unknown) if !gpu.stopped() => {
+                unless_gone(gpu.disable(nr))
+            }
             // A GPU that is abandoned counts as stopped, too.
             _ => self.check(),
         };
 
-        if !hw.off_limits() {
-            hw.clear_faults(nr);
+        if !gpu.off_limits() {
+            gpu.clear_faults(nr);
             if state == Some(AsState::Faulty) {
-                hw.unmask_faults(table.faulty());
+                gpu.unmask_faults(table.faulty());
             }
         }
         drop(table);
@@ -269,8 +271,8 @@ impl<S: Space> AddressSpaces<S> {
         let entry = self
             .table
             .lock()
-            .find_place(space)
-            .and_then(|(_, place)| place.take());
+            .find_entry(space)
+            .and_then(|(_, entry)| entry.take());
 
         drop(entry);
     }
@@ -284,21 +286,21 @@ impl<S: Space> AddressSpaces<S> {
     /// was abandoned.
     pub(super) fn flush(
         &self,
-        hw: &impl Walker,
+        gpu: &impl Walker,
         space: &S,
         range: &Range<u64>,
         change: Change,
     ) -> Result {
         self.check()?;
         match self.table.lock().find(space) {
-            Some((_, entry)) if entry.stuck && !hw.stopped() => match change {
+            Some((_, entry)) if entry.stuck && !gpu.stopped() => match change {
                 Change::Mapped => Ok(()),
                 Change::Unmapped => Err(ETIMEDOUT),
             },
-            Some((nr, entry)) if entry.needs_flush(change) && !hw.stopped() => {
-                let how = change.flush(entry.jobs, hw.leaves_accesses());
+            Some((nr, entry)) if entry.needs_flush(change) && !gpu.stopped() => {
+                let how = change.flush(entry.jobs, gpu.leaves_accesses());
 
-                unless_gone(entry.note(hw.flush(nr, range, how)))
+                unless_gone(entry.note_timeout(gpu.flush(nr, range, how)))
             }
             // A GPU that is abandoned counts as stopped, too.
             _ => self.check(),
@@ -307,16 +309,16 @@ impl<S: Space> AddressSpaces<S> {
 
     /// Like [`Self::flush`] after unmapping, but turns the AS off if the space has no jobs, so
     /// that further ranges need no flush. The next job turns it on again.
-    pub(super) fn rest(&self, hw: &impl Walker, space: &S, range: &Range<u64>) -> Result {
+    pub(super) fn rest(&self, gpu: &impl Walker, space: &S, range: &Range<u64>) -> Result {
         self.check()?;
         match self.table.lock().find(space) {
             Some((nr, entry))
                 if entry.state == AsState::Live
                     && entry.jobs == 0
                     && !entry.stuck
-                    && !hw.stopped() =>
+                    && !gpu.stopped() =>
             {
-                let result = entry.note(hw.disable(nr));
+                let result = entry.note_timeout(gpu.disable(nr));
 
                 if result.is_ok() {
                     entry.state = AsState::Off;
@@ -325,21 +327,21 @@ impl<S: Space> AddressSpaces<S> {
             }
             _ => (),
         }
-        self.flush(hw, space, range, Change::Unmapped)
+        self.flush(gpu, space, range, Change::Unmapped)
     }
 
     /// Like [`Self::flush`] after unmapping, for a range that may be one of many, such as that of a
     /// mapping which is being removed. The second such range without a job in between has the AS
     /// turned off as by [`Self::rest`].
-    pub(super) fn flush_closed(&self, hw: &impl Walker, space: &S, range: &Range<u64>) -> Result {
+    pub(super) fn flush_closed(&self, gpu: &impl Walker, space: &S, range: &Range<u64>) -> Result {
         let again = match self.table.lock().find(space) {
             Some((_, entry)) => mem::replace(&mut entry.closed, true),
             None => false,
         };
 
         match again {
-            true => self.rest(hw, space, range),
-            false => self.flush(hw, space, range, Change::Unmapped),
+            true => self.rest(gpu, space, range),
+            false => self.flush(gpu, space, range, Change::Unmapped),
         }
     }
 
@@ -350,18 +352,18 @@ impl<S: Space> AddressSpaces<S> {
     /// called. After any other error, it may have been called.
     pub(super) fn exclude(
         &self,
-        hw: &impl Walker,
+        gpu: &impl Walker,
         space: &S,
         range: &Range<u64>,
         f: &mut dyn FnMut(),
     ) -> Result {
         self.check()?;
         match self.table.lock().find(space) {
-            Some((_, entry)) if entry.stuck && !hw.stopped() => Err(EBUSY),
-            Some((nr, entry)) if entry.needs_flush(Change::Unmapped) && !hw.stopped() => {
-                let how = Change::Unmapped.flush(entry.jobs, hw.leaves_accesses());
+            Some((_, entry)) if entry.stuck && !gpu.stopped() => Err(EBUSY),
+            Some((nr, entry)) if entry.needs_flush(Change::Unmapped) && !gpu.stopped() => {
+                let how = Change::Unmapped.flush(entry.jobs, gpu.leaves_accesses());
 
-                entry.note(hw.exclude(nr, range, how, f))
+                entry.note_timeout(gpu.exclude(nr, range, how, f))
             }
             // With the lock held, so that the space cannot get an AS in the meantime. A GPU that
             // is abandoned counts as stopped, too.
@@ -378,15 +380,15 @@ impl<S: Space> AddressSpaces<S> {
     /// Returns [`None`] if no fault is pending, because the space has left the AS since the
     /// caller saw it; if the interrupt has no cause or the AS is free, in which case the interrupt
     /// is cleared; or if the registers are off limits.
-    pub(super) fn take_fault<H: Walker>(&self, hw: &H, nr: u8) -> Option<TakenFault<H::Fault, S>> {
+    pub(super) fn take_fault<H: Walker>(&self, gpu: &H, nr: u8) -> Option<TakenFault<H::Fault, S>> {
         // An AS is reassigned, and its interrupts cleared, under the same lock. So a pending fault
         // belongs to the current owner.
         let table = self.table.lock();
-        if hw.off_limits() {
+        if gpu.off_limits() {
             return None;
         }
         // This clears the interrupt, also if the AS has no owner.
-        let fault = hw.take_fault(nr)?;
+        let fault = gpu.take_fault(nr)?;
         let entry = table.entries.get(usize::from(nr))?.as_ref()?;
 
         Some(TakenFault {
@@ -404,7 +406,7 @@ impl<S: Space> AddressSpaces<S> {
     /// `ETIMEDOUT`: the MMU has got stuck, and needs a reset, which the caller requests.
     pub(super) fn fail_at<F>(
         &self,
-        hw: &impl Walker,
+        gpu: &impl Walker,
         nr: u8,
         taken: &TakenFault<F, S>,
     ) -> Option<Result> {
@@ -413,7 +415,7 @@ impl<S: Space> AddressSpaces<S> {
         // If no job was known, it is not known either which one may have gone.
         let gone =
             taken.jobs != RunningJobs::default() && !space.running_jobs().has_one_of(&taken.jobs);
-        if hw.off_limits() || gone {
+        if gpu.off_limits() || gone {
             return None;
         }
 
@@ -425,7 +427,7 @@ impl<S: Space> AddressSpaces<S> {
                 // Until a reset, a stuck MMU takes no command.
                 Some(match entry.stuck {
                     true => Ok(()),
-                    false => entry.note(hw.disable(nr)),
+                    false => entry.note_timeout(gpu.disable(nr)),
                 })
             }
             _ => None,
@@ -439,11 +441,11 @@ impl<S: Space> AddressSpaces<S> {
     }
 
     /// Unmasks the MMU interrupts, except those of each AS that was turned off after a fault.
-    pub(crate) fn unmask(&self, hw: &impl Walker) {
+    pub(crate) fn unmask(&self, gpu: &impl Walker) {
         let table = self.table.lock();
 
-        if !hw.off_limits() {
-            hw.unmask_faults(table.faulty());
+        if !gpu.off_limits() {
+            gpu.unmask_faults(table.faulty());
         }
     }
 
@@ -460,7 +462,7 @@ impl<S: Space> AddressSpaces<S> {
             Ok(()) => self.forget_in(&mut table),
             Err(_) => {
                 for entry in table.entries.iter_mut().flatten() {
-                    let _ = entry.note(result);
+                    let _ = entry.note_timeout(result);
                 }
             }
         }

@@ -85,7 +85,7 @@ impl<S> AsEntry<S> {
     }
 
     /// Marks the AS as stuck if `result`, that of a command, is a timeout. Returns `result`.
-    pub(super) fn note(&mut self, result: Result) -> Result {
+    pub(super) fn note_timeout(&mut self, result: Result) -> Result {
         self.stuck |= result == Err(ETIMEDOUT);
         result
     }
@@ -108,8 +108,8 @@ impl<S> AsTable<S> {
         })
     }
 
-    /// Like [`Self::find`], but returns the place of the entry in the table.
-    pub(super) fn find_place(&mut self, space: &S) -> Option<(u8, &mut Option<AsEntry<S>>)> {
+    /// Like [`Self::find`], but the caller can also take the entry out of the table.
+    pub(super) fn find_entry(&mut self, space: &S) -> Option<(u8, &mut Option<AsEntry<S>>)> {
         let nr = self.find(space)?.0;
 
         Some((nr, self.entries.get_mut(usize::from(nr))?))

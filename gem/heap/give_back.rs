@@ -281,7 +281,7 @@ impl Heap {
         if inner.life.is_live() {
             return;
         }
-        if let Some(keep) = inner.probe.ask(now, chunks) {
+        if let Some(keep) = inner.probe.run(now, chunks) {
             self.release(gpu, &mut inner, &addresses, keep, usize::MAX);
             let left = inner.chunks.filled();
             inner.high.idle(left);

@@ -84,7 +84,7 @@ impl Heap {
         while !gpu.halted() && !is_late() {
             {
                 let inner = self.inner.lock();
-                let wanted = policy::credit(self.len, inner.chunks.filled(), inner.high.mark());
+                let wanted = policy::credit(self.len, inner.chunks.filled(), inner.high.peak());
                 if inner.credit.filled() >= wanted {
                     break;
                 }

@@ -62,7 +62,7 @@ pub(super) struct HighWater {
 
 impl HighWater {
     /// Records that the heap has `chunks` chunks.
-    pub(super) fn see(&mut self, chunks: usize) {
+    pub(super) fn record(&mut self, chunks: usize) {
         self.now = self.now.max(chunks);
     }
 
@@ -72,7 +72,7 @@ impl HighWater {
     }
 
     /// Returns the number of chunks that the next job may need.
-    pub(super) fn mark(&self) -> usize {
+    pub(super) fn peak(&self) -> usize {
         self.last.max(self.now)
     }
 }
@@ -107,7 +107,7 @@ impl HeapProbe {
 
     /// Probes a dead heap with `chunks` chunks, if the period has ended. Returns how many it may
     /// keep, or [`None`] if it keeps all.
-    pub(super) fn ask(&mut self, now: u64, chunks: usize) -> Option<usize> {
+    pub(super) fn run(&mut self, now: u64, chunks: usize) -> Option<usize> {
         if !self.is_due(now) {
             return None;
         }
@@ -312,16 +312,16 @@ mod tests {
     fn high_water_marks_last_for_two_periods() {
         let mut high = HighWater::default();
 
-        high.see(3);
-        high.see(40);
-        high.see(7);
-        assert_eq!(high.mark(), 40);
+        high.record(3);
+        high.record(40);
+        high.record(7);
+        assert_eq!(high.peak(), 40);
         // The heavy frame is remembered, but not for ever.
         high.idle(WORKING_SET);
-        assert_eq!(high.mark(), 40);
-        high.see(2);
+        assert_eq!(high.peak(), 40);
+        high.record(2);
         high.idle(WORKING_SET);
-        assert_eq!(high.mark(), 2);
+        assert_eq!(high.peak(), 2);
     }
 
     #[test]
@@ -329,27 +329,27 @@ mod tests {
         let mut probe = HeapProbe::new(0);
         let (mut chunks, mut now) = (20, 0);
 
-        assert_eq!(probe.ask(PROBE_MS - 1, chunks), None);
+        assert_eq!(probe.run(PROBE_MS - 1, chunks), None);
         for left in [10, 5, 2, 1] {
             now += PROBE_MS;
-            assert_eq!(probe.ask(now, chunks), Some(left));
-            assert_eq!(probe.ask(now, chunks), None);
+            assert_eq!(probe.run(now, chunks), Some(left));
+            assert_eq!(probe.run(now, chunks), None);
             chunks = left;
         }
-        assert_eq!(probe.ask(now + PROBE_MS, chunks), None);
+        assert_eq!(probe.run(now + PROBE_MS, chunks), None);
     }
 
     #[test]
     fn heaps_that_need_it_are_left_alone() {
         let mut probe = HeapProbe::new(0);
-        let (mut now, mut asked) = (0, 0);
+        let (mut now, mut probes) = (0, 0);
 
         // The heap always grows back to 20 chunks.
         while now < 100 * MAX_PROBE_MS {
             now += PROBE_MS;
-            asked += usize::from(probe.ask(now, 20).is_some());
+            probes += usize::from(probe.run(now, 20).is_some());
         }
-        assert!((40..60).contains(&asked));
+        assert!((40..60).contains(&probes));
     }
 
     #[test]

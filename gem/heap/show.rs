@@ -33,7 +33,7 @@ impl Heap {
             self.resident(),
             inner.chunks.filled(),
             inner.credit.filled(),
-            inner.high.mark(),
+            inner.high.peak(),
             match inner.waits.first() {
                 Some(_) => "stalled",
                 None if inner.life.is_live() => "live",

@@ -50,7 +50,7 @@ impl Heap {
 
         if inner.chunks.get(gpu.dev(), wait.index).is_some() {
             // The chunk was mapped in the meantime, which has let the access continue.
-            inner.waits.served(wait.index);
+            inner.waits.end_for(wait.index);
             self.note_wait(&inner);
             return Given::Spare(chunk);
         }

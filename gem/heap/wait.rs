@@ -55,14 +55,14 @@ pub(super) struct Waits {
     given_up: Entries,
 }
 
-/// Stores an entry in a free place, or replaces the oldest one, whose job has most likely left.
+/// Stores an entry where there is none, or replaces the oldest one, whose job has most likely left.
 fn put(entries: &mut Entries, wait: Wait) {
-    let place = entries
+    let target = entries
         .iter_mut()
         .min_by_key(|entry| entry.map(|old| old.since));
 
-    if let Some(place) = place {
-        *place = Some(wait);
+    if let Some(target) = target {
+        *target = Some(wait);
     }
 }
 
@@ -96,8 +96,8 @@ impl Waits {
         true
     }
 
-    /// Notes that a chunk is present. Jobs that wait for other chunks continue to wait.
-    pub(super) fn served(&mut self, index: usize) {
+    /// Ends the waits for a chunk, which is present. Jobs that wait for other chunks continue to wait.
+    pub(super) fn end_for(&mut self, index: usize) {
         for entry in Iterator::chain(self.now.iter_mut(), &mut self.given_up) {
             entry.take_if(|wait| wait.index == index);
         }
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(waits.first(), Some(&both(3, 1000)));
 
         // The first job is served, the second one has its own deadline.
-        waits.served(3);
+        waits.end_for(3);
         assert_eq!(waits.expire(1500, LIMIT), Expired::NotYet(1200));
         assert_eq!(waits.expire(1575, LIMIT), Expired::GivenUp(5 * 0x20_0000));
         assert_eq!(waits.expire(1575, LIMIT), Expired::Nobody);
@@ -257,16 +257,16 @@ mod tests {
         let mut waits = Waits::default();
 
         assert_eq!(since(&mut waits, wait(3, 7, 1000)), Some(1000));
-        waits.served(4);
+        waits.end_for(4);
         assert_eq!(waits.first(), Some(&wait(3, 7, 1000)));
-        waits.served(3);
+        waits.end_for(3);
         assert_eq!(waits.first(), None);
         assert_eq!(waits.expire(5000, LIMIT), Expired::Nobody);
 
         assert_eq!(since(&mut waits, wait(3, 7, 6000)), Some(6000));
         assert_eq!(waits.expire(7000, LIMIT), Expired::GivenUp(3 * 0x20_0000));
         // There was memory after all.
-        waits.served(3);
+        waits.end_for(3);
         assert_eq!(since(&mut waits, wait(3, 7, 7001)), Some(7001));
     }
 

@@ -147,7 +147,7 @@ pub(super) fn show(chain: u64, memory: &dyn Memory, f: &mut Formatter<'_>) -> fm
         if number.is_power_of_two() {
             mark = at;
         }
-        memory.show_place(at, f)?;
+        memory.show_bo(at, f)?;
         if at % ALIGN != 0 {
             write!(f, ", not aligned")?;
         }
@@ -186,7 +186,7 @@ mod tests {
             bytes.is_some()
         }
 
-        fn show_place(&self, _address: u64, f: &mut Formatter<'_>) -> fmt::Result {
+        fn show_bo(&self, _address: u64, f: &mut Formatter<'_>) -> fmt::Result {
             write!(f, "here")
         }
     }

@@ -249,7 +249,7 @@ impl Report<'_> {
             pieces: &mut pieces,
             text: MAX_TEXT,
         };
-        let end = (format.place)(&mut dump)?;
+        let end = (format.lay_out)(&mut dump)?;
         let mut file = VVec::zeroed(end + MAX_TEXT, flags())?;
 
         for (source, piece) in sources.iter().zip(dump.pieces.iter_mut()) {
@@ -276,8 +276,8 @@ impl Report<'_> {
         Ok(file)
     }
 
-    /// Copies the content of a piece and the addresses of its pages to their places in the file.
-    /// Errors: `ENODEV` if unbind has begun.
+    /// Copies the content of a piece and the addresses of its pages to where they belong in the
+    /// file. Errors: `ENODEV` if unbind has begun.
     fn copy(&self, source: &Source<'_>, piece: &mut Piece, file: &mut [u8]) -> Result {
         // The addresses are before the content.
         let (before, after) = file.split_at_mut_checked(piece.at).ok_or(EOVERFLOW)?;
@@ -334,7 +334,7 @@ impl Memory for Contents<'_> {
         bytes.is_some()
     }
 
-    fn show_place(&self, address: u64, f: &mut Formatter<'_>) -> fmt::Result {
+    fn show_bo(&self, address: u64, f: &mut Formatter<'_>) -> fmt::Result {
         match self.report.memory.vm.nearest(address) {
             Some(bo) if bo.contains(&address) => {
                 write!(f, "(BO {:#x} + {:#x})", bo.start, address - bo.start)

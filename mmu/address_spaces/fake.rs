@@ -50,7 +50,7 @@ pub(super) enum Did {
     Unmask(u16),
 }
 
-/// Number of commands that are noted at most.
+/// Number of commands that are recorded at most.
 const MAX_DID: usize = 32;
 
 /// Hardware that does nothing.
@@ -72,8 +72,8 @@ pub(super) struct Fake {
 }
 
 impl Fake {
-    /// Notes a command, and returns its result.
-    fn note(&self, did: Did) -> Result {
+    /// Records a command, and returns its result.
+    fn record(&self, did: Did) -> Result {
         // A command too many is missed by the test.
         let _ = self.did.borrow_mut().push_within_capacity(did);
 
@@ -136,20 +136,20 @@ impl Walker for Fake {
     }
 
     fn enable(&self, nr: u8, config: &u32) -> Result {
-        self.note(Did::Enable(nr, *config))
+        self.record(Did::Enable(nr, *config))
     }
 
     fn disable(&self, nr: u8) -> Result {
-        self.note(Did::Disable(nr))
+        self.record(Did::Disable(nr))
     }
 
     fn flush(&self, nr: u8, _range: &Range<u64>, how: Flush) -> Result {
-        self.note(Did::Flush(nr, how))
+        self.record(Did::Flush(nr, how))
     }
 
     fn exclude(&self, nr: u8, _range: &Range<u64>, how: Flush, f: &mut dyn FnMut()) -> Result {
         f();
-        self.note(Did::Exclude(nr, how))
+        self.record(Did::Exclude(nr, how))
     }
 
     fn pending_faults(&self) -> Result<u16> {
@@ -165,11 +165,11 @@ impl Walker for Fake {
 
     fn clear_faults(&self, nr: u8) {
         self.faults.set(self.faults.get() & !(1 << nr));
-        let _ = self.note(Did::Clear(nr));
+        let _ = self.record(Did::Clear(nr));
     }
 
     fn unmask_faults(&self, except: u16) {
-        let _ = self.note(Did::Unmask(except));
+        let _ = self.record(Did::Unmask(except));
     }
 
     fn job_slots_of(&self, _nr: u8) -> u32 {
@@ -213,7 +213,7 @@ impl Space for FakeSpace {
 /// The manager and its hardware.
 pub(super) struct Bench {
     pub(super) manager: Pin<KBox<AddressSpaces<FakeSpace>>>,
-    pub(super) hw: Fake,
+    pub(super) gpu: Fake,
     gone: Arc<Atomic<u32>>,
 }
 
@@ -222,7 +222,7 @@ impl Bench {
     pub(super) fn new(present: u32) -> Result<Self> {
         Ok(Self {
             manager: KBox::pin_init(AddressSpaces::new(|_| ()), GFP_KERNEL)?,
-            hw: Fake {
+            gpu: Fake {
                 present,
                 halted: Cell::new(false),
                 stopped: Cell::new(false),
@@ -247,7 +247,7 @@ impl Bench {
     }
 
     pub(super) fn get(&self, space: &Arc<FakeSpace>) -> Result<u8> {
-        self.manager.get(&self.hw, space)
+        self.manager.get(&self.gpu, space)
     }
 
     /// Runs a job from beginning to end.
@@ -259,15 +259,15 @@ impl Bench {
     }
 
     pub(super) fn flush(&self, space: &FakeSpace, change: Change) -> Result {
-        self.manager.flush(&self.hw, space, &RANGE, change)
+        self.manager.flush(&self.gpu, space, &RANGE, change)
     }
 
     pub(super) fn rest(&self, space: &FakeSpace) -> Result {
-        self.manager.rest(&self.hw, space, &RANGE)
+        self.manager.rest(&self.gpu, space, &RANGE)
     }
 
     pub(super) fn release(&self, space: &FakeSpace) -> Result {
-        self.manager.release(&self.hw, space)
+        self.manager.release(&self.gpu, space)
     }
 
     /// Returns the result, and whether the function was called.
@@ -275,7 +275,7 @@ impl Bench {
         let mut called = false;
         let result = self
             .manager
-            .exclude(&self.hw, space, &RANGE, &mut || called = true);
+            .exclude(&self.gpu, space, &RANGE, &mut || called = true);
 
         (result, called)
     }

@@ -32,7 +32,7 @@ use crate::hw::dump::{
 };
 
 /// The layout.
-pub(super) const FORMAT: DumpFormat = DumpFormat { place, finish };
+pub(super) const FORMAT: DumpFormat = DumpFormat { lay_out, finish };
 
 /// The type of the object that is text. Far above those of the C driver.
 const TEXT: u32 = 0x100;
@@ -46,16 +46,16 @@ const UNION: usize = offset_of!(Header, __bindgen_anon_1);
 /// Number of headers besides those of the pieces: registers, addresses, end, text.
 const OTHERS: usize = 4;
 
-/// Where things are in a file that are not pieces.
-struct Places {
+/// The offsets in a file of all but the pieces themselves.
+struct Offsets {
     registers: usize,
     addresses: usize,
     pieces: usize,
     text: usize,
 }
 
-impl Places {
-    /// Returns the places in a dump. Errors: `EOVERFLOW`.
+impl Offsets {
+    /// Returns the offsets in a dump. Errors: `EOVERFLOW`.
     fn of(dump: &Dump<'_>) -> Result<Self> {
         let times = |count: usize, size| count.checked_mul(size).ok_or(EOVERFLOW);
         let plus = |at: usize, size| at.checked_add(size).ok_or(EOVERFLOW);
@@ -88,10 +88,10 @@ impl Places {
     }
 }
 
-/// Implements [`DumpFormat::place`].
-fn place(dump: &mut Dump<'_>) -> Result<usize> {
-    let places = Places::of(dump)?;
-    let (mut at, mut pages_at) = (places.pieces, places.addresses);
+/// Implements [`DumpFormat::lay_out`].
+fn lay_out(dump: &mut Dump<'_>) -> Result<usize> {
+    let offsets = Offsets::of(dump)?;
+    let (mut at, mut pages_at) = (offsets.pieces, offsets.addresses);
 
     for piece in dump.pieces.iter_mut() {
         piece.at = at;
@@ -100,7 +100,7 @@ fn place(dump: &mut Dump<'_>) -> Result<usize> {
         at += piece.size;
         pages_at += piece.size.div_ceil(PAGE_SIZE) * ADDRESS;
     }
-    Ok(places.text)
+    Ok(offsets.text)
 }
 
 /// Writes bytes at an offset. Errors: `EINVAL` if the file ends before.
@@ -145,10 +145,10 @@ fn finish(dump: &Dump<'_>, file: &mut [u8]) -> Result {
     type Registers = uapi::panfrost_dump_object_header__bindgen_ty_1__bindgen_ty_1;
     type Memory = uapi::panfrost_dump_object_header__bindgen_ty_1__bindgen_ty_2;
 
-    let places = Places::of(dump)?;
+    let offsets = Offsets::of(dump)?;
 
     for (index, (offset, value)) in dump.registers.iter().enumerate() {
-        let at = places.registers + index * size_of::<Register>();
+        let at = offsets.registers + index * size_of::<Register>();
 
         put(file, at + offset_of!(Register, reg), offset.to_ne_bytes())?;
         put(file, at + offset_of!(Register, value), value.to_ne_bytes())?;
@@ -161,7 +161,7 @@ fn finish(dump: &Dump<'_>, file: &mut [u8]) -> Result {
     };
     let size = dump.registers.len() * size_of::<Register>();
 
-    headers.begin(uapi::PANFROSTDUMP_BUF_REG, places.registers, size)?;
+    headers.begin(uapi::PANFROSTDUMP_BUF_REG, offsets.registers, size)?;
     headers.put_u64(UNION + offset_of!(Registers, jc), dump.chain)?;
     headers.put_u32(UNION + offset_of!(Registers, gpu_id), dump.product)?;
     headers.put_u32(
@@ -177,19 +177,19 @@ fn finish(dump: &Dump<'_>, file: &mut [u8]) -> Result {
         dump.pieces.len() as u64,
     )?;
 
-    let size = places.pieces - places.addresses;
+    let size = offsets.pieces - offsets.addresses;
 
-    headers.begin(uapi::PANFROSTDUMP_BUF_BOMAP, places.addresses, size)?;
+    headers.begin(uapi::PANFROSTDUMP_BUF_BOMAP, offsets.addresses, size)?;
     for piece in dump.pieces.iter() {
-        let first = (piece.pages_at - places.addresses) / ADDRESS;
+        let first = (piece.pages_at - offsets.addresses) / ADDRESS;
 
         headers.begin(uapi::PANFROSTDUMP_BUF_BO, piece.at, piece.size)?;
         headers.put_u32(UNION + offset_of!(Memory, valid), piece.valid.into())?;
         headers.put_u64(UNION + offset_of!(Memory, iova), piece.va)?;
         headers.put_u32(UNION + offset_of!(Memory, data), u32::try_from(first)?)?;
     }
-    headers.begin(uapi::PANFROSTDUMP_BUF_TRAILER, places.text, 0)?;
-    headers.begin(TEXT, places.text, dump.text)
+    headers.begin(uapi::PANFROSTDUMP_BUF_TRAILER, offsets.text, 0)?;
+    headers.begin(TEXT, offsets.text, dump.text)
 }
 
 #[kunit_tests(drm_gpu_panfrost_dump)]
@@ -226,7 +226,7 @@ mod tests {
             text: 5,
         };
 
-        let end = place(&mut dump)?;
+        let end = lay_out(&mut dump)?;
         let mut file = KVVec::from_elem(0u8, end + dump.text, GFP_KERNEL)?;
         for piece in dump.pieces.iter_mut() {
             piece.valid = piece.size != 0;
@@ -288,9 +288,9 @@ mod tests {
             text: 0,
         };
 
-        assert_eq!(place(&mut dump), Err(EOVERFLOW));
+        assert_eq!(lay_out(&mut dump), Err(EOVERFLOW));
         dump.pieces[0].size = PAGE_SIZE;
-        let end = place(&mut dump);
+        let end = lay_out(&mut dump);
         assert!(end.is_ok());
         assert!(finish(&dump, &mut []).is_err());
     }

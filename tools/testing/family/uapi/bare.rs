@@ -32,7 +32,7 @@ impl Personality for Bare {
     const ENGINES: &'static [(usize, &'static str)] = &[];
 
     const DUMP: DumpFormat = DumpFormat {
-        place: |_| Err(EINVAL),
+        lay_out: |_| Err(EINVAL),
         finish: |_, _| Err(EINVAL),
     };
 

@@ -81,7 +81,7 @@ impl Account {
     /// `true`.
     ///
     /// Called with the queue's lock held.
-    pub(super) fn note(&self, config: &Config, hung: bool, result: Result) -> bool {
+    pub(super) fn record(&self, config: &Config, hung: bool, result: Result) -> bool {
         if hung && result.is_err() {
             let hangs = self.hangs.load(Relaxed).saturating_add(1);
 

@@ -347,7 +347,7 @@ impl<K: Kind> QueueState<K> {
         // on their work.
         let hung = overdue && job.entity.priority != Priority::High;
 
-        if job.entity.account.note(config, hung, result) {
+        if job.entity.account.record(config, hung, result) {
             job.closing.store(true, Relaxed);
             self.sweeps += 1;
             self.unswept = true;
