@@ -8,8 +8,10 @@
 //!
 //! # Modules
 //!
-//! Calls go in one direction only, from the top of this list to the bottom. `tools/build/check
-//! graph` enforces that for imports, with a list of the few exceptions that remain:
+//! The core, from [`mod@file`] to [`hw`] below, calls in one direction only, down this list;
+//! [`uapi`] calls the core, and [`debugfs`] looks into it. [`device`] holds all the others together
+//! and calls them. Each module gets from it the handles of the device. `tools/build/check graph`
+//! enforces this for imports:
 //!
 //! | module       | contents                                                              |
 //! | ------------ | --------------------------------------------------------------------- |

@@ -176,7 +176,7 @@ pub(crate) struct Job {
     hits: Atomic<u32>,
     /// Number of the reset that the last failed start was counted for, so that it counts once.
     missed: Atomic<u32>,
-    /// The dumps of the device, if there is to be one of this job.
+    /// The dumps of the device, if a dump of this job was begun.
     dump: SetOnce<Arc<Dumps>>,
     /// Keeps the content of its heaps. Dropped before their mappings, unless these are dropped in
     /// parts because they are many.
@@ -272,8 +272,8 @@ pub(crate) struct Jobs {
     spurious: Atomic<u32>,
     /// Number of chain ends found by the timer without an interrupt that reported them. Wraps.
     lost: Atomic<u32>,
-    /// Number of times that a slot's second entry was still taken when a chain was to be written to
-    /// it. Wraps.
+    /// Number of times that a chain could not be written to a slot's second entry, because that was
+    /// still taken. Wraps.
     missed_entries: Atomic<u32>,
     /// Limits the messages about closed contexts. They have a limit of their own, since the hangs
     /// that precede them would have used up any other.

@@ -238,8 +238,8 @@ impl GpuInner<'_> {
         }
     }
 
-    /// First part of the halt: prevents anything from being started and any interrupt from being
-    /// unmasked from now on.
+    /// Begins the halt: prevents anything from being started and any interrupt from being unmasked
+    /// from now on.
     pub(super) fn begin_halt(&self) {
         self.unbinding.store(true, Release);
         // Waits until nobody drives the reset line.
@@ -249,7 +249,7 @@ impl GpuInner<'_> {
         }
     }
 
-    /// Second part of the halt, after all interrupt threads have ended: stops the GPU for good.
+    /// Completes the halt, after all interrupt threads have ended: stops the GPU for good.
     pub(super) fn halt(&self, drm: &Device) {
         let _one = self.reset.lock();
 

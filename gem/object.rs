@@ -112,7 +112,7 @@ impl Flags {
         cached: false,
     };
 
-    /// Returns `EINVAL` for a heap that is executable or is to be mapped cached by the CPU.
+    /// Returns `EINVAL` for a heap that is executable, or that the CPU would map cached.
     pub(super) fn check(self) -> Result {
         match self.heap && (self.executable || self.cached) {
             true => Err(EINVAL),

@@ -286,7 +286,7 @@ impl Prepared {
 ///
 /// Errors: `EINVAL` if the range is not made of whole pages, is empty, or wraps around;
 /// `EOPNOTSUPP` unless the GPU is [`supported`]; `ENOSPC` if there is no room in the address space;
-/// `EFAULT` if some of the memory is unmapped, is to be `writable` but may not be written, is
+/// `EFAULT` if some of the memory is unmapped, is read-only although `writable` is set, is
 /// secret, or belongs to a device; `EPERM` if the file has user memory of another process;
 /// `ENOMEM`, also if the pages cannot all be made present at once; `ENODEV` if the device is being
 /// removed or the GPU has halted; `EINTR` and `ERESTARTSYS` for signals, after which the call can

@@ -204,7 +204,8 @@ struct Inner {
     lost: bool,
     /// The dump that was published last.
     last: Option<Coredump>,
-    /// When there was to be a dump last, if there is none, and how long none is begun after that.
+    /// When the last dump could not be made or published, and for how long none is begun after
+    /// that. [`None`] if it was published.
     pause: Option<(Instant<Monotonic>, Delta)>,
 }
 

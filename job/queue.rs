@@ -46,6 +46,7 @@ use super::{
 pub(crate) struct QueueOwner(Arc<Workers>);
 
 impl QueueOwner {
+    /// Creates an owner that passes requests on to `workers`.
     pub(super) fn new(workers: Arc<Workers>) -> Self {
         Self(workers)
     }
@@ -90,6 +91,7 @@ pub(super) struct Stopping {
 }
 
 impl<'a, 'g> SlotAccess<'a, 'g> {
+    /// Creates the access for one call, which does not record stops.
     pub(super) fn new(gpu: &'a Gpu<'g>, jobs: &'a Jobs, workers: &'a Arc<Workers>) -> Self {
         Self {
             gpu,

@@ -5,24 +5,23 @@
 //! # Policy
 //!
 //! The mildest measure is tried first. The family says for how long a job may run in a slot, if
-//! there is a limit; on Mali, it is the module parameter `job_timeout_ms`. If the family then finds
-//! that the job has progressed, the job may run for as long again, up to three times in one turn;
-//! on Mali, only a soft stop can show that. Otherwise the job is soft-stopped, which stops it
-//! between two jobs of its chain or between two pieces of one. A job that does stop is merely slow:
-//! it continues from there once others of its priority have had their turn. Once it has run for
-//! `job_limit_ms` in all it is ended, which is no hang. A job that has not stopped after a quarter
-//! of `job_timeout_ms` (but no less than [`MIN_GRACE_MS`](super::MIN_GRACE_MS)) has hung: it is
-//! hard-stopped, and after the same time again the GPU is reset. A job whose chain was seen to run
-//! in a circle has hung as well, although it stops. The fence of a job that is ended gets
-//! `ECANCELED`. Jobs in the other slots keep running until the reset.
+//! there is a limit, and may take the module parameter `job_timeout_ms` for that. If the family
+//! then finds that the job has progressed, the job may run for as long again, up to three times in
+//! one turn. Otherwise the job is soft-stopped, which stops it between two jobs of its chain or
+//! between two pieces of one. A job that does stop is merely slow: it continues from there once
+//! others of its priority have had their turn. Once it has run for `job_limit_ms` in all it is
+//! ended, which is no hang. A job that has not stopped after a quarter of `job_timeout_ms` (but no
+//! less than [`MIN_GRACE_MS`](super::MIN_GRACE_MS)) has hung: it is hard-stopped, and after the
+//! same time again the GPU is reset. A job whose chain was seen to run in a circle has hung as
+//! well, although it stops. The fence of a job that is ended gets `ECANCELED`. Jobs in the other
+//! slots keep running until the reset.
 //!
 //! Before a reset, all running chains are soft-stopped, so that those that stop can continue where
 //! they were. A chain that does not stop starts over if none of its jobs is done yet; otherwise its
 //! progress is unknown, and it fails. It fails as well if the timer, a cancellation or a fault had
 //! tried to stop it before, or if it was hit by [`MAX_HITS`](super::MAX_HITS) resets because it did
-//! not stop softly or because the MMU was stuck when it was to be started. Without that limit, a
-//! chain that makes the hardware hang in another way than by running for too long would do so for
-//! ever.
+//! not stop softly or because the MMU was stuck when its turn came. Without that limit, a chain
+//! that makes the hardware hang in another way than by running for too long would do so for ever.
 //!
 //! The [`HANG_LIMIT`](super::HANG_LIMIT)th job that has hung closes its context, unless the context
 //! has high priority: its waiting jobs fail, submissions to it get `ECANCELED`, and the log names
@@ -543,9 +542,9 @@ impl Jobs {
         }
     }
 
-    /// Records where the chains that did not stop are to be restarted, or that they cannot be: the
-    /// hardware refuses to run a job that is done. The queue is parked, and [`Jobs::slots_lock`] is
-    /// held.
+    /// Records from where the chains that did not stop can be restarted, or that they cannot be:
+    /// the hardware refuses to run a job that is done. The queue is parked, and
+    /// [`Jobs::slots_lock`] is held.
     fn note_progress(&self, started: &Started, gpu: &Gpu<'_>) {
         // Collects late completions, since the hardware would refuse to run those jobs again.
         log_failures(gpu, &self.handle_events(started, gpu));

@@ -92,6 +92,7 @@ pub(super) struct HeapProbe {
 }
 
 impl HeapProbe {
+    /// Creates a probe whose first period begins at `now`.
     pub(super) fn new(now: u64) -> Self {
         Self {
             since: now,

@@ -63,6 +63,7 @@ impl FileHeaps {
         self.jobs.load(Relaxed)
     }
 
+    /// Adds a heap of the file. `ENOMEM`. Sleeps.
     pub(super) fn add(&self, heap: &Arc<Heap>) -> Result {
         let mut heaps = self.heaps.lock();
 
@@ -70,6 +71,7 @@ impl FileHeaps {
         heaps.push(heap.clone())
     }
 
+    /// Removes a heap, whose reference is dropped. Sleeps.
     pub(super) fn remove(&self, heap: &Heap) {
         let removed = self.heaps.lock().remove(heap);
 

@@ -96,7 +96,8 @@ impl Waits {
         true
     }
 
-    /// Ends the waits for a chunk, which is present. Jobs that wait for other chunks continue to wait.
+    /// Ends the waits for a chunk, which is present. Jobs that wait for other chunks continue to
+    /// wait.
     pub(super) fn end_for(&mut self, index: usize) {
         for entry in Iterator::chain(self.now.iter_mut(), &mut self.given_up) {
             entry.take_if(|wait| wait.index == index);

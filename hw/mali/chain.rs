@@ -49,22 +49,22 @@ impl Header {
         Some(Self(words))
     }
 
-    /// The exception code that the GPU has written when the job ended, or 0.
+    /// Returns the exception code that the GPU has written when the job ended, or 0.
     fn status(&self) -> u32 {
         self.0[0]
     }
 
-    /// The number of the first task that is not done, which the GPU writes.
+    /// Returns the number of the first task that is not done, which the GPU writes.
     fn first_incomplete(&self) -> u32 {
         self.0[1]
     }
 
-    /// The address at fault, which the GPU writes.
+    /// Returns the address at fault, which the GPU writes.
     fn fault_pointer(&self) -> u64 {
         join(self.0[2], self.0[3])
     }
 
-    /// The name of the type of the job.
+    /// Returns the name of the type of the job.
     fn kind(&self) -> &'static str {
         match self.0[4] >> 1 & 0x7f {
             0 => "NOT_STARTED",
@@ -83,22 +83,22 @@ impl Header {
         }
     }
 
-    /// Whether the job waits for all jobs before it.
+    /// Returns whether the job waits for all jobs before it.
     fn is_barrier(&self) -> bool {
         self.0[4] & 1 << 8 != 0
     }
 
-    /// The number by which later jobs refer to this one.
+    /// Returns the number by which later jobs refer to this one.
     fn index(&self) -> u32 {
         self.0[4] >> 16
     }
 
-    /// The numbers of two jobs that this one waits for; 0 stands for none.
+    /// Returns the numbers of two jobs that this one waits for; 0 stands for none.
     fn dependencies(&self) -> [u32; 2] {
         [self.0[5] & 0xffff, self.0[5] >> 16]
     }
 
-    /// The address of the next job, or 0.
+    /// Returns the address of the next job, or 0.
     fn next(&self) -> u64 {
         join(self.0[6], self.0[7])
     }

@@ -349,7 +349,7 @@ pub trait Kind: Sized + Send + Sync + 'static {
     /// Asks for a call of [`JobQueue::expire`] at `deadline`, in the nanoseconds of
     /// [`SlotOps::now`], which replaces the time that was asked for before.
     ///
-    /// Called when a job has begun to run, or is to be stopped, and no call of `expire` is
+    /// Called when a job has begun to run, or has to be stopped, and no call of `expire` is
     /// outstanding or only a later one; and by `expire` itself for the next time. Called with the
     /// queue's spinlock held, so that calls are ordered: this should only set the timer of a work
     /// item.

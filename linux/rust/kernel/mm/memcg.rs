@@ -22,7 +22,7 @@ use crate::{
 };
 use core::ptr::NonNull;
 
-/// A group whose memory is to be reclaimed, as passed to a [`Shrinker`](super::shrinker::Shrinker).
+/// A group whose memory the kernel reclaims, as passed to a [`Shrinker`](super::shrinker::Shrinker).
 #[repr(transparent)]
 pub struct MemCgroup(Opaque<bindings::mem_cgroup>);
 
@@ -37,6 +37,7 @@ impl MemCgroup {
         unsafe { memcg.cast::<Self>().as_ref() }
     }
 
+    /// Returns the pointer for the C side, which is valid as long as the reference.
     pub(super) fn as_raw(&self) -> *mut bindings::mem_cgroup {
         self.0.get()
     }
@@ -127,6 +128,7 @@ impl ObjCgroup {
         unsafe { bindings::obj_cgroup_is_removed(self.0.get()) }
     }
 
+    /// Returns the pointer for the C side, which is valid as long as the reference.
     pub(super) fn as_raw(&self) -> *mut bindings::obj_cgroup {
         self.0.get()
     }

@@ -24,6 +24,7 @@ use crate::job::Arch;
 use crate::job::Env;
 use crate::mmu::Command;
 use crate::mmu::Mmu;
+use crate::orders::Stats;
 use crate::perfcnt::Perfcnt;
 use crate::power::Manner;
 use crate::power::Power;
@@ -31,6 +32,7 @@ use crate::power::Transition;
 use crate::power::Unit;
 use crate::product::Product;
 use crate::product::SLOTS;
+use crate::registers::Plain;
 use crate::regs;
 use crate::slot::Slot;
 use crate::timer::Event;
@@ -112,27 +114,6 @@ pub trait Trace: Send + Sync {
     fn event(&self, what: fmt::Arguments<'_>);
 }
 
-/// Statistics that are not kept elsewhere.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Stats {
-    pub(crate) violations: u32,
-    pub(crate) reg_reads: u32,
-    pub(crate) reg_writes: u32,
-    pub(crate) jobs_done: u32,
-    pub(crate) jobs_failed: u32,
-    pub(crate) chains_done: u32,
-    pub(crate) chains_failed: u32,
-    pub(crate) soft_stops: u32,
-    pub(crate) hard_stops: u32,
-    pub(crate) soft_resets: u32,
-    pub(crate) hard_resets: u32,
-    pub(crate) power_transitions: u32,
-    pub(crate) dma_bytes: u64,
-    pub(crate) heap_bytes: u64,
-    pub(crate) heap_mismatches: u32,
-    pub(crate) power_cuts: u32,
-}
-
 /// The cycle counter and the timestamp. Both only run when started, as on hardware, where this
 /// saves power.
 #[derive(Clone, Copy, Debug, Default)]
@@ -146,16 +127,6 @@ struct Counter {
     timestamp: u64,
 }
 
-/// Registers that only hold the value that was written.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Plain {
-    pub(crate) config: [u32; 4],
-    pub(crate) coherency: u32,
-    pub(crate) unlocked: bool,
-    pub(crate) pwr_override: [u32; 2],
-    pub(crate) throttle: u32,
-}
-
 /// The view that a step of a job has of the GPU.
 pub(crate) struct JobEnv {
     arch: Arch,
@@ -164,6 +135,7 @@ pub(crate) struct JobEnv {
 }
 
 impl JobEnv {
+    /// Takes the view at this time.
     pub(crate) fn new(gpu: &Gpu) -> Self {
         Self {
             arch: gpu.product.arch,
@@ -192,32 +164,54 @@ pub const TIMESTAMP_HZ: u64 = 1_000_000_000;
 
 /// The GPU.
 pub struct Gpu {
+    /// The product, which decides the properties of the parts.
     pub(crate) product: &'static Product,
+    /// The guest's memory.
     pub(crate) mem: Arc<dyn GuestMemory>,
+    /// Tells the time to everything here.
     pub(crate) clock: Arc<dyn Clock>,
+    /// Receives notable events.
     tracer: Option<Arc<dyn Trace>>,
+    /// The durations of operations.
     pub(crate) timing: Timing,
     /// Whether the GPU is as slow and as weakly ordered as silicon, see
     /// [`Gpu::with_silicon_habits`].
     pub(crate) silicon: bool,
+    /// The interrupt blocks.
     pub(crate) irqs: Irqs,
+    /// The power domains.
     pub(crate) power: Power,
+    /// The address spaces.
     pub(crate) mmu: Mmu,
+    /// The job slots.
     pub(crate) slots: [Slot; SLOTS],
+    /// The performance counters.
     pub(crate) perfcnt: Perfcnt,
+    /// The events that are due later.
     pub(crate) timers: Timers,
+    /// The inputs that the board drives.
     pub(crate) board: Board,
+    /// The orders in force.
     pub(crate) orders: Orders,
+    /// See [`Stats`].
     pub(crate) stats: Stats,
+    /// The `LATEST_FLUSH_ID` register, which counts flushes.
     pub(crate) flush_id: u32,
+    /// The `JOB_INT_JS_STATE` register.
     pub(crate) js_state: u32,
+    /// Whether a reset is under way.
     pub(crate) resetting: bool,
     /// Events that do not happen unless an order is taken back.
     pub(crate) stuck: Vec<Event>,
+    /// The arguments of the next order.
     pub(crate) args: [u32; 4],
+    /// The error of the last order, or 0.
     pub(crate) inject_result: u32,
+    /// See [`Counter`].
     counter: Counter,
+    /// See [`Plain`].
     pub(crate) plain: Plain,
+    /// The slot that ran a step last.
     turn: usize,
 }
 
@@ -278,6 +272,7 @@ impl Gpu {
         &*self.clock
     }
 
+    /// Reports a notable event to the tracer, if there is one.
     pub(crate) fn trace(&self, what: fmt::Arguments<'_>) {
         if let Some(tracer) = &self.tracer {
             tracer.event(what);
@@ -291,6 +286,7 @@ impl Gpu {
 
     // Counters.
 
+    /// Returns the value of the cycle counter.
     pub(crate) fn cycles(&self) -> u64 {
         if !self.counter.running {
             return self.counter.cycles;
@@ -300,6 +296,7 @@ impl Gpu {
         self.counter.cycles.wrapping_add(cycles as u64)
     }
 
+    /// Returns the value of the timestamp.
     pub(crate) fn timestamp(&self) -> u64 {
         if self.counter.running {
             self.clock.now()
@@ -308,6 +305,7 @@ impl Gpu {
         }
     }
 
+    /// Starts or stops the cycle counter and the timestamp.
     pub(crate) fn count(&mut self, running: bool) {
         self.counter = Counter {
             running,
@@ -470,6 +468,7 @@ impl Gpu {
 
     // Power and reset.
 
+    /// Begins the power transitions that can begin, unless a reset is under way.
     pub(crate) fn power_advance(&mut self) {
         if self.resetting {
             return;
@@ -538,6 +537,7 @@ impl Gpu {
         self.later(delay, Event::Reset);
     }
 
+    /// Handles a write of `GPU_COMMAND`.
     pub(crate) fn command(&mut self, command: u32) {
         match command {
             regs::GPU_CMD_SOFT_RESET => return self.reset(false),
@@ -558,6 +558,7 @@ impl Gpu {
         }
     }
 
+    /// Returns the `GPU_STATUS` register.
     pub(crate) fn status(&self) -> u32 {
         let mut status = 0;
         if self.slots.iter().any(Slot::active) || self.resetting {

@@ -214,6 +214,7 @@ impl Irqs {
 }
 
 impl Gpu {
+    /// Schedules a message that remains to be sent.
     pub(crate) fn send_later(&mut self, vector: Vector, pending: Pending) {
         let delay = match pending {
             Pending::None => return,
@@ -223,11 +224,13 @@ impl Gpu {
         self.later(Some(delay), Event::Message(vector));
     }
 
+    /// Sets raw bits of a block, and sends the message that is due for them.
     pub(crate) fn raise(&mut self, vector: Vector, bits: u32) {
         let pending = self.irqs.set(vector, bits);
         self.send_later(vector, pending);
     }
 
+    /// Reads a register of a block. Those that can only be written read as 0.
     pub(crate) fn irq_read(&self, vector: Vector, offset: u32) -> u32 {
         let block = self.irqs.block(vector);
         match offset {
@@ -238,6 +241,7 @@ impl Gpu {
         }
     }
 
+    /// Writes a register of a block. Those that can only be read ignore it.
     pub(crate) fn irq_write(&mut self, vector: Vector, offset: u32, value: u32) {
         let pending = match offset {
             0x4 => {

@@ -20,6 +20,43 @@ use crate::power::Unit;
 use crate::product::SLOTS;
 use crate::timer::Event;
 
+/// Statistics that are not kept elsewhere.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stats {
+    /// See [`Stat::Violations`].
+    pub(crate) violations: u32,
+    /// See [`Stat::RegReads`].
+    pub(crate) reg_reads: u32,
+    /// See [`Stat::RegWrites`].
+    pub(crate) reg_writes: u32,
+    /// See [`Stat::JobsDone`].
+    pub(crate) jobs_done: u32,
+    /// See [`Stat::JobsFailed`].
+    pub(crate) jobs_failed: u32,
+    /// See [`Stat::ChainsDone`].
+    pub(crate) chains_done: u32,
+    /// See [`Stat::ChainsFailed`].
+    pub(crate) chains_failed: u32,
+    /// See [`Stat::SoftStops`].
+    pub(crate) soft_stops: u32,
+    /// See [`Stat::HardStops`].
+    pub(crate) hard_stops: u32,
+    /// See [`Stat::SoftResets`].
+    pub(crate) soft_resets: u32,
+    /// See [`Stat::HardResets`].
+    pub(crate) hard_resets: u32,
+    /// See [`Stat::PowerTransitions`].
+    pub(crate) power_transitions: u32,
+    /// See [`Stat::DmaBytesLo`] and [`Stat::DmaBytesHi`].
+    pub(crate) dma_bytes: u64,
+    /// See [`Stat::HeapBytesLo`] and [`Stat::HeapBytesHi`].
+    pub(crate) heap_bytes: u64,
+    /// See [`Stat::HeapMismatches`].
+    pub(crate) heap_mismatches: u32,
+    /// See [`Stat::PowerCuts`].
+    pub(crate) power_cuts: u32,
+}
+
 impl Gpu {
     /// Reads a register of the control block. `offset` must be a multiple of 4.
     pub fn control_read32(&mut self, offset: u32) -> u32 {

@@ -45,6 +45,7 @@ pub struct Perfcnt {
 }
 
 impl Perfcnt {
+    /// Reads a register by its offset among those of the GPU; others read as 0.
     pub(crate) fn read(&self, offset: u32) -> u32 {
         match offset {
             regs::GPU_PERFCNT_BASE_LO => self.base as u32,
@@ -58,6 +59,7 @@ impl Perfcnt {
         }
     }
 
+    /// Writes a register by its offset among those of the GPU; others ignore it.
     pub(crate) fn write(&mut self, offset: u32, value: u32) {
         match offset {
             regs::GPU_PERFCNT_BASE_LO => set_half(&mut self.base, false, value),
@@ -71,12 +73,14 @@ impl Perfcnt {
         }
     }
 
+    /// Handles the command to clear the counters: the next sample counts from its own time on.
     pub(crate) fn clear(&mut self) {
         self.clear = true;
     }
 }
 
 impl Gpu {
+    /// Writes a sample to memory, if counting is enabled, and raises the interrupt.
     pub(crate) fn perfcnt_sample(&mut self) {
         let chains = self
             .stats

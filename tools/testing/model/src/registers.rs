@@ -18,6 +18,21 @@ use crate::timer::Event;
 /// How much longer a command of an address space takes for each store that has not reached memory.
 const STORE_NS: u64 = 5_000;
 
+/// Registers that only hold the value that was written.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Plain {
+    /// The configuration registers from 0xf00 on.
+    pub(crate) config: [u32; 4],
+    /// `COHERENCY_ENABLE`.
+    pub(crate) coherency: u32,
+    /// Whether `PWR_KEY` was written with the key, for the next write of an override.
+    pub(crate) unlocked: bool,
+    /// `PWR_OVERRIDE0` and `PWR_OVERRIDE1`.
+    pub(crate) pwr_override: [u32; 2],
+    /// `JOB_INT_THROTTLE`.
+    pub(crate) throttle: u32,
+}
+
 impl Gpu {
     /// Reads a GPU register. `offset` must be a multiple of 4.
     pub fn read32(&mut self, offset: u32) -> u32 {

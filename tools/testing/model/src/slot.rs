@@ -149,6 +149,7 @@ pub fn decode(offset: u32) -> Option<(usize, u32)> {
 }
 
 impl Gpu {
+    /// Reads a register of slot `n`.
     pub(crate) fn slot_read(&mut self, n: usize, offset: u32) -> u32 {
         let next = self.slots[n].next;
         // Writes may have waited for the model for as long as the host was busy, so the time that
@@ -166,6 +167,7 @@ impl Gpu {
         self.slots[n].read(offset, kept)
     }
 
+    /// Writes a register of slot `n`.
     pub(crate) fn slot_write(&mut self, n: usize, offset: u32, value: u32) {
         let next = &mut self.slots[n].next;
         let upper = offset & 4 != 0;

@@ -224,7 +224,7 @@ impl Drop for List {
 /// let timeline = FenceContext::with_deadlines(c"example", c"ring 0", &deadlines);
 /// let armed = FenceAlloc::new(GFP_KERNEL)?.arm(&timeline);
 ///
-/// // When the driver next looks at what there is to do.
+/// // When the driver next looks for work.
 /// for hint in deadlines.take() {
 ///     if hint.deadline.is_within(16_000_000) {
 ///         pr_info!("job {} is urgent\n", hint.fence.seqno());

@@ -49,6 +49,7 @@ pub(super) struct Account {
 }
 
 impl Account {
+    /// Creates an account with `limit` places, all of them free. Sleeps.
     #[inline(never)]
     pub(super) fn new(limit: u32) -> Result<Arc<Self>> {
         Arc::pin_init(

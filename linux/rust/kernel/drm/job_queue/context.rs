@@ -255,6 +255,7 @@ fn order_class() -> LockClass {
 }
 
 impl<K: Kind> Context<K> {
+    /// Creates a context with a FIFO for each slot of the queue. Sleeps.
     pub(super) fn new(shared: &Arc<Shared<K>>, share: &Share, priority: Priority) -> Result<Self> {
         let account = Account::new(shared.config.max_jobs)?;
         let mut entities = [const { None }; MAX_SLOTS];
@@ -316,6 +317,7 @@ impl<K: Kind> Context<K> {
         self.entities[slot.index()].as_ref()
     }
 
+    /// Returns the FIFOs.
     pub(super) fn entities(&self) -> impl Iterator<Item = &Arc<Entity<K>>> {
         self.entities.iter().flatten()
     }
@@ -432,9 +434,8 @@ impl<K: Kind> Context<K> {
 
     /// Fails all jobs that have not started, and all that are pushed later, with `ECANCELED`.
     ///
-    /// Jobs in the hardware continue; the fences of the others signal after theirs. No fence is
-    /// signalled here: the queue's owner is asked to do so, with [`Kind::kick`], unless the queue
-    /// is dead. Process context; does not sleep.
+    /// Jobs in the hardware continue; the fences of the others signal after theirs. The owner is
+    /// asked to signal them ([`Kind::kick`]) unless the queue is dead. Process context; no sleep.
     pub fn cancel(&self) {
         let _signalling = Signalling::begin();
         let mut state = self.shared.state.lock();

@@ -62,6 +62,7 @@ pub(super) struct Lending<K: Kind> {
 }
 
 impl<K: Kind> Lending<K> {
+    /// Creates the state of a job that lends nothing yet to the jobs that it waits for.
     pub(super) fn new(blockers: KVec<Blocker<K>>) -> Self {
         Self {
             blockers,

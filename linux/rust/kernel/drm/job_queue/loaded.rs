@@ -115,6 +115,7 @@ impl<K: Kind> QueueState<K> {
             .any(|loaded| loaded.jumped && loaded.priority == priority)
     }
 
+    /// Returns the job in a slot at this position, as the owner sees it.
     pub(super) fn view(&self, slot: QueueSlot, position: Position) -> Option<Running<'_, K>> {
         Some(self.loaded(slot, position)?.view(slot, position))
     }

@@ -154,6 +154,7 @@ pub(super) struct Shared<K: Kind> {
 }
 
 impl<K: Kind> Shared<K> {
+    /// Returns the owner of the queue.
     pub(super) fn kind(&self) -> &K {
         &self.mailbox.kicker().kind
     }

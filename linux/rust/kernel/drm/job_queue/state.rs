@@ -92,6 +92,7 @@ pub(super) struct QueueState<K: Kind> {
 }
 
 impl<K: Kind> QueueState<K> {
+    /// Creates the state of a queue without contexts and jobs.
     pub(super) fn new() -> Self {
         Self {
             slots: core::array::from_fn(|_| SlotState {
@@ -113,11 +114,12 @@ impl<K: Kind> QueueState<K> {
         }
     }
 
+    /// Returns whether the queue was killed, so that all jobs fail until it is revived.
     pub(super) fn is_dead(&self) -> bool {
         self.dead.is_some()
     }
 
-    /// Returns whether no job waits or runs.
+    /// Returns whether no job is waiting, and none is in the hardware.
     #[cfg(CONFIG_KUNIT = "y")]
     pub(super) fn is_idle(&self) -> bool {
         self.busy.is_empty() && !self.has_loaded()
@@ -128,10 +130,12 @@ impl<K: Kind> QueueState<K> {
         self.slots.iter().any(|slot| slot.loaded[0].is_some())
     }
 
+    /// Returns whether nothing is started for now.
     pub(super) fn is_parked(&self) -> bool {
         self.parked
     }
 
+    /// Prevents jobs from being started until the queue is restarted or revived.
     pub(super) fn park(&mut self) {
         self.parked = true;
     }
@@ -172,7 +176,7 @@ impl<K: Kind> QueueState<K> {
     }
 
     /// Puts a job that could not be started back to its FIFO, and lets its entity wait until
-    /// another job has left the hardware. A job that was to continue its turn still goes first
+    /// another job has left the hardware. A job that had not finished its turn still goes first
     /// then.
     pub(super) fn block(&mut self, mut job: ListArc<Job<K>>) {
         let end = job.inner().end;
@@ -386,7 +390,7 @@ impl<K: Kind> QueueState<K> {
     }
 
     /// Makes a job that was in the hardware, or about to be, the first of its FIFO, and records
-    /// where in line that is to be put for it. The entity is not put in line yet.
+    /// where in line that belongs. The entity is not put in line yet.
     pub(super) fn hold(&mut self, mut job: ListArc<Job<K>>, end: End) -> Arc<Entity<K>> {
         let entity = job.entity.clone();
         job.inner().end = end;

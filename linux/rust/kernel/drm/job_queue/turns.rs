@@ -86,6 +86,7 @@ impl Share {
         &self.0[slot.index()]
     }
 
+    /// Returns another handle of the same account.
     pub(super) fn share(&self) -> Self {
         Self(self.0.clone())
     }
@@ -195,6 +196,7 @@ pub(super) struct Line<K: Kind> {
 }
 
 impl<K: Kind> Line<K> {
+    /// Creates an empty line.
     pub(super) fn new() -> Self {
         Self {
             trees: [RBTree::new(), RBTree::new()],
@@ -277,6 +279,7 @@ impl<K: Kind> Line<K> {
         &mut self.trees[usize::from(urgent)]
     }
 
+    /// Returns whether no entity stands in the line.
     pub(super) fn is_empty(&self) -> bool {
         self.trees.iter().all(|tree| tree.is_empty())
     }

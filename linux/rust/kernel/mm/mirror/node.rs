@@ -162,6 +162,7 @@ pub(super) struct Shared<T: Device> {
 }
 
 impl<T: Device> Shared<T> {
+    /// Creates the shared part of a mirror without ranges. Sleeps.
     pub(super) fn new(dev: &device::Device<Bound>) -> Result<Arc<Self>> {
         let (name, key) = lists_class();
         let (settled_name, settled_key) = settled_class();

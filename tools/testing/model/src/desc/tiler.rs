@@ -61,6 +61,7 @@ impl MidgardTiler {
         self.hierarchy_mask & HIERARCHY_DISABLED == 0
     }
 
+    /// Decodes the context at an offset of a descriptor.
     pub(super) fn decode(buf: &[u8], byte: usize) -> Self {
         Self {
             polygon_list_size: Self::POLYGON_LIST_SIZE.offset(byte).get(buf) as u32,
@@ -72,6 +73,7 @@ impl MidgardTiler {
         }
     }
 
+    /// Writes the context at an offset of a descriptor.
     pub(super) fn encode_at(&self, buf: &mut [u8], byte: usize) {
         Self::POLYGON_LIST_SIZE
             .offset(byte)

@@ -41,23 +41,37 @@ fn read_header(at: u64, vm: &mut dyn Vm) -> Result<JobHeader, Fault> {
 }
 
 /// The state of a job.
+///
+/// If an access of a step faults, the job stays in the state, and the step is done again.
 #[derive(Debug)]
 enum State {
-    /// The header has to be read.
+    /// Nothing of the job is known but its address.
+    ///
+    /// Left for [`Run`](Self::Run), for [`Finish`](Self::Finish) by a job that is done at once, or
+    /// for [`Fail`](Self::Fail).
     Fetch,
-    /// The job is running.
+    /// The job is running. `header` is as it was read, and was checked.
+    ///
+    /// Left for [`Finish`](Self::Finish) or [`Fail`](Self::Fail) by its last piece of work.
     Run { work: Work, header: JobHeader },
-    /// The job's effects are in memory; its status has to be written.
+    /// The job's effects are in memory, but its status still says otherwise. `tasks` tells whether
+    /// the header counts tasks, which has to be undone.
+    ///
+    /// Left for [`Over`](Self::Over) when the status was written.
     Finish { header: JobHeader, tasks: bool },
-    /// The job failed; that has to be written, unless the header is not usable.
+    /// The job failed. Its status still says otherwise, and stays so without `write`, which means
+    /// that the header is not usable.
+    ///
+    /// Left for [`Failed`](Self::Failed) when that was written, or is not needed.
     Fail {
         failure: Failure,
         tasks: u32,
         write: bool,
     },
     /// The job succeeded, and its header says so. `next` is the job after it, 0 if there is none.
+    /// Never left: the chain goes on to that job.
     Over { next: u64 },
-    /// The job failed, and its header says so, if it is usable.
+    /// The job failed, and its header says so, if it is usable. Never left: the chain ends.
     Failed(Exception),
 }
 

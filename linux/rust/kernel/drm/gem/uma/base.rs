@@ -192,12 +192,14 @@ impl Base {
         unsafe { (*self.obj.get()).size >> PAGE_SHIFT }
     }
 
+    /// Returns whether the pages belong to another driver, which has exported them.
     pub(super) fn is_imported(&self) -> bool {
         // SAFETY: By the type invariants, the object is initialized; the field is written before
         // the object is shared.
         unsafe { !(*self.obj.get()).import_attach.is_null() }
     }
 
+    /// Returns whether the pages are in memory. Takes no lock, so the answer may be outdated.
     pub(super) fn is_resident(&self) -> bool {
         self.holders.state() == PageState::Resident
     }

@@ -72,10 +72,12 @@ unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
 impl Block {
+    /// Returns the number of pages.
     pub(super) const fn pages(&self) -> usize {
         1 << self.order
     }
 
+    /// Returns the size in bytes.
     pub(super) const fn len(&self) -> usize {
         self.pages() << PAGE_SHIFT
     }

@@ -98,6 +98,7 @@ impl DmaSpace {
         self.0.groups().set_shrinker(shrinker);
     }
 
+    /// Returns the part that mappings refer to.
     pub(super) fn inner(&self) -> &Arc<DmaSpaceInner> {
         &self.0
     }
