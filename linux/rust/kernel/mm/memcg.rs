@@ -22,7 +22,7 @@ use crate::{
 };
 use core::ptr::NonNull;
 
-/// A group whose memory the kernel reclaims, as passed to a [`Shrinker`](super::shrinker::Shrinker).
+/// A group whose memory is reclaimed, as passed to a [`Shrinker`](super::shrinker::Shrinker).
 #[repr(transparent)]
 pub struct MemCgroup(Opaque<bindings::mem_cgroup>);
 

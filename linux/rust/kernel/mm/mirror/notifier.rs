@@ -54,8 +54,8 @@ impl<T: Device> Node<T> {
             invalidate_finish: Some(Self::invalidate_finish_callback),
         };
 
-    /// Handles the first pass of a change of the memory. Returns whether the change may proceed, and
-    /// sets `finish` if there has to be a second pass.
+    /// Handles the first pass of a change of the memory. Returns whether the change may proceed,
+    /// and sets `finish` if there has to be a second pass.
     ///
     /// # Safety
     ///
