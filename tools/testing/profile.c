@@ -69,7 +69,8 @@ void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *insn,
 void qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(struct qemu_plugin_insn *insn,
 		int op, qemu_plugin_u64 entry, uint64_t imm);
 void qemu_plugin_register_vcpu_mem_cb(struct qemu_plugin_insn *insn,
-		void (*cb)(unsigned int cpu, qemu_plugin_meminfo_t info, uint64_t address, void *data),
+		void (*cb)(unsigned int cpu, qemu_plugin_meminfo_t info,
+			   uint64_t address, void *data),
 		int flags, int rw, void *data);
 void qemu_plugin_register_vcpu_discon_cb(qemu_plugin_id_t id, int type,
 		void (*cb)(unsigned int cpu, int type, uint64_t from, uint64_t to, void *data),

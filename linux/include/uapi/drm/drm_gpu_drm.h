@@ -110,7 +110,8 @@ struct drm_gpu_bo_metadata {
  */
 enum {
 	DRM_IOCTL_DRM_GPU_CREATE_USERPTR =
-		DRM_IOWR(DRM_COMMAND_BASE + DRM_DRM_GPU_CREATE_USERPTR, struct drm_gpu_create_userptr),
+		DRM_IOWR(DRM_COMMAND_BASE + DRM_DRM_GPU_CREATE_USERPTR,
+			 struct drm_gpu_create_userptr),
 	DRM_IOCTL_DRM_GPU_SET_METADATA =
 		DRM_IOW(DRM_COMMAND_BASE + DRM_DRM_GPU_SET_METADATA, struct drm_gpu_bo_metadata),
 	DRM_IOCTL_DRM_GPU_GET_METADATA =
