@@ -5,6 +5,8 @@
 //! A [`PageState`] says where the pages are, and an [`Event`] changes it. The table of transitions
 //! is that of [`uma`](kernel::drm::gem::uma), which also keeps the state of BOs that have a file. A
 //! heap keeps its own state.
+//!
+//! Locks: none, these are values only. Any context.
 
 pub(crate) use kernel::drm::gem::uma::{
     Event,

@@ -9,6 +9,9 @@
 //! last handle is closed, they hold the mapping themselves.
 //!
 //! A file is known by the number of its address space, which is never used for another.
+//!
+//! Lock: none of its own; the mutex of the [`BoState`](super::object::BoState) that the list is
+//! part of protects it. Process context.
 
 use kernel::prelude::*;
 
@@ -78,7 +81,7 @@ impl<M> Handles<M> {
         file.mapping.as_ref()
     }
 
-    /// Returns the place for the mapping in the address space `vm`, or [`None`] if its file has no
+    /// Returns the field for the mapping in the address space `vm`, or [`None`] if its file has no
     /// handle.
     pub(super) fn mapping_mut(&mut self, vm: u64) -> Option<&mut Option<M>> {
         let file = self.files.iter_mut().find(|file| file.vm == vm)?;

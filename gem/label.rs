@@ -5,6 +5,9 @@
 //! Mesa labels every BO, and labels it again when the BO enters its cache. So a label takes no more
 //! memory than its text needs, and a short one is read from user space into a buffer on the stack.
 //! The memory of a label is charged to the memory control group of the task that sets it.
+//!
+//! A [`Label`] owns its text. Locks: none; the BO has a mutex around its label. Labels are made in
+//! process context.
 
 use core::fmt;
 

@@ -434,9 +434,9 @@ impl BoData {
     /// file. `ENODEV`: the device has gone, or the GPU has halted. `ENOSPC`: no addresses are left.
     /// Other errors come from bringing the pages in, `ENOMEM` in particular.
     fn map_in(bo: &Bo, vm: &Arc<Vm>, state: &mut BoState) -> Result {
-        let place = state.handles.mapping_mut(vm.id()).ok_or(EINVAL)?;
+        let field = state.handles.mapping_mut(vm.id()).ok_or(EINVAL)?;
 
-        if place.is_some() {
+        if field.is_some() {
             return Ok(());
         }
 
@@ -449,7 +449,7 @@ impl BoData {
             }
             false => with_gpu(bo.dev(), |gpu| Mapping::new(bo, gpu, vm)).ok_or(ENODEV)??,
         };
-        *place = Some(mapping.clone());
+        *field = Some(mapping.clone());
         bo.only_vm.store(state.only_vm(), Relaxed);
         if bo.is_at_home(vm) {
             *bo.home_mapping.access_mut(&mut bo.dev().uses.lock()) = Some(mapping);

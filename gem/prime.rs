@@ -4,6 +4,8 @@
 //!
 //! [`uma`](kernel::drm::gem::uma) implements sharing; this module has the rules of the driver. An
 //! imported buffer is a BO like any other: it can be mapped, labelled and waited for.
+//!
+//! Owns nothing and takes no lock. Process context.
 
 use kernel::prelude::*;
 

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The jobs as debugfs shows them.
+//!
+//! Owns nothing. Lock: that of the queue, which is only tried, and under which jobs are copied into
+//! memory allocated before; the text is printed without it. Process context; may sleep.
 
 use kernel::{
     alloc::Flags,

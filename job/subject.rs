@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Jobs and their owners as the kernel log names them.
+//!
+//! A [`Subject`] is a copy of a job's identity. It owns nothing of the job, but a reference to the
+//! limit for the log of its file. Locks: none. A subject may be copied in any context and is
+//! printed in process context, with no spinlock held.
 
 use kernel::{
     drm::job_queue::QueueSlot,

@@ -3,6 +3,10 @@
 //! Lists from which an item is removed without looking for it.
 //!
 //! A client can have any number of heaps, and closes them one by one, or all at once with its file.
+//!
+//! A list owns a reference to each item. Lock: none of its own; the one around the list also
+//! protects the items' indices in it. Any context in which the memory of [`IndexedList::reserve`]
+//! may be allocated.
 
 use core::{
     mem,

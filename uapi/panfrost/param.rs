@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! GET_PARAM of panfrost: the properties of the GPU and of the driver.
+//!
+//! Keeps no state: most values were read at probe. Locks: none, except for the timestamp, which is
+//! read while the GPU is not reset and the cycle counter runs. Process context.
 
 use kernel::{
     drm,

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
 //! Objects that user space names in an array of handles.
+//!
+//! [`Objects`] own the array that DRM allocates, and a reference to each object. Lock: that of the
+//! file's table of handles, during the lookup only. Process context: both the lookup and dropping
+//! the last reference to an object may sleep.
 
 use super::IntoGEMObject;
 use crate::{

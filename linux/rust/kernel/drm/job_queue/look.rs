@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
 //! Inspection of the jobs of a queue, for debugging.
+//!
+//! Owns nothing: the owner copies from each job what it wants to show. Lock: the queue's spinlock,
+//! which is only tried, and under which nothing is allocated. Process context.
 
 use super::{
     context::{

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Pages that could not be taken from the device.
+//!
+//! [`LostPages`] own the references to these pages, by way of their node. Locks: when they are
+//! dropped, that of the mirror; if the mirror has gone, the last one also takes that of the list of
+//! mirrors, after it. Process context.
 
 use super::{
     node::{

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
 //! The part of a buffer that does not depend on the driver's type: its pages.
+//!
+//! A [`Base`] owns the pages, their DMA mapping and the kernel's mapping of them, all of which is
+//! in its [`Backing`]. Locks: the mutex of the backing, which nests inside the reservation lock and
+//! under which memory is allocated; the number of holders and the state change under the lock of
+//! the lists, inside of it. Process context.
 
 use super::{
     backing::Backing,

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
 //! The callbacks of DRM and PRIME for objects of this class.
+//!
+//! Owns nothing: the callbacks find the object for a pointer of the C side and call the code that
+//! does the work. Context: process context. DRM calls `status` and `rss` with the file's table of
+//! handles locked, which is a spinlock, so these must not sleep.
 
 use super::{
     base::Base,

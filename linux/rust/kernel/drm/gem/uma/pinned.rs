@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
 //! Holding the pages of an object for the device.
+//!
+//! A [`Pinned`] owns one of the device's holds on the pages, and a reference to the object. Locks:
+//! that of the object's pages, in process context. Dropping it takes only that of the lists.
 
 use super::{
     Caching,

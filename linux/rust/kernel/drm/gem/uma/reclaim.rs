@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
 //! Reclaim of the pages of objects.
+//!
+//! Owns nothing: the pages are those of the [`Base`](super::base::Base), and the lists those of the
+//! device. Locks: that of the lists, which is waited for, except in [`Object::for_each()`]; the
+//! lock of an object's pages is only tried. Process context.
 
 use super::{
     lru::{

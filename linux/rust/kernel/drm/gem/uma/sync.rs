@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
 //! CPU cache maintenance, for devices that are not coherent.
+//!
+//! Owns nothing. Lock: that of the object's pages, which keeps their table from going away while it
+//! is used. Process context; may sleep.
 
 use super::base::Base;
 use crate::{
