@@ -251,7 +251,7 @@ impl Test {
 pub struct Gpu {
     /// Where it is.
     pub node: Node,
-    /// Tests that do something over and over are to do it often.
+    /// Whether tests repeat often those things that they do over and over.
     pub long: bool,
 }
 

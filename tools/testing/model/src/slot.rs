@@ -101,7 +101,7 @@ pub struct Slot {
     run: Option<Run>,
     /// Whether a failure has not been cleared, so that the next chain does not start.
     blocked: bool,
-    /// Whether the slot is to be sampled as active once, although it is not.
+    /// Whether the slot is sampled as active once, although it is not.
     stale: bool,
 }
 

@@ -61,8 +61,8 @@ pub(super) enum Clearing {
     IsTakenOff,
 }
 
-/// How long it takes until interrupt threads, workers and RCU have done what there is to do. Less
-/// than the 50 ms after which C panfrost turns an idle GPU off.
+/// How long it takes until interrupt threads, workers and RCU have done their work. Less than the
+/// 50 ms after which C panfrost turns an idle GPU off.
 const QUIET: Duration = Duration::from_millis(30);
 
 /// How long a sample waits for what came before it, so that with [`QUIET`] it is still less.

@@ -182,7 +182,7 @@ impl Client {
         Ok(client)
     }
 
-    /// Lets so many more chains of the tiler slot end, if the GPU is to be busy.
+    /// Lets `count` more chains of the tiler slot end, unless they end at once by themselves.
     fn let_tiler_end(&self, count: u32) -> Result<(), Stop> {
         if let Some(board) = &self.board {
             board.order(Opcode::RationJobs, &[TILER_SLOT, count])?;

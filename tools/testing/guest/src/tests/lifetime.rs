@@ -255,7 +255,7 @@ fn madvise_busy(gpu: &Gpu) -> Outcome {
     chain.submit(&[&bo], &[&gate.syncobj(&device)?], Some(&done))?;
     check!(bo.madvise(uapi::MADV_DONTNEED)?);
     check!(chain.bo().madvise(uapi::MADV_DONTNEED)?);
-    // As far as reclaim can be asked for: nothing of a job that is to run may go.
+    // As far as reclaim can be asked for: nothing of a job that will run may go.
     let _ = std::fs::write("/proc/sys/vm/drop_caches", "3");
     check!(bo.madvise(uapi::MADV_WILLNEED)?, "taken from a waiting job");
     check!(chain.bo().madvise(uapi::MADV_WILLNEED)?);

@@ -55,7 +55,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// The colour of the screen where no window is.
 const BACKGROUND: u128 = 0x11;
 
-/// A frame of a client that is to be shown.
+/// A frame of a client, to show next.
 struct Commit {
     buffer: u64,
     pixel: Vec<u8>,
@@ -147,7 +147,7 @@ impl<'a> Compositor<'a> {
         })
     }
 
-    /// Shows what there is to be shown, until there is something to be read from `quit`.
+    /// Shows the frames of the clients until something can be read from `quit`.
     pub(super) fn run(mut self, quit: impl AsFd) -> Outcome {
         loop {
             let ended = self.look(quit.as_fd())?;

@@ -72,7 +72,7 @@ impl Figures {
         count.fetch_add(1, SeqCst);
     }
 
-    /// Calls, which is to be counted as a submit.
+    /// Runs `call` and counts it as a submit.
     pub(super) fn submit<T>(&self, call: impl FnOnce() -> T) -> T {
         let start = std::time::Instant::now();
         let result = call();
@@ -81,7 +81,7 @@ impl Figures {
         result
     }
 
-    /// Whether all that is left to do is to end.
+    /// Returns whether the run is over.
     pub(super) fn over(&self) -> bool {
         self.over.load(SeqCst)
     }

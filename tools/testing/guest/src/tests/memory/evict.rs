@@ -382,7 +382,7 @@ fn swap_out(group: &MemoryGroup, swap: &Swap, bytes: usize) -> Outcome {
 fn unreadable(gpu: &Gpu) -> Outcome {
     let swap = Swap::on_disk(64 * MIB)?;
     let group = MemoryGroup::enter()?;
-    // Nothing else of this process is to be there.
+    // So that nothing else of this process gets there.
     keep_own_memory()?;
     let device = gpu.open()?;
     let bo = filled(&device, MIB, 1)?;

@@ -529,8 +529,8 @@ fn stuck_heaps(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// The MMU takes no command while a heap is to give memory back. It does so when the GPU has been
-/// reset, and grows again.
+/// The MMU takes no command while a heap tries to give memory back. The heap does so when the GPU
+/// has been reset, and grows again.
 fn stuck_heap(gpu: &Gpu) -> Outcome {
     not_the_peer(gpu)?;
     let board = Board::open()?;
