@@ -111,6 +111,11 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
     .flatten()
 }
 
+/// Returns whether a test leaves the GPU with another number, so that no other can follow.
+pub fn is_last(test: &Test) -> bool {
+    unplug::LAST.iter().any(|last| last.name == test.name)
+}
+
 /// The byte that fills memory which a job shall change.
 const PATTERN: u8 = 0xa5;
 
