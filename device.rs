@@ -30,7 +30,10 @@ mod ratelimit;
 mod recover;
 mod supply;
 
-use core::ops::Deref;
+use core::ops::{
+    Deref,
+    Range, //
+};
 
 use kernel::{
     device::{
@@ -101,7 +104,7 @@ pub(crate) use ratelimit::Ratelimit;
 use supply::Supply;
 
 /// Properties of a SoC that has a GPU of the family.
-type Soc = hw::Soc<<Family<'static> as Chip<'static>>::Overrides>;
+type Soc = hw::Soc<<Family<'static> as Chip<'static>>::Quirks>;
 
 /// The DRM device, in device context `Ctx`.
 pub(crate) type Device<Ctx = drm::Normal> = drm::Device<Driver, Ctx>;
@@ -216,6 +219,9 @@ pub(crate) struct DeviceData {
 }
 
 impl DeviceData {
+    /// See [`Personality::ADDRESSES`].
+    pub(crate) const ADDRESSES: Range<u64> = Interface::ADDRESSES;
+
     /// See [`Personality::MAP_WITH_HANDLE`].
     pub(crate) const MAP_WITH_HANDLE: bool = Interface::MAP_WITH_HANDLE;
 
@@ -438,8 +444,7 @@ fn power_up<'a>(pdev: &'a platform::Device<Core<'_>>, soc: Soc) -> Result<Gpu<'a
     let coherent = dev.dma_coherent();
     let system = System {
         coherent,
-        aarch64_tables: soc.aarch64_tables,
-        overrides: soc.overrides,
+        quirks: soc.quirks,
     };
     let chip = Family::new(dev, request, system)?;
     let dma_bits = chip.dma_bits();

@@ -42,7 +42,6 @@ pub(crate) mod fault;
 mod occupants;
 mod orphans;
 mod page_table;
-mod va;
 mod vm;
 
 pub(crate) use fault::{

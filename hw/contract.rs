@@ -11,7 +11,7 @@
 //! - [`Chip`]: power and reset of a GPU, and its interrupts. [`device`](crate::device) is the user.
 //! - [`Access`]: whether the hardware may be accessed. The family does not implement this one.
 //! - [`Walker`]: the hardware's address spaces.
-//! - [`Tables`]: the page tables that the hardware walks.
+//! - [`Tables`]: the page tables that the hardware walks, and where BOs go in them.
 //! - [`Runner`]: the job slots.
 //! - [`dump::Inspect`]: what dumps contain about the hardware.
 //! - [`Personality`]: the interface to user space. A module of `uapi` implements it for a type that
@@ -43,37 +43,43 @@ use kernel::{
             SlotConfig,
             Stop, //
         },
+        mm::{
+            Placement,
+            Policy, //
+        },
         DriverInfo, //
     },
     fmt::Display,
     io::mem::IoRequest,
+    iommu::pgtable::{
+        IoPageTable,
+        IoPageTableFmt,
+        TablePool, //
+    },
     of,
-    prelude::*, //
+    prelude::*,
+    sync::Arc, //
 };
 
 use super::dump;
 
 /// Properties of a SoC: the resources of the GPU in it, and what the family has to know.
 #[derive(Clone, Copy)]
-pub(crate) struct Soc<O> {
+pub(crate) struct Soc<Q> {
     /// Names of the supplies.
     pub(crate) supplies: &'static [&'static CStr],
     /// Names of the power domains if there is more than one, else empty.
     pub(crate) domains: &'static [&'static CStr],
-    /// See [`System::aarch64_tables`].
-    pub(crate) aarch64_tables: bool,
-    /// See [`System::overrides`].
-    pub(crate) overrides: O,
+    /// See [`System::quirks`].
+    pub(crate) quirks: Q,
 }
 
 /// Properties of the system around a GPU that its family has to know.
-pub(crate) struct System<O> {
+pub(crate) struct System<Q> {
     /// The GPU's accesses are coherent with the CPUs' caches.
     pub(crate) coherent: bool,
-    /// Page tables must be in the format of 64-bit Arm CPUs.
-    pub(crate) aarch64_tables: bool,
-    /// Register settings that the GPU needs after each reset.
-    pub(crate) overrides: O,
+    /// Everything else, which only the family understands.
+    pub(crate) quirks: Q,
 }
 
 /// The registers of a GPU whose clocks and supplies are on, with what was found out about it.
@@ -86,8 +92,8 @@ pub(crate) struct System<O> {
 /// one until it is over: [`Self::prepare_reset`], [`Self::start_reset`], and
 /// [`Self::finish_reset`] if the reset takes longer.
 pub(crate) trait Chip<'a>: Sized {
-    /// Register settings for a particular system.
-    type Overrides: Copy + 'static;
+    /// Facts about a particular system.
+    type Quirks: Copy + 'static;
 
     /// Properties of the GPU that are read in probe and do not change.
     type Identity: Clone + Send + Sync;
@@ -97,16 +103,16 @@ pub(crate) trait Chip<'a>: Sized {
     type Error: Display;
 
     /// The devices to which the driver binds, by compatible string, with the SoCs that they are in.
-    const OF_TABLE: of::IdTable<Soc<Self::Overrides>>;
+    const OF_TABLE: of::IdTable<Soc<Self::Quirks>>;
 
     /// The SoC of a device that was bound by its name.
-    const DEFAULT_SOC: Soc<Self::Overrides>;
+    const DEFAULT_SOC: Soc<Self::Quirks>;
 
     /// Maps the registers and identifies the GPU. Logs the reason if that fails.
     fn new(
         dev: &'a Device<Bound>,
         registers: IoRequest<'a>,
-        system: System<Self::Overrides>,
+        system: System<Self::Quirks>,
     ) -> Result<Self>;
 
     /// Returns the identity of the GPU. Any context.
@@ -284,45 +290,52 @@ pub(crate) trait Walker: Access {
     fn job_slots_of(&self, nr: u8) -> u32;
 }
 
-/// The page tables that the hardware of a GPU walks.
-#[derive(Clone, Copy)]
-pub(crate) struct TableFormat {
-    /// They have the format of 64-bit Arm CPUs, with a granule of 4 KiB; otherwise that of Mali's
-    /// LPAE.
-    pub(crate) aarch64: bool,
-    /// Width of virtual addresses.
-    pub(crate) va_bits: u32,
-    /// Width of physical addresses.
-    pub(crate) pa_bits: u32,
+/// A page table in one of the two formats that the hardware of a family walks.
+pub(crate) enum TableOf<'a, F: IoPageTableFmt, G: IoPageTableFmt> {
+    /// In [`Tables::First`].
+    First(IoPageTable<'a, F>),
+    /// In [`Tables::Second`].
+    Second(IoPageTable<'a, G>),
 }
 
-/// A page table, as the table code describes it.
-#[derive(Clone, Copy)]
-pub(crate) enum TableRoot {
-    /// In the format of Mali's LPAE: the values of its two registers.
-    MaliLpae {
-        /// Address of the root, with its flags.
-        transtab: u64,
-        /// Memory attributes.
-        memattr: u64,
-    },
-    /// In the format of 64-bit Arm CPUs, with a granule of 4 KiB.
-    Aarch64 {
-        /// Address of the root.
-        ttbr: u64,
-        /// Memory attributes, as the CPU's `MAIR` has them.
-        mair: u64,
-    },
-}
+/// A page table in one of the two formats of the family `T`, with the configuration with which the
+/// hardware walks it.
+pub(crate) type NewTable<'a, T> = (
+    TableOf<'a, <T as Tables>::First, <T as Tables>::Second>,
+    <T as Walker>::Config,
+);
 
-/// The page tables that the hardware walks. Any context; no register is touched.
+/// The page tables that the hardware walks, and the addresses that they translate. No register is
+/// touched. Any context unless stated otherwise.
 pub(crate) trait Tables: Walker {
-    /// Returns the format of the page tables.
-    fn table_format(&self) -> TableFormat;
+    /// A format of page tables, with a granule of 4 KiB and at most four levels.
+    type First: IoPageTableFmt;
 
-    /// Returns the configuration with which the hardware walks a table. `EOVERFLOW` if the hardware
-    /// does not have the widths of [`Self::table_format`].
-    fn config_of(&self, root: TableRoot) -> Result<Self::Config>;
+    /// Like [`Self::First`]. A family with a single format names it twice.
+    type Second: IoPageTableFmt;
+
+    /// Rules for the addresses of BOs. [`Self::placement`] chooses the colours that they see.
+    type Rules: Policy;
+
+    /// Returns the placement of a BO of `size` bytes, a nonzero multiple of 4 KiB. `exec`: shaders
+    /// can run from it.
+    fn placement(size: u64, exec: bool) -> Placement;
+
+    /// Creates an empty page table for `dev`, which is the device of this GPU. Returns it with the
+    /// configuration with which the hardware walks it. Sleeps.
+    ///
+    /// The table takes pages of 4 KiB and blocks of 2 MiB, and the memory for its own tables from
+    /// `pool`. It has [`NO_WARN`](kernel::iommu::pgtable::quirk::NO_WARN) set. `EOVERFLOW` if the
+    /// hardware does not have the widths of addresses that the table needs. `ENOMEM`.
+    ///
+    /// # Safety
+    ///
+    /// When the table is dropped, no address space may translate with the configuration any more.
+    unsafe fn new_table<'a>(
+        &self,
+        dev: &'a Device<Bound>,
+        pool: Arc<TablePool>,
+    ) -> Result<NewTable<'a, Self>>;
 }
 
 /// A job chain to start in a slot.
@@ -530,6 +543,10 @@ pub(crate) trait Personality {
 
     /// The layout of dumps.
     const DUMP: dump::DumpFormat;
+
+    /// Range of the GPU addresses that BOs can have. The page tables of every GPU of the family
+    /// must cover it.
+    const ADDRESSES: Range<u64>;
 
     /// Whether the first handle that a file gets for a BO, in whichever way, also maps the BO into
     /// the file's address space. If that fails, the file does not get the handle.

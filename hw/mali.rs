@@ -10,6 +10,7 @@
 //! - [`chip`]: the above of one GPU, and its registers,
 //! - [`power`] and [`reset`]: turning cores on and off, and resetting the GPU,
 //! - [`mmu`]: commands to the hardware address spaces,
+//! - [`tables`]: the page tables that they walk, and [`va`] the rules for addresses in them,
 //! - [`job`]: the job slots; [`collect`] reads their reports, and [`status`] decodes their state,
 //! - [`irq`]: the three interrupt blocks,
 //! - [`counter`]: cycle counter and timestamp,
@@ -35,6 +36,8 @@ mod regs;
 mod reset;
 mod soc;
 mod status;
+mod tables;
+mod va;
 
 use kernel::sizes::SZ_16K;
 

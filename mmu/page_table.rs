@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Page tables of the GPU, in one of two formats: Mali's LPAE, which all Midgard and later GPUs can
-//! walk, and that of 64-bit Arm CPUs, which some systems require.
+//! Page tables of the GPU. The family [makes](Tables::new_table) them, in a format that its
+//! hardware walks.
 //!
 //! A table is a device-managed resource: unbind frees it, however long its owner lives, unless the
 //! GPU is abandoned and may go on walking it, in which case the table is leaked. All accesses to a
@@ -28,15 +28,11 @@ use kernel::{
     dma::DmaAddress,
     iommu::pgtable::{
         prot,
-        quirk,
-        ARMMaliLPAE,
-        Config,
         IoPageTable,
         IoPageTableFmt,
         Reserved,
         TablePool,
-        Writer,
-        ARM64LPAES1, //
+        Writer, //
     },
     prelude::*,
     sizes::{
@@ -51,18 +47,14 @@ use kernel::{
     types::CovariantForLt, //
 };
 
-use super::va::{
-    self,
-    BLOCK,
-    PAGE, //
-};
 use crate::{
     device::{
         Device as DrmDevice,
+        DeviceData,
         Gpu, //
     },
     hw::{
-        TableRoot,
+        TableOf,
         Tables,
         Walker, //
     }, //
@@ -90,28 +82,37 @@ impl Prot {
     }
 }
 
+/// Size of a page.
+const PAGE: u64 = SZ_4K as u64;
+
+/// Size of a block.
+const BLOCK: u64 = SZ_2M as u64;
+
+/// A table in either format of the family.
+type AnyTable<'a> = TableOf<'a, <Gpu<'static> as Tables>::First, <Gpu<'static> as Tables>::Second>;
+
 /// A table that is leaked instead of freed if the GPU is abandoned, as it may go on walking the
 /// table.
-struct Walked<'a, F: IoPageTableFmt> {
+struct Walked<'a> {
     /// [`None`] only while this is being dropped.
-    table: Option<IoPageTable<'a, F>>,
+    table: Option<AnyTable<'a>>,
     drm: ARef<DrmDevice>,
 }
 
-impl<'a, F: IoPageTableFmt> Walked<'a, F> {
-    fn new(table: IoPageTable<'a, F>, drm: &DrmDevice) -> Self {
+impl<'a> Walked<'a> {
+    fn new(table: AnyTable<'a>, drm: &DrmDevice) -> Self {
         Self {
             table: Some(table),
             drm: drm.into(),
         }
     }
 
-    fn get(&self) -> Result<&IoPageTable<'a, F>> {
+    fn get(&self) -> Result<&AnyTable<'a>> {
         self.table.as_ref().ok_or(ENODEV)
     }
 }
 
-impl<F: IoPageTableFmt> Drop for Walked<'_, F> {
+impl Drop for Walked<'_> {
     fn drop(&mut self) {
         if self.drm.address_spaces.check().is_err() {
             mem::forget(self.table.take());
@@ -119,32 +120,16 @@ impl<F: IoPageTableFmt> Drop for Walked<'_, F> {
     }
 }
 
-/// A table in Midgard's own format.
-type Legacy = CovariantForLt!(Walked<'_, ARMMaliLPAE>);
-/// A table in the format of 64-bit Arm CPUs.
-type Aarch64 = CovariantForLt!(Walked<'_, ARM64LPAES1>);
-
-/// A table in either format.
-enum Table {
-    /// Midgard's own.
-    Legacy(DevresItemLt<Legacy>),
-    /// 64-bit Arm.
-    Aarch64(DevresItemLt<Aarch64>),
-}
+/// A [`Walked`] for as long as its device is bound.
+type WhileBound = CovariantForLt!(Walked<'_>);
 
 /// The page tables of a device, which are freed when the device unbinds.
-pub(crate) struct PageTables {
-    legacy: DevresListLt<Legacy>,
-    aarch64: DevresListLt<Aarch64>,
-}
+pub(crate) struct PageTables(DevresListLt<WhileBound>);
 
 impl PageTables {
-    /// Creates the lists, without tables. Sleeps.
+    /// Creates the list, without tables. Sleeps.
     pub(crate) fn new(dev: &Device<Bound>) -> Result<Self> {
-        Ok(Self {
-            legacy: DevresListLt::new(dev)?,
-            aarch64: DevresListLt::new(dev)?,
-        })
+        Ok(Self(DevresListLt::new(dev)?))
     }
 }
 
@@ -174,7 +159,7 @@ pub(super) struct TableMemory<'a> {
 /// pages, which leaves the table in place. A table in the way of a block is removed while the
 /// hardware is kept from making accesses there, and freed once it has forgotten the table.
 pub(super) struct PageTable {
-    table: Table,
+    table: DevresItemLt<WhileBound>,
     /// For each block, whether it may have a table of 4 KiB entries. Changed by the writer.
     small: BitmapVec,
     /// For each GiB, whether it has a table of block entries, which is never freed. Set by the
@@ -189,66 +174,28 @@ impl PageTable {
     /// Sleeps.
     pub(super) fn new(drm: &DrmDevice, gpu: &Gpu<'_>) -> Result<(Self, WalkConfig)> {
         let dev = gpu.dev();
-        let blocks = usize::try_from(va::RANGE.end / BLOCK)?;
-        let gibs = usize::try_from(va::RANGE.end.div_ceil(GIB))?;
+        let end = DeviceData::ADDRESSES.end;
+        let blocks = usize::try_from(end / BLOCK)?;
+        let gibs = usize::try_from(end.div_ceil(GIB))?;
         let small = BitmapVec::new(blocks, GFP_KERNEL_ACCOUNT)?;
         let large = BitmapVec::new(gibs, GFP_KERNEL_ACCOUNT)?;
         let pool = TablePool::new()?;
-        let format = gpu.table_format();
-        let config = || Config {
-            quirks: quirk::NO_WARN,
-            pgsize_bitmap: SZ_4K | SZ_2M,
-            ias: format.va_bits,
-            oas: format.pa_bits,
-            coherent_walk: gpu.coherent,
-        };
+        // SAFETY: The entry of an AS with this table holds the `VmShared`, and the AS is turned off
+        // before that goes or before the device unbinds, whichever comes first.
+        let (table, config) = unsafe { gpu.new_table(dev, pool.clone()) }?;
+        let table = Walked::new(table, drm);
+        // SAFETY: The table borrows nothing but the bound device.
+        let table = unsafe { drm.tables.0.add(dev, table) }?;
 
-        if format.aarch64 {
-            let table = IoPageTable::<'_, ARM64LPAES1>::with_pool(dev, config(), pool.clone())?;
-            // SAFETY: The entry of an AS with this table holds the `VmShared`, and the AS is turned
-            // off before that goes or before the device unbinds, whichever comes first.
-            let ttbr = unsafe { table.ttbr() };
-            let config = gpu.config_of(TableRoot::Aarch64 {
-                ttbr,
-                mair: table.mair(),
-            })?;
-            let table = Walked::new(table, drm);
-            // SAFETY: The table borrows nothing but the bound device.
-            let table = unsafe { drm.tables.aarch64.add(dev, table) }?;
-
-            let table = Table::Aarch64(table);
-            Ok((
-                Self {
-                    table,
-                    small,
-                    large,
-                    pool,
-                },
-                config,
-            ))
-        } else {
-            let table = IoPageTable::<'_, ARMMaliLPAE>::with_pool(dev, config(), pool.clone())?;
-            // SAFETY: As above.
-            let transtab = unsafe { table.transtab() };
-            let config = gpu.config_of(TableRoot::MaliLpae {
-                transtab,
-                memattr: table.memattr(),
-            })?;
-            let table = Walked::new(table, drm);
-            // SAFETY: As above.
-            let table = unsafe { drm.tables.legacy.add(dev, table) }?;
-
-            let table = Table::Legacy(table);
-            Ok((
-                Self {
-                    table,
-                    small,
-                    large,
-                    pool,
-                },
-                config,
-            ))
-        }
+        Ok((
+            Self {
+                table,
+                small,
+                large,
+                pool,
+            },
+            config,
+        ))
     }
 
     /// Maps segments of memory one after the other, from the start of `range`, which must be large
@@ -274,16 +221,13 @@ impl PageTable {
     ) -> (Range<u64>, Result) {
         let mut va = range.start;
         let how = (prot, memory);
-        let result = match &self.table {
-            Table::Legacy(table) => table
-                .access(dev)
-                .and_then(Walked::get)
-                .and_then(|table| self.map_in(table, &mut va, range.end, segments, how, exclude)),
-            Table::Aarch64(table) => table
-                .access(dev)
-                .and_then(Walked::get)
-                .and_then(|table| self.map_in(table, &mut va, range.end, segments, how, exclude)),
-        };
+        let table = self.table.access(dev).and_then(Walked::get);
+        let result = table.and_then(|table| match table {
+            TableOf::First(table) => self.map_in(table, &mut va, range.end, segments, how, exclude),
+            TableOf::Second(table) => {
+                self.map_in(table, &mut va, range.end, segments, how, exclude)
+            }
+        });
 
         (range.start..va, result)
     }
@@ -293,9 +237,9 @@ impl PageTable {
     ///
     /// `EFAULT` if part of it was not mapped; everything before that part is unmapped.
     pub(super) fn unmap(&self, dev: &Device<Bound>, range: Range<u64>) -> Result {
-        match &self.table {
-            Table::Legacy(table) => self.unmap_in(table.access(dev)?.get()?, range),
-            Table::Aarch64(table) => self.unmap_in(table.access(dev)?.get()?, range),
+        match self.table.access(dev)?.get()? {
+            TableOf::First(table) => self.unmap_in(table, range),
+            TableOf::Second(table) => self.unmap_in(table, range),
         }
     }
 

@@ -66,20 +66,24 @@ use super::{
         Prot,
         TableMemory,
         WalkConfig, //
-    },
-    va, //
+    }, //
 };
 use crate::{
     device::{
         with_gpu,
         Device,
+        DeviceData,
         Gpu,
         Ratelimit, //
-    }, //
+    },
+    hw::Tables, //
 };
 
 /// Payload of a node in the VA tree: the memory that grows on faults there, if any.
 type Growing = Option<Arc<dyn Grow>>;
+
+/// Rules of the family for the addresses in the tree.
+type Rules = <Gpu<'static> as Tables>::Rules;
 
 /// The error with which a mapping failed, and what the caller has to do about the pages.
 pub(crate) struct MapError {
@@ -104,7 +108,7 @@ pub(crate) struct VmShared {
     log: Arc<Ratelimit>,
     link: LockedBy<Link<Self>, Lists<Self>>,
     #[pin]
-    tree: SpinLock<Mm<Growing, va::Rules>>,
+    tree: SpinLock<Mm<Growing, Rules>>,
 }
 
 impl Linked for VmShared {
@@ -404,7 +408,7 @@ impl<M> Vm<M> {
         static NEXT_ID: Atomic<u64> = Atomic::new(1);
 
         let (table, config) = PageTable::new(drm, gpu)?;
-        let tree = Mm::new(va::RANGE)?;
+        let tree = Mm::new(DeviceData::ADDRESSES)?;
         let log = Arc::pin_init(Ratelimit::of_file(&drm.client_log), GFP_KERNEL_ACCOUNT)?;
         let space = Arc::pin_init(
             try_pin_init!(VmShared {
@@ -470,7 +474,7 @@ impl<M> Vm<M> {
         let inserted = self
             .tree
             .lock()
-            .insert(node, &va::placement(size, exec), |_| grows)
+            .insert(node, &Gpu::placement(size, exec), |_| grows)
             .map(|node| node.range());
         // An error carries the memory of the node, which is freed here, with the lock released.
         let range = inserted.map_err(|(e, _)| e)?;

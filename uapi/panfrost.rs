@@ -17,6 +17,8 @@ mod dump;
 mod param;
 mod submit;
 
+use core::ops::Range;
+
 use kernel::{
     capability::{
         capable,
@@ -28,6 +30,7 @@ use kernel::{
         job_queue::Priority, //
     },
     prelude::*,
+    sizes::SZ_32M,
     uapi, //
 };
 
@@ -97,6 +100,9 @@ impl Personality for Panfrost {
     ];
 
     const DUMP: DumpFormat = dump::FORMAT;
+
+    // User space relies on addresses between 32 MiB and 4 GiB.
+    const ADDRESSES: Range<u64> = SZ_32M as u64..1 << 32;
 
     // CREATE_BO returns the address, GET_BO_OFFSET expects one for each handle, and jobs may use
     // BOs that they do not list.

@@ -22,12 +22,12 @@ use super::{
         self,
         GpuFault, //
     },
-    power::{
-        self,
-        Overrides, //
-    },
+    power,
     reset,
-    soc,
+    soc::{
+        self,
+        Quirks, //
+    },
     Caps,
     Feature,
     Identity,
@@ -47,7 +47,7 @@ pub(crate) struct Mali<'a> {
     /// Features and errata of the product.
     pub(super) caps: Caps,
     /// Properties of the system around the GPU.
-    pub(super) system: System<Overrides>,
+    pub(super) system: System<Quirks>,
     /// Users of the cycle counter.
     pub(super) cycle_users: Pin<KBox<SpinLock<u32>>>,
     pub(super) io: IoMem<'a>,
@@ -55,24 +55,24 @@ pub(crate) struct Mali<'a> {
 }
 
 impl<'a> Chip<'a> for Mali<'a> {
-    type Overrides = Overrides;
+    type Quirks = Quirks;
     type Identity = Identity;
     type Error = GpuFault;
 
-    const OF_TABLE: of::IdTable<Soc<Overrides>> = soc::OF_TABLE;
-    const DEFAULT_SOC: Soc<Overrides> = soc::DEFAULT;
+    const OF_TABLE: of::IdTable<Soc<Quirks>> = soc::OF_TABLE;
+    const DEFAULT_SOC: Soc<Quirks> = soc::DEFAULT;
 
     fn new(
         dev: &'a Device<Bound>,
         registers: IoRequest<'a>,
-        system: System<Overrides>,
+        system: System<Quirks>,
     ) -> Result<Self> {
         let io = registers
             .iomap_exclusive_sized::<{ REGS_SIZE }>()
             .inspect_err(|e| dev_err!(dev, "cannot map the registers: {:?}\n", e))?;
         let (id, caps) = Identity::read(dev, &io, system.coherent)?;
 
-        if system.aarch64_tables && !caps.feature(Feature::Aarch64Mmu) {
+        if system.quirks.aarch64_tables && !caps.feature(Feature::Aarch64Mmu) {
             dev_err!(
                 dev,
                 "this GPU has no AArch64 page tables, which its system needs\n"
@@ -114,13 +114,7 @@ impl<'a> Chip<'a> for Mali<'a> {
     }
 
     fn power_on(&self) -> Result {
-        power::on(
-            self.dev,
-            &self.io,
-            &self.id,
-            &self.caps,
-            self.system.overrides,
-        )
+        power::on(self.dev, &self.io, &self.id, &self.caps, self.system.quirks)
     }
 
     fn power_off(&self) {

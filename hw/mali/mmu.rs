@@ -3,8 +3,7 @@
 //! Address spaces of the hardware: turning one on and off, flushing it, and reading why an access
 //! failed.
 //!
-//! Implements [`Walker`], which says in which contexts, and [`Tables`]. Functions wait in bounded
-//! busy loops.
+//! Implements [`Walker`], which says in which contexts. Functions wait in bounded busy loops.
 
 use core::ops::Range;
 
@@ -48,9 +47,6 @@ use crate::{
     hw::{
         AccessFault,
         Flush,
-        TableFormat,
-        TableRoot,
-        Tables,
         Walker, //
     }, //
 };
@@ -74,7 +70,7 @@ pub(crate) struct Config {
 
 impl Config {
     /// Creates the configuration for tables in Midgard's own format.
-    fn legacy(transtab: u64, memattr: u64) -> Self {
+    pub(super) fn legacy(transtab: u64, memattr: u64) -> Self {
         Self {
             transtab,
             memattr,
@@ -86,7 +82,7 @@ impl Config {
     /// virtual addresses. `coherent`: the GPU snoops the CPUs' caches.
     ///
     /// `EOVERFLOW`: the hardware has no such width.
-    fn aarch64_4k(ttbr: u64, mair: u64, va_bits: u32, coherent: bool) -> Result<Self> {
+    pub(super) fn aarch64_4k(ttbr: u64, mair: u64, va_bits: u32, coherent: bool) -> Result<Self> {
         let shareability = if coherent {
             WalkShareability::Outer
         } else {
@@ -388,28 +384,6 @@ impl Walker for Gpu<'_> {
 
     fn job_slots_of(&self, nr: u8) -> u32 {
         job::slots_of(self, nr)
-    }
-}
-
-impl Tables for Gpu<'_> {
-    fn table_format(&self) -> TableFormat {
-        TableFormat {
-            aarch64: self.chip.system.aarch64_tables,
-            va_bits: self.chip.id.va_bits(),
-            pa_bits: self.chip.id.pa_bits(),
-        }
-    }
-
-    fn config_of(&self, root: TableRoot) -> Result<Config> {
-        match root {
-            TableRoot::MaliLpae { transtab, memattr } => Ok(Config::legacy(transtab, memattr)),
-            TableRoot::Aarch64 { ttbr, mair } => Config::aarch64_4k(
-                ttbr,
-                mair,
-                self.chip.id.va_bits(),
-                self.chip.system.coherent,
-            ),
-        }
     }
 }
 

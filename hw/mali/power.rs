@@ -25,6 +25,7 @@ use super::{
     identity::read_mask,
     lo,
     regs::gpu::*,
+    soc::Quirks,
     Caps,
     Feature,
     Identity,
@@ -38,13 +39,6 @@ const POLL: Delta = Delta::from_micros(10);
 /// milliseconds.
 const TIMEOUT: Delta = Delta::from_millis(500);
 
-/// Register settings that some SoCs need after each reset of the GPU.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Overrides {
-    /// Amlogic: the power manager needs undocumented bits.
-    pub(super) amlogic: bool,
-}
-
 /// Writes the configuration that errata and features require, then turns on all cores in use.
 ///
 /// Must be called after each reset. `ETIMEDOUT`: some cores did not power up; the log says which.
@@ -54,9 +48,9 @@ pub(super) fn on(
     io: &IoMem<'_>,
     id: &Identity,
     caps: &Caps,
-    overrides: Overrides,
+    quirks: Quirks,
 ) -> Result {
-    configure(io, id, caps, overrides);
+    configure(io, id, caps, quirks);
 
     request::<L2_PWRON>(io, id.l2_mask());
     wait_on::<L2_READY>(dev, io, id.l2_mask(), "level 2 cache")?;
@@ -141,7 +135,7 @@ where
 }
 
 /// Writes the implementation-specific configuration registers, which a reset clears.
-fn configure(io: &IoMem<'_>, id: &Identity, caps: &Caps, overrides: Overrides) {
+fn configure(io: &IoMem<'_>, id: &Identity, caps: &Caps, quirks: Quirks) {
     let shader = shader_config(caps);
     if shader != SHADER_CONFIG::zeroed() {
         io.write_reg(shader);
@@ -156,7 +150,7 @@ fn configure(io: &IoMem<'_>, id: &Identity, caps: &Caps, overrides: Overrides) {
         io.write_reg(jm);
     }
 
-    if overrides.amlogic {
+    if quirks.amlogic {
         io.write_reg(PWR_KEY::UNLOCK);
         io.write_reg(PWR_OVERRIDE1::AMLOGIC);
     }

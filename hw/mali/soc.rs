@@ -9,22 +9,34 @@ use kernel::{
     prelude::*, //
 };
 
-use super::power::Overrides;
+/// Facts about the system around a GPU that the driver has to know.
+#[derive(Clone, Copy)]
+pub(crate) struct Quirks {
+    /// Page tables must be in the format of 64-bit Arm CPUs.
+    pub(super) aarch64_tables: bool,
+    /// Amlogic: after each reset of the GPU, the power manager needs undocumented bits.
+    pub(super) amlogic: bool,
+}
 
 /// Properties of a SoC with a Mali GPU.
-type Soc = crate::hw::Soc<Overrides>;
+type Soc = crate::hw::Soc<Quirks>;
 
 /// Most SoCs: one supply, at most one power domain.
 pub(super) const DEFAULT: Soc = Soc {
     supplies: &[c"mali"],
     domains: &[],
-    aarch64_tables: false,
-    overrides: Overrides { amlogic: false },
+    quirks: Quirks {
+        aarch64_tables: false,
+        amlogic: false,
+    },
 };
 
 /// Amlogic SoCs.
 const AMLOGIC: Soc = Soc {
-    overrides: Overrides { amlogic: true },
+    quirks: Quirks {
+        amlogic: true,
+        ..DEFAULT.quirks
+    },
     ..DEFAULT
 };
 
@@ -35,7 +47,10 @@ const MEDIATEK_DOMAINS: &[&CStr] = &[c"core0", c"core1", c"core2", c"core3", c"c
 const fn mediatek(domains: usize, aarch64_tables: bool) -> Soc {
     Soc {
         domains: MEDIATEK_DOMAINS.split_at(domains).0,
-        aarch64_tables,
+        quirks: Quirks {
+            aarch64_tables,
+            ..DEFAULT.quirks
+        },
         ..DEFAULT
     }
 }

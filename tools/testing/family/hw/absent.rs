@@ -14,10 +14,16 @@ use kernel::{
         Bound,
         Device, //
     },
-    drm::job_queue::{
-        QueueSlot,
-        SlotConfig,
-        Stop, //
+    drm::{
+        job_queue::{
+            QueueSlot,
+            SlotConfig,
+            Stop, //
+        },
+        mm::{
+            AnyColor,
+            Placement, //
+        }, //
     },
     fmt::{
         self,
@@ -25,9 +31,14 @@ use kernel::{
         Formatter, //
     },
     io::mem::IoRequest,
+    iommu::pgtable::{
+        TablePool,
+        ARM64LPAES1, //
+    },
     of,
     prelude::*,
-    sizes::SZ_4K, //
+    sizes::SZ_4K,
+    sync::Arc, //
 };
 
 use crate::{
@@ -50,8 +61,7 @@ use crate::{
         SlotStatus,
         Soc,
         System,
-        TableFormat,
-        TableRoot,
+        TableOf,
         Tables,
         Walker, //
     }, //
@@ -61,8 +71,7 @@ use crate::{
 const SOC: Soc<()> = Soc {
     supplies: &[c"mali"],
     domains: &[],
-    aarch64_tables: false,
-    overrides: (),
+    quirks: (),
 };
 
 kernel::of_device_table!(
@@ -82,7 +91,7 @@ pub(crate) struct Unknown;
 pub(crate) struct Absent<'a>(PhantomData<&'a ()>);
 
 impl<'a> Chip<'a> for Absent<'a> {
-    type Overrides = ();
+    type Quirks = ();
     type Identity = Unknown;
     type Error = Nothing;
 
@@ -216,15 +225,19 @@ impl Walker for Gpu<'_> {
 }
 
 impl Tables for Gpu<'_> {
-    fn table_format(&self) -> TableFormat {
-        TableFormat {
-            aarch64: true,
-            va_bits: 39,
-            pa_bits: 32,
-        }
+    type First = ARM64LPAES1;
+    type Second = ARM64LPAES1;
+    type Rules = AnyColor;
+
+    fn placement(size: u64, _exec: bool) -> Placement {
+        Placement::new(size)
     }
 
-    fn config_of(&self, _root: TableRoot) -> Result<Unknown> {
+    unsafe fn new_table<'a>(
+        &self,
+        _dev: &'a Device<Bound>,
+        _pool: Arc<TablePool>,
+    ) -> Result<(TableOf<'a, ARM64LPAES1, ARM64LPAES1>, Unknown)> {
         Err(EOVERFLOW)
     }
 }

@@ -2,6 +2,8 @@
 
 //! An interface to user space without ioctls of its own.
 
+use core::ops::Range;
+
 use kernel::{
     drm::{
         ioctl,
@@ -35,6 +37,8 @@ impl Personality for Bare {
         lay_out: |_| Err(EINVAL),
         finish: |_, _| Err(EINVAL),
     };
+
+    const ADDRESSES: Range<u64> = 0x1000..1 << 32;
 
     const MAP_WITH_HANDLE: bool = false;
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Placement of BOs in an address space: the rules of the hardware and of user space.
+//! Placement of BOs in an address space.
 //!
-//! User space relies on addresses between 32 MiB and 4 GiB. Executable BOs have additional rules:
-//! the program counter of a shader has 24 bits, so its code must not cross a 16 MiB boundary, and
-//! the instruction prefetcher misbehaves next to a 4 GiB boundary.
+//! There are rules for executable BOs: the program counter of a shader has 24 bits, so its code
+//! must not cross a 16 MiB boundary, and the instruction prefetcher misbehaves next to a 4 GiB
+//! boundary.
 
 use core::ops::Range;
 
@@ -17,20 +17,16 @@ use kernel::{
     sizes::{
         SZ_16M,
         SZ_2M,
-        SZ_32M,
         SZ_4K, //
     }, //
 };
 
 /// Size of a page.
-pub(super) const PAGE: u64 = SZ_4K as u64;
+const PAGE: u64 = SZ_4K as u64;
 /// Size of a block.
-pub(super) const BLOCK: u64 = SZ_2M as u64;
+const BLOCK: u64 = SZ_2M as u64;
 const WINDOW: u64 = SZ_16M as u64;
 const GIB_4: u64 = 1 << 32;
-
-/// Range of the addresses that BOs can have.
-pub(super) const RANGE: Range<u64> = SZ_32M as u64..GIB_4;
 
 /// Colour of executable BOs. All others have [`DATA`].
 const EXEC: usize = 1;
@@ -38,7 +34,7 @@ const EXEC: usize = 1;
 const DATA: usize = 0;
 
 /// Keeps executable BOs away from 4 GiB boundaries.
-pub(super) struct Rules;
+pub(crate) struct Rules;
 
 impl Policy for Rules {
     fn adjust(color: usize, hole: Range<u64>) -> Range<u64> {
@@ -86,14 +82,17 @@ pub(super) fn placement(size: u64, exec: bool) -> Placement {
 mod tests {
     use super::*;
 
+    /// A hole that ends at a 4 GiB boundary.
+    const HOLE: Range<u64> = 2 * WINDOW..GIB_4;
+
     #[test]
     fn data_goes_anywhere() {
-        assert!(Rules::adjust(DATA, RANGE) == RANGE);
+        assert!(Rules::adjust(DATA, HOLE) == HOLE);
     }
 
     #[test]
     fn code_keeps_off_4g() {
-        assert!(Rules::adjust(EXEC, RANGE) == (RANGE.start..GIB_4 - PAGE));
+        assert!(Rules::adjust(EXEC, HOLE) == (HOLE.start..GIB_4 - PAGE));
         assert!(Rules::adjust(EXEC, 0..WINDOW) == (PAGE..WINDOW));
         // A hole that ends at the boundary and is no larger than a window cannot be used.
         let hole = Rules::adjust(EXEC, GIB_4 - WINDOW..GIB_4);
