@@ -401,7 +401,7 @@ impl platform::Driver for PlatformDriver {
         this.gpu.begin_halt();
         this.irqs.synchronize();
         // Excludes a recovery, which polls registers that need not answer after the halt.
-        this.drm.0.jobs.exclude(|| this.gpu.halt(&this.drm.0));
+        this.drm.0.jobs.exclude(|| this.drm.0.halt(&this.gpu));
         if !this.gpu.stopped() || this.drm.0.address_spaces.is_abandoned() {
             this.drm.0.heaps.leak(&this.gpu);
         }

@@ -18,7 +18,8 @@
 //!
 //! There is one mutex, [`GpuInner::reset`](super::GpuInner), which nests inside that of the job
 //! side. The functions that reset, stop or find the GPU sleep but, except for
-//! [`GpuInner::cycle_power`](super::GpuInner), allocate nothing.
+//! [`GpuInner::cycle_power`](super::GpuInner), allocate nothing. Those that make the address spaces
+//! forget the hardware are functions of [`DeviceData`], which has both.
 
 use kernel::{
     prelude::*,
@@ -35,7 +36,7 @@ use kernel::{
 };
 
 use super::{
-    Device,
+    DeviceData,
     Gpu,
     GpuInner, //
 };
@@ -62,18 +63,17 @@ impl Access for Gpu<'_> {
 }
 
 impl GpuInner<'_> {
-    /// Returns whether the GPU is stopped, so that it reaches no memory unless it is abandoned.
+    /// See [`Access::stopped`].
     pub(crate) fn stopped(&self) -> bool {
         self.stopped.load(Acquire)
     }
 
-    /// Returns whether nothing may be started: the GPU is lost or is being unbound.
+    /// See [`Access::halted`].
     pub(crate) fn halted(&self) -> bool {
         self.unbinding.load(Acquire) || self.lost.load(Acquire)
     }
 
-    /// Returns whether no register may be touched: the GPU has halted, or its reset line is driven,
-    /// after which work goes on.
+    /// See [`Access::off_limits`].
     pub(crate) fn off_limits(&self) -> bool {
         self.halted() || self.quiet.load(Acquire)
     }
@@ -115,34 +115,7 @@ impl GpuInner<'_> {
         f()
     }
 
-    /// Resets the GPU and makes it ready for work: the cores are on, the address spaces forgotten,
-    /// and the interrupts unmasked except that of the jobs.
-    ///
-    /// The caller ensures that nothing programs a job slot meanwhile. Sleeps. Allocates nothing, so
-    /// that fences may depend on it. `ENODEV` if the GPU has halted or is gone. After any error the
-    /// GPU has halted, and is stopped if that was possible.
-    pub(crate) fn recover(&self, drm: &Device) -> Result {
-        let _one = self.reset.lock();
-
-        if self.halted() {
-            return Err(ENODEV);
-        }
-        self.chip.mask_all();
-        if let Err((error, reset)) = self.reset_somehow(drm) {
-            self.lost.store(true, Release);
-            // Waits for code that has not seen the flag yet, and may unmask an interrupt.
-            synchronize_rcu();
-            if !self.supply.is_held() {
-                self.chip.mask_all();
-            }
-            self.stop_after(drm, reset);
-            return Err(error);
-        }
-        self.resume();
-        Ok(())
-    }
-
-    /// Keeps everybody except [`Self::find`] and unbind from the registers of a lost GPU, in
+    /// Keeps everybody except [`DeviceData::find`] and unbind from the registers of a lost GPU, in
     /// preparation for [`Self::cycle_power`]. The mutex of the job side is held.
     pub(crate) fn lock_out(&self) {
         // This does not clear the mark of an abandoned GPU, which still counts as reaching memory.
@@ -151,7 +124,7 @@ impl GpuInner<'_> {
 
     /// Cuts the power of a lost GPU and turns it on again. Sleeps and may wait for memory, so the
     /// caller holds no lock that a fence depends on. [`Self::lock_out`] must have been called
-    /// before, and [`Self::find`] follows. Unbind waits for this to end before it touches a
+    /// before, and [`DeviceData::find`] follows. Unbind waits for this to end before it touches a
     /// register.
     pub(crate) fn cycle_power(&self) {
         // Waits for code, such as an interrupt handler, that has not seen `lost` or `stopped` yet.
@@ -162,65 +135,6 @@ impl GpuInner<'_> {
         // An error has been logged, and the supply is held then; the next attempt starts from
         // there.
         let _ = self.supply.cycle_power();
-    }
-
-    /// Tries to make a lost GPU work again. Sleeps. After an error the GPU is still lost, or is
-    /// being unbound, or was not lost. On success it is in the state that [`Self::recover`] leaves
-    /// it in.
-    pub(crate) fn find(&self, drm: &Device) -> Result {
-        let _one = self.reset.lock();
-
-        if self.unbinding.load(Acquire) || !self.lost.load(Acquire) {
-            return Err(ENODEV);
-        }
-        if self.supply.is_held() {
-            return Err(EIO);
-        }
-        if let Err((error, reset)) = self.reset_somehow(drm) {
-            self.stop_after(drm, reset);
-            return Err(error);
-        }
-        drm.address_spaces.unabandon();
-        self.stopped.store(false, Release);
-        self.lost.store(false, Release);
-        self.resume();
-        Ok(())
-    }
-
-    /// Resets the GPU by command, else by its reset line, and turns its cores on. An error comes
-    /// with the result of the last reset, for [`Self::stop_after`].
-    fn reset_somehow(&self, drm: &Device) -> Result<(), (Error, Result)> {
-        let reset = self.reset_by_command(drm);
-        let error = match reset.and_then(|()| self.chip.power_on()) {
-            Ok(()) => return Ok(()),
-            // The device is gone: its reset line does not help.
-            Err(e) if e == ENODEV => return Err((e, reset)),
-            Err(e) => e,
-        };
-
-        if let Err(e) = self.quietly(|| self.supply.pulse_reset()) {
-            if e != ENODEV {
-                dev_err!(self.dev(), "reset line: {:?}\n", e);
-            }
-            return Err((error, reset));
-        }
-        dev_warn!(self.dev(), "the GPU was reset by its reset line\n");
-        self.chip.clear_errors();
-        drm.address_spaces.forget_all();
-        self.chip.power_on().map_err(|e| (e, Ok(())))
-    }
-
-    /// Resets the GPU by command. On success, the MMU has forgotten all address spaces.
-    fn reset_by_command(&self, drm: &Device) -> Result {
-        self.chip.prepare_reset();
-        match drm.address_spaces.reset(|| self.chip.start_reset()) {
-            Err(ETIMEDOUT) => {
-                self.chip.finish_reset()?;
-                drm.address_spaces.forget_all();
-                Ok(())
-            }
-            result => result,
-        }
     }
 
     /// Restarts the counters and the interrupts, after the cores were turned on.
@@ -248,39 +162,128 @@ impl GpuInner<'_> {
             self.chip.mask_all();
         }
     }
+}
+
+/// Resets also concern the address spaces, of which the hardware knows nothing.
+impl DeviceData {
+    /// Resets the GPU and makes it ready for work: the cores are on, the address spaces forgotten,
+    /// and the interrupts unmasked except that of the jobs.
+    ///
+    /// The caller ensures that nothing programs a job slot meanwhile. Sleeps. Allocates nothing, so
+    /// that fences may depend on it. `ENODEV` if the GPU has halted or is gone. After any error the
+    /// GPU has halted, and is stopped if that was possible.
+    pub(crate) fn recover(&self, gpu: &GpuInner<'_>) -> Result {
+        let _one = gpu.reset.lock();
+
+        if gpu.halted() {
+            return Err(ENODEV);
+        }
+        gpu.chip.mask_all();
+        if let Err((error, reset)) = self.reset_somehow(gpu) {
+            gpu.lost.store(true, Release);
+            // Waits for code that has not seen the flag yet, and may unmask an interrupt.
+            synchronize_rcu();
+            if !gpu.supply.is_held() {
+                gpu.chip.mask_all();
+            }
+            self.stop_after(gpu, reset);
+            return Err(error);
+        }
+        gpu.resume();
+        Ok(())
+    }
+
+    /// Tries to make a lost GPU work again. Sleeps. After an error the GPU is still lost, or is
+    /// being unbound, or was not lost. On success it is in the state that [`Self::recover`] leaves
+    /// it in.
+    pub(crate) fn find(&self, gpu: &GpuInner<'_>) -> Result {
+        let _one = gpu.reset.lock();
+
+        if gpu.unbinding.load(Acquire) || !gpu.lost.load(Acquire) {
+            return Err(ENODEV);
+        }
+        if gpu.supply.is_held() {
+            return Err(EIO);
+        }
+        if let Err((error, reset)) = self.reset_somehow(gpu) {
+            self.stop_after(gpu, reset);
+            return Err(error);
+        }
+        self.address_spaces.unabandon();
+        gpu.stopped.store(false, Release);
+        gpu.lost.store(false, Release);
+        gpu.resume();
+        Ok(())
+    }
+
+    /// Resets the GPU by command, else by its reset line, and turns its cores on. An error comes
+    /// with the result of the last reset, for [`Self::stop_after`].
+    fn reset_somehow(&self, gpu: &GpuInner<'_>) -> Result<(), (Error, Result)> {
+        let reset = self.reset_by_command(gpu);
+        let error = match reset.and_then(|()| gpu.chip.power_on()) {
+            Ok(()) => return Ok(()),
+            // The device is gone: its reset line does not help.
+            Err(e) if e == ENODEV => return Err((e, reset)),
+            Err(e) => e,
+        };
+
+        if let Err(e) = gpu.quietly(|| gpu.supply.pulse_reset()) {
+            if e != ENODEV {
+                dev_err!(gpu.dev(), "reset line: {:?}\n", e);
+            }
+            return Err((error, reset));
+        }
+        dev_warn!(gpu.dev(), "the GPU was reset by its reset line\n");
+        gpu.chip.clear_errors();
+        self.address_spaces.forget_all();
+        gpu.chip.power_on().map_err(|e| (e, Ok(())))
+    }
+
+    /// Resets the GPU by command. On success, the MMU has forgotten all address spaces.
+    fn reset_by_command(&self, gpu: &GpuInner<'_>) -> Result {
+        gpu.chip.prepare_reset();
+        match self.address_spaces.reset(|| gpu.chip.start_reset()) {
+            Err(ETIMEDOUT) => {
+                gpu.chip.finish_reset()?;
+                self.address_spaces.forget_all();
+                Ok(())
+            }
+            result => result,
+        }
+    }
 
     /// Completes the halt, after all interrupt threads have ended: stops the GPU for good.
-    pub(super) fn halt(&self, drm: &Device) {
-        let _one = self.reset.lock();
+    pub(super) fn halt(&self, gpu: &GpuInner<'_>) {
+        let _one = gpu.reset.lock();
 
         // A failed reset may have stopped the GPU already. A lost GPU is marked as stopped for the
         // power cycle, even if it is abandoned and its power stays on, so that mark alone does not
         // suffice.
-        if (!self.stopped() || drm.address_spaces.is_abandoned()) && !self.supply.is_held() {
-            self.chip.mask_all();
-            let reset = self.reset_by_command(drm);
+        if (!gpu.stopped() || self.address_spaces.is_abandoned()) && !gpu.supply.is_held() {
+            gpu.chip.mask_all();
+            let reset = self.reset_by_command(gpu);
 
-            self.stop_after(drm, reset);
+            self.stop_after(gpu, reset);
         }
     }
 
     /// Records whether `reset`, the result of a reset, has stopped the GPU. If it has not, holds
     /// the GPU in reset. If that fails as well, abandons the GPU: the memory that it may reach is
     /// leaked, because fences cannot wait for it for ever.
-    fn stop_after(&self, drm: &Device, reset: Result) {
+    fn stop_after(&self, gpu: &GpuInner<'_>, reset: Result) {
         let note = |stopped| {
             match stopped {
-                true => drm.address_spaces.unabandon(),
-                false => drm.address_spaces.abandon(),
+                true => self.address_spaces.unabandon(),
+                false => self.address_spaces.abandon(),
             }
-            self.stopped.store(stopped, Release);
+            gpu.stopped.store(stopped, Release);
         };
 
         match reset {
             Ok(()) => note(true),
             // A device that has left the bus does not write to memory either.
             Err(e) if e == ENODEV => note(true),
-            Err(_) => self.quietly(|| note(self.supply.force_reset())),
+            Err(_) => gpu.quietly(|| note(gpu.supply.force_reset())),
         }
     }
 }

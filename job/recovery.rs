@@ -395,7 +395,7 @@ impl Jobs {
         // It unmasks the interrupts. Cleared before, not to miss a storm that comes right after.
         started.workers.poll(false);
 
-        if let Err(error) = gpu.recover(drm) {
+        if let Err(error) = drm.recover(gpu) {
             // Unbind has begun meanwhile. It fails the jobs once the GPU has stopped for good.
             if self.is_parked() {
                 return;
@@ -471,7 +471,7 @@ impl Jobs {
         started.workers.poll(false);
         // Requests made so far are served by the reset that this makes.
         started.workers.take_reset();
-        if let Err(e) = gpu.find(drm) {
+        if let Err(e) = drm.find(gpu) {
             // A GPU that has left the bus cannot be bound again, but may come back by itself. One
             // that may still access memory is not what user space expects after the uevent.
             let can_rebind = e != ENODEV && !drm.address_spaces.is_abandoned();
