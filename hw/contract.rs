@@ -220,7 +220,8 @@ pub(crate) enum Flush {
     Accesses,
 }
 
-/// A failed access in an address space. Printed as a line of the log has it.
+/// A failed access in an address space. Printed as a line of the log has it. Any context; no
+/// register is touched.
 pub(crate) trait AccessFault: Display {
     /// Returns the GPU address of the access.
     fn address(&self) -> u64;
@@ -378,7 +379,7 @@ pub(crate) enum Resume {
 }
 
 /// State of the current chain of a slot, or of the last one if none is running. Printed as a line
-/// of the log has it.
+/// of the log has it. Any context; no register is touched.
 pub(crate) trait SlotStatus: Display {
     /// Returns whether the chain has ended by a fault.
     fn is_fault(&self) -> bool;
@@ -388,7 +389,8 @@ pub(crate) trait SlotStatus: Display {
     fn resume(&self, first: u64) -> Resume;
 }
 
-/// The jobs that the queue has in the slots, to which [`Runner::collect`] applies reports.
+/// The jobs that the queue has in the slots, to which [`Runner::collect`] applies reports. Called
+/// with the locks that are held for that function. Does not sleep.
 pub(crate) trait JobsInSlots<S: SlotStatus> {
     /// Returns the number of jobs in a slot.
     fn count(&self, slot: QueueSlot) -> usize;

@@ -15,7 +15,8 @@ use kernel::{
 
 use super::Runner;
 
-/// The values of registers at one moment. Printed as a line for each register, with its fields.
+/// The values of registers at one moment. Printed as a line for each register, with its fields. Any
+/// context; no register is touched.
 pub(crate) trait Snapshot: Copy + Send + Display {
     /// Returns the number of the product, as user space knows it.
     fn product(&self) -> u32;
@@ -81,8 +82,10 @@ pub(crate) struct Piece {
 #[derive(Clone, Copy)]
 pub(crate) struct DumpFormat {
     /// Decides where in the file each part is. Returns the size of all but the text. `EOVERFLOW`.
+    /// Called by a worker that no fence depends on; may sleep.
     pub(crate) lay_out: fn(&mut Dump<'_>) -> Result<usize>,
     /// Writes everything into the file but the content of pieces, their pages, and the text. The
-    /// file has the size that [`Self::lay_out`] has returned, and the text.
+    /// file has the size that [`Self::lay_out`] has returned, and the text. Called like
+    /// [`Self::lay_out`].
     pub(crate) finish: fn(&Dump<'_>, &mut [u8]) -> Result,
 }
