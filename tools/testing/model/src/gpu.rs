@@ -18,6 +18,7 @@ use crate::control::SCALE_FREQ_KHZ;
 use crate::host::Clock;
 use crate::host::GuestMemory;
 use crate::host::IrqSink;
+use crate::host::Trace;
 use crate::irq::Irqs;
 use crate::irq::Vector;
 use crate::job::Arch;
@@ -106,12 +107,6 @@ impl Timing {
         take: 0,
         duplicate: 200_000,
     };
-}
-
-/// Receives a line for each notable event.
-pub trait Trace: Send + Sync {
-    /// Reports one event.
-    fn event(&self, what: fmt::Arguments<'_>);
 }
 
 /// The cycle counter and the timestamp. Both only run when started, as on hardware, where this

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The interfaces that the model needs from its embedder: memory, interrupts, time.
+//! The interfaces that the model needs from its embedder: memory, interrupts, time, a log.
 //!
 //! Locks: the embedder's own; they are taken inside of the GPU's lock and must not call back into
 //! the GPU.
 
+use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -29,6 +30,12 @@ pub trait GuestMemory: Send + Sync {
 pub trait IrqSink: Send + Sync {
     /// Sends the message of the MSI-X vector with this number once. Must not block.
     fn raise(&self, vector: usize);
+}
+
+/// Receives a line for each notable event.
+pub trait Trace: Send + Sync {
+    /// Reports one event.
+    fn event(&self, what: fmt::Arguments<'_>);
 }
 
 /// Time, in nanoseconds from an arbitrary start.

@@ -31,7 +31,7 @@ pub(crate) fn serve<M: Machine>(listener: UnixListener, engine: Arc<Engine<M>>) 
                     .name("control-client".into())
                     .spawn(move || client(&stream, &engine));
                 if let Err(error) = spawned {
-                    eprintln!("mali-model: control: {error}");
+                    eprintln!("{}: control: {error}", env!("CARGO_BIN_NAME"));
                 }
             }
         })?;

@@ -20,7 +20,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use model::control;
-use model::gpu::Trace;
+use model::host::Trace;
 
 /// The guest's time, as far as it was reported.
 #[derive(Debug, Default)]
