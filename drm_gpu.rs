@@ -11,7 +11,7 @@
 //! The core, from [`mod@file`] to [`hw`] below, calls in one direction only, down this list;
 //! [`uapi`] calls the core, and [`debugfs`] looks into it. [`device`] holds all the others together
 //! and calls them. Each module gets from it the handles of the device. `tools/build/check graph`
-//! enforces this for imports:
+//! enforces this for imports, as `Documentation/index.rst` describes, which has a picture:
 //!
 //! | module       | contents                                                              |
 //! | ------------ | --------------------------------------------------------------------- |
