@@ -18,8 +18,8 @@
 //!
 //! There is one mutex, [`GpuInner::reset`](super::GpuInner), which nests inside that of the job
 //! side. The functions that reset, stop or find the GPU sleep but, except for
-//! [`GpuInner::cycle_power`](super::GpuInner), allocate nothing. Those that make the address spaces
-//! forget the hardware are functions of [`DeviceData`], which has both.
+//! [`GpuInner::cycle_power`](super::GpuInner), allocate nothing. Those by which the hardware
+//! forgets all address spaces are functions of [`DeviceData`], which has both.
 
 use kernel::{
     prelude::*,
@@ -164,7 +164,7 @@ impl GpuInner<'_> {
     }
 }
 
-/// Resets also concern the address spaces, of which the hardware knows nothing.
+/// Resets also concern the address spaces, of which [`GpuInner`] knows nothing.
 impl DeviceData {
     /// Resets the GPU and makes it ready for work: the cores are on, the address spaces forgotten,
     /// and the interrupts unmasked except that of the jobs.

@@ -546,8 +546,9 @@ pub(crate) trait Personality {
     /// The layout of dumps.
     const DUMP: dump::DumpFormat;
 
-    /// Range of the GPU addresses that BOs can have. The page tables of every GPU of the family
-    /// must cover it.
+    /// Range of the GPU addresses that BOs can have: whole blocks of 2 MiB but for the start, which
+    /// is a multiple of 4 KiB, within 512 GiB. The page tables of every GPU of the family must
+    /// cover it.
     const ADDRESSES: Range<u64>;
 
     /// Whether the first handle that a file gets for a BO, in whichever way, also maps the BO into

@@ -7,7 +7,7 @@
 //! GPU is abandoned and may go on walking it, in which case the table is leaked. All accesses to a
 //! table require a bound device.
 //!
-//! No other code of the driver gives physical addresses to the GPU's MMU.
+//! No other code of the core gives physical addresses to the GPU's MMU.
 
 use core::{
     mem,
@@ -181,7 +181,8 @@ impl PageTable {
         let large = BitmapVec::new(gibs, GFP_KERNEL_ACCOUNT)?;
         let pool = TablePool::new()?;
         // SAFETY: The entry of an AS with this table holds the `VmShared`, and the AS is turned off
-        // before that goes or before the device unbinds, whichever comes first.
+        // before that goes or before the device unbinds, whichever comes first. If the AS of an
+        // abandoned GPU cannot be turned off, `Walked` leaks the table.
         let (table, config) = unsafe { gpu.new_table(dev, pool.clone()) }?;
         let table = Walked::new(table, drm);
         // SAFETY: The table borrows nothing but the bound device.

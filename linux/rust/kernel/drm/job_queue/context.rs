@@ -434,8 +434,8 @@ impl<K: Kind> Context<K> {
 
     /// Fails all jobs that have not started, and all that are pushed later, with `ECANCELED`.
     ///
-    /// Jobs in the hardware continue; the fences of the others signal after theirs. The owner is
-    /// asked to signal them ([`Kind::kick`]) unless the queue is dead. Process context; no sleep.
+    /// Jobs in the hardware continue; the fences of the others signal after theirs, but none here:
+    /// the owner is asked to ([`Kind::kick`]) unless the queue is dead. Process context; no sleep.
     pub fn cancel(&self) {
         let _signalling = Signalling::begin();
         let mut state = self.shared.state.lock();

@@ -3,7 +3,8 @@
 //! Holding the pages of an object for the device.
 //!
 //! A [`Pinned`] owns one of the device's holds on the pages, and a reference to the object. Locks:
-//! that of the object's pages, in process context. Dropping it takes only that of the lists.
+//! that of the object's pages, in process context. Dropping it takes only that of the lists, unless
+//! it has the last reference to the object.
 
 use super::{
     Caching,
