@@ -299,12 +299,13 @@ pub(crate) enum TableOf<'a, F: IoPageTableFmt, G: IoPageTableFmt> {
     Second(IoPageTable<'a, G>),
 }
 
-/// A page table in one of the two formats of the family `T`, with the configuration with which the
-/// hardware walks it.
-pub(crate) type NewTable<'a, T> = (
-    TableOf<'a, <T as Tables>::First, <T as Tables>::Second>,
-    <T as Walker>::Config,
-);
+/// A page table in one of the two formats of the family `T`.
+pub(crate) type FamilyTable<'a, T> = TableOf<'a, <T as Tables>::First, <T as Tables>::Second>;
+
+/// The function by which a page table in the format `F` tells its root, in the form of the register
+/// for it. Its requirements are those of the kernel's function: the hardware stops using the table
+/// before it is dropped.
+pub(crate) type Root<'a, F> = unsafe fn(&IoPageTable<'a, F>) -> u64;
 
 /// The page tables that the hardware walks, and the addresses that they translate. No register is
 /// touched. Any context unless stated otherwise.
@@ -322,21 +323,25 @@ pub(crate) trait Tables: Walker {
     /// can run from it.
     fn placement(size: u64, exec: bool) -> Placement;
 
-    /// Creates an empty page table for `dev`, which is the device of this GPU. Returns it with the
-    /// configuration with which the hardware walks it. Sleeps.
+    /// Creates an empty page table for `dev`, which is the device of this GPU. Sleeps.
     ///
     /// The table takes pages of 4 KiB and blocks of 2 MiB, and the memory for its own tables from
-    /// `pool`. It has [`NO_WARN`](kernel::iommu::pgtable::quirk::NO_WARN) set. `EOVERFLOW` if the
-    /// hardware does not have the widths of addresses that the table needs. `ENOMEM`.
-    ///
-    /// # Safety
-    ///
-    /// When the table is dropped, no address space may translate with the configuration any more.
-    unsafe fn new_table<'a>(
+    /// `pool`. It has [`NO_WARN`](kernel::iommu::pgtable::quirk::NO_WARN) set. `ENOMEM`.
+    fn new_table<'a>(
         &self,
         dev: &'a Device<Bound>,
         pool: Arc<TablePool>,
-    ) -> Result<NewTable<'a, Self>>;
+    ) -> Result<FamilyTable<'a, Self>>;
+
+    /// Returns the function for the root of a table in [`Self::First`].
+    fn first_root<'a>() -> Root<'a, Self::First>;
+
+    /// Returns the function for the root of a table in [`Self::Second`].
+    fn second_root<'a>() -> Root<'a, Self::Second>;
+
+    /// Returns the configuration with which the hardware walks a table that has this root.
+    /// `EOVERFLOW` if the hardware does not have the widths of addresses that the table needs.
+    fn walk(&self, table: &FamilyTable<'_, Self>, root: u64) -> Result<Self::Config>;
 }
 
 /// A job chain to start in a slot.

@@ -180,10 +180,17 @@ impl PageTable {
         let small = BitmapVec::new(blocks, GFP_KERNEL_ACCOUNT)?;
         let large = BitmapVec::new(gibs, GFP_KERNEL_ACCOUNT)?;
         let pool = TablePool::new()?;
+        let table = gpu.new_table(dev, pool.clone())?;
         // SAFETY: The entry of an AS with this table holds the `VmShared`, and the AS is turned off
         // before that goes or before the device unbinds, whichever comes first. If the AS of an
         // abandoned GPU cannot be turned off, `Walked` leaks the table.
-        let (table, config) = unsafe { gpu.new_table(dev, pool.clone()) }?;
+        let root = unsafe {
+            match &table {
+                TableOf::First(table) => <Gpu<'_> as Tables>::first_root()(table),
+                TableOf::Second(table) => <Gpu<'_> as Tables>::second_root()(table),
+            }
+        };
+        let config = gpu.walk(&table, root)?;
         let table = Walked::new(table, drm);
         // SAFETY: The table borrows nothing but the bound device.
         let table = unsafe { drm.tables.0.add(dev, table) }?;

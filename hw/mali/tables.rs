@@ -34,6 +34,8 @@ use super::{
 use crate::{
     device::Gpu,
     hw::{
+        FamilyTable,
+        Root,
         TableOf,
         Tables, //
     }, //
@@ -48,11 +50,11 @@ impl Tables for Gpu<'_> {
         va::placement(size, exec)
     }
 
-    unsafe fn new_table<'a>(
+    fn new_table<'a>(
         &self,
         dev: &'a Device<Bound>,
         pool: Arc<TablePool>,
-    ) -> Result<(TableOf<'a, ARMMaliLPAE, ARM64LPAES1>, Config)> {
+    ) -> Result<FamilyTable<'a, Self>> {
         let (id, system) = (&self.chip.id, &self.chip.system);
         let config = TableConfig {
             quirks: quirk::NO_WARN,
@@ -62,21 +64,29 @@ impl Tables for Gpu<'_> {
             coherent_walk: system.coherent,
         };
 
-        if system.quirks.aarch64_tables {
-            let table = IoPageTable::<'_, ARM64LPAES1>::with_pool(dev, config, pool)?;
-            // SAFETY: The caller has promised that no address space uses the configuration any
-            // more, and thus the hardware the table, when the table is dropped.
-            let ttbr = unsafe { table.ttbr() };
-            let config = Config::aarch64_4k(ttbr, table.mair(), id.va_bits(), system.coherent)?;
+        Ok(match system.quirks.aarch64_tables {
+            true => TableOf::Second(IoPageTable::with_pool(dev, config, pool)?),
+            false => TableOf::First(IoPageTable::with_pool(dev, config, pool)?),
+        })
+    }
 
-            Ok((TableOf::Second(table), config))
-        } else {
-            let table = IoPageTable::<'_, ARMMaliLPAE>::with_pool(dev, config, pool)?;
-            // SAFETY: As above.
-            let transtab = unsafe { table.transtab() };
-            let config = Config::legacy(transtab, table.memattr());
+    fn first_root<'a>() -> Root<'a, ARMMaliLPAE> {
+        IoPageTable::<'a, ARMMaliLPAE>::transtab
+    }
 
-            Ok((TableOf::First(table), config))
+    fn second_root<'a>() -> Root<'a, ARM64LPAES1> {
+        IoPageTable::<'a, ARM64LPAES1>::ttbr
+    }
+
+    fn walk(&self, table: &FamilyTable<'_, Self>, root: u64) -> Result<Config> {
+        match table {
+            TableOf::First(table) => Ok(Config::legacy(root, table.memattr())),
+            TableOf::Second(table) => Config::aarch64_4k(
+                root,
+                table.mair(),
+                self.chip.id.va_bits(),
+                self.chip.system.coherent,
+            ),
         }
     }
 }

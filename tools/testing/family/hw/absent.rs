@@ -32,6 +32,7 @@ use kernel::{
     },
     io::mem::IoRequest,
     iommu::pgtable::{
+        IoPageTable,
         TablePool,
         ARM64LPAES1, //
     },
@@ -52,16 +53,17 @@ use crate::{
         AccessFault,
         Chain,
         Chip,
+        FamilyTable,
         Flush,
         JobsInSlots,
         Outcome,
         Reports,
         Resume,
+        Root,
         Runner,
         SlotStatus,
         Soc,
         System,
-        TableOf,
         Tables,
         Walker, //
     }, //
@@ -233,11 +235,23 @@ impl Tables for Gpu<'_> {
         Placement::new(size)
     }
 
-    unsafe fn new_table<'a>(
+    fn new_table<'a>(
         &self,
         _dev: &'a Device<Bound>,
         _pool: Arc<TablePool>,
-    ) -> Result<(TableOf<'a, ARM64LPAES1, ARM64LPAES1>, Unknown)> {
+    ) -> Result<FamilyTable<'a, Self>> {
+        Err(EOVERFLOW)
+    }
+
+    fn first_root<'a>() -> Root<'a, ARM64LPAES1> {
+        IoPageTable::<'a, ARM64LPAES1>::ttbr
+    }
+
+    fn second_root<'a>() -> Root<'a, ARM64LPAES1> {
+        IoPageTable::<'a, ARM64LPAES1>::ttbr
+    }
+
+    fn walk(&self, _table: &FamilyTable<'_, Self>, _root: u64) -> Result<Unknown> {
         Err(EOVERFLOW)
     }
 }
