@@ -100,6 +100,18 @@ fn page_flags() -> Flags {
     GFP_HIGHUSER | __GFP_RETRY_MAYFAIL | __GFP_NOWARN
 }
 
+/// Returns the flags with which shmem allocates pages that a full group of others is to pay for,
+/// to be tried one after the other.
+///
+/// Reclaim from the group has just failed. With flags that allow it, it would be repeated for each
+/// page, at least twice, and many times with those of [`page_flags()`]. So these allow it only if
+/// too few pages are free.
+fn forced_flags() -> [Flags; 2] {
+    let at_hand = GFP_ATOMIC | __GFP_HIGHMEM | __GFP_NOWARN;
+
+    [at_hand, at_hand | GFP_HIGHUSER | __GFP_NORETRY]
+}
+
 /// Returns the name and the key of the class of [`Base::backing`].
 ///
 /// The initialiser that [`Base::new()`] returns runs in generic code, of which each crate has its
@@ -267,8 +279,13 @@ impl Base {
         // task allocates meanwhile, as the pages are locked.
         let mut pages = self.get_from_shmem();
         if matches!(pages, Err(ENOMEM)) && self.membership.group().is_of_others() {
-            self.set_page_flags(page_flags() | GFP_ATOMIC);
-            pages = self.get_from_shmem();
+            for flags in forced_flags() {
+                self.set_page_flags(flags);
+                pages = self.get_from_shmem();
+                if !matches!(pages, Err(ENOMEM)) {
+                    break;
+                }
+            }
             self.set_page_flags(page_flags());
         }
         let pages = pages?;
