@@ -243,10 +243,15 @@ impl MemoryGroup {
 
     /// A number of `memory.stat`.
     pub(super) fn stat(&self, name: &str) -> Result<usize, Stop> {
-        let text = fs::read_to_string(self.0.join("memory.stat"))?;
+        self.number("memory.stat", name)
+    }
+
+    /// A number of a file with names and numbers.
+    pub(super) fn number(&self, file: &str, name: &str) -> Result<usize, Stop> {
+        let text = fs::read_to_string(self.0.join(file))?;
         text.lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
-            .ok_or_else(|| Stop::fail(format!("no {name} in memory.stat")))
+            .ok_or_else(|| Stop::fail(format!("no {name} in {file}")))
     }
 
     /// Leaves the group, which keeps what it has paid for.
@@ -366,7 +371,7 @@ fn no_swap(gpu: &Gpu) -> Outcome {
 /// Has the kernel write half of `bytes` that were evicted to swap, or more, and free the pages.
 /// That may take several attempts: it takes other memory of the group first, pages that were just
 /// evicted may not be in its lists yet, and those that are being written are freed later.
-fn swap_out(group: &MemoryGroup, swap: &Swap, bytes: usize) -> Outcome {
+pub(super) fn swap_out(group: &MemoryGroup, swap: &Swap, bytes: usize) -> Outcome {
     let mut out = 0;
     let is_out = wait_for(PATIENCE, || {
         group.reclaim(bytes)?;
