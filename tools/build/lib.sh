@@ -14,7 +14,7 @@ JOBS=${JOBS:-$(nproc)}
 . "$TOP/tools/build/inputs"
 
 say() { printf '%s\n' "$*" >&2; }
-die() { say "error: $*"; exit 1; }
+die() { say "error: $*"; exit "${DIE_STATUS:-1}"; }
 
 # Making and entering a build root takes root, and what is made there belongs to
 # it. So all is done by root, with the caller's cache.
