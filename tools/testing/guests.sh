@@ -74,6 +74,10 @@ in_a_guest() {
 		touch /mnt/share/ready
 		until [ -e /mnt/share/go ]; do sleep 0.1; done
 		guest-tests submit-write-value; echo "hang: $?"
+		# A worker makes the dump.
+		for _ in $(seq 100); do [ ! -e /sys/class/devcoredump/devcd1 ] || break; sleep 0.1; done
+		dmesg | grep -o 'hard stop of a job.*'
+		cat /sys/class/devcoredump/devcd1/data >/mnt/share/hang.dump; echo "dump: $?"
 	END
 	cat >"$tmp/command" <<-END
 		stty rows 50 cols 170
@@ -88,7 +92,7 @@ in_a_guest() {
 	ok ended 0 '^hang-next-job' '^ok' -- order-help-lists-the-orders
 	try "$VM" order --guest "$number" explode
 	ok ended 125 "unknown order 'explode'" -- order-tells-what-is-wrong
-	try "$VM" order --guest "$number" bus-fault-next-job any 1
+	try "$VM" order --guest "$number" hang-next-job any 1
 	ok ended 0 '^ok' -- order-is-taken
 	touch "$share/go"
 	finish_vm
@@ -99,9 +103,12 @@ in_a_guest() {
 	ok ended 0 '^ok .* param-identity' '^none: 2$' -- words-are-filters
 	ok ended 0 '^igt: 0$' '^pan-submit$' '^no igt: 2$' -- igt-runs-a-subtest
 	ok ended 0 '^hang: 1$' -- an-order-reaches-the-next-job
+	ok ended 0 'hard stop of a job.* chain 0x.* process [0-9]+ ' '^dump: 0$' -- the-log-names-a-job-that-hangs
+	try "$TOP/tools/dump" "$share/hang.dump"
+	ok ended 0 '^reason: hang: ' '^looks wrong:' -- and-a-dump-is-left-of-it
 	out=$(grep -E 'order|JS._HEAD_NEXT|GPU_ID' "$tmp/model log" | head -n 20) status=0
 	ok ended 0 '^\[ +[0-9]+\.[0-9]{6}\] R GPU_ID 0x' '^\[ +[0-9.]+\] W JS[0-9]_HEAD_NEXT_LO 0x' \
-		'^\[ +[0-9.]+\] # order BusFaultNextJob' -- the-log-of-the-model-has-names-and-times
+		'^\[ +[0-9.]+\] # order HangNextJob' -- the-log-of-the-model-has-names-and-times
 }
 
 # Two drivers for one GPU: the second says which has it, and how to change over.
