@@ -134,6 +134,11 @@ ends() {
 	local processes
 	try "$VM" --module-args job_timeout=5000 -- true
 	ok ended 125 "error: --module-args: .*unknown parameter 'job_timeout'" -- unknown-parameters-are-errors
+	try "$VM" --model-args --nonsense -- true
+	ok ended 125 '^the model did not start:' -- a-model-that-does-not-start-says-why
+	ok test "$(grep -cE '^(tail|cat): ' <<<"$out")" = 0 -- and-nothing-else-is-said
+	try "$VM" -- bash -c 'echo c >/proc/sysrq-trigger; sleep 1000'
+	ok ended 125 'ended by itself' 'Kernel panic' 'Call Trace:' -- a-kernel-that-panics-shows-its-stack
 	start_vm --timeout 120 -- bash -c "sleep 1000" "interrupt-$$"
 	processes=$(processes_of "interrupt-$$")
 	kill -INT "$vm"
