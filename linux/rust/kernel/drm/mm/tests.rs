@@ -115,6 +115,117 @@ mod suite {
     }
 
     #[test]
+    fn fixed_places() -> Result {
+        let mut mm = Mm::<u32>::new(0x1000..0x2000)?;
+
+        assert_eq!(insert_at(&mut mm, 0x1100..0x1200, 0), Ok(0x1100));
+        assert_eq!(insert_at(&mut mm, 0x1200..0x1201, 0), Ok(0x1200));
+        // In use, in part or as a whole, outside of the allocator's range, and empty.
+        for range in [
+            0x11ff..0x1200,
+            0x1100..0x1200,
+            0x1000..0x1101,
+            0x1000..0x2000,
+            0x1f00..0x2001,
+            0..0x1001,
+            0x1300..0x1300,
+        ] {
+            assert_eq!(insert_at(&mut mm, range, 0), Err(ENOSPC));
+        }
+        // Up to either end of the range.
+        assert_eq!(insert_at(&mut mm, 0x1f00..0x2000, 0), Ok(0x1f00));
+        assert_eq!(insert_at(&mut mm, 0x1000..0x1100, 0), Ok(0x1000));
+
+        Ok(())
+    }
+
+    #[test]
+    fn alignment() -> Result {
+        let mut mm = Mm::<u32>::new(10..100)?;
+        let place = Placement::new(4).align(24);
+
+        assert_eq!(insert(&mut mm, &place, 0), Ok(24));
+        // The hole below is large enough, but for the alignment.
+        assert_eq!(insert(&mut mm, &place, 0), Ok(48));
+
+        let place = Placement::new(4).align(7);
+        assert_eq!(insert(&mut mm, &place.clone().range(50, 61), 0), Ok(56));
+        assert_eq!(
+            insert(&mut mm, &place.clone().range(57, 66), 0),
+            Err(ENOSPC)
+        );
+        assert_eq!(insert(&mut mm, &place.range(57, 67), 0), Ok(63));
+
+        // The only multiple of 64 is in use, and there is none of the others.
+        for align in [64, 1 << 63, u64::MAX] {
+            let place = Placement::new(1).align(align);
+            assert_eq!(insert(&mut mm, &place, 0), Err(ENOSPC));
+        }
+
+        Ok(())
+    }
+
+    #[test]
+    fn holes() -> Result {
+        let mut mm = Mm::<u32>::new(0..0x1000)?;
+        for _ in 0..16 {
+            insert(&mut mm, &Placement::new(0x100), 0)?;
+        }
+        assert_eq!(insert(&mut mm, &Placement::new(1), 0), Err(ENOSPC));
+
+        for start in [0x200, 0x300, 0x700] {
+            assert!(mm.remove(start).is_some());
+        }
+        // The smaller hole is taken first, although it is not the lowest.
+        assert_eq!(insert(&mut mm, &Placement::new(0x80), 0), Ok(0x700));
+        assert_eq!(insert(&mut mm, &Placement::new(0x80), 0), Ok(0x780));
+        // The two nodes that were neighbours have left one hole.
+        assert_eq!(insert(&mut mm, &Placement::new(0x201), 0), Err(ENOSPC));
+        assert_eq!(insert(&mut mm, &Placement::new(0x200), 0), Ok(0x200));
+        assert_eq!(insert(&mut mm, &Placement::new(1), 0), Err(ENOSPC));
+
+        Ok(())
+    }
+
+    #[test]
+    fn no_overlap() -> Result {
+        let mut mm = Mm::<u32>::new(3..2051)?;
+        for i in 0u32..200 {
+            let place = Placement::new(u64::from(i % 7) + 1).align(u64::from(i % 5));
+
+            insert(&mut mm, &place, i)?;
+            if i % 3 == 0 {
+                drop(mm.pop_first());
+            }
+        }
+
+        let mut end = 3;
+        for node in mm.iter() {
+            assert!(node.start() >= end);
+            end = node.end();
+        }
+        assert!(end <= 2051);
+
+        Ok(())
+    }
+
+    #[test]
+    fn largest_range() -> Result {
+        let mut mm = Mm::<u32>::new(0..u64::MAX)?;
+
+        assert_eq!(insert_at(&mut mm, 0..1, 0), Ok(0));
+        let last = u64::MAX - 1;
+        assert_eq!(insert_at(&mut mm, last..u64::MAX, 1), Ok(last));
+        assert_eq!(mm.find(last).map(|node| **node), Some(1));
+        assert_eq!(mm.find(u64::MAX).map(|node| **node), None);
+
+        assert_eq!(insert(&mut mm, &Placement::new(last - 1), 2), Ok(1));
+        assert_eq!(insert(&mut mm, &Placement::new(1), 3), Err(ENOSPC));
+
+        Ok(())
+    }
+
+    #[test]
     fn iteration() -> Result {
         let mut mm = Mm::<u32>::new(0..100)?;
         for i in 0u32..10 {
