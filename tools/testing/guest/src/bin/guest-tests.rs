@@ -63,7 +63,12 @@ fn options() -> Result<Options, String> {
             "--driver" => options.driver = Some(value()?),
             "--timeout" => options.timeout = Duration::from_secs(number(&value()?)? as u64),
             "--until" => options.until = Some(Duration::from_secs(number(&value()?)? as u64)),
-            "--count" => options.count = number(&value()?)?,
+            "--count" => {
+                options.count = number(&value()?)?;
+                if options.count == 0 {
+                    return Err("--count wants at least 1".into());
+                }
+            }
             _ if arg.starts_with('-') => return Err(format!("unknown option {arg}")),
             _ => options.filter.push(arg),
         }
