@@ -24,6 +24,10 @@
 //!
 //! So if [`with_gpu`] returns [`None`], the GPU has stopped for good, unless
 //! [`AddressSpaces::is_abandoned`](mmu::AddressSpaces::is_abandoned) returns true.
+//!
+//! Probe and unbind run in process context. Unbind takes the mutex of the job side and, inside it,
+//! that of [`recover`]. [`with_gpu`] takes no lock of its own; unbind waits for the function that
+//! it runs. Dropping the last [`Gpu`] sleeps.
 
 mod irq;
 mod ratelimit;

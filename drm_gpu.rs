@@ -39,7 +39,7 @@
 //! 1. [`job::Jobs`]'s `retiring_turn`, then `retiring` (mutexes): held while ended jobs are dropped
 //! 2. dma_resv of address spaces and objects
 //! 3. the list of an object's mappings, then one mapping, then the object's pages (mutexes); the
-//!    mutexes of an object's label and of a file's table of contexts are leaves
+//!    mutexes of an object's label and metadata and of a file's table of contexts are leaves
 //! 4. [`job::Jobs`]'s `slots_lock` (mutex): held while the end of jobs is handled, and across
 //!    resets
 //! 5. [`device::GpuInner`]'s `reset` (mutex)

@@ -9,6 +9,9 @@
 //! requested. For the GPU interrupt, which reports errors only, the rate tells; for the other two,
 //! the number of interrupts in a row for which there was nothing to handle. If a reset does not
 //! help, these two stay masked, and the timer of the job side polls until the next reset.
+//!
+//! The hard halves take no lock. The threads run in process context; each has a spinlock around its
+//! statistics, which is a leaf and is taken by no other thread.
 
 use kernel::{
     device::Bound,

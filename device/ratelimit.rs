@@ -10,7 +10,8 @@
 //! job timeout, so there cannot be many. Messages about the hardware have a limit of their own, as
 //! have those about resets and about closed contexts, which jobs that hang bring about.
 //!
-//! One spinlock for each limit, leaves.
+//! One spinlock for each limit, leaves, which are also taken with the spinlock of the hardware's
+//! address spaces held. Process context, that of the interrupt threads included.
 
 use kernel::{
     new_spinlock,

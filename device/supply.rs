@@ -7,6 +7,11 @@
 //! Some systems (Allwinner H616) hang if a power domain is switched while a clock runs or the reset
 //! line is released, which this order rules out. A missing resource is an error, logged with its
 //! name; one whose driver has not been probed yet leads to `EPROBE_DEFER`, which is not logged.
+//!
+//! No lock of its own. Process context; everything that changes a resource sleeps. Fences depend on
+//! [`Supply::pulse_reset`] and [`Supply::force_reset`], which allocate nothing and are called with
+//! [`GpuInner::reset`](super::GpuInner) held. No fence depends on the rest, which may wait for
+//! memory.
 
 use kernel::{
     clk::{

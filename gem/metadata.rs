@@ -6,6 +6,8 @@
 //! layout of an image. The data belongs to the BO: every file that has a handle reads the same, and
 //! it is lost when the BO is freed. It is copied from and to user space with no lock held. Its
 //! memory is charged to the memory control group of the task that sets it.
+//!
+//! A [`Metadata`] owns its memory. Locks: none; the BO has a mutex around it. Process context.
 
 use kernel::{
     prelude::*,

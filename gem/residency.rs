@@ -3,7 +3,9 @@
 //! The memory in the address space of a file: its heaps, its user memory, and the mappings from
 //! which reclaim has taken the pages, which the next job brings back.
 //!
-//! Lock: the spinlock of the list of evicted mappings, which is a leaf.
+//! Lock: the spinlock of the list of evicted mappings, which is a leaf. Reclaim waits for it, so
+//! nothing is allocated under it. Process context. Memory is brought back with the reservation of
+//! the address space locked, and that sleeps.
 
 use kernel::{
     dma_buf::resv::ResvLocked,

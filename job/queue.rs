@@ -4,7 +4,8 @@
 //!
 //! [`QueueOwner`] lives in the queue and queues the workers. A [`SlotAccess`] is created for each
 //! call by a caller that can reach the hardware. Its methods run under the queue's spinlock; the
-//! locks of the hardware's address spaces and of the cycle counter nest inside.
+//! spinlocks of the hardware's address spaces, of the cycle counter and of the dump nest inside.
+//! The owner is called in any context and with spinlocks held, so it only queues work items.
 
 use core::cell::Cell;
 

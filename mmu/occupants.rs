@@ -5,6 +5,9 @@
 //! A fault reports an address and an address space, but not the job that made the access. It can
 //! come from the same job as an earlier fault only if some job has stayed in its slot in between,
 //! which this record shows.
+//!
+//! No lock of its own: the record is changed with the spinlock of the job queue held, and may be
+//! read in any context.
 
 use kernel::{
     drm::job_queue::QueueSlot,

@@ -10,7 +10,8 @@
 //! Keeping cannot fail: an object is created in its list node ([`Keepable`]), or has a [`Link`],
 //! like an address space, which may be kept again and again.
 //!
-//! One spinlock, a leaf. No object is dropped with it held.
+//! One spinlock, a leaf. No object is dropped with it held. Process context. Keeping does not
+//! sleep, and is also done with spinlocks held; dropping sleeps.
 
 use core::{
     mem,

@@ -8,6 +8,12 @@
 //! table require a bound device.
 //!
 //! No other code of the core gives physical addresses to the GPU's MMU.
+//!
+//! Locks: that of the writer, a spinlock for each table, which is released to wait for memory.
+//! Inside it nest the spinlock of the memory that the writer lends, and that of the hardware's
+//! address spaces with that of the removed tables inside. Process context. Creating and dropping a
+//! table sleeps, and [`PageTable::map`] does if its flags allow it. Mapping without waiting is also
+//! for the fault path, and unmapping for reclaim and MMU notifiers as well.
 
 use core::{
     mem,

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The chunks of a heap, for dumps. Nothing is allocated under the lock of the heap.
+//! The chunks of a heap, for dumps.
+//!
+//! Lock: the mutex of the heap, under which nothing is allocated. Process context, in a worker that
+//! no fence depends on.
 
 use kernel::prelude::*;
 

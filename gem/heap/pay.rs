@@ -10,6 +10,10 @@
 //!
 //! The device's reserve of [`policy::RESERVE`] chunks, and the chunks that refill and reclaim have
 //! not completed yet, are not charged to any group.
+//!
+//! Locks: [`Heap::take_one`] is called with the mutex of the heap held, and takes that of the
+//! reserve inside it. [`Heap::top_up`] takes the mutex of the heap, but not while it allocates or
+//! reclaims; it is for submissions, before they lock a reservation.
 
 use kernel::{
     alloc::Flags,

@@ -6,7 +6,8 @@
 //! Memory management asks for that number for one group after the other, so it is kept as a sum,
 //! and costs the same with any number of heaps.
 //!
-//! Lock: a spinlock for each device, held only for counting and linking; a leaf.
+//! Lock: a spinlock for each device, held only for counting and linking; a leaf. Reclaim waits for
+//! it, so nothing is allocated under it. Process context.
 
 use core::ptr;
 

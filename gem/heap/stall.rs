@@ -2,7 +2,10 @@
 
 //! Jobs that wait for memory, and their deadlines.
 //!
-//! The fences of these jobs depend on this code, so nothing here waits for memory.
+//! The fences of these jobs depend on this code, so nothing here waits for memory. Process context:
+//! the MMU's interrupt thread sets the deadline, and workers do the rest.
+//!
+//! Lock: the mutex of the heap, inside which the spinlocks of the page table are taken.
 
 use kernel::{
     dma_buf::fence::Signalling,

@@ -21,7 +21,8 @@
 //!
 //! # Lock
 //!
-//! The spinlock of the list, which is a leaf.
+//! The spinlock of the list, which is a leaf. Process context. Dropping user memory may sleep: it
+//! takes the mutex of the mirror, and has released it when it adds to the list.
 
 use kernel::{
     list::{

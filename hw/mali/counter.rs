@@ -3,7 +3,8 @@
 //! Counters that user space can read: cycles, timestamp, cache flushes.
 //!
 //! The cycle counter costs power, so it runs only while it has users. A spinlock protects their
-//! number, and nests inside all others.
+//! number, and nests inside all others, that of the job queue included. Process context; only
+//! [`latest_flush_id`] sleeps, as it may wait for a reset.
 
 use kernel::{
     io::Io,

@@ -5,6 +5,8 @@
 //! Each block has a status, a mask and a clear register. The hard half of a handler masks its whole
 //! block with `take_*`. The interrupt thread clears the sources that it has handled, and unmasks
 //! the block.
+//!
+//! No locks, and nothing sleeps. Any context in which registers may be accessed.
 
 use kernel::{
     fmt::{

@@ -5,6 +5,7 @@
 //!
 //! These are the power domains inside the GPU. Clocks, regulators and the power domains of the SoC
 //! are handled by [`device`](crate::device). Functions that wait sleep.
+//! Resets need them, and fences depend on resets, so nothing here allocates or takes a lock.
 
 use kernel::{
     device::Device,
