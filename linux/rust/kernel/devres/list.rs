@@ -14,6 +14,9 @@
 //! Locks: that of one item, held while its data is dropped, and the list's spinlock, held only for
 //! linking and unlinking. An item that is dropped drops its data before it leaves the list, so that
 //! unbind either still finds it and waits for its lock, or has nothing left to do.
+//!
+//! Process context. Adding an item and dropping one sleep; accessing its data takes no lock and
+//! does not sleep.
 
 use crate::{
     device::{

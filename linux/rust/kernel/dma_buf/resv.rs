@@ -18,6 +18,9 @@
 //! Code on which the signalling of a fence depends must not lock a resv, since fences are waited
 //! for with resv locks held.
 //!
+//! Taking the lock sleeps, except with [`Resv::try_lock`], and so do waiting for fences and
+//! reserving a [`FenceSlot`]. Testing and adding fences do not.
+//!
 //! C header: [`include/linux/dma-resv.h`](srctree/include/linux/dma-resv.h)
 
 use super::{

@@ -8,6 +8,9 @@
 //! such memory, an [`ObjCgroup`] says which group pays, and a [`Charge`] represents the amount
 //! charged.
 //!
+//! There are no locks to take. [`ObjCgroup::charge`] sleeps if its flags allow it; dropping a
+//! [`Charge`] does not.
+//!
 //! C header: [`include/linux/memcontrol.h`](srctree/include/linux/memcontrol.h)
 
 use crate::{

@@ -5,6 +5,8 @@
 //! Some structures have a reservation object but no buffer: that of an address space, for instance,
 //! collects the fences of all jobs that run in it. As [`drm::exec`](crate::drm::exec) locks GEM
 //! objects, such a structure uses a GEM object that only provides the resv.
+//!
+//! Takes no lock. Process context: creating one sleeps, and so may dropping the last reference.
 
 use super::IntoGEMObject;
 use crate::{

@@ -4,6 +4,9 @@
 //!
 //! One mutex, a leaf, is held by tasks that wait for a place and by those that wake them. The
 //! conduct of jobs is recorded with the queue's lock held.
+//!
+//! Process context. Taking a place waits for jobs, as for their fences. Releasing one may sleep, so
+//! jobs are not dropped in atomic context.
 
 use super::{
     Config,

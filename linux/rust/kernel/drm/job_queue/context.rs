@@ -3,7 +3,7 @@
 //! Contexts, their FIFOs, and how jobs get into them.
 //!
 //! Locks: an [`Entity`]'s `order` mutex, then the queue's spinlock. A [`JobInner`] is accessed
-//! through the job's [`ListArc`] only.
+//! through the job's [`ListArc`] only. Process context; may sleep until the job is armed.
 
 use super::{
     account::{

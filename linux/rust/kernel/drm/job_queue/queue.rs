@@ -15,6 +15,10 @@
 //! A job that waits for another job of the queue learns of its end through the mailbox while the
 //! fence is signalled. The one who signals it looks into the mailbox after that, and starts the
 //! waiting job itself. Until then, notices do not [kick](Kind::kick) the owner.
+//!
+//! Locks, in order: that second spinlock, then that of the state. Those of the ended jobs and of
+//! the timelines are leaves. Process context. The entry points that start jobs or signal fences are
+//! fence-signalling sections and do not sleep; dropping the queue may.
 
 use super::{
     context::{

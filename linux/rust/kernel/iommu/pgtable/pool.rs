@@ -10,6 +10,16 @@
 //! takes its tables from a [`TablePool`], which lets one operation at a time
 //! [`write()`](TablePool::write) to the page table and holds its reserved pages while that
 //! operation [lends](Writer::lend) them.
+//!
+//! # Locks and contexts
+//!
+//! A pool has three spinlocks: that of the writer, held as long as there is a [`Writer`] except
+//! while it is paused or allocates; inside it, but not in each other, that of the pages that are
+//! lent and that of the tables that were removed. The page-table code takes the latter two when it
+//! allocates and frees tables.
+//!
+//! Process context. Creating a pool sleeps. What allocates pages may sleep if its flags allow it;
+//! nothing else sleeps.
 
 use crate::{
     alloc::Flags,

@@ -2,7 +2,9 @@
 
 //! A range as the notifier and the lists of its mirror know it.
 //!
-//! Everything that changes the pages of a range is here, and runs under the lock of the mirror.
+//! Everything that changes the pages of a range is here, and runs under the lock of the mirror,
+//! which the notifier takes as well, in reclaim for instance. [`Node::populate`] allocates and
+//! faults pages in before it takes that lock, and sleeps.
 
 use super::{
     lost::LostPages,

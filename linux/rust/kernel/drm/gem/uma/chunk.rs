@@ -10,6 +10,9 @@
 //!
 //! The memory is counted as `GPUActive` in meminfo. Allocating it does not charge any control
 //! group, as the allocating thread may not belong to the one that should pay: see [`Chunk::pay()`].
+//!
+//! No locks. Functions that allocate may sleep if their flags allow it; dropping a chunk does not
+//! sleep.
 
 use crate::{
     alloc::Flags,

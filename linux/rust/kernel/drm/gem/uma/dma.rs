@@ -16,6 +16,9 @@
 //! and the list's spinlock, held only for linking and unlinking. The owner of a mapping undoes it
 //! before unlinking it, so that unbind either still finds it in the list and waits for its lock, or
 //! has nothing left to do.
+//!
+//! Process context; may sleep. Undoing the mapping of an imported buffer takes the reservation lock
+//! of its exporter, inside the lock of that mapping.
 
 use super::{
     base::Base,

@@ -8,6 +8,9 @@
 //!
 //! Locks: the reservation lock, which also protects the list of attachments, then that of the
 //! pages.
+//!
+//! Process context. The callbacks sleep. Beginning a CPU access waits for fences, with no lock
+//! held.
 
 use super::{
     base::Base,

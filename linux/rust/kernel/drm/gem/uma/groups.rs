@@ -9,7 +9,7 @@
 //! parent pays from then on, so the paying group is looked up each time.
 //!
 //! Lock: a spinlock for each device, held only for counting and linking. It nests inside the lock
-//! of the lists.
+//! of the lists. Reclaim waits for it, so nothing is allocated under it. Process context.
 
 use super::{
     dma::DmaSpaceInner,

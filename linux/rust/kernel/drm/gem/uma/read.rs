@@ -6,6 +6,9 @@
 //! of these, it has what the CPU sees. Reading is no reason to write back or drop cache lines that
 //! user space is about to use. The device and user space may write meanwhile, so a copy can be a
 //! mixture of old and new content.
+//!
+//! Locks: [`Object::read`] takes that of the object's pages, and sleeps. [`Chunks::read`] takes
+//! none and does not sleep. Process context.
 
 use super::{
     chunk::{

@@ -4,6 +4,9 @@
 //!
 //! A growing buffer has a table of chunks, and a driver can have thousands of such buffers. So the
 //! tables of a device are in one [`DevresList`], whose memory is freed on unbind.
+//!
+//! No locks but those of the list: [`Chunks`] are changed through an exclusive reference. Creating
+//! and dropping them sleeps; reading and changing entries does not.
 
 use super::{
     Chunk,
