@@ -268,7 +268,7 @@ impl LastUse {
 
 /// Whether the resvs of the shared BOs that a job lists are locked.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shared {
+pub(crate) enum SharedResvs {
     /// They are.
     Locked,
     /// They are not, or there are no such BOs.
@@ -320,13 +320,13 @@ impl Before {
     }
 
     /// Allocates the record of the job, if it has to wait for others. Sleeps.
-    pub(crate) fn prepare(self) -> Result<Prepared> {
+    pub(crate) fn prepare(self) -> Result<Publication> {
         let record = match self.jobs.is_empty() {
             true => None,
             false => Some(Arc::new(Record(self.jobs), GFP_KERNEL_ACCOUNT)?),
         };
 
-        Ok(Prepared {
+        Ok(Publication {
             any: self.any,
             record,
         })
@@ -337,14 +337,14 @@ impl Before {
 /// unless the `shared` ones are locked. Sleeps.
 ///
 /// The resv of the address space must stay locked until the job has been
-/// [published](Prepared::publish), or was given up.
+/// [published](Publication::publish), or was given up.
 ///
 /// `EALREADY`: a private BO is listed twice. `ENOMEM`.
 pub(crate) fn look<'a>(
     lock: &SpinLock<Uses>,
     _vm: &impl VmLocked,
     mut bos: impl Iterator<Item = &'a LastUse>,
-    shared: Shared,
+    shared: SharedResvs,
 ) -> Result<Option<Before>> {
     let mut before = Before {
         jobs: KVec::new(),
@@ -373,8 +373,8 @@ pub(crate) fn look<'a>(
             };
             match (bo.is_private(), shared) {
                 (true, _) => (),
-                (false, Shared::Locked) => continue,
-                (false, Shared::Unlocked) => return Ok(None),
+                (false, SharedResvs::Locked) => continue,
+                (false, SharedResvs::Unlocked) => return Ok(None),
             }
             let last = bo.last.access_mut(&mut uses);
 
@@ -421,14 +421,14 @@ pub(crate) fn look<'a>(
 }
 
 /// A job that is about to be published as the last user of the private BOs that it lists.
-pub(crate) struct Prepared {
+pub(crate) struct Publication {
     /// Whether the job lists a private BO.
     any: bool,
     /// [`None`] if it waits for no other job because of these.
     record: Option<Arc<Record>>,
 }
 
-impl Prepared {
+impl Publication {
     /// Publishes the job with this fence, which lists these BOs, as the last user of the private
     /// ones. They are those of the last [`look`], and the resv has been locked since. Does not
     /// allocate, sleep or fail.

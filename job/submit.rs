@@ -62,7 +62,7 @@ use crate::{
         self,
         private::{
             self,
-            Shared, //
+            SharedResvs, //
         },
         shortage::Attempts,
         Bo,
@@ -323,7 +323,7 @@ fn try_submit(
         return Ok(failed);
     }
     let last_uses = || bos.iter().map(|bo| bo.last_use());
-    let before = match private::look(&drm.uses, &locks, last_uses(), Shared::Unlocked)? {
+    let before = match private::look(&drm.uses, &locks, last_uses(), SharedResvs::Unlocked)? {
         Some(before) => before,
         None => {
             // This releases the lock for a moment, in which anything may have gone again.
@@ -333,7 +333,7 @@ fn try_submit(
                 *kept = Some(mem::take(&mut job.mappings));
                 return Ok(failed);
             }
-            private::look(&drm.uses, &locks, last_uses(), Shared::Locked)?.ok_or(EINVAL)?
+            private::look(&drm.uses, &locks, last_uses(), SharedResvs::Locked)?.ok_or(EINVAL)?
         }
     };
     Bo::touch(drm, bos.iter());
@@ -341,7 +341,7 @@ fn try_submit(
     for fence in before.fences() {
         dependencies.add(fence)?;
     }
-    let record = before.prepare()?;
+    let publication = before.prepare()?;
 
     locks.for_each_fence(|fence| dependencies.add(fence))?;
     let room = locks.reserve()?;
@@ -375,7 +375,7 @@ fn try_submit(
 
     // The point of no return.
     let armed = prepared.arm();
-    record.publish(&drm.uses, &room, armed.fence(), last_uses());
+    publication.publish(&drm.uses, &room, armed.fence(), last_uses());
     room.add_fence(armed.fence());
     drop(valid);
     if let Some(out_sync) = request.out_sync {

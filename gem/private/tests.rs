@@ -31,7 +31,7 @@ mod suite {
 
     /// Looks at `bos`, the shared ones of which are locked.
     fn look_at(lock: &SpinLock<Uses>, bos: &[&LastUse]) -> Result<Before> {
-        look(lock, &OwnVm, bos.iter().copied(), Shared::Locked)?.ok_or(EINVAL)
+        look(lock, &OwnVm, bos.iter().copied(), SharedResvs::Locked)?.ok_or(EINVAL)
     }
 
     /// Publishes a job.
@@ -250,7 +250,7 @@ mod suite {
         }
 
         for bos in [[&bo, &other], [&other, &bo]] {
-            assert!(look(&lock, &OwnVm, bos.into_iter(), Shared::Unlocked)?.is_none());
+            assert!(look(&lock, &OwnVm, bos.into_iter(), SharedResvs::Unlocked)?.is_none());
         }
         // From here on, jobs are none of our business.
         assert!(!bo.is_busy(&lock) && bo.users(&lock).is_none());
@@ -277,7 +277,7 @@ mod suite {
         for bo in &bos {
             jobs.push(submit(&lock, &new_timeline(), &[bo])?, GFP_KERNEL)?;
         }
-        let before = look(&lock, &OwnVm, bos.iter(), Shared::Unlocked)?.ok_or(EINVAL)?;
+        let before = look(&lock, &OwnVm, bos.iter(), SharedResvs::Unlocked)?.ok_or(EINVAL)?;
         assert_eq!(before.fences().count(), BOS);
 
         // The job that lists all of them takes the place of the others.
