@@ -213,7 +213,7 @@ pub(crate) struct DeviceData {
     /// Page tables, which unbind frees.
     pub(crate) tables: mmu::PageTables,
     /// Statistics of reclaim.
-    pub(crate) reclaimed: shrinker::Record,
+    pub(crate) reclaimed: shrinker::Statistics,
     /// Protects the last uses of all BOs.
     #[pin]
     pub(crate) uses: SpinLock<gem::private::Uses>,
@@ -249,7 +249,7 @@ impl DeviceData {
             dma,
             mirrors,
             tables,
-            reclaimed: shrinker::Record::new(),
+            reclaimed: shrinker::Statistics::new(),
             uses <- gem::private::Uses::new(),
             shortage <- gem::shortage::Shortage::new(),
         }))

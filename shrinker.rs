@@ -107,7 +107,7 @@ impl Taken {
 }
 
 /// Statistics of reclaim since the device was bound.
-pub(crate) struct Record {
+pub(crate) struct Statistics {
     purged: Atomic<usize>,
     heaps: Atomic<usize>,
     evicted: Atomic<usize>,
@@ -118,8 +118,8 @@ pub(crate) struct Record {
     vain: [Atomic<usize>; Means::ALL.len()],
 }
 
-impl Record {
-    /// Returns a record in which nothing was taken.
+impl Statistics {
+    /// Returns statistics in which nothing was taken.
     pub(crate) fn new() -> Self {
         Self {
             purged: Atomic::new(0),
@@ -318,7 +318,7 @@ pub(crate) fn shrink(drm: &Device, pages: usize, flags: Flags) -> usize {
     taken.map_or(0, |taken| taken.sum())
 }
 
-/// Like [`shrink`], for user space. Records the result for [`Record::asked`].
+/// Like [`shrink`], for user space. Records the result for [`Statistics::asked`].
 pub(crate) fn shrink_as_asked(drm: &Device, pages: usize, flags: Flags) -> usize {
     let taken = shrink(drm, pages, flags);
 
