@@ -3,15 +3,12 @@
 //! BOs over memory of the process, when what happens seldom happens: the process becomes another
 //! program or is killed, the device goes, there is no memory.
 
-use std::io::Read;
-use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::time::Duration;
 
 use model::control::Opcode;
 use model::control::Stat;
@@ -27,7 +24,6 @@ use crate::check_eq;
 use crate::check_errno;
 use crate::device::Device;
 use crate::failing::Failing;
-use crate::harness::pipe;
 use crate::harness::Gpu;
 use crate::harness::Need;
 use crate::harness::Outcome;
@@ -35,6 +31,8 @@ use crate::harness::Process;
 use crate::harness::Stop;
 use crate::harness::Test;
 use crate::memory::wait_for;
+use crate::sync::fence_status;
+use crate::sync::Gate;
 use crate::sys;
 use crate::sys::Errno;
 use crate::tests::recovery::slow::Reloaded;
@@ -45,7 +43,6 @@ use super::in_child;
 use super::null;
 use super::zero_all;
 use super::Memory;
-use super::Waiting;
 use super::PAGE;
 
 pub(in super::super) const TESTS: &[Test] = &[
@@ -87,37 +84,42 @@ fn exec(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// A process that is killed does not wait for its jobs: neither for one that waits for an event of
-/// its own, nor for one that hangs.
+/// A process that is killed does not wait for its jobs to end by themselves: neither for one that
+/// waits for an event, nor for one that hangs.
 fn killed(gpu: &Gpu) -> Outcome {
-    // Less than the time for which a change of the memory waits.
-    const SOON: Duration = Duration::from_secs(8);
-    // That does not end the job which hangs.
-    let _reloaded = Reloaded::new(gpu, &["job_timeout_ms=20000", "job_limit_ms=20000"])?;
+    // The timer does not end the job which hangs.
+    let _reloaded = Reloaded::new(gpu, &["job_timeout_ms=600000", "job_limit_ms=600000"])?;
     let board = Board::open()?;
     for hangs in [false, true] {
-        let (mut told, mut tell) = pipe()?;
+        // This process keeps them, so it is not because they are closed that the job ends.
+        let (device, gate) = (gpu.open()?, Gate::new()?);
+        let done = device.syncobj()?;
         // SAFETY: this process has one thread, and the new one kills none but itself.
         let process = unsafe {
             Process::start(|| {
-                let device = gpu.open()?;
-                let job = Waiting::new(&device, 8, true)?;
+                let memory = Memory::anonymous(8 * PAGE)?;
+                let bo = memory.bo(&device, 0)?;
+                let mut chain = Chain::new(&device, 4096)?;
+                chain.zero(bo.va() + 8);
+                chain.submit(&[&bo], &[&gate.syncobj(&device)?], Some(&done))?;
                 if hangs {
                     board.order(Opcode::HangNextJob, &[ANY_SLOT, 1])?;
                     let first = board.stat(Stat::AsUpdates);
-                    job.gate.open()?;
+                    gate.open()?;
                     // It has been given its address space.
                     let begun = || Ok(board.stat(Stat::AsUpdates) != first);
                     check!(wait_for(PATIENCE, begun)?);
                 }
-                tell.write_all(b"x")?;
                 libc::kill(libc::getpid(), libc::SIGKILL);
                 Err(Stop::fail("it lives"))
             })?
         };
-        drop(tell);
-        check_eq!(told.read(&mut [0])?, 1);
-        process.dies(SOON)?;
+        process.dies(3 * PATIENCE)?;
+        done.wait(PATIENCE)?;
+        check_eq!(
+            fence_status(done.fence()?.as_fd())?,
+            Some(Err(Errno(libc::ECANCELED)))
+        );
         null(&gpu.open()?)?;
     }
     Ok(())
