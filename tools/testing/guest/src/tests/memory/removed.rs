@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory of a control group that was removed. No group has a limit, so nobody is ever killed.
+//! Memory of a control group that was removed. Only BOs ever reach a limit, so nobody is killed.
 
 use std::fs;
 
@@ -8,6 +8,7 @@ use model::desc::WriteKind;
 
 use crate::chain::Chain;
 use crate::chain::DONE;
+use crate::chain::NOT_STARTED;
 use crate::chain::PATIENCE;
 use crate::check;
 use crate::check_eq;
@@ -15,15 +16,19 @@ use crate::harness::Gpu;
 use crate::harness::Outcome;
 use crate::harness::Stop;
 use crate::harness::Test;
+use crate::memory::killed;
 use crate::memory::resident;
 use crate::memory::wait_for;
 use crate::swap::Swap;
+use crate::sys::Errno;
 
 use super::super::tiler::heap;
 use super::content;
+use super::evict::swap_out;
 use super::evict::MemoryGroup;
 use super::filled;
 use super::limits::evict_all;
+use super::limits::keep_own_memory;
 use super::limits::NOT_CHARGED;
 use super::MIB;
 use super::NO_KNOB;
@@ -31,6 +36,7 @@ use super::PAGE;
 
 pub(in super::super) const TESTS: &[Test] = &[
     Test::new("limit-of-removed-group", &["D4", "D9"], of_bo).panfrost_fails(NO_KNOB),
+    Test::new("limit-of-removed-group-no-room", &["D4", "D9"], no_room).panfrost_fails(NO_KNOB),
     Test::new("limit-of-removed-group-heap", &["B1", "D9"], of_heap).panfrost_fails(NOT_CHARGED),
 ];
 
@@ -112,6 +118,43 @@ fn of_bo(gpu: &Gpu) -> Outcome {
         "{before} bytes have become {}",
         parent.shared()?
     );
+    Ok(())
+}
+
+/// A BO of a removed group comes back only as far as the limit of the group that brings it back
+/// allows: if it does not fit, the submission fails, and nothing is lost.
+fn no_room(gpu: &Gpu) -> Outcome {
+    const SIZE: usize = 16 * MIB;
+    let swap = Swap::on(64 * MIB)?;
+    let parent = MemoryGroup::enter()?;
+    let group = parent.enter_child()?;
+    // So that nothing but the BO goes to swap, and the group with the limit gets no page cache.
+    keep_own_memory()?;
+    let device = gpu.open()?;
+    let bo = filled(&device, SIZE, 5)?;
+    group.leave()?;
+    evict_all(gpu, &device)?;
+    swap_out(&group, &swap, SIZE)?;
+    parent.remove_child(group)?;
+
+    let group = parent.enter_child()?;
+    let mut chain = Chain::new(&device, PAGE)?;
+    chain.zero(bo.va() + 64);
+    let killed_before = killed()?;
+    // There is room for a quarter of the BO, and half of it or more is in swap. The quarter that
+    // comes back can go again when the attempt has failed, so that small allocations find room.
+    group.limit(Some(group.current()? + SIZE / 4))?;
+    let result = chain.submit(&[&bo], &[], None);
+    group.limit(None)?;
+    check_eq!(result, Err(Errno(libc::ENOMEM)));
+    check_eq!(chain.statuses(), [NOT_STARTED]);
+    check_eq!(killed()?, killed_before);
+
+    chain.run(&[&bo])?;
+    check_eq!(chain.statuses(), [DONE]);
+    let mut expected = content(SIZE, 5);
+    expected[64..72].fill(0);
+    check!(bo.map()?.bytes(0, SIZE) == expected, "another content");
     Ok(())
 }
 
