@@ -108,7 +108,7 @@ use crate::{
 };
 
 use give_back::Remains;
-use payers::Account;
+use payers::Contribution;
 use policy::{
     Effect,
     HeapProbe,
@@ -203,14 +203,14 @@ impl Inner {
 #[pin_data]
 pub(crate) struct Heap {
     drm: ARef<Device>,
-    /// The account with the control group that is charged for the memory, if any.
-    account: Account<Option<ARef<ObjCgroup>>>,
+    /// The contribution to the sum of the control group that is charged, if any.
+    contribution: Contribution<Option<ARef<ObjCgroup>>>,
     /// The largest number of chunks.
     len: usize,
     /// The number of bytes of memory, credit included, for statistics.
     resident: Atomic<usize>,
-    /// The number of pages that could be given back, as last reported to `account`. Changed with
-    /// `inner` locked.
+    /// The number of pages that could be given back, as last reported to `contribution`. Changed
+    /// with `inner` locked.
     idle: Atomic<usize>,
     /// When the longest-waiting job stalled, in milliseconds of the set's clock, or
     /// [`NOT_STALLED`]. Written with `inner` locked, and read without.
@@ -276,7 +276,7 @@ impl Heap {
         Arc::pin_init(
             try_pin_init!(Self {
                 drm: drm.into(),
-                account: drm.heaps.payers.open(ObjCgroup::current())?,
+                contribution: drm.heaps.payers.open(ObjCgroup::current())?,
                 len,
                 resident: Atomic::new(0),
                 idle: Atomic::new(0),
@@ -297,7 +297,7 @@ impl Heap {
 
     /// Returns whether `of` pays for the memory; [`None`] matches any group.
     fn is_of(&self, of: Option<&MemCgroup>) -> bool {
-        of.is_none_or(|of| of.pays_for(self.account.group().as_deref()))
+        of.is_none_or(|of| of.pays_for(self.contribution.group().as_deref()))
     }
 
     fn drm(&self) -> &Device {
@@ -377,7 +377,8 @@ impl Heap {
         };
 
         self.resident.store(inner.filled() * CHUNK, Relaxed);
-        self.account.count(self.idle.xchg(pages, Relaxed), pages);
+        self.contribution
+            .count(self.idle.xchg(pages, Relaxed), pages);
     }
 
     /// Applies `f` to the life of the content. If the content dies, queues the trim worker, and

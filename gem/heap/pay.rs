@@ -43,7 +43,7 @@ impl Heap {
     /// Charges the payer for a chunk that is about to be allocated. Sleeps and reclaims memory of
     /// the payer if the flags allow it. Returns [`None`] if the heap has no payer.
     pub(super) fn charge(&self, flags: Flags) -> Result<Option<Charge>> {
-        self.account
+        self.contribution
             .group()
             .as_ref()
             .map(|payer| payer.charge(CHUNK, flags))

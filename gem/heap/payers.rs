@@ -55,8 +55,8 @@ struct Payer<G: Group> {
     #[pin]
     links: ListLinks,
     group: G,
-    /// The number of [`Account`]s. Changed under the lock of the list.
-    accounts: Atomic<usize>,
+    /// The number of [`Contribution`]s. Changed under the lock of the list.
+    contributions: Atomic<usize>,
     /// The number of pages that could be given back.
     pages: Atomic<usize>,
 }
@@ -89,21 +89,21 @@ impl<G: Group> Payers<G> {
         )
     }
 
-    /// Returns the payer that stands for `group`, with one more account, if it is in the list.
+    /// Returns the payer that stands for `group`, with one more contribution, if it is in the list.
     fn find(list: &List<Payer<G>>, group: &G) -> Option<Arc<Payer<G>>> {
         let payer = list.iter().find(|payer| payer.group.is(group))?;
 
-        payer.accounts.add(1, Relaxed);
+        payer.contributions.add(1, Relaxed);
         Some(payer.into())
     }
 
-    /// Opens an account for a heap that is charged to `group`. Sleeps.
-    pub(super) fn open(self: &Arc<Self>, group: G) -> Result<Account<G>> {
+    /// Opens the contribution of a heap that is charged to `group`. Sleeps.
+    pub(super) fn open(self: &Arc<Self>, group: G) -> Result<Contribution<G>> {
         let new = ListArc::pin_init(
             try_pin_init!(Payer {
                 links <- ListLinks::new(),
                 group,
-                accounts: Atomic::new(1),
+                contributions: Atomic::new(1),
                 pages: Atomic::new(0),
             }? Error),
             GFP_KERNEL_ACCOUNT,
@@ -120,7 +120,7 @@ impl<G: Group> Payers<G> {
         };
 
         drop(list);
-        Ok(Account {
+        Ok(Contribution {
             payers: self.clone(),
             payer,
         })
@@ -140,13 +140,13 @@ impl<G: Group> Payers<G> {
     }
 }
 
-/// The account of a heap with the group that pays for it.
-pub(super) struct Account<G: Group> {
+/// The contribution of a heap to the sum of the group that pays for it.
+pub(super) struct Contribution<G: Group> {
     payers: Arc<Payers<G>>,
     payer: Arc<Payer<G>>,
 }
 
-impl<G: Group> Account<G> {
+impl<G: Group> Contribution<G> {
     /// Returns the group.
     pub(super) fn group(&self) -> &G {
         &self.payer.group
@@ -161,12 +161,12 @@ impl<G: Group> Account<G> {
     }
 }
 
-impl<G: Group> Drop for Account<G> {
+impl<G: Group> Drop for Contribution<G> {
     fn drop(&mut self) {
         let mut list = self.payers.list.lock();
-        let left = self.payer.accounts.load(Relaxed).saturating_sub(1);
+        let left = self.payer.contributions.load(Relaxed).saturating_sub(1);
 
-        self.payer.accounts.store(left, Relaxed);
+        self.payer.contributions.store(left, Relaxed);
         if left != 0 {
             return;
         }
